@@ -1,0 +1,188 @@
+"""The port `EventLog`: topics with partitions, consumer groups with committed offsets.
+
+The promises stand in the docstrings; log_sqlite and log_kafka keep them, tests/contracts/ holds them to it. Nothing here knows
+what a record means.
+"""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class TopicPartition(NamedTuple):
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """A topic as it has to be: `retention_s` None keeps records for ever, `compacted` keeps the last record of each key."""
+
+    name: str
+    partitions: int
+    retention_s: float | None = None
+    compacted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record to append. `value` None is a tombstone; the partition follows from `partition_key`, or from `key` where that is
+    None.
+    """
+
+    topic: str
+    key: str
+    value: bytes | None
+    partition_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record as the log gives it back. `timestamp` is the log's append time in milliseconds since the epoch, never a
+    producer's.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: str
+    value: bytes | None
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition)
+
+
+class Committed(NamedTuple):
+    """Where a group goes on in a partition: the next offset to handle, and a word of the group's own about it (at most 4,000
+    characters).
+    """
+
+    offset: int
+    metadata: str = ""
+
+
+def partition_of(partition_key: str, partitions: int) -> int:
+    """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the count. The same in every adapter, for ever."""
+    return zlib.crc32(partition_key.encode()) % partitions
+
+
+class Consumer(ABC):
+    """A member of a consumer group. One task uses it at a time, except that `commit` may run beside `poll`.
+
+    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` holds, for each partition
+    that is this member's in this epoch, where the group had committed when the epoch began (offset 0 or the earliest record,
+    metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts again at what was
+    committed.
+    """
+
+    epoch: int
+    assignment: Mapping[TopicPartition, Committed]
+
+    @abstractmethod
+    async def poll(
+        self,
+        max_records: int,
+        timeout_s: float,
+        *,
+        topics: Collection[str] | None = None,
+        paused: Collection[TopicPartition] = (),
+    ) -> list[Record]:
+        """The next records of the assigned partitions, in order of offset within each partition, and past them next time.
+
+        Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed meanwhile
+        (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics; partitions in
+        `paused` are left where they are. Several partitions with records take fair shares. Keeps the membership alive, as any
+        other task of the adapter does. Raises OffsetGone when a committed offset no longer exists, Unavailable when the log
+        cannot be read.
+        """
+
+    @abstractmethod
+    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began, Unavailable or
+        StorageFull when the outcome is not known to be a success.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leaves the group, so that others take over at once. Commits nothing."""
+
+
+class Reader(ABC):
+    """Reads partitions without a group: nothing is committed, nobody shares."""
+
+    @abstractmethod
+    async def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """The next records, in order of offset within each partition; [] after `timeout_s` without one."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+class EventLog(ABC):
+    """A durable partitioned log."""
+
+    @abstractmethod
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Creates the topics that are missing; safe when several do it at once. Raises TopicMismatch when one exists with another
+        partition count.
+        """
+
+    @abstractmethod
+    async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
+        """Appends, durable on return; records of one call keep their order within a partition. Returns where each went.
+
+        Raises StorageFull when there is no room (nothing was appended), Unavailable when the outcome is unknown,
+        InvalidRequest for an unknown topic or a record above 8 MB (nothing was appended). A caller that tries again may append
+        twice.
+        """
+
+    @abstractmethod
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+        """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this member's
+        stable name: one that comes back under the name of a dead member takes its place.
+        """
+
+    @abstractmethod
+    async def reader(self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None) -> Reader:
+        """A reader that is positioned when this returns: at "end", every record appended from now on is seen."""
+
+    @abstractmethod
+    async def partitions(self, topic: str) -> int:
+        """The topic's partition count. Raises InvalidRequest for an unknown topic."""
+
+    @abstractmethod
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        """For each partition, the offset that its next record will get."""
+
+    @abstractmethod
+    async def lag(self, group: str, topic: str) -> dict[int, int]:
+        """For each partition, how many records the group has not committed past."""
+
+    @abstractmethod
+    async def enforce_retention(self) -> None:
+        """Deletes what is past its topic's retention and compacts compacted topics (the last record of each key stays, a
+        tombstone for a day). Offsets never change. Engines that do this by themselves do nothing.
+        """
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises Unavailable when the log cannot be reached."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finishes the appends under way and releases everything."""
+
+
+def open_log(url: str) -> EventLog:
+    """The log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`."""
+    from backends.urls import scheme_of, sqlite_path
+
+    scheme = scheme_of(url, known=("sqlite",), setting="FACESTREAM_LOG")
+    assert scheme == "sqlite"
+    from backends.log_sqlite import SqliteLog
+
+    return SqliteLog(sqlite_path(url))

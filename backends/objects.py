@@ -1,0 +1,68 @@
+"""The port `ObjectStore`: named bytes, written whole or not at all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    data: bytes
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """`modified` is in seconds since the epoch, by the store's clock."""
+
+    key: str
+    size: int
+    modified: float
+
+
+class ObjectStore(ABC):
+    """Keys are any text of 1 to 300 characters, '/' separates levels; any other character, '..' and NUL too, is only a character.
+    Values are up to 1 GB.
+
+    Metadata is a handful of ASCII names with any text, under 2 kB in all.
+    """
+
+    @abstractmethod
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
+        """Stores under the key, over what was there; durable on return, and never seen in part. Raises StorageFull, Unavailable,
+        InvalidRequest (a key or metadata out of bounds).
+        """
+
+    @abstractmethod
+    async def get(self, key: str) -> StoredObject:
+        """Raises ObjectMissing, Unavailable."""
+
+    @abstractmethod
+    async def metadata(self, key: str) -> Mapping[str, str] | None:
+        """The metadata alone; None where there is no such object."""
+
+    @abstractmethod
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Deletes; durable on return. A key that is not there is no error."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """All objects whose key starts with the prefix, in no order that counts."""
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises Unavailable when the store cannot be reached."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+
+def open_objects(url: str) -> ObjectStore:
+    """The store that a URL names: `file:///relative/folder`, `file:////absolute/folder`."""
+    from backends.urls import scheme_of, sqlite_path
+
+    scheme = scheme_of(url, known=("file",), setting="FACESTREAM_OBJECTS")
+    assert scheme == "file"
+    from backends.objects_files import FileObjects
+
+    return FileObjects(sqlite_path(url))

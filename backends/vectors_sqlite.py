@@ -1,0 +1,225 @@
+"""The embedded vector store: faces, answers and API keys in one SQLite file.
+
+Faces lie in the order of their galleries, so that reading one is reading one stretch of the file. Triggers keep the number of
+faces a person, so that listing people and directories does not touch the vectors.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.sqlite_threads import GroupWriter, Operation, ReadThread
+from backends.vectors import ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
+from schemas.errors import InvalidRequest
+
+BLOCK_FACES = 65_536
+# Answers deleted in one transaction, so that a sweep holds up nobody who writes.
+SWEEP_ANSWERS = 500
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS faces (
+    directory TEXT NOT NULL,
+    generation TEXT NOT NULL,
+    person TEXT NOT NULL,
+    face_id TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    vector BLOB NOT NULL,                       -- float32, little-endian
+    PRIMARY KEY (directory, generation, person, face_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS persons (
+    generation TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    person TEXT NOT NULL,
+    faces INTEGER NOT NULL,
+    PRIMARY KEY (generation, directory, person)
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS face_added AFTER INSERT ON faces BEGIN
+    INSERT INTO persons (generation, directory, person, faces) VALUES (new.generation, new.directory, new.person, 1)
+        ON CONFLICT DO UPDATE SET faces = faces + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS face_deleted AFTER DELETE ON faces BEGIN
+    UPDATE persons SET faces = faces - 1
+        WHERE generation = old.generation AND directory = old.directory AND person = old.person;
+    DELETE FROM persons
+        WHERE generation = old.generation AND directory = old.directory AND person = old.person AND faces = 0;
+END;
+CREATE TABLE IF NOT EXISTS answers (
+    image_id TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    expires_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_by_expiry ON answers (expires_at);
+CREATE TABLE IF NOT EXISTS api_keys (
+    key_id TEXT PRIMARY KEY,
+    secret_hash TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    directory TEXT,
+    created_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+_PUT_ANSWER = """
+INSERT INTO answers (image_id, value, expires_at) VALUES (?, ?, ?)
+ON CONFLICT DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
+"""
+
+_PUT_FACE = """
+INSERT INTO faces (directory, generation, person, face_id, image_id, source, timestamp, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET
+    image_id = excluded.image_id, source = excluded.source, timestamp = excluded.timestamp, vector = excluded.vector
+WHERE excluded.timestamp >= timestamp
+"""
+
+_READ_BLOCK = """
+SELECT person, face_id, image_id, source, timestamp, vector FROM faces
+WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
+"""
+
+# From one directory to the next, not over all people in between.
+_DIRECTORIES = """
+WITH RECURSIVE found (directory) AS (
+    SELECT MIN(directory) FROM persons WHERE generation = ?1
+    UNION ALL
+    SELECT (SELECT MIN(directory) FROM persons WHERE generation = ?1 AND directory > found.directory)
+    FROM found WHERE found.directory IS NOT NULL
+)
+SELECT directory FROM found WHERE directory IS NOT NULL
+"""
+
+
+class SqliteVectors(VectorStore):
+    """See VectorStore. Used from one event loop; opens its file at the first call.
+
+    Galleries have a read thread of their own: one takes its time, and answers and listings must not wait behind it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = GroupWriter(path, _SCHEMA, name="vectors-writer")
+        self._reads = ReadThread(path, name="vectors-reads")
+        self._gallery_reads = ReadThread(path, name="vectors-gallery")
+        self._opened = False
+
+    def __repr__(self) -> str:
+        return f"SqliteVectors({str(self._path)!r})"
+
+    async def put_faces(self, faces: Sequence[FaceVector]) -> None:
+        await self._write(_PUT_FACE, [_row(each) for each in faces])
+
+    async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
+        await self._open()
+        after = ("", "")
+        while True:
+            # Each block on a snapshot of its own: one that lasts as long as the caller takes keeps the WAL from being reused.
+            block = await self._gallery_reads.run(_reading_block(directory, generation, after))
+            if block is None:
+                return
+            yield block
+            if len(block.faces) < BLOCK_FACES:
+                return
+            after = (block.faces[-1].person, block.faces[-1].face_id)
+
+    async def directories(self, generation: str) -> list[str]:
+        rows = await self._fetch(_DIRECTORIES, (generation,))
+        return [directory for (directory,) in rows]
+
+    async def persons(self, directory: str, generation: str, *, after: str = "", limit: int = 100) -> list[PersonSummary]:
+        rows = await self._fetch(
+            "SELECT person, faces FROM persons WHERE generation = ? AND directory = ? AND person > ? ORDER BY person LIMIT ?",
+            (generation, directory, after, limit),
+        )
+        return [PersonSummary(*row) for row in rows]
+
+    async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
+        rows = await self._fetch(
+            "SELECT person, face_id, image_id, source, timestamp FROM faces"
+            " WHERE directory = ? AND generation = ? AND person = ? ORDER BY face_id",
+            (directory, generation, person),
+        )
+        return [Face(*row) for row in rows]
+
+    async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        await self._write(_PUT_ANSWER, [(each.image_id, each.value, each.expires_at) for each in answers])
+
+    async def answer(self, image_id: str) -> StoredAnswer | None:
+        rows = await self._fetch("SELECT image_id, value, expires_at FROM answers WHERE image_id = ?", (image_id,))
+        return StoredAnswer(*rows[0]) if rows else None
+
+    async def sweep_answers(self, expired_before: float) -> None:
+        swept = SWEEP_ANSWERS
+        while swept == SWEEP_ANSWERS:
+            swept = await self._write(
+                "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers WHERE expires_at < ? LIMIT ?)",
+                [(expired_before, SWEEP_ANSWERS)],
+            )
+
+    async def put_api_key(self, key: ApiKey) -> None:
+        await self._write(
+            "INSERT OR REPLACE INTO api_keys (key_id, secret_hash, scope, directory, created_at) VALUES (?, ?, ?, ?, ?)",
+            [(key.key_id, key.secret_hash, key.scope, key.directory, key.created_at)],
+        )
+
+    async def api_keys(self) -> list[ApiKey]:
+        rows = await self._fetch("SELECT key_id, secret_hash, scope, directory, created_at FROM api_keys ORDER BY key_id")
+        return [ApiKey(*row) for row in rows]
+
+    async def delete_api_key(self, key_id: str) -> bool:
+        return await self._write("DELETE FROM api_keys WHERE key_id = ?", [(key_id,)]) > 0
+
+    async def ping(self) -> None:
+        await self._fetch("SELECT 1 FROM api_keys LIMIT 1")
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reads.close()
+        await self._gallery_reads.close()
+
+    async def _open(self) -> None:
+        """Has the writer create the file and its tables, which the reads take for granted."""
+        if not self._opened:
+            await self._writer.run(lambda connection: None)
+            self._opened = True
+
+    async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Runs it for each row; returns how many rows it changed."""
+        return await self._writer.run(lambda connection: connection.executemany(statement, rows).rowcount)
+
+    async def _fetch(self, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        await self._open()
+        return await self._reads.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+def _row(each: FaceVector) -> tuple[Any, ...]:
+    if each.vector.ndim != 1 or each.vector.dtype != np.float32:
+        raise InvalidRequest(f"a vector is (D,) float32, this one {each.vector.shape} {each.vector.dtype}")
+    face = each.face
+    names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
+    try:
+        "".join(names).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"a name of a face is no text: {error.reason}") from None
+    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes())
+
+
+def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:
+    def read(connection: sqlite3.Connection) -> FaceBlock | None:
+        faces: list[Face] = []
+        blobs: list[bytes] = []
+        # Not fetchall: the garbage collector would stop every thread to look through 65,536 tuples.
+        for person, face_id, image_id, source, timestamp, blob in connection.execute(
+            _READ_BLOCK, (directory, generation, *after, BLOCK_FACES)
+        ):
+            faces.append(Face(person, face_id, image_id, source, timestamp))
+            blobs.append(blob)
+        if not faces:
+            return None
+        numbers: NDArray[np.float32] = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32, copy=False)
+        return FaceBlock(faces, numbers.reshape(len(faces), -1))  # (faces, D)
+
+    return read

@@ -1,0 +1,51 @@
+"""Settings, from the environment (FACESTREAM_*) or the flags of a command."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MEBI = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Every field is read from FACESTREAM_<NAME>; `facestream up --help` lists them."""
+
+    model_config = SettingsConfigDict(env_prefix="FACESTREAM_", frozen=True)
+
+    listen: str = Field("127.0.0.1:8080", description="address and port of the HTTP service")
+    data: Path = Field(Path("data"), description="folder of the embedded stores and of the weights")
+    log: str = Field("", description="URL of the event log (default: sqlite:///DATA/log.db)")
+    objects: str = Field("", description="URL of the object store (default: file:///DATA/objects)")
+    vectors: str = Field("", description="URL of the vector store (default: sqlite:///DATA/vectors.db)")
+    weights: Path | None = Field(None, description="folder of the model weights (default: DATA/weights)")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
+    open: bool = Field(False, description="serve beyond loopback without any API key")
+    keep_probes: float = Field(
+        7.0, ge=0, description="days that pictures of recognize and detect are kept; 0 deletes them once answered"
+    )
+    max_upload: int = Field(32 * MEBI, ge=1, description="largest upload in bytes")
+    max_pixels: int = Field(120_000_000, ge=1, description="most pixels an image may have")
+    max_in_flight: int = Field(256, ge=1, description="most requests that wait for an answer at once; one more gets 429")
+    upload_memory: int = Field(256 * MEBI, ge=1, description="memory for uploads under way in bytes; when it is used up, 429")
+    gallery_memory: int = Field(
+        2048 * MEBI, ge=1, description="memory for galleries in bytes; the least recently used are dropped"
+    )
+    decoders: int = Field(0, ge=0, description="decoding processes (0: one a core, at most 4)")
+
+    @property
+    def log_url(self) -> str:
+        return self.log or f"sqlite:///{self.data / 'log.db'}"
+
+    @property
+    def objects_url(self) -> str:
+        return self.objects or f"file:///{self.data / 'objects'}"
+
+    @property
+    def vectors_url(self) -> str:
+        return self.vectors or f"sqlite:///{self.data / 'vectors.db'}"
+
+    @property
+    def weights_folder(self) -> Path:
+        return self.weights or self.data / "weights"

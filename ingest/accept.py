@@ -1,0 +1,107 @@
+"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where the caller gives a key (rule 2)."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from weakref import WeakValueDictionary
+
+from backends.log import EventLog, NewRecord
+from backends.objects import ObjectStore
+from backends.vectors import VectorStore
+from ingest.uploads import Upload
+from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
+from schemas.ids import image_id_of_request, new_image_id
+from schemas.media import HEAD_BYTES, sniff
+from schemas.records import Answer, ImageReceived, Options, Purpose
+from stream.topics import IMAGES_RECEIVED
+
+HASH_IN_THREAD = 1 << 20
+
+
+def object_key(image_id: str, purpose: Purpose) -> str:
+    """Learned originals stay until they are erased, those of probes for some days: each has its own prefix."""
+    return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
+
+
+class Accept:
+    """Stores and announces uploads."""
+
+    def __init__(self, log: EventLog, objects: ObjectStore, vectors: VectorStore, reply_to: str) -> None:
+        self._log, self._objects, self._vectors, self._reply_to = log, objects, vectors, reply_to
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def event(
+        self,
+        upload: Upload,
+        purpose: Purpose,
+        directory: str | None,
+        person: str | None,
+        options: Options,
+        idempotency_key: str | None,
+    ) -> ImageReceived:
+        """The event of an upload, nothing stored yet. Raises NotAnImage."""
+        media_type = sniff(upload.data[:HEAD_BYTES])
+        if media_type is None:
+            raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
+        image_id = image_id_of_request(directory or "", purpose, idempotency_key) if idempotency_key else new_image_id()
+        sha256 = await _sha256(upload.data)
+        request = json.dumps([sha256, person, options.model_dump(mode="json")], sort_keys=True)
+        return ImageReceived(
+            image_id=image_id,
+            purpose=purpose,
+            directory=directory,
+            person=person,
+            object_key=object_key(image_id, purpose),
+            media_type=media_type,
+            sha256=sha256,
+            request_digest=hashlib.sha256(request.encode()).hexdigest() if idempotency_key else None,
+            filename=upload.filename[:255],
+            reply_to=self._reply_to,
+            options=options,
+        )
+
+    async def earlier_answer(self, received: ImageReceived) -> Answer | None:
+        """The stored answer of the same request. Raises IdempotencyKeyReused when the key came with another body before."""
+        stored = await self._vectors.answer(received.image_id)
+        if stored is not None and stored.expires_at > time.time():
+            answer = Answer.decode(stored.value.encode())
+            _require_same(answer.request_digest, received)
+            return answer
+        metadata = await self._objects.metadata(received.object_key)
+        if metadata is not None:
+            _require_same(metadata.get("request"), received)
+        return None
+
+    async def store(self, received: ImageReceived, data: bytes) -> None:
+        """Returns when the original is in the object store and the event is acknowledged by the log. Raises Unavailable,
+        StorageFull.
+        """
+        metadata: Mapping[str, str] = {
+            "directory": received.directory or "",
+            "request": received.request_digest or "",
+            "received": str(time.time()),
+        }
+        await self._objects.put(received.object_key, data, metadata)
+        try:
+            await self._log.append([NewRecord(IMAGES_RECEIVED, received.image_id, received.encode())])
+        except StorageFull:  # nothing was appended; any other failure leaves the object for the event that may be there
+            if received.request_digest is None:
+                await self._objects.delete([received.object_key])
+            raise
+
+    def one_at_a_time(self, image_id: str) -> asyncio.Lock:
+        """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds it."""
+        return self._locks.setdefault(image_id, asyncio.Lock())
+
+
+def _require_same(digest: str | None, received: ImageReceived) -> None:
+    if digest != received.request_digest:
+        raise IdempotencyKeyReused("this Idempotency-Key came with another file or other fields before: use a new key")
+
+
+async def _sha256(data: bytes) -> str:
+    if len(data) < HASH_IN_THREAD:
+        return hashlib.sha256(data).hexdigest()
+    return await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())

@@ -1,0 +1,17 @@
+"""The aiohttp application."""
+
+from aiohttp import web
+
+from ingest import browse, images
+from ingest.problems import problems
+from ingest.service import SERVICE, Service, authenticated
+
+
+def create_app(service: Service) -> web.Application:
+    """An application that answers from `service`; whoever made the service closes it."""
+    # Room for the largest upload is checked while it is read, not by aiohttp.
+    app = web.Application(middlewares=[problems, authenticated], client_max_size=0)
+    app[SERVICE] = service
+    app.add_routes(images.routes)
+    app.add_routes(browse.routes)
+    return app

@@ -1,0 +1,112 @@
+"""The routes that show what is there: files, faces, directories, people, and whether the service is well."""
+
+from typing import Any
+
+from aiohttp import web
+
+from ingest.problems import json_response
+from ingest.service import SERVICE, access_of, name_of
+from schemas.errors import InvalidRequest, NotFound, ObjectMissing
+from schemas.ids import is_image_id
+from schemas.media import HEAD_BYTES, sniff
+
+routes = web.RouteTableDef()
+
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000
+# A picture that somebody uploaded is shown, never run: not as a page, not as a script.
+FILE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cache-Control": "private, max-age=300",
+}
+
+
+@routes.get("/files/{image_id}.{ext}")
+async def file(request: web.Request) -> web.Response:
+    """The original as it was uploaded; its type follows from its content."""
+    image_id = request.match_info["image_id"]
+    return await _picture(request, image_id, (f"probes/{image_id}", f"originals/{image_id}"), "recognize")
+
+
+@routes.get("/faces/{face_id}.jpg")
+async def face(request: web.Request) -> web.Response:
+    """The crop of a learned face."""
+    face_id = request.match_info["face_id"]
+    return await _picture(request, face_id, (f"crops/{face_id}",), "learn")
+
+
+async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...], scope: str) -> web.Response:
+    access, service = access_of(request, scope), request.app[SERVICE]
+    if is_image_id(identifier):
+        for key in keys:
+            try:
+                stored = await service.objects.get(key)
+            except ObjectMissing:
+                continue
+            if access.sees(stored.metadata.get("directory") or None):
+                media_type = sniff(stored.data[:HEAD_BYTES]) or "application/octet-stream"
+                return web.Response(body=stored.data, content_type=media_type, headers=FILE_HEADERS)
+    raise NotFound(f"there is no {request.path}")
+
+
+@routes.get("/directories")
+async def directories(request: web.Request) -> web.Response:
+    access, service = access_of(request, "learn"), request.app[SERVICE]
+    names = await service.vectors.directories(service.generation)
+    return json_response(200, {"directories": [name for name in names if access.sees(name)]})
+
+
+@routes.get("/directories/{directory}/persons")
+async def persons(request: web.Request) -> web.Response:
+    """A page of people with their face counts; `next` is the `after` of the next page, absent on the last."""
+    service, directory = request.app[SERVICE], _directory_of(request)
+    after = request.query.get("after", "")
+    try:
+        limit = int(request.query.get("limit", DEFAULT_PAGE))
+    except ValueError:
+        limit = 0
+    if not 1 <= limit <= LARGEST_PAGE:
+        raise InvalidRequest(f"limit: a number from 1 to {LARGEST_PAGE}", field="limit")
+    page = await service.vectors.persons(directory, service.generation, after=after, limit=limit + 1)
+    body: dict[str, Any] = {"directory": directory, "persons": [{"id": it.person, "faces": it.faces} for it in page[:limit]]}
+    if len(page) > limit:
+        body["next"] = page[limit - 1].person
+    return json_response(200, body)
+
+
+@routes.get("/directories/{directory}/persons/{person}/faces")
+async def faces(request: web.Request) -> web.Response:
+    service, directory = request.app[SERVICE], _directory_of(request)
+    person = name_of(request.match_info["person"], "person")
+    found = await service.vectors.faces(directory, service.generation, person)
+    if not found:
+        raise NotFound(f"directory '{directory}' knows no '{person}'")
+    shown = [{"face_id": it.face_id, "image_id": it.image_id, "url": f"/faces/{it.face_id}.jpg"} for it in found]
+    return json_response(200, {"directory": directory, "person": person, "faces": shown})
+
+
+def _directory_of(request: web.Request) -> str:
+    access = access_of(request, "learn")
+    directory = name_of(request.match_info["directory"], "directory")
+    access.require_directory(directory)
+    return directory
+
+
+@routes.get("/healthz")
+async def healthz(request: web.Request) -> web.Response:
+    """The process answers."""
+    return json_response(200, {"status": "OK"})
+
+
+@routes.get("/readyz")
+async def readyz(request: web.Request) -> web.Response:
+    """Models loaded, stores reachable: 200, or 503 saying what is not."""
+    checks = {}
+    for name, check in request.app[SERVICE].checks.items():
+        try:
+            await check()
+            checks[name] = "OK"
+        except Exception as error:
+            checks[name] = str(error)
+    well = all(state == "OK" for state in checks.values())
+    return json_response(200 if well else 503, {"status": "OK" if well else "not ready", "checks": checks})

@@ -1,0 +1,164 @@
+"""The routes that take images in and answer them: /learn, /recognize, /detect and /results/{image_id}."""
+
+import asyncio
+import time
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from ingest.problems import json_response
+from ingest.service import SERVICE, Service, access_of, name_of
+from ingest.uploads import Upload, read_upload
+from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight
+from schemas.ids import is_image_id
+from schemas.records import Answer, ImageReceived, Options, Purpose
+
+routes = web.RouteTableDef()
+
+DEFAULT_WAIT_S, LONGEST_WAIT_S = 30.0, 300.0
+ANSWER_KEPT_S = 86_400.0
+LONGEST_KEY = 255
+OPTIONS: dict[Purpose, frozenset[str]] = {
+    "learn": frozenset({"face", "force", "detail"}),
+    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail"}),
+    "detect": frozenset({"limit", "min_score", "min_face", "detail"}),
+}
+
+
+@routes.post("/learn")
+async def learn(request: web.Request) -> web.Response:
+    access_of(request, "learn")
+    return await _take_in(request, "learn")
+
+
+@routes.post("/recognize")
+async def recognize(request: web.Request) -> web.Response:
+    return await _take_in(request, "recognize")
+
+
+@routes.post("/detect")
+async def detect(request: web.Request) -> web.Response:
+    return await _take_in(request, "detect")
+
+
+@routes.get("/results/{image_id}")
+async def result(request: web.Request) -> web.Response:
+    """202 while the image is being worked on, then its answer; 404 for what never was, 410 for what is over."""
+    access, service = access_of(request, "recognize"), request.app[SERVICE]
+    image_id = request.match_info["image_id"]
+    unknown = NotFound(f"there is no image {image_id}", image_id=image_id)
+    if not is_image_id(image_id):
+        raise unknown
+    stored = await service.vectors.answer(image_id)
+    if stored is not None:
+        answer = Answer.decode(stored.value.encode())
+        if not access.sees(answer.directory):
+            raise unknown
+        if stored.expires_at < time.time():
+            raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
+        return json_response(answer.status, answer.body)
+    for key in (f"probes/{image_id}", f"originals/{image_id}"):
+        metadata = await service.objects.metadata(key)
+        if metadata is not None and access.sees(metadata.get("directory") or None):
+            if time.time() - float(metadata["received"]) > ANSWER_KEPT_S:
+                raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
+            return _working(image_id)
+    raise unknown
+
+
+async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
+    access, service = access_of(request, "recognize"), request.app[SERVICE]
+    wait_s = _wait_of(request)
+    if wait_s and service.replies.in_flight >= service.limits.max_in_flight:
+        seconds = service.replies.seconds_until_free()
+        raise TooMuchInFlight(
+            f"{service.limits.max_in_flight} requests wait already: try again in {seconds} s", retry_after=seconds
+        )
+    reserved = service.uploads.reserve(request.content_length)
+    try:
+        upload = await read_upload(request, service.limits.max_upload)
+        fields = upload.fields
+        person = _required(fields, "person") if purpose == "learn" else None
+        directory = fields.pop("directory", None) or access.directory
+        if directory is None and purpose != "detect":
+            raise MissingField("the field 'directory' is missing: curl -F directory=acme", field="directory")
+        directory = name_of(directory, "directory") if directory is not None else None
+        if directory is not None:
+            access.require_directory(directory)
+        options = _options(fields, purpose)
+        key = request.headers.get("Idempotency-Key")
+        if key is not None and not 0 < len(key) <= LONGEST_KEY:
+            raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+        received = await service.accept.event(upload, purpose, directory, person, options, key)
+        if key is None:
+            return await _announce(service, received, upload, wait_s)
+        async with service.accept.one_at_a_time(received.image_id):
+            earlier = await service.accept.earlier_answer(received)
+            if earlier is not None:
+                return json_response(earlier.status, earlier.body)
+            return await _announce(service, received, upload, wait_s)
+    finally:
+        service.uploads.give_back(reserved)
+
+
+async def _announce(service: Service, received: ImageReceived, upload: Upload, wait_s: float) -> web.Response:
+    """Stores and announces the image, then waits for its answer."""
+    if not wait_s:
+        await service.accept.store(received, upload.data)
+        return _working(received.image_id)
+    future = service.replies.expect(received.image_id)
+    try:
+        await service.accept.store(received, upload.data)
+        upload.data = b""
+        async with asyncio.timeout(wait_s):
+            answer = await future
+        return json_response(answer.status, answer.body)
+    except TimeoutError:
+        return _working(received.image_id)
+    finally:
+        service.replies.forget(received.image_id, future)
+
+
+def _working(image_id: str) -> web.Response:
+    location = f"/results/{image_id}"
+    body = {"status": "working", "image_id": image_id, "location": location}
+    return json_response(202, body, {"Location": location, "Retry-After": "1"})
+
+
+def _required(fields: dict[str, str], field: str) -> str:
+    text = fields.pop(field, "")
+    if not text:
+        raise MissingField(f"the field '{field}' is missing: curl -F {field}=…", field=field)
+    return name_of(text, field)
+
+
+def _options(fields: dict[str, str], purpose: Purpose) -> Options:
+    """The remaining fields as options. Raises InvalidRequest for one that is unknown or out of bounds."""
+    unknown = sorted(fields.keys() - OPTIONS[purpose])
+    if unknown:
+        raise InvalidRequest(
+            f"unknown field '{unknown[0]}': /{purpose} knows {', '.join(sorted(OPTIONS[purpose]))}", field=unknown[0]
+        )
+    try:
+        return Options.model_validate(fields)
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False, include_input=False)[0]
+        field = str(error["loc"][0])
+        raise InvalidRequest(f"{field}: {error['msg']}", field=field) from None
+
+
+def _wait_of(request: web.Request) -> float:
+    """Seconds that the caller waits (RFC 7240): `Prefer: wait=N`, 0 for `Prefer: respond-async`."""
+    wait_s = DEFAULT_WAIT_S
+    for preference in ",".join(request.headers.getall("Prefer", [])).replace(";", ",").split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.lower() == "respond-async":
+            return 0.0
+        if name.lower() == "wait":
+            try:
+                wait_s = min(float(value.strip('" ')), LONGEST_WAIT_S)
+            except ValueError:
+                raise InvalidRequest("Prefer: wait=N takes a number of seconds") from None
+            if not wait_s >= 0:
+                raise InvalidRequest("Prefer: wait=N takes a number of seconds, 0 or more")
+    return wait_s

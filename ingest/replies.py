@@ -1,0 +1,68 @@
+"""Wakes the requests that wait for an answer: reads this replica's partition of `results` from the end."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+
+from backends.log import EventLog, Reader, partition_of
+from schemas.records import Answer
+from stream.topics import RESULTS
+
+RATE_WINDOW = 64
+
+
+class Replies:
+    """`reply_to` is this replica's address: it goes into each event, and answers come back in its partition."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._reader: Reader | None = None
+        self._waiting: dict[str, list[asyncio.Future[Answer]]] = {}
+        self._answered_at: deque[float] = deque(maxlen=RATE_WINDOW)
+        self.reply_to = f"ingest-{uuid.uuid4()}"
+
+    async def start(self) -> None:
+        """Positions the reader: an answer to anything sent from now on is seen."""
+        partitions = await self._log.partitions(RESULTS)
+        self._reader = await self._log.reader(RESULTS, at="end", partitions=[partition_of(self.reply_to, partitions)])
+
+    async def run(self) -> None:
+        assert self._reader is not None
+        while True:
+            for record in await self._reader.poll(1_000, 1.0):
+                waiting = self._waiting.pop(record.key, ())
+                if waiting:
+                    answer = Answer.decode(record.value)
+                    self._answered_at.append(time.monotonic())
+                    for future in waiting:
+                        if not future.done():
+                            future.set_result(answer)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+
+    def expect(self, image_id: str) -> asyncio.Future[Answer]:
+        """A future of the answer; to be called before the event is appended, and given back with `forget`."""
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(image_id, []).append(future)
+        return future
+
+    def forget(self, image_id: str, future: asyncio.Future[Answer]) -> None:
+        waiting = self._waiting.get(image_id, [])
+        if future in waiting:
+            waiting.remove(future)
+            if not waiting:
+                del self._waiting[image_id]
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    def seconds_until_free(self) -> int:
+        """How long what waits now will take at the pace of the last answers: an honest Retry-After."""
+        if len(self._answered_at) < 2:
+            return 1
+        pace = (time.monotonic() - self._answered_at[0]) / len(self._answered_at)
+        return max(1, min(60, round(pace * self.in_flight / 2)))

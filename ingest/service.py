@@ -1,0 +1,74 @@
+"""What the routes share: the stores, the limits, and who is asking."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from backends.objects import ObjectStore
+from backends.vectors import VectorStore
+from ingest.accept import Accept
+from ingest.keys import Access, Keys
+from ingest.problems import Handler
+from ingest.replies import Replies
+from ingest.uploads import UploadMemory
+from schemas.errors import InvalidRequest
+from schemas.names import normalised
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`max_upload` and `upload_memory` in bytes."""
+
+    max_upload: int
+    upload_memory: int
+    max_in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """`generation` names the gallery that is listed. `checks` are what readiness depends on, by name; each raises when it does
+    not hold.
+    """
+
+    objects: ObjectStore
+    vectors: VectorStore
+    keys: Keys
+    accept: Accept
+    replies: Replies
+    uploads: UploadMemory
+    limits: Limits
+    generation: str
+    checks: Mapping[str, Callable[[], Awaitable[None]]]
+
+
+SERVICE = web.AppKey("service", Service)
+ACCESS = "access"
+OPEN_PATHS = ("/healthz", "/readyz")
+
+
+@web.middleware
+async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Puts the caller's access into the request. Raises Unauthorized."""
+    if request.path not in OPEN_PATHS:
+        text = request.headers.get("x-api-key")
+        authorization = request.headers.get("Authorization", "")
+        if text is None and authorization[:7].lower() == "bearer ":
+            text = authorization[7:].strip()
+        request[ACCESS] = await request.app[SERVICE].keys.access(text)
+    return await handler(request)
+
+
+def access_of(request: web.Request, scope: str) -> Access:
+    """Raises Forbidden when the caller's key has not that scope."""
+    access: Access = request[ACCESS]
+    access.require(scope)
+    return access
+
+
+def name_of(text: str, field: str) -> str:
+    """A name of a person or a directory as it is stored. Raises InvalidRequest."""
+    try:
+        return normalised(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{field}: {error}", field=field) from None

@@ -1,0 +1,92 @@
+"""Reads a multipart upload: one file and a few text fields, in any order, within limits."""
+
+from dataclasses import dataclass, field
+
+from aiohttp import BodyPartReader, web
+
+from schemas.errors import InvalidRequest, MissingField, TooMuchInFlight, UploadTooLarge
+
+LONGEST_FIELD = 4_096
+MOST_PARTS = 32
+FIELDS_ROOM = 64 * 1024
+CHUNK = 256 * 1024
+
+
+@dataclass
+class Upload:
+    """`data` is the file's bytes; `fields` the text fields, those of the query too."""
+
+    data: bytes
+    filename: str
+    fields: dict[str, str] = field(default_factory=dict)
+
+
+class UploadMemory:
+    """Counts the bytes of uploads under way against a limit."""
+
+    def __init__(self, limit: int, largest: int) -> None:
+        self._limit, self._largest = limit, largest
+        self._used = 0
+
+    def reserve(self, content_length: int | None) -> int:
+        """Raises UploadTooLarge, and TooMuchInFlight when the memory is used up. Give back what it returns."""
+        if content_length is not None and content_length > self._largest + FIELDS_ROOM:
+            raise UploadTooLarge(f"the upload has {content_length:,} bytes, the limit is {self._largest:,}", limit=self._largest)
+        size = self._largest if content_length is None else content_length
+        if self._used and self._used + size > self._limit:
+            raise TooMuchInFlight("too many uploads at once: send this one again in a second", retry_after=1)
+        self._used += size
+        return size
+
+    def give_back(self, size: int) -> None:
+        self._used -= size
+
+
+async def read_upload(request: web.Request, largest: int) -> Upload:
+    """Raises MissingField, InvalidRequest, UploadTooLarge."""
+    if not request.content_type.startswith("multipart/form-data"):
+        raise InvalidRequest("send multipart/form-data: curl -F directory=acme -F file=@photo.jpg")
+    upload: Upload | None = None
+    fields = dict(request.query)
+    try:
+        parts = 0
+        async for part in await request.multipart():
+            parts += 1
+            if parts > MOST_PARTS or not isinstance(part, BodyPartReader):
+                raise InvalidRequest(f"at most {MOST_PARTS} plain parts are read")
+            if part.name == "file":
+                if upload is not None:
+                    raise InvalidRequest("there are two files: send one image a request")
+                upload = Upload(await _bytes(part, largest), part.filename or "")
+            elif part.name:
+                fields[part.name] = await _text(part)
+    except (ValueError, AssertionError) as error:
+        raise InvalidRequest(f"the multipart body is malformed: {error}") from None
+    if upload is None:
+        raise MissingField("the field 'file' is missing: curl -F file=@photo.jpg", field="file")
+    if not upload.data:
+        raise MissingField("the file is empty", field="file")
+    upload.fields = fields
+    return upload
+
+
+async def _bytes(part: BodyPartReader, largest: int) -> bytes:
+    chunks, size = [], 0
+    while chunk := await part.read_chunk(CHUNK):
+        size += len(chunk)
+        if size > largest:
+            raise UploadTooLarge(f"the file has more than {largest:,} bytes, which is the limit", limit=largest)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _text(part: BodyPartReader) -> str:
+    data = bytearray()
+    while chunk := await part.read_chunk(LONGEST_FIELD + 1):
+        data += chunk
+        if len(data) > LONGEST_FIELD:
+            raise InvalidRequest(f"the field '{part.name}' is longer than {LONGEST_FIELD} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"the field '{part.name}' is not UTF-8") from None

@@ -1,0 +1,168 @@
+"""Turns faces upright: the similarity between five landmarks and a template, and the pixels under it.
+
+Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept, at the same
+pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's centre at 0.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.floating]
+
+CHIP = 150  # pixels
+CROP = 240  # pixels, at the chip's pitch: 1.6 half-sides to each side
+
+# Source pixels per pixel of the picture. Above the first, two samples are averaged in each direction; above the second, the source
+# is first reduced by a whole number, so that no pixel is passed over.
+TWO_SAMPLES = 1.5
+REDUCE = 4.0
+
+
+@dataclass(frozen=True)
+class Template:
+    """Where eyes, nose tip and mouth corners belong in a picture of `side` pixels, in half-sides from its centre."""
+
+    side: int
+    points: tuple[tuple[float, float], ...]  # five (x, y); half a side is (side - 1) / 2 pixels
+
+    @property
+    def half(self) -> float:
+        return (self.side - 1) / 2
+
+
+def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
+    """points: in pixels of the picture."""
+    half = (side - 1) / 2
+    return Template(side, tuple((x / half - 1, y / half - 1) for x, y in points))
+
+
+TEMPLATES = {
+    # the mean of CenterFace's landmarks on dlib's own chips (prototypes/reference.py)
+    "dlib-150": Template(
+        CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))
+    ),
+    # insightface, python-package/insightface/utils/face_align.py, `arcface_dst`
+    "arcface-112": from_pixels(
+        112, [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+    ),
+}
+DLIB = TEMPLATES["dlib-150"]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """A square in an image: its centre and half its side in pixels, and by how much it is turned (radians, x towards y)."""
+
+    centre: tuple[float, float]
+    half: float
+    angle: float
+
+
+def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
+    """The similarity that best maps a template onto landmarks (least squares).
+
+    landmarks: (5, 2), pixels. The default template, in half-sides from the centre of dlib's chip: eyes (-.3566, -.3826) and
+    (.3730, -.3812), nose tip (.0040, .0563), mouth corners (-.3061, .4328) and (.3262, .4319).
+    """
+    source, target = np.array(template.points), landmarks.astype(np.float64)
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    s, t = source - source_mean, target - target_mean
+    norm = (s**2).sum()
+    a = float((s * t).sum() / norm)
+    b = float((s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum() / norm)
+    x, y = target_mean - np.array([[a, -b], [b, a]]) @ source_mean
+    return Similarity((float(x), float(y)), math.hypot(a, b), math.atan2(b, a))
+
+
+def cut(pixels: Pixels, landmarks: Floats, side: int = CHIP) -> NDArray[np.float32]:
+    """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides from the centre.
+
+    pixels: (H, W, 3). landmarks: (5, 2), in those pixels. side: 150 for the chip, 240 for the crop. Returns (side, side, 3),
+    0..255, not rounded; 0 outside the image.
+    """
+    return sample(pixels, fit(landmarks), side, DLIB)
+
+
+def crop(pixels: Pixels, landmarks: Floats) -> Pixels:
+    """The picture that is kept of a face, from the original's pixels. Returns (240, 240, 3)."""
+    return rounded(cut(pixels, landmarks, CROP))
+
+
+def rounded(picture: NDArray[np.float32]) -> Pixels:
+    return np.rint(picture).astype(np.uint8)
+
+
+def chip_of_crop(crop: Pixels) -> Pixels:
+    """crop: (240, 240, 3). Returns its middle (150, 150, 3): dlib's chip."""
+    edge = (CROP - CHIP) // 2
+    return crop[edge : edge + CHIP, edge : edge + CHIP]
+
+
+def crop_landmarks(landmarks: Floats, similarity: Similarity) -> NDArray[np.float32]:
+    """Landmarks of the original in pixels of its crop. Both (5, 2); similarity: fit(landmarks)."""
+    cos, sin = math.cos(similarity.angle), math.sin(similarity.angle)
+    moved = landmarks.astype(np.float64) - np.array(similarity.centre)
+    upright = moved @ np.array([[cos, -sin], [sin, cos]])
+    scale = DLIB.half / similarity.half if similarity.half else 0.0
+    return (upright * scale + (CROP - 1) / 2).astype(np.float32)
+
+
+def warp_chip(pixels: Pixels, landmarks: Floats, template: str) -> NDArray[np.float32]:
+    """The chip that an embedder of another template wants, from a crop or from the original.
+
+    pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: a key of TEMPLATES. Returns (side, side, 3),
+    0..255, not rounded.
+    """
+    chosen = TEMPLATES[template]
+    return sample(pixels, fit(landmarks, chosen), chosen.side, chosen)
+
+
+def sample(pixels: Pixels, square: Similarity, side: int, template: Template) -> NDArray[np.float32]:
+    """Bilinear samples of a turned square, antialiased where it is shrunk.
+
+    pixels: (H, W, 3). side: of the picture, which has the template's pitch and centre. Returns (side, side, 3), 0..255.
+    """
+    pitch = square.half / template.half  # source pixels per pixel of the picture
+    over = 2 if pitch > TWO_SAMPLES else 1
+    cos, sin = math.cos(square.angle) * pitch, math.sin(square.angle) * pitch
+
+    reach = (abs(cos) + abs(sin)) * side / 2 + 1
+    left, top = (max(0, math.floor(c - reach)) for c in square.centre)
+    right, bottom = (min(limit, math.ceil(c + reach) + 1) for c, limit in zip(square.centre, pixels.shape[1::-1], strict=True))
+    if left >= right or top >= bottom:
+        return np.zeros((side, side, 3), np.float32)
+    region = pixels[top:bottom, left:right]
+    factor = max(1, int(pitch / (REDUCE / 2))) if pitch > REDUCE else 1
+    if factor > 1:
+        region = np.asarray(Image.fromarray(region).reduce(factor))
+
+    # in pixels of the region, then in grid_sample's -1..1 from the first pixel's edge to the last one's
+    height, width = region.shape[:2]
+    x0, y0 = ((c - start + 0.5) / factor - 0.5 for c, start in zip(square.centre, (left, top), strict=True))
+    at = positions(side, over)  # (side * over,), in pixels of the picture from its centre
+    grid = torch.empty(1, side * over, side * over, 2)
+    x_step, y_step = 2 / (width * factor), 2 / (height * factor)
+    torch.add(at * (cos * x_step), (at * (-sin * x_step) + ((2 * x0 + 1) / width - 1))[:, None], out=grid[0, ..., 0])
+    torch.add(at * (sin * y_step), (at * (cos * y_step) + ((2 * y0 + 1) / height - 1))[:, None], out=grid[0, ..., 1])
+
+    source = torch.tensor(region).permute(2, 0, 1)[None].float()  # (1, 3, h, w)
+    picture = F.grid_sample(source, grid, align_corners=False)  # (1, 3, side * over, side * over)
+    if over > 1:
+        picture = F.avg_pool2d(picture, over)  # (1, 3, side, side)
+    result: NDArray[np.float32] = picture[0].permute(1, 2, 0).contiguous().numpy()
+    return result
+
+
+@lru_cache
+def positions(side: int, over: int) -> Tensor:
+    """Where the samples of a row are, in pixels of the picture from its centre. (side * over,), float32."""
+    return ((torch.arange(side * over, dtype=torch.float64) + 0.5) / over - side / 2).float()

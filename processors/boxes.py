@@ -1,0 +1,102 @@
+"""Faces as boxes: what the detector's heads say in pixels, and how the results of several passes over one image become one.
+
+Boxes are xyxy in pixels. A pass is a resized or cut version of an image, see processors/passes.py.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import nms
+
+from processors.models.centerface import STRIDE
+
+OVERLAP = 0.3  # IoU above which two boxes are one face; as the reference implementation of CenterFace
+CONTAINED = 0.7  # share of the smaller box inside the larger one above which two passes have seen one face
+MOST = 10_000  # cells of one image that become boxes: a hostile image must not make NMS, which is quadratic, take minutes
+LARGEST = 7.0  # of the size head, a logarithm: 4,386 pixels; keeps a degenerate map from overflowing
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The faces of one image or pass, best first."""
+
+    boxes: NDArray[np.float32]  # (N, 4), xyxy, pixels
+    scores: NDArray[np.float32]  # (N,), raw detection scores, 0..1
+    landmarks: NDArray[np.float32]  # (N, 5, 2): eyes, nose tip, mouth corners; x, y, pixels
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def select(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> "Detections":
+        return Detections(self.boxes[index], self.scores[index], self.landmarks[index])
+
+    def moved(self, scale: tuple[float, float], origin: tuple[float, float]) -> "Detections":
+        """The same in another frame: position * scale + origin, each (x, y)."""
+        factor, offset = np.array(scale, np.float32), np.array(origin, np.float32)
+        boxes = self.boxes.reshape(-1, 2, 2) * factor + offset
+        return Detections(boxes.reshape(-1, 4), self.scores, self.landmarks * factor + offset)
+
+
+def decode_heads(
+    heat: Tensor, size: Tensor, offset: Tensor, points: Tensor, score_threshold: float, scale: float = 1.0
+) -> list[Detections]:
+    """Boxes and landmarks out of CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
+
+    heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points: (B, 10, h, w),
+    y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted. Returns one of each image.
+    """
+    found = []
+    cells_per_row = heat.shape[-1]
+    for scores, sizes, offsets, pairs in zip(heat.flatten(1), size.flatten(2), offset.flatten(2), points.flatten(2), strict=True):
+        cells = torch.where(scores > score_threshold)[0]  # (N,)
+        if len(cells) > MOST:
+            cells = cells[scores[cells].topk(MOST).indices]
+        rows, columns = cells // cells_per_row, cells % cells_per_row
+        height, width = sizes[:, cells].float().clamp(max=LARGEST).exp() * STRIDE  # (N,) each
+        y_shift, x_shift = offsets[:, cells].float()
+        top = (rows + y_shift + 0.5) * STRIDE - height / 2
+        left = (columns + x_shift + 0.5) * STRIDE - width / 2
+        boxes = torch.stack([left, top, left + width, top + height], 1)  # (N, 4)
+        y, x = pairs[:, cells].float().view(5, 2, -1).unbind(1)  # (5, N) each
+        landmarks = torch.stack([x * width + left, y * height + top], 2).transpose(0, 1)  # (N, 5, 2)
+
+        chosen = scores[cells].float()
+        keep = nms(boxes, chosen, OVERLAP)
+        found.append(
+            Detections(
+                (boxes[keep] / scale).cpu().numpy(),
+                chosen[keep].cpu().numpy(),
+                (landmarks[keep] / scale).cpu().numpy(),
+            )
+        )
+    return found
+
+
+def merge(passes: Sequence[Detections]) -> Detections:
+    """The faces of one image out of the results of its passes, all in the image's pixels; the better score stands for a face.
+
+    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a large face, a
+    fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
+    """
+    boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
+    together = Detections(
+        boxes, np.concatenate([each.scores for each in passes]), np.concatenate([each.landmarks for each in passes])
+    )
+    origin = np.concatenate([np.full(len(each), index) for index, each in enumerate(passes)])  # (N,)
+    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+
+    left = np.argsort(-together.scores, kind="stable")
+    keep = []
+    while len(left):
+        best, left = left[0], left[1:]
+        keep.append(best)
+        sides = np.minimum(boxes[best, 2:], boxes[left, 2:]) - np.maximum(boxes[best, :2], boxes[left, :2])  # (N, 2)
+        shared = np.prod(sides.clip(0), axis=1)
+        same = shared > OVERLAP * (area[best] + area[left] - shared)
+        same |= (origin[best] != origin[left]) & (shared > CONTAINED * np.minimum(area[best], area[left]))
+        left = left[~same]
+    return together.select(np.array(keep, np.intp))

@@ -1,0 +1,53 @@
+"""The embed stage: cut the crop or the chip of each face, one vector a face and generation.
+
+A learned face is embedded from its decoded crop, live too, so that a replay gives the same vector.
+"""
+
+import asyncio
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from processors import align
+from processors.inference import Inference
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+AT_ONCE = 64  # chips in memory at a time for one image, 17 MB of floats
+CROP_QUALITY = 95
+
+
+def encoded_crop(pixels: Pixels, landmarks: Floats) -> tuple[bytes, Floats]:
+    """The kept picture of a face as JPEG (4:4:4), and the landmarks in its pixels, (5, 2).
+
+    pixels: (h, w, 3). landmarks: (5, 2), in those pixels.
+    """
+    file = io.BytesIO()
+    Image.fromarray(align.crop(pixels, landmarks)).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
+    return file.getvalue(), align.crop_landmarks(landmarks, align.fit(landmarks))
+
+
+def decoded_crop(data: bytes) -> Pixels:
+    """(240, 240, 3)."""
+    with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+async def embed_crop(data: bytes, inference: Inference) -> Floats:
+    """The vector, (D,), of a learned face, from its crop."""
+    chip = align.chip_of_crop(await asyncio.to_thread(decoded_crop, data))
+    return (await inference.embed([chip]))[0]
+
+
+async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], inference: Inference) -> list[Floats]:
+    """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
+    vectors: list[Floats] = []
+    for begin in range(0, len(landmarks), AT_ONCE):
+        part = landmarks[begin : begin + AT_ONCE]
+        chips = await asyncio.to_thread(lambda part=part: [align.cut(pixels, points) for points in part])
+        vectors += list(await inference.embed(chips))
+    return vectors

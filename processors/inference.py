@@ -1,0 +1,127 @@
+"""The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair chunks.
+
+Requests take turns, and a chunk takes one picture of each request at a time: a crowd of a thousand faces does not stall a portrait.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors.boxes import Detections
+from processors.networks import Detector, Embedder
+
+Picture = NDArray[np.uint8] | NDArray[np.float32]
+EMBED = "embed"
+
+
+@dataclass
+class _Request:
+    """`kind` is EMBED, or the shape of the pictures to detect in: only pictures of one kind share a chunk."""
+
+    kind: Any
+    pictures: Sequence[Picture]
+    future: Future[list[Any]]
+    taken: int = 0
+    missing: int = 0
+    results: list[Any] = field(default_factory=list)
+
+
+class Inference:
+    """Owns the networks. `chunk_pixels` and `chunk_chips` bound one forward: how long others wait, and the memory."""
+
+    def __init__(self, detector: Detector, embedder: Embedder, *, chunk_pixels: int, chunk_chips: int) -> None:
+        self._detector, self._embedder = detector, embedder
+        self._chunk_pixels, self._chunk_chips = chunk_pixels, chunk_chips
+        self._waiting: deque[_Request] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels."""
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for i, picture in enumerate(pictures):
+            by_shape.setdefault(picture.shape, []).append(i)
+        requests = [self._submit(shape, [pictures[i] for i in indices]) for shape, indices in by_shape.items()]
+        found: dict[int, Detections] = {}
+        for indices, results in zip(by_shape.values(), await asyncio.gather(*requests), strict=True):
+            found.update(zip(indices, results, strict=True))
+        return [found[i] for i in range(len(pictures))]
+
+    async def embed(self, chips: Sequence[Picture]) -> NDArray[np.float32]:
+        """chips: (150, 150, 3) each. Returns (n, D)."""
+        return np.stack(await self._submit(EMBED, chips))
+
+    def close(self) -> None:
+        """Ends the thread; what waits is given up."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _submit(self, kind: Any, pictures: Sequence[Picture]) -> asyncio.Future[list[Any]]:
+        request = _Request(kind, pictures, Future(), missing=len(pictures), results=[None] * len(pictures))
+        with self._wake:
+            if self._closed:
+                raise RuntimeError("the inference thread has ended")
+            self._waiting.append(request)
+            self._wake.notify()
+        return asyncio.wrap_future(request.future)
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                while not self._waiting and not self._closed:
+                    self._wake.wait()
+                if self._closed:
+                    for request in self._waiting:
+                        request.future.cancel()
+                    return
+                chunk = self._take()
+            try:
+                results = self._forward([request.pictures[i] for request, i in chunk], chunk[0][0].kind)
+            except Exception as error:
+                for request in {id(request): request for request, _ in chunk}.values():
+                    self._fail(request, error)
+                continue
+            for (request, i), result in zip(chunk, results, strict=True):
+                request.results[i] = result
+                request.missing -= 1
+                if request.missing == 0 and request.future.set_running_or_notify_cancel():
+                    request.future.set_result(request.results)
+
+    def _fail(self, request: _Request, error: Exception) -> None:
+        with self._wake:
+            if request in self._waiting:
+                self._waiting.remove(request)
+        if not request.future.done() and request.future.set_running_or_notify_cancel():
+            request.future.set_exception(error)
+
+    def _take(self) -> list[tuple[_Request, int]]:
+        """The next chunk: of the kind whose turn it is, one picture of each of its requests in turn."""
+        kind = self._waiting[0].kind
+        room = self._chunk_chips if kind == EMBED else max(1, self._chunk_pixels // (kind[0] * kind[1]))
+        chunk: list[tuple[_Request, int]] = []
+        same = deque(request for request in self._waiting if request.kind == kind)
+        others = [request for request in self._waiting if request.kind != kind]
+        while same and len(chunk) < room:
+            request = same.popleft()
+            chunk.append((request, request.taken))
+            request.taken += 1
+            if request.taken < len(request.pictures):
+                same.append(request)
+        self._waiting = deque([*others, *same])
+        return chunk
+
+    def _forward(self, pictures: list[Any], kind: Any) -> list[Any]:
+        if kind == EMBED:
+            return list(self._embedder.embed(pictures))
+        return self._detector.detect(pictures)

@@ -1,0 +1,56 @@
+"""The two networks as the inference thread calls them: pixels in, numbers out. Not for asyncio, and one caller at a time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from processors.boxes import Detections, decode_heads
+
+Chips = Tensor | Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
+
+
+class Detector:
+    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, score_threshold: float) -> None:
+        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw detection scores at or below it are no face."""
+        self.module, self.device, self.dtype = module, device, dtype
+        self.score_threshold = score_threshold
+
+    @torch.inference_mode()
+    def detect(self, batch: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        """batch: pictures of one shape (h, w, 3), RGB, h and w multiples of 32. Returns the faces of each, in its pixels."""
+        if not batch:
+            return []
+        # (B, h, w, 3) in memory is (B, 3, h, w) channels_last; bytes travel to the device, floats are made there
+        pixels = torch.from_numpy(np.stack(batch)).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        x = pixels.to(self.dtype)  # 0..255 is exact in bfloat16 too
+        heat, size, offset, points = self.module(x)  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w)
+        return decode_heads(heat, size, offset, points, self.score_threshold)
+
+
+class Embedder:
+    def __init__(self, module: nn.Module, device: torch.device, *, mirror: bool, at_once: int = 128) -> None:
+        """module: an embedding network, on `device` already. mirror: the mean with the mirrored chip's vector.
+
+        at_once: chips in one forward, so that a photo of a crowd does not decide the memory.
+        """
+        self.module, self.device = module, device
+        self.mirror, self.at_once = mirror, at_once
+
+    @torch.inference_mode()
+    def embed(self, chips: Chips) -> NDArray[np.float32]:
+        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension), float32."""
+        if not isinstance(chips, Tensor):
+            if not len(chips):
+                raise ValueError("no chips to embed")
+            chips = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2)
+        return torch.cat([self._forward(part) for part in chips.split(self.at_once)]).numpy()
+
+    def _forward(self, chips: Tensor) -> Tensor:
+        x = chips.to(self.device, non_blocking=True).float()  # (B, 3, side, side)
+        if not self.mirror:
+            return self.module(x).float().cpu()
+        both = self.module(torch.cat([x, x.flip(-1)])).float()  # (2 B, dimension)
+        return ((both[: len(x)] + both[len(x) :]) / 2).cpu()

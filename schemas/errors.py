@@ -1,0 +1,145 @@
+"""What can go wrong, as data: each error has a stable code, an HTTP status, a message that tells the remedy, and says whether it
+may pass.
+
+Nobody matches on message text: the worker decides by `retriable`, clients by `code`.
+"""
+
+from typing import Any, ClassVar
+
+
+class FacestreamError(Exception):
+    """Base of every expected failure.
+
+    `details` are further members of the problem+json body (JSON values only).
+    """
+
+    code: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+
+class InvalidRequest(FacestreamError):
+    code, status = "invalid_request", 400
+
+
+class MissingField(InvalidRequest):
+    code = "missing_field"
+
+
+class Unauthorized(FacestreamError):
+    code, status = "unauthorized", 401
+
+
+class Forbidden(FacestreamError):
+    code, status = "forbidden", 403
+
+
+class NotFound(FacestreamError):
+    code, status = "not_found", 404
+
+
+class Erased(FacestreamError):
+    code, status = "erased", 409
+
+
+class Expired(FacestreamError):
+    code, status = "expired", 410
+
+
+class UploadTooLarge(FacestreamError):
+    code, status = "upload_too_large", 413
+
+
+class TooManyPixels(FacestreamError):
+    code, status = "too_many_pixels", 413
+
+
+class NotAnImage(FacestreamError):
+    code, status = "not_an_image", 415
+
+
+class UnreadableImage(FacestreamError):
+    code, status = "unreadable_image", 422
+
+
+class NoFace(FacestreamError):
+    code, status = "no_face", 422
+
+
+class NotOneFace(FacestreamError):
+    code, status = "not_one_face", 422
+
+
+class FaceTooSmall(FacestreamError):
+    code, status = "face_too_small", 422
+
+
+class IdempotencyKeyReused(FacestreamError):
+    code, status = "idempotency_key_reused", 422
+
+
+class ObjectMissing(FacestreamError):
+    """The object that a record refers to is not in the store."""
+
+    code, status = "object_missing", 422
+
+
+class UnreadableRecord(FacestreamError):
+    """A record of a topic does not fit its schema."""
+
+    code, status = "unreadable_record", 422
+
+
+class ProcessingFailed(FacestreamError):
+    """Retried until its time was over, or killed its process three times: the record is in `dead-letters`."""
+
+    code, status = "processing_failed", 500
+
+
+class TooMuchInFlight(FacestreamError):
+    code, status = "too_much_in_flight", 429
+
+
+class Unavailable(FacestreamError):
+    """A store or the log cannot be reached, or did not say what became of a write."""
+
+    code, status, retriable = "unavailable", 503, True
+
+
+class StorageFull(FacestreamError):
+    code, status, retriable = "storage_full", 507, True
+
+
+class OffsetGone(FacestreamError):
+    """A committed offset no longer exists: records were deleted before they were handled."""
+
+    code, status = "offset_gone", 500
+
+
+class Fenced(FacestreamError):
+    """A commit under an assignment that is no longer this consumer's."""
+
+    code, status = "fenced", 500
+
+
+class TopicMismatch(FacestreamError):
+    """A topic exists with other settings than the design's."""
+
+    code, status = "topic_mismatch", 500
+
+
+class WeightsInvalid(FacestreamError):
+    """A weights file is missing, or its sha256 is not the manifest's."""
+
+    code, status = "weights_invalid", 500
+
+
+class ConfigurationError(FacestreamError):
+    """The settings contradict each other or the machine."""
+
+    code, status = "configuration_error", 500

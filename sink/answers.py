@@ -1,0 +1,46 @@
+"""The stage behind `results`: keeps the answers for `GET /results/{image_id}` and for repeated requests."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from backends.vectors import StoredAnswer, VectorStore
+from schemas.errors import ObjectMissing, UnreadableRecord
+from schemas.records import Answer, ImageReceived
+
+ANSWER_KEPT_S = 86_400.0
+
+
+class Answers:
+    """Stage of the consumer group `answers`. `keep_probes` False deletes the picture of a probe as soon as its answer is stored."""
+
+    name = "answers"
+
+    def __init__(self, vectors: VectorStore, objects: ObjectStore, *, keep_probes: bool) -> None:
+        self._vectors, self._objects, self._keep_probes = vectors, objects, keep_probes
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        answers = [(record, Answer.decode(record.value)) for record in records]
+        answers = [it for it in answers if not await self._came_too_late(it[1])]
+        stored = [
+            StoredAnswer(answer.image_id, (record.value or b"").decode(), record.timestamp / 1000 + ANSWER_KEPT_S)
+            for record, answer in answers
+        ]
+        await self._vectors.put_answers([it for it in stored if it.expires_at > time.time()])
+        if not self._keep_probes:
+            await self._objects.delete([it.object_key for _, it in answers if it.object_key and it.purpose != "learn"])
+        return []
+
+    async def _came_too_late(self, answer: Answer) -> bool:
+        """A record that is processed again finds that its picture went with the answer: the first answer stands."""
+        return answer.body.get("code") == ObjectMissing.code and await self._vectors.answer(answer.image_id) is not None
+
+    def received(self, record: Record) -> ImageReceived:
+        raise UnreadableRecord("an answer is not answered")
+
+    async def probe(self) -> None:
+        await self._vectors.ping()

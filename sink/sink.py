@@ -1,0 +1,152 @@
+"""The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched, both are
+answered.
+
+It gets the records of one partition at a time, in order. Learns come first, all at once: none of them has been acknowledged
+yet, and whatever was acknowledged before is in the gallery (rule 3 of the design).
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
+from backends.objects import ObjectStore
+from backends.vectors import Face, FaceVector, VectorStore
+from schemas.errors import UnreadableRecord
+from schemas.records import EmbeddedFace, FaceLearned, FacesEmbedded, ImageReceived
+from sink.galleries import Galleries
+from sink.gallery import Gallery
+from sink.matching import matched
+from stream.answers import answer, envelope
+from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS
+from weights.manifest import EmbedderModel, Manifest
+
+Event = tuple[Record, FacesEmbedded]
+
+
+class Sink:
+    """Stage of the consumer group `sink`."""
+
+    name = "sink"
+
+    def __init__(self, vectors: VectorStore, objects: ObjectStore, manifest: Manifest, gallery_memory: int) -> None:
+        self._vectors, self._objects, self._manifest = vectors, objects, manifest
+        self._galleries = Galleries(vectors, gallery_memory)
+        self._at: dict[int, int] = {}  # the next offset of each partition that the galleries have seen
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Keeps only the galleries that are as of the committed offset."""
+        current = {at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset}
+        self._galleries.drop(lambda directory: partition_of(directory, PARTITIONS) not in current)
+        self._at = {at.partition: committed.offset for at, committed in assignment.items()}
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        events = [(record, FacesEmbedded.decode(record.value)) for record in records]
+        for record, event in events:
+            _check(record, event, self._manifest)
+        outputs = await self._learn([it for it in events if it[1].received.purpose == "learn"])
+        outputs += await self._recognize([it for it in events if it[1].received.purpose == "recognize"])
+        self._at[records[-1].partition] = records[-1].offset + 1
+        return outputs
+
+    def received(self, record: Record) -> ImageReceived:
+        return FacesEmbedded.decode(record.value).received
+
+    async def probe(self) -> None:
+        await self._vectors.ping()
+
+    async def _learn(self, events: list[Event]) -> list[NewRecord]:
+        outputs: list[NewRecord] = []
+        new: list[FaceVector] = []
+        known: dict[tuple[str, str], dict[str, Face]] = {}  # by directory and person: the faces by source
+        for record, event in events:
+            received, face = event.received, event.faces[0]
+            directory, person = received.directory or "", received.person or ""
+            if (directory, person) not in known:
+                stored = await self._vectors.faces(directory, event.models.generation or "", person)
+                known[directory, person] = {it.source: it for it in stored}
+            source = face.source or ""
+            same = known[directory, person].setdefault(
+                source, Face(person, face.face_id, received.image_id, source, record.timestamp)
+            )
+            if same.image_id != received.image_id:
+                await self._forget(received, face)
+                outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id)))
+                continue
+            for generation in face.vectors:
+                new.append(FaceVector(directory, generation, same, face.vector(generation)))
+            outputs += [_changelog(event, same), answer(received, 201, _learned(event, received.image_id, face.face_id))]
+        if new:
+            await self._vectors.put_faces(new)
+            self._galleries.learned(new)
+        return outputs
+
+    async def _forget(self, received: ImageReceived, face: EmbeddedFace) -> None:
+        """The same picture of the same person is there already: its second copy is not kept."""
+        await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
+
+    async def _recognize(self, events: list[Event]) -> list[NewRecord]:
+        outputs = []
+        for _, event in events:
+            generation = event.models.generation or ""
+            model = self._manifest.embedder(event.models.embedder or "")
+            gallery = await self._galleries.get(event.received.directory or "", generation, model.dimension)
+            persons = await asyncio.to_thread(_matched, event, gallery, model, generation)
+            outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models)))
+        return outputs
+
+
+def _matched(event: FacesEmbedded, gallery: Gallery, model: EmbedderModel, generation: str) -> list[dict[str, Any]]:
+    embedded = [i for i, face in enumerate(event.faces) if face.vectors]
+    vectors = np.array([event.faces[i].vector(generation) for i in embedded], np.float32).reshape(len(embedded), model.dimension)
+    return matched(event.faces, vectors, embedded, gallery, model, event.received.options)
+
+
+def _check(record: Record, event: FacesEmbedded, manifest: Manifest) -> None:
+    """Raises UnreadableRecord for what another producer may get wrong: everything else here may rely on it."""
+    received, models = event.received, event.models
+    if record.topic != FACES_EMBEDDED or received.purpose == "detect" or received.directory is None:
+        raise UnreadableRecord("faces.embedded carries learn and recognize, with a directory")
+    if models.embedder not in manifest.models or models.generation is None:
+        raise UnreadableRecord(f"the embedder '{models.embedder}' is not in the manifest")
+    dimension = manifest.embedder(models.embedder).dimension
+    for face in event.faces:
+        if face.vectors and models.generation not in face.vectors:
+            raise UnreadableRecord(f"a face has no vector of the generation '{models.generation}'")
+        for generation in face.vectors:
+            if face.vector(generation).shape != (dimension,) or not np.isfinite(face.vector(generation)).all():
+                raise UnreadableRecord(f"a vector of '{generation}' is not {dimension} finite numbers")
+    if received.purpose == "learn":
+        complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
+        if received.person is None or not complete:
+            raise UnreadableRecord("a learn carries a person and one face with vectors, crop and source")
+
+
+def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any]:
+    face = event.faces[0]
+    person = {
+        "id": event.received.person,
+        "box": face.box,
+        "score": face.score,
+        "detection_score": face.detection_score,
+        "face_id": face_id,
+    }
+    ignored = [{"box": it.box, "score": it.score, "detection_score": it.detection_score} for it in event.ignored]
+    return envelope(event.received, [person], event.models, image_id=image_id, ignored=ignored)
+
+
+def _changelog(event: FacesEmbedded, face: Face) -> NewRecord:
+    crop = event.faces[0].crop
+    assert crop is not None
+    value = FaceLearned(
+        directory=event.received.directory or "",
+        person=face.person,
+        face_id=face.face_id,
+        image_id=face.image_id,
+        source=face.source,
+        crop=crop,
+        detector=event.models.detector,
+    )
+    return NewRecord(FACES_LEARNED, face.image_id, value.encode(), event.received.directory)

@@ -1,0 +1,40 @@
+"""How far a partition is: which polled records are done, and up to where a commit may go."""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from backends.log import Record
+
+
+@dataclass
+class Progress:
+    """One partition in one epoch. `next_offset` is what may be committed: everything below it is done."""
+
+    next_offset: int
+    committed: int
+    suspects_below: int
+    suspects_left: int
+    waiting: deque[Record] = field(default_factory=deque)
+    busy: bool = False
+    _polled: deque[int] = field(default_factory=deque)
+    _done: set[int] = field(default_factory=set)
+
+    def polled(self, offset: int) -> None:
+        self._polled.append(offset)
+
+    def done(self, offset: int) -> None:
+        """Marks a record as done; the commit can go past it once all before it are."""
+        self._done.add(offset)
+        while self._polled and self._polled[0] in self._done:
+            first = self._polled.popleft()
+            self._done.remove(first)
+            self.next_offset = first + 1
+
+    def is_suspect(self, offset: int) -> bool:
+        """Whether the record may have been under way in a process that ended uncleanly: it was there when this epoch began, among
+        the first that were not committed. Counts the records it is asked about.
+        """
+        if offset >= self.suspects_below or self.suspects_left == 0:
+            return False
+        self.suspects_left -= 1
+        return True

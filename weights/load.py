@@ -1,0 +1,113 @@
+"""Loads converted weights into the networks, refusing a file whose sha256 is not the manifest's; chooses device and dtype.
+
+The manifest names the class of each network: weights stays below processors in the order of imports.
+"""
+
+import hashlib
+import pkgutil
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from safetensors.torch import load as load_tensors
+from torch import nn
+
+from schemas.errors import ConfigurationError, WeightsInvalid
+from weights.manifest import DetectorModel, EmbedderModel, manifest
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_detector(folder: Path, device: torch.device, dtype: torch.dtype, name: str = "centerface") -> nn.Module:
+    """The detector's network, ready for inference. Raises WeightsInvalid."""
+    return _load(folder, name, manifest().detector(name), device, dtype)
+
+
+def load_embedder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """An embedder's network, ready for inference. Raises WeightsInvalid, NotFound."""
+    return _load(folder, name, manifest().embedder(name), device, dtype)
+
+
+def weights_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.safetensors"
+
+
+def _load(folder: Path, name: str, model: DetectorModel | EmbedderModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    path = weights_file(folder, name)
+    remedy = "run `facestream weights get`"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise WeightsInvalid(f"the weights of {name} cannot be read from {path} ({error.strerror}): {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != model.sha256:
+        raise WeightsInvalid(f"{path} is not the file that the manifest describes (sha256 differs): {remedy}")
+    network = _network(model.network)
+    network.load_state_dict(load_tensors(content))
+    return _placed(network, device, dtype)
+
+
+def _network(name: str) -> nn.Module:
+    network: nn.Module = pkgutil.resolve_name(name)()
+    return network
+
+
+def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    network = network.eval().requires_grad_(False).to(device, dtype)
+    # small convolutions gain from channels_last on a CPU only together with bfloat16
+    narrow = device.type == "cuda" or dtype == torch.bfloat16
+    return network.to(memory_format=torch.channels_last) if narrow else network
+
+
+def choose_device(requested: str = "auto") -> torch.device:
+    """requested: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises ConfigurationError."""
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"unknown device {requested!r}: choose 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
+        raise ConfigurationError(f"no device {requested!r}: {torch.cuda.device_count()} CUDA devices are usable, choose 'auto' or 'cpu'")
+    return device
+
+
+def choose_dtype(device: torch.device, requested: str = "auto") -> torch.dtype:
+    """requested: 'auto', 'float32', 'bfloat16' or 'float16'. Raises ConfigurationError.
+
+    'auto' is float16 on a GPU. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else float32.
+    """
+    if requested != "auto":
+        if requested not in DTYPES:
+            raise ConfigurationError(f"unknown dtype {requested!r}: choose 'auto', {', '.join(map(repr, DTYPES))}")
+        return DTYPES[requested]
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if _multiplies_bfloat16() and _bfloat16_is_faster() else torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+@lru_cache
+def _bfloat16_is_faster() -> bool:
+    """Times the detector, whose weights do not matter for that, on a picture of 320×320."""
+    cpu = torch.device("cpu")
+    name = manifest().generation(manifest().default_generation).detector
+    seconds = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        network = _placed(_network(manifest().detector(name).network), cpu, dtype)
+        picture = torch.zeros(1, 320, 320, 3, dtype=dtype).permute(0, 3, 1, 2)
+        with torch.inference_mode():
+            network(picture)  # the first call sets up kernels
+            runs = []
+            for _ in range(3):
+                start = time.perf_counter()
+                network(picture)
+                runs.append(time.perf_counter() - start)
+        seconds[dtype] = min(runs)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
