@@ -71,7 +71,7 @@ class _Positions:
                 topic, partition = place.topic_partition
                 raise OffsetGone(
                     f"topic '{topic}', partition {partition}: offset {place.offset} was deleted by retention before it was"
-                    f" handled (the log starts at {stretch.start} now): decide what to do about the loss, then commit a later offset"
+                    f" handled (the log starts at {stretch.start} now): decide about the loss, then commit a later offset"
                 )
         # Only from here on is anything moved: a poll that was cancelled or failed has taken nothing.
         for (place, _), stretch in zip(cold, stretches, strict=True):

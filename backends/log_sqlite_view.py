@@ -20,7 +20,9 @@ RECORD_OVERHEAD = 300
 
 @dataclass(slots=True)
 class News:
-    """One commit, or what others have written meanwhile. `ends` and `epochs` are whole where they are given, not differences."""
+    """One commit: what others had written before it (`ends`, of all partitions), and what it wrote itself (`fresh`). `epochs` are
+    those of all groups, where any may have changed.
+    """
 
     fresh: Sequence[tuple[int, Record]] = ()
     ends: Mapping[int, int] | None = None
@@ -42,12 +44,12 @@ class LogView:
 
     def apply(self, news: News) -> None:
         """Takes the news over and wakes whom they concern."""
+        if news.ends is not None:
+            self.ends.update(news.ends)
         topics = {record.topic for _, record in news.fresh}
         for partition_id, record in news.fresh:
             self.ends[partition_id] = record.offset + 1
             self._keep(partition_id, record)
-        if news.ends is not None:
-            self.ends.update(news.ends)
         if news.epochs is not None:
             self.epochs.update(news.epochs)
         self.replaced.update(news.replaced)

@@ -20,11 +20,16 @@ A key is shown once, when it is made; only its hash is stored. A running service
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "keys", help="make, list and revoke API keys", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        "keys",
+        help="make, list and revoke API keys",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
     make = actions.add_parser("create", help="make a key and print it, this once")
-    make.add_argument("--scope", choices=SCOPES, required=True, help="recognize; learn: that, learning and listing; admin: everything")
+    make.add_argument(
+        "--scope", choices=SCOPES, required=True, help="recognize; learn: that, learning and listing; admin: everything"
+    )
     make.add_argument("--directory", metavar="D", help="only this directory, its files and faces (default: every directory)")
     make.set_defaults(run=lambda arguments: asyncio.run(_create(settings_from(arguments), arguments.scope, arguments.directory)))
     listing = actions.add_parser("list", help="show the keys, without their secrets")

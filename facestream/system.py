@@ -1,4 +1,4 @@
-"""All roles in one process: opens the stores, loads the models, runs the workers and the HTTP service, and drains them in order."""
+"""All roles in one process: opens the stores, loads the models, runs workers and HTTP service, and drains them in order."""
 
 import asyncio
 import ipaddress
@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
 from aiohttp import web
@@ -17,7 +18,7 @@ from facestream.config import Settings
 from facestream.housekeeping import Housekeeping
 from ingest.accept import Accept
 from ingest.app import create_app
-from ingest.keys import Keys
+from ingest.keys import Access, Keys
 from ingest.replies import Replies
 from ingest.service import Limits, Service
 from ingest.uploads import UploadMemory
@@ -66,7 +67,9 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 def load_inference(settings: Settings, known: Manifest) -> Inference:
-    """Loads the networks of the default generation. Raises WeightsInvalid, ConfigurationError. Takes seconds: not on the event loop."""
+    """Loads the networks of the default generation. Raises WeightsInvalid, ConfigurationError. Takes seconds: not on the event
+    loop.
+    """
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     generation = known.generation(known.default_generation)
@@ -89,16 +92,31 @@ def load_inference(settings: Settings, known: Manifest) -> Inference:
     )
 
 
-async def serve(settings: Settings, stop: asyncio.Event, *, started: "asyncio.Future[str] | None" = None) -> None:
-    """Runs everything until `stop` is set; `started` gets the URL once requests are answered.
+class OwnersKeys(Keys):
+    """Who can open the socket of a data folder's owner is the owner: no key is asked for."""
 
-    Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish and commit, then
-    the stores close. A role that fails ends all.
+    async def access(self, text: str | None) -> Access:
+        return Access()
+
+
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    started: "asyncio.Future[str] | None" = None,
+    owners_socket: Path | None = None,
+) -> None:
+    """Runs everything until `stop` is set; `started` gets the URL once requests are answered. With `owners_socket`, a path in a folder
+    that nobody else can enter, it listens there instead, without keys.
+
+    Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish and commit,
+    then the stores close. A role that fails ends all.
     """
     known = manifest()
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await _require_keys(settings, stores.vectors)
+        if owners_socket is None:
+            await _require_keys(settings, stores.vectors)
         inference = await asyncio.to_thread(load_inference, settings, known)
         stack.callback(inference.close)
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
@@ -109,7 +127,9 @@ async def serve(settings: Settings, stop: asyncio.Event, *, started: "asyncio.Fu
         replies = Replies(stores.log)
         await replies.start()
         stack.push_async_callback(replies.close)
-        runner = web.AppRunner(create_app(_service(settings, stores, replies, known)), shutdown_timeout=DRAIN_S, access_log=None)
+        keys = Keys(stores.vectors) if owners_socket is None else OwnersKeys(stores.vectors)
+        app = create_app(_service(settings, stores, keys, replies, known))
+        runner = web.AppRunner(app, shutdown_timeout=DRAIN_S, access_log=None)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
 
@@ -121,9 +141,7 @@ async def serve(settings: Settings, stop: asyncio.Event, *, started: "asyncio.Fu
             ]
             for worker in workers:
                 await worker.ready.wait()
-            sock = listening_socket(settings.listen)
-            await web.SockSite(runner, sock).start()
-            url = url_of(sock)
+            url = await _listen(runner, settings.listen, owners_socket)
             log.info("serving", url=url)
             if started is not None:
                 started.set_result(url)
@@ -151,12 +169,12 @@ def _workers(settings: Settings, stores: Stores, processor: Processor, known: Ma
     ]
 
 
-def _service(settings: Settings, stores: Stores, replies: Replies, known: Manifest) -> Service:
+def _service(settings: Settings, stores: Stores, keys: Keys, replies: Replies, known: Manifest) -> Service:
     limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
     return Service(
         objects=stores.objects,
         vectors=stores.vectors,
-        keys=Keys(stores.vectors),
+        keys=keys,
         accept=Accept(stores.log, stores.objects, stores.vectors, replies.reply_to),
         replies=replies,
         uploads=UploadMemory(limits.upload_memory, limits.max_upload),
@@ -180,13 +198,25 @@ async def _require_keys(settings: Settings, vectors: VectorStore) -> None:
     log.warning("open to everybody who can reach this address: no API key exists", listen=settings.listen)
 
 
+async def _listen(runner: web.AppRunner, listen: str, owners_socket: Path | None) -> str:
+    """Returns the URL, unix:PATH for a socket."""
+    if owners_socket is not None:
+        await web.UnixSite(runner, owners_socket).start()
+        return f"unix:{owners_socket}"
+    sock = listening_socket(listen)
+    await web.SockSite(runner, sock).start()
+    return url_of(sock)
+
+
 def listening_socket(listen: str) -> socket.socket:
     """Raises ConfigurationError when the address cannot be listened on."""
     host, port = _host_and_port(listen)
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024)
     except OSError as error:
-        raise ConfigurationError(f"cannot listen on {listen}: {error.strerror}: choose another with --listen or FACESTREAM_LISTEN") from None
+        raise ConfigurationError(
+            f"cannot listen on {listen}: {error.strerror}: choose another with --listen or FACESTREAM_LISTEN"
+        ) from None
 
 
 def url_of(sock: socket.socket) -> str:

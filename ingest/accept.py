@@ -1,4 +1,4 @@
-"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where the caller gives a key (rule 2)."""
+"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where there is a key (rule 2)."""
 
 import asyncio
 import hashlib

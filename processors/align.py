@@ -1,7 +1,7 @@
 """Turns faces upright: the similarity between five landmarks and a template, and the pixels under it.
 
-Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept, at the same
-pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's centre at 0.
+Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept, at the
+same pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's centre at 0.
 """
 
 import math
@@ -21,9 +21,9 @@ Floats = NDArray[np.floating]
 CHIP = 150  # pixels
 CROP = 240  # pixels, at the chip's pitch: 1.6 half-sides to each side
 
-# Source pixels per pixel of the picture. Above the first, two samples are averaged in each direction; above the second, the source
-# is first reduced by a whole number, so that no pixel is passed over.
-TWO_SAMPLES = 1.5
+# Source pixels per pixel of the picture. Up to the first, one bilinear sample is enough; above it two are averaged in each
+# direction; above the second, the source is first reduced by a whole number, down to the first: no pixel is passed over.
+ONE_SAMPLE = 1.5
 REDUCE = 4.0
 
 
@@ -46,10 +46,8 @@ def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
 
 
 TEMPLATES = {
-    # the mean of CenterFace's landmarks on dlib's own chips (prototypes/reference.py)
-    "dlib-150": Template(
-        CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))
-    ),
+    # where CenterFace's landmarks lie on dlib's own chips
+    "dlib-150": Template(CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))),
     # insightface, python-package/insightface/utils/face_align.py, `arcface_dst`
     "arcface-112": from_pixels(
         112, [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
@@ -84,7 +82,7 @@ def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
 
 
 def cut(pixels: Pixels, landmarks: Floats, side: int = CHIP) -> NDArray[np.float32]:
-    """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides from the centre.
+    """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides off centre.
 
     pixels: (H, W, 3). landmarks: (5, 2), in those pixels. side: 150 for the chip, 240 for the crop. Returns (side, side, 3),
     0..255, not rounded; 0 outside the image.
@@ -111,16 +109,16 @@ def crop_landmarks(landmarks: Floats, similarity: Similarity) -> NDArray[np.floa
     """Landmarks of the original in pixels of its crop. Both (5, 2); similarity: fit(landmarks)."""
     cos, sin = math.cos(similarity.angle), math.sin(similarity.angle)
     moved = landmarks.astype(np.float64) - np.array(similarity.centre)
-    upright = moved @ np.array([[cos, -sin], [sin, cos]])
     scale = DLIB.half / similarity.half if similarity.half else 0.0
-    return (upright * scale + (CROP - 1) / 2).astype(np.float32)
+    upright: NDArray[np.float64] = moved @ np.array([[cos, -sin], [sin, cos]]) * scale + (CROP - 1) / 2
+    return upright.astype(np.float32)
 
 
 def warp_chip(pixels: Pixels, landmarks: Floats, template: str) -> NDArray[np.float32]:
     """The chip that an embedder of another template wants, from a crop or from the original.
 
-    pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: a key of TEMPLATES. Returns (side, side, 3),
-    0..255, not rounded.
+    pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: a key of TEMPLATES. Returns
+    (side, side, 3), 0..255, not rounded.
     """
     chosen = TEMPLATES[template]
     return sample(pixels, fit(landmarks, chosen), chosen.side, chosen)
@@ -132,7 +130,8 @@ def sample(pixels: Pixels, square: Similarity, side: int, template: Template) ->
     pixels: (H, W, 3). side: of the picture, which has the template's pitch and centre. Returns (side, side, 3), 0..255.
     """
     pitch = square.half / template.half  # source pixels per pixel of the picture
-    over = 2 if pitch > TWO_SAMPLES else 1
+    factor = math.ceil(pitch / ONE_SAMPLE) if pitch > REDUCE else 1
+    over = 2 if pitch / factor > ONE_SAMPLE else 1
     cos, sin = math.cos(square.angle) * pitch, math.sin(square.angle) * pitch
 
     reach = (abs(cos) + abs(sin)) * side / 2 + 1
@@ -141,7 +140,6 @@ def sample(pixels: Pixels, square: Similarity, side: int, template: Template) ->
     if left >= right or top >= bottom:
         return np.zeros((side, side, 3), np.float32)
     region = pixels[top:bottom, left:right]
-    factor = max(1, int(pitch / (REDUCE / 2))) if pitch > REDUCE else 1
     if factor > 1:
         region = np.asarray(Image.fromarray(region).reduce(factor))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from processors.models.centerface import STRIDE
+from processors.passes import Pass
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as the reference implementation of CenterFace
 CONTAINED = 0.7  # share of the smaller box inside the larger one above which two passes have seen one face
@@ -31,7 +32,7 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def select(self, index: NDArray[np.intp] | NDArray[np.bool_]) -> "Detections":
+    def select(self, index: NDArray[np.intp] | NDArray[np.bool_] | np.bool_) -> "Detections":
         return Detections(self.boxes[index], self.scores[index], self.landmarks[index])
 
     def moved(self, scale: tuple[float, float], origin: tuple[float, float]) -> "Detections":
@@ -46,8 +47,9 @@ def decode_heads(
 ) -> list[Detections]:
     """Boxes and landmarks out of CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
 
-    heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points: (B, 10, h, w),
-    y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted. Returns one of each image.
+    heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points:
+    (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted. Returns
+    one of each image.
     """
     found = []
     cells_per_row = heat.shape[-1]
@@ -76,11 +78,26 @@ def decode_heads(
     return found
 
 
+def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:
+    """The result of a pass over an image of width × height pixels, in the image's pixels, without what other passes see better.
+
+    Those are faces too large for the pass and, in a tile, faces cut by a side of it that is not the image's: the overlap is made
+    for them.
+    """
+    left, top, right, bottom = each.tile or (0, 0, width, height)
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    found = found.select(np.prod(sides, axis=1) <= each.largest**2)
+    moved = found.moved(((right - left) / each.width, (bottom - top) / each.height), (left, top))
+    low = [left if left > 0 else -np.inf, top if top > 0 else -np.inf]
+    high = [right if right < width else np.inf, bottom if bottom < height else np.inf]
+    return moved.select((moved.boxes[:, :2] >= low).all(1) & (moved.boxes[:, 2:] <= high).all(1))
+
+
 def merge(passes: Sequence[Detections]) -> Detections:
     """The faces of one image out of the results of its passes, all in the image's pixels; the better score stands for a face.
 
-    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a large face, a
-    fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
+    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a large face,
+    a fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
     """
     boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
     together = Detections(

@@ -8,7 +8,6 @@ Pillow; this side runs on the event loop, keeps the budget for pixels and replac
 import asyncio
 import os
 import warnings
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from processors.decode_budget import PixelBudget
 from processors.decode_process import ChildGone, DecodingProcess
 from processors.decode_wire import GO, REQUEST, SKIP
 from processors.passes import Pass, plan
@@ -48,6 +48,9 @@ class DecodedImage:
         self.height: int = answer["height"]
         self.scale: float = answer["scale"]
         self._mapping = mapping
+        # numpy lets go of a buffer that it was handed, but holds on to one that it wraps: so nothing can close the mapping under
+        # a view.
+        self._bytes = np.frombuffer(mapping, np.uint8)
         self._pixels = self._view(answer["pixels"])
         places = answer["passes"]
         planned = plan(self.width, self.height, detail) if places else []
@@ -57,7 +60,7 @@ class DecodedImage:
 
     def _view(self, place: list[int]) -> Picture:
         offset, height, width, row = place
-        return np.ndarray((height, width, 3), np.uint8, self._mapping, offset, (row, 3, 1))  # raises where it would reach beyond
+        return np.ndarray((height, width, 3), np.uint8, self._bytes, offset, (row, 3, 1))  # raises where it would reach beyond
 
     @property
     def pixels(self) -> Picture:
@@ -74,11 +77,11 @@ class DecodedImage:
             raise ValueError("the pixels of this image were released")
 
     def release(self) -> None:
-        """Unmap the pictures and let the next image have their share of the budget. On the event loop; a second call does nothing."""
+        """Unmap the pictures and give their share of the budget back. On the event loop; a second call does nothing."""
         if self._on_release is None:
             return
         on_release, self._on_release = self._on_release, None
-        del self._pixels, self._passes
+        del self._pixels, self._passes, self._bytes
         on_release(self._mapping)
 
     def __enter__(self) -> Self:
@@ -92,55 +95,7 @@ class DecodedImage:
         if on_release is not None:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(on_release, self._mapping)
-            warnings.warn("a decoded image was dropped without `release`", ResourceWarning, source=self)
-
-
-class PixelBudget:
-    """How many pixels may be decoded at once; who comes first is served first, so that a large image is not passed over for ever."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.free = total
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-
-    async def take(self, pixels: int) -> None:
-        """Waits until `pixels` (at most the total) are free. Cancelled while waiting, nothing is taken."""
-        if not self._waiting and pixels <= self.free:
-            self.free -= pixels
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((pixels, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give(pixels)
-            else:
-                self._serve()  # who stood behind may fit
-            raise
-
-    def refuse(self, error: Exception) -> None:
-        """Ends the waiting of all who wait."""
-        while self._waiting:
-            _, turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_exception(error)
-
-    def give(self, pixels: int) -> None:
-        self.free += pixels
-        self._serve()
-
-    def _serve(self) -> None:
-        while self._waiting:
-            pixels, turn = self._waiting[0]
-            if turn.done():
-                self._waiting.popleft()
-            elif pixels <= self.free:
-                self._waiting.popleft()
-                self.free -= pixels
-                turn.set_result(None)
-            else:
-                return
+            warnings.warn("a decoded image was dropped without `release`", ResourceWarning, stacklevel=2, source=self)
 
 
 def _unmap(mapping: mmap) -> None:
@@ -160,9 +115,9 @@ class _Worker:
 class DecodePool:
     """A few children that decode.
 
-    max_pixels: an original may have. pixel_budget: of all pictures that are decoded and not yet released, passes included; one
-    image never needs more than the whole. time_limit_s: for one image, waiting not counted. memory_limit: address space of a child,
-    in bytes.
+    max_pixels: what an original may have. pixel_budget: for all pictures that are decoded and not yet released, passes
+    included; one image never needs more than the whole. time_limit_s: for one image, waiting not counted. memory_limit: the
+    address space of a child, in bytes.
     """
 
     def __init__(
@@ -219,9 +174,11 @@ class DecodePool:
     async def decode(self, data: bytes | memoryview, *, detail: Detail = "normal", full: bool = False) -> DecodedImage:
         """Pixels and passes; with `full` the pixels at their full size and no passes.
 
-        Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable where no child can be started. Who decodes an image a second
-        time releases the first result before: holding one while waiting for another can use up the budget for good.
+        Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable where no child can be started. Release an image before
+        decoding it again: many who hold one while waiting for another would share the budget and never go on.
         """
+        if not self._all:
+            raise RuntimeError("the pool was not started")
         view = memoryview(data).cast("B")
         if sniff(bytes(view[:HEAD_BYTES])) is None:
             raise NotAnImage("this is not an image of a supported format" if view else "the image is empty: nothing was sent")
@@ -310,6 +267,8 @@ class DecodePool:
                 raise Unavailable(failure)
 
     def _refill(self, worker: _Worker) -> None:
+        if worker.process is not None:
+            worker.process.kill()
         task = asyncio.get_running_loop().create_task(self._fill(worker))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)

@@ -1,12 +1,13 @@
 """The process that decodes: it meets hostile bytes, so it may run out of memory, hang or crash, and nothing else suffers.
 
-It takes one image after another from its socket (standard input) until the parent, `processors.decode`, has gone. Neither numpy nor
-torch is imported: it starts fast, and its address space stays small enough for a limit to mean something.
+It takes one image after another from its socket (standard input) until the parent, `processors.decode`, has gone. No torch and no
+asyncio are imported: it starts fast, and its address space stays small enough for a limit to mean something.
 """
 
 import ctypes
 import fcntl
 import json
+import logging
 import math
 import os
 import resource
@@ -61,10 +62,19 @@ def confine(parent: int, memory_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 
 
+def quieten() -> None:
+    """What decoders say about a file is the file's to choose, so it reaches no log; a traceback of ours still does."""
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    warnings.simplefilter("ignore")
+    logging.disable()
+
+
 def main() -> None:
     settings = json.loads(sys.argv[1])
     confine(settings["parent"], settings["memory_limit"])
-    warnings.simplefilter("ignore")
+    quieten()
     prepare()
     with socket.socket(fileno=0) as channel:
         send(channel, {"ready": True})

@@ -1,7 +1,6 @@
 """The parent's end of one decoding child: how it is started, spoken with and stopped.
 
-It knows nothing of images. Methods that are not coroutines and may block (the constructor, `stop`) are for a thread; the rest never
-blocks the event loop.
+It knows nothing of images. The constructor and `stop` block and are for a thread; the rest never blocks the event loop.
 """
 
 import asyncio
@@ -31,13 +30,14 @@ class ChildGone(Exception):
 
 class DecodingProcess:
     def __init__(self, settings: dict[str, int]) -> None:
+        self._process: subprocess.Popen[bytes]
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         self._descriptors: list[int] = []
         command = [sys.executable, "-P", "-m", "processors.decode_child", json.dumps({**settings, "parent": os.getpid()})]
         try:
             with theirs:
-                self._process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, env=_environment())
+                self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, env=_environment())
         except BaseException:
             self._channel.close()
             raise
@@ -89,7 +89,7 @@ class DecodingProcess:
     async def _readable(self) -> None:
         loop = asyncio.get_running_loop()
         readable = loop.create_future()
-        loop.add_reader(self._channel, lambda: readable.done() or readable.set_result(None))
+        loop.add_reader(self._channel, _wake, readable)
         try:
             await readable
         finally:
@@ -118,10 +118,15 @@ class DecodingProcess:
         return f"it was ended by {signal.Signals(-code).name}" if code < 0 else f"it ended with status {code}"
 
 
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
+
+
 def _environment() -> dict[str, str]:
     """What Python needs, and none of the parent's passwords: the child is where hostile bytes meet C code."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # One arena and no threads of numpy (which only came with the plan of passes): both reserve address space, and that is limited.
+    # One arena, and no threads of numpy (the plan of passes imports it): both reserve address space, and that is limited.
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -5,6 +5,7 @@ after the other. Bytes are believed in nothing: what a decoder may trip over end
 """
 
 import math
+import zlib
 from io import BytesIO, FileIO
 from typing import Any, Literal
 
@@ -54,7 +55,7 @@ class Refused(Exception):
 class Source:
     """One image, between its header and its pictures.
 
-    `width`, `height`: the upright original. `scale`: decoded pixels per original pixel. `cost`: what all pictures take, in pixels.
+    width, height: of the upright original. scale: decoded pixels per original pixel. cost: what all pictures take, in pixels.
     """
 
     def __init__(self, data: bytes, *, full: bool, detail: Literal["normal", "high"], max_pixels: int) -> None:
@@ -112,7 +113,9 @@ class Source:
         """Decode, write pixels and passes to `file`, and tell where each lies: [offset, height, width, bytes from row to row]."""
         upright = self._upright()
         pixels = write(file, upright)
-        passes = [self._view(part, pixels) if self._is_view(part) else write(file, self._picture(part, upright)) for part in self.passes]
+        passes = [
+            self._view(part, pixels) if self._is_view(part) else write(file, self._picture(part, upright)) for part in self.passes
+        ]
         return {"width": self.width, "height": self.height, "scale": self.scale, "pixels": pixels, "passes": passes}
 
     def _upright(self) -> Image.Image:
@@ -130,18 +133,18 @@ class Source:
         del self.image  # its memory, before more is taken
         if self.orientation == 1:
             return image
-        if self.reduction > 1:  # what lies half outside at the right and bottom would, turned, come first and shift all
-            image = image.crop((0, 0, self.size[0] // self.reduction, self.size[1] // self.reduction))
+        if self.reduction > 1:  # a last row and column mostly outside would, turned, come first and shift all by almost a pixel
+            image = image.crop((0, 0, *(round(side / self.reduction) for side in self.size)))
         return image.transpose(_UPRIGHT[self.orientation])
 
     def _is_view(self, part: Pass) -> bool:
         """Whether the pass lies in the decoded pixels as it is."""
-        return part.scale == self.scale and part.shape == (part.height, part.width)
+        return part.scale == self.scale == 1 and part.shape == (part.height, part.width)
 
     def _view(self, part: Pass, pixels: list[int]) -> list[int]:
         offset, _, _, row = pixels
         left, top, *_ = part.tile or (0, 0)
-        return [offset + top * row + left * 3, part.height, part.width, row] if self.scale == 1 else [offset, *part.shape, row]
+        return [offset + top * row + left * 3, part.height, part.width, row]
 
     def _picture(self, part: Pass, upright: Image.Image) -> Image.Image:
         left, top, right, bottom = (edge * self.scale for edge in part.tile or (0, 0, self.width, self.height))
@@ -154,14 +157,15 @@ class Source:
 def check_pixels(size: tuple[int, int], limit: int) -> None:
     width, height = size
     if width * height > limit:
-        message = f"the image has {width} × {height} = {width * height / 1e6:,.0f} million pixels, at most {limit / 1e6:,.0f} million are accepted: send it smaller"
+        has, most = (f"{pixels / 1e6:,.1f}".removesuffix(".0") for pixels in (width * height, limit))
+        message = f"the image has {width} × {height} = {has} million pixels, at most {most} million are accepted: send it smaller"
         raise Refused("too_many_pixels", message, width=width, height=height, limit=limit)
     if min(width, height) < 1:
         raise Refused("unreadable_image", "the image has no pixels")
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
-    """Width and height out of a WebP header (RFC 9649, sections 2.4 to 2.7), (1, 1) where the decoder will find it broken anyway."""
+    """Width and height out of a WebP header (RFC 9649, 2.4 to 2.7), (1, 1) where the decoder will find it broken anyway."""
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")
@@ -179,21 +183,23 @@ def png_essentials(data: bytes) -> bytes:
     Texts and colour profiles are where a small file hides a large one, and a wrong checksum in them, or an animation that
     contradicts itself, is no reason to refuse a picture that every browser shows.
     """
-    pieces, orientation, at = [], b"", 8
-    while at < len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        if kind == b"eXIf" and not orientation:
-            orientation = data[at:end]
-        elif kind in _PNG_PICTURE or end > len(data):  # truncated: Pillow shall find out
-            pieces.append(memoryview(data)[at:end])
+    view, at = memoryview(data), 8
+    header, orientation, rest = view[:8], view[:0], []
+    while at < len(view):
+        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
+        kind = bytes(view[at + 4 : at + 8])
+        if kind == b"IHDR" and at == 8:
+            header = view[:end]
+        elif kind == b"eXIf" and zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
+            orientation = view[at:end]
+        elif kind in _PNG_PICTURE or end > len(view):  # the decoder shall find out what is truncated
+            rest.append(view[at:end])
         at = end
-    after_header = [orientation] if pieces else []
-    return b"".join([data[:8], *pieces[:1], *after_header, *pieces[1:]])
+    return b"".join([header, orientation, *rest])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: transparent parts on white as a browser's page shows them, wide samples scaled to 8 bits, never clipped."""
+    """Any mode to RGB: what is transparent on white, as a page shows it; wide samples scaled to 8 bits, never clipped."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -207,7 +213,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_grey(image: Image.Image) -> Image.Image:
-    """Samples of 16 or 32 bits, or floats, to 8 bits: by the range that the format gives, else (32 bits, floats) by what is there."""
+    """Wide samples to 8 bits: 16 bits by the range that the format gives, 32 bits and floats by what is there."""
     wide = image if image.mode == "F" else image.convert("I")
     if image.mode.startswith("I;16"):
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 16)  # TIFF: 12 bits come in 16
@@ -231,7 +237,9 @@ def write(file: FileIO, image: Image.Image) -> list[int]:
 def complaint(error: Exception, otherwise: str) -> str:
     """What a decoder has to say, for the image's sender: its own words name internals."""
     text = str(error).lower()
-    if any(word in text for word in ("truncated", "too early", "not enough", "end of file", "unexpected eof", "buffer is not large")):
+    if any(
+        word in text for word in ("truncated", "too early", "not enough", "end of file", "unexpected eof", "buffer is not large")
+    ):
         return "ends too early: the file is truncated"
     if any(word in text for word in ("not supported", "unsupported", "not available", "unknown", "not implemented")):
         return "is of a kind that is not supported"

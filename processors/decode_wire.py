@@ -1,8 +1,8 @@
 """What parent and decoding child say to each other.
 
-The parent sends REQUEST and the compressed bytes. The child answers with what the pictures will take, or an error. The parent says
-GO, or SKIP; after GO the child answers with the places of the pictures and a memory file, or an error. Answers are JSON after
-their LENGTH; nothing that comes from a child is ever unpickled.
+The parent sends REQUEST and the compressed bytes. The child answers with what the pictures will take, or an error. The parent
+says GO, or SKIP; after GO the child answers with the places of the pictures and a memory file, or an error. Answers are JSON
+after their LENGTH; nothing that comes from a child is ever unpickled.
 """
 
 import json

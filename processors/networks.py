@@ -14,7 +14,7 @@ Chips = Tensor | Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 
 class Detector:
     def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, score_threshold: float) -> None:
-        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw detection scores at or below it are no face."""
+        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no face."""
         self.module, self.device, self.dtype = module, device, dtype
         self.score_threshold = score_threshold
 
@@ -41,16 +41,19 @@ class Embedder:
 
     @torch.inference_mode()
     def embed(self, chips: Chips) -> NDArray[np.float32]:
-        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension), float32."""
+        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension)."""
         if not isinstance(chips, Tensor):
             if not len(chips):
                 raise ValueError("no chips to embed")
             chips = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2)
-        return torch.cat([self._forward(part) for part in chips.split(self.at_once)]).numpy()
+        parts = [self._forward(chips[start : start + self.at_once]) for start in range(0, len(chips), self.at_once)]
+        return torch.cat(parts).numpy()
 
     def _forward(self, chips: Tensor) -> Tensor:
         x = chips.to(self.device, non_blocking=True).float()  # (B, 3, side, side)
-        if not self.mirror:
-            return self.module(x).float().cpu()
-        both = self.module(torch.cat([x, x.flip(-1)])).float()  # (2 B, dimension)
-        return ((both[: len(x)] + both[len(x) :]) / 2).cpu()
+        if self.mirror:
+            x = torch.cat([x, x.flip(-1)])  # (2 B, 3, side, side)
+        vectors: Tensor = self.module(x).float()  # (B or 2 B, dimension)
+        if self.mirror:
+            vectors = (vectors[: len(chips)] + vectors[len(chips) :]) / 2  # (B, dimension)
+        return vectors.cpu()

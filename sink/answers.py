@@ -13,7 +13,7 @@ ANSWER_KEPT_S = 86_400.0
 
 
 class Answers:
-    """Stage of the consumer group `answers`. `keep_probes` False deletes the picture of a probe as soon as its answer is stored."""
+    """Stage of the consumer group `answers`. `keep_probes` False deletes a probe's picture as soon as its answer is stored."""
 
     name = "answers"
 

@@ -75,8 +75,7 @@ class Sink:
                 await self._forget(received, face)
                 outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id)))
                 continue
-            for generation in face.vectors:
-                new.append(FaceVector(directory, generation, same, face.vector(generation)))
+            new += [FaceVector(directory, generation, same, face.vector(generation)) for generation in face.vectors]
             outputs += [_changelog(event, same), answer(received, 201, _learned(event, received.image_id, face.face_id))]
         if new:
             await self._vectors.put_faces(new)

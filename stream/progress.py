@@ -14,6 +14,7 @@ class Progress:
     committed: int
     suspects_below: int
     suspects_left: int
+    suspects: deque[Record] = field(default_factory=deque)
     waiting: deque[Record] = field(default_factory=deque)
     busy: bool = False
     _polled: deque[int] = field(default_factory=deque)
@@ -29,6 +30,10 @@ class Progress:
             first = self._polled.popleft()
             self._done.remove(first)
             self.next_offset = first + 1
+
+    def is_first(self, offset: int) -> bool:
+        """Whether every record that was polled before this one is done."""
+        return not self._polled or self._polled[0] >= offset
 
     def is_suspect(self, offset: int) -> bool:
         """Whether the record may have been under way in a process that ended uncleanly: it was there when this epoch began, among

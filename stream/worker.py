@@ -26,8 +26,10 @@ STOPPED = "stopped"  # commit metadata of a clean end: nothing was under way
 RUNNING = ""
 ATTEMPT = "attempt "  # and its number: the record at this offset is being tried alone
 DEADLY_ATTEMPTS = 3
+NO_EPOCH = -1
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 10.0
 POLL_S = 0.5
+POLL_FAILED_S = 1.0
 MOST_RETRYING = 1_000
 
 
@@ -66,7 +68,7 @@ class Worker:
         self._log, self._stage, self._topics, self._member = log_, stage, topics, member
         self._ordered, self._max_in_flight, self._give_up_after_s = ordered, max_in_flight, give_up_after_s
         self._partitions: dict[TopicPartition, Progress] = {}
-        self._epoch = -1
+        self._epoch = NO_EPOCH
         self._in_flight = 0  # records polled and not done, those between two tries left out
         self._retrying = 0  # records between two tries
         self._running = 0  # calls of the stage's handle under way
@@ -78,6 +80,7 @@ class Worker:
     def stop(self) -> None:
         """Ends the loop: what is under way is finished and committed, what waits for another try is left to the next start."""
         self._stopping.set()
+        self._changed.set()
 
     async def run(self) -> None:
         """Raises what no retry can mend: OffsetGone, TopicMismatch, or a defect of the worker itself."""
@@ -93,45 +96,37 @@ class Worker:
             await consumer.close()
 
     async def _loop(self, consumer: Consumer, units: asyncio.TaskGroup) -> None:
-        while not self._stopping.is_set():
+        while True:
+            for progress in self._partitions.values():
+                await self._suspects(consumer, progress, units)
+            if self._stopping.is_set():
+                return
+            for progress in self._partitions.values():
+                self._hand_over(progress, units)
             free = self._max_in_flight - self._in_flight
-            if free <= 0 or self._retrying >= MOST_RETRYING:
+            if free <= 0 or len(self._retrying) >= MOST_RETRYING:
                 await self._change()
                 continue
             crowded = [at for at, progress in self._partitions.items() if len(progress.waiting) > self._max_in_flight // 4]
             try:
                 records = await consumer.poll(free, POLL_S / 5 if crowded else POLL_S, paused=crowded)
             except Unavailable as error:
-                log.warning("poll failed", stage=self._stage.name, reason=error.message)
-                await asyncio.sleep(1)
+                await self._log_is_away("poll", error)
                 continue
             if consumer.epoch != self._epoch:
                 await self._begin_epoch(consumer)
             self.ready.set()
-            suspects = []
             for record in records:
                 progress = self._partitions[record.topic_partition]
                 progress.polled(record.offset)
                 self._in_flight += 1
-                if progress.is_suspect(record.offset):
-                    suspects.append(record)
-                elif self._ordered:
-                    progress.waiting.append(record)
-                else:
-                    units.create_task(self._unit([record], self._epoch))
-            for record in suspects:
-                await self._suspect(consumer, record, units)
-            if self._ordered:
-                for progress in self._partitions.values():
-                    if progress.waiting and not progress.busy:
-                        progress.busy = True
-                        units.create_task(self._partition(progress, self._epoch))
+                (progress.suspects if progress.is_suspect(record.offset) else progress.waiting).append(record)
 
     async def _begin_epoch(self, consumer: Consumer) -> None:
-        ends = {topic: await self._log.end_offsets(topic) for topic in {at.topic for at in consumer.assignment}}
-        self._epoch = consumer.epoch
+        self._epoch, self._partitions = NO_EPOCH, {}  # from here on nothing of the old epoch is committed or handed over
+        ends = {topic: await self._end_offsets(topic) for topic in {at.topic for at in consumer.assignment}}
         await self._quiet()
-        self._in_flight = 0
+        self._epoch, self._in_flight = consumer.epoch, 0
         self._partitions = {
             at: Progress(
                 next_offset=committed.offset,
@@ -144,18 +139,43 @@ class Worker:
         await self._stage.assigned(consumer.assignment)
         stopped = {at: Committed(it.offset, RUNNING) for at, it in consumer.assignment.items() if it.metadata == STOPPED}
         if stopped:
-            with contextlib.suppress(Fenced):
-                await consumer.commit(stopped)
+            await self._note(consumer, stopped)
+
+    async def _end_offsets(self, topic: str) -> dict[int, int]:
+        while True:
+            try:
+                return await self._log.end_offsets(topic)
+            except Unavailable as error:
+                if self._stopping.is_set():
+                    raise
+                await self._log_is_away("reading end offsets", error)
+
+    def _hand_over(self, progress: Progress, units: asyncio.TaskGroup) -> None:
+        """Starts what waits in a partition: one unit a record, or, where order counts, one after the other."""
+        if not self._ordered:
+            for record in progress.waiting:
+                units.create_task(self._unit([record], self._epoch))
+            progress.waiting.clear()
+        elif progress.waiting and not progress.busy and progress.is_first(progress.waiting[0].offset):
+            progress.busy = True
+            units.create_task(self._partition(progress, self._epoch))
 
     async def _partition(self, progress: Progress, epoch: int) -> None:
-        """Hands over a partition's records, all that wait at a time, until none waits."""
-        while progress.waiting and not self._stopping.is_set():
+        """Hands over a partition's records, all that wait at a time, until none waits or the partition is lost."""
+        while progress.waiting and not self._stopping.is_set() and epoch == self._epoch:
             batch = list(progress.waiting)
             progress.waiting.clear()
             await self._unit(batch, epoch)
         progress.busy = False
 
-    async def _suspect(self, consumer: Consumer, record: Record, units: asyncio.TaskGroup) -> None:
+    async def _suspects(self, consumer: Consumer, progress: Progress, units: asyncio.TaskGroup) -> None:
+        """Tries a partition's suspects one after the other. One that waits for another try holds up those behind it: the note says
+        which record is tried by its offset, and nothing may be committed past one that is not done.
+        """
+        while progress.suspects and progress.is_first(progress.suspects[0].offset) and not self._stopping.is_set():
+            await self._suspect(consumer, progress, progress.suspects.popleft(), units)
+
+    async def _suspect(self, consumer: Consumer, progress: Progress, record: Record, units: asyncio.TaskGroup) -> None:
         """Handles alone a record that may have killed the last process, having noted durably that it is being tried."""
         await self._quiet()
         at = record.topic_partition
@@ -167,17 +187,29 @@ class Worker:
             error = ProcessingFailed(
                 f"processing this image ended the process {DEADLY_ATTEMPTS} times: send another file, or report this one"
             )
-            await self._append(self._given_up(record, error, DEADLY_ATTEMPTS))
-            self._done([record], self._epoch)
+            if await self._append(self._given_up(record, error, DEADLY_ATTEMPTS)):
+                self._done([record], self._epoch)
             return
-        with contextlib.suppress(Fenced):
-            await consumer.commit({at: Committed(record.offset, f"{ATTEMPT}{attempt}")})
-        if self._ordered:
-            await self._unit([record], self._epoch)
-        else:
-            units.create_task(self._unit([record], self._epoch))
-            await asyncio.sleep(0)  # it starts
-            await self._quiet()
+        progress.committed = max(progress.committed, record.offset)  # a commit of what was done before must not undo the note
+        if await self._note(consumer, {at: Committed(record.offset, f"{ATTEMPT}{attempt}")}):
+            unit = units.create_task(self._unit([record], self._epoch))
+            unit.add_done_callback(lambda _: self._changed.set())
+            while not unit.done() and record not in self._retrying:
+                await self._change()
+
+    async def _note(self, consumer: Consumer, offsets: dict[TopicPartition, Committed]) -> bool:
+        """Commits, without end while the log is away or full. False when the worker was stopped before that, or the group has
+        rebalanced: the next poll brings the new epoch.
+        """
+        while not self._stopping.is_set():
+            try:
+                await consumer.commit(offsets)
+                return True
+            except Fenced:
+                return False
+            except (Unavailable, StorageFull) as error:
+                await self._log_is_away("commit", error)
+        return False
 
     async def _quiet(self) -> None:
         """Waits until the stage handles nothing; what waits for another try may go on waiting."""
@@ -204,34 +236,36 @@ class Worker:
     async def _process(self, records: list[Record], epoch: int) -> bool:
         """Handles records and appends what comes of them. False when the worker was stopped, or lost the partition, before that."""
         began, attempt = time.monotonic(), 0
-        while True:
+        while epoch == self._epoch:
             attempt += 1
             self._running += 1
             try:
                 outputs = await self._stage.handle(records)
-                break
             except FacestreamError as raised:
                 error = raised
             except Exception as raised:
                 log.exception("stage failed", stage=self._stage.name, records=len(records))
                 error = ProcessingFailed(f"{type(raised).__name__} while processing: the processor's log says more")
+            else:
+                return await self._append(outputs)
             finally:
                 self._running -= 1
                 self._changed.set()
-            if len(records) > 1 and (attempt == 2 or not error.retriable):
+            if epoch != self._epoch:
+                return False
+            again = await self._may_retry(error, attempt, time.monotonic() - began)
+            if len(records) > 1 and (attempt == 2 or not error.retriable or not again):
                 for record in records:  # one bad record must not hold the others
                     if not await self._process([record], epoch):
                         return False
                 return True
-            if not await self._may_retry(error, attempt, time.monotonic() - began):
-                outputs = self._given_up(records[0], error, attempt)
-                break
+            if not again:
+                return await self._append(self._given_up(records[0], error, attempt))
             log.warning("will try again", stage=self._stage.name, code=error.code, reason=error.message, attempt=attempt)
-            await self._pause(len(records), min(BACKOFF_FIRST_S * 2**attempt, BACKOFF_MOST_S) * random.uniform(0.5, 1), epoch)
+            await self._pause(records, min(BACKOFF_FIRST_S * 2**attempt, BACKOFF_MOST_S) * random.uniform(0.5, 1), epoch)
             if self._stopping.is_set() or epoch != self._epoch:
                 return False
-        await self._append(outputs)
-        return True
+        return await self._append(outputs)
 
     async def _may_retry(self, error: FacestreamError, attempt: int, elapsed_s: float) -> bool:
         if isinstance(error, ProcessingFailed):
@@ -256,36 +290,45 @@ class Worker:
             log.error(
                 "unreadable record", stage=self._stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
             )
-            return [dead_letter(record, None, unreadable, attempts)]
+            return [dead_letter(record, None, error, attempts)]
         answer = error_answer(received, error)
         if error.retriable or isinstance(error, ProcessingFailed):
             log.error("given up", stage=self._stage.name, image_id=received.image_id, code=error.code, reason=error.message)
             return [dead_letter(record, received, error, attempts), answer]
         return [answer]
 
-    async def _append(self, outputs: list[NewRecord]) -> None:
-        """Appends without end: what is appended twice has one effect, what is not appended is lost."""
+    async def _append(self, outputs: list[NewRecord]) -> bool:
+        """Appends without end: what is appended twice has one effect, what is not appended is lost. False when the worker was
+        stopped before that: the records are handled again then.
+        """
         delay_s = BACKOFF_FIRST_S
         while outputs:
             try:
                 await self._log.append(outputs)
-                return
+                return True
             except (Unavailable, StorageFull) as error:
                 log.warning("append failed", stage=self._stage.name, reason=error.message)
-                await asyncio.sleep(delay_s)
+                if self._stopping.is_set():
+                    return False
+                await self._sleep(delay_s)
                 delay_s = min(delay_s * 2, BACKOFF_MOST_S)
+        return True
 
     async def _pause(self, records: int, seconds: float, epoch: int) -> None:
         """Waits between two tries; what waits does not count as in flight, so that others go on."""
         self._in_flight -= records
         self._retrying += records
         self._changed.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+        await self._sleep(seconds)
         self._retrying -= records
         if epoch == self._epoch:
             self._in_flight += records
         self._changed.set()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Sleeps, until the worker is stopped at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _keep_committing(self, consumer: Consumer) -> None:
         while True:

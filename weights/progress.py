@@ -45,15 +45,15 @@ class _Bars:
 class _Lines:
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
-        self.label, self.since, self.last = "", 0.0, 0.0
+        self.label, self.since, self.last, self.complete = "", 0.0, 0.0, False
 
     def __call__(self, label: str, done: int, total: int) -> None:
         now = time.monotonic()
         if label != self.label:
             self.label, self.since = label, now
-        elif now - self.last < SECONDS_BETWEEN_LINES and done < total:
+        elif self.complete or (now - self.last < SECONDS_BETWEEN_LINES and done < total):
             return
-        self.last = now
+        self.last, self.complete = now, done >= total
         rate = done / max(now - self.since, 1e-3)
         left = f", {(total - done) / rate:.0f} s left" if 0 < done < total else ""
         print(f"{label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}", file=self.stream, flush=True)

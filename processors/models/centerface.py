@@ -24,7 +24,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, inputs, h, w). Returns (B, outputs, h / stride, w / stride)."""
-        y = x if self.expand is None else F.relu(self.expand(x))
+        y: Tensor = x if self.expand is None else F.relu(self.expand(x))
         y = self.project(F.relu(self.depthwise(y)))
         return x + y if self.residual else y
 

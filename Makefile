@@ -1,0 +1,36 @@
+# make run    set everything up and serve on 127.0.0.1:8080, data under ./data
+# make test   set everything up and run all checks and tests
+# make help   the other targets
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help run test install install-dev soak bench
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+run: install
+	@$(BIN)/facestream weights get
+	@$(BIN)/facestream up
+
+test: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+# make soak   kill -9 at 50 random moments under load, then check that nothing was lost (minutes)
+soak: install-dev
+	@$(BIN)/facestream weights get
+	$(BIN)/python -m bench.soak --kills 50
+
+# make bench  speed of this machine, the bare models against the service (minutes)
+bench: install-dev
+	@$(BIN)/facestream weights get
+	$(BIN)/facestream bench
+
+install:
+	@$(PYTHON) scripts/install.py
+
+install-dev:
+	@$(PYTHON) scripts/install.py --dev

@@ -1,0 +1,87 @@
+"""The statistics of the accuracy scripts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Flags = NDArray[np.bool_]
+
+
+def calibration_error(probability: Floats, right: Flags, bins: int = 10) -> float:
+    """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that was said, over bins
+    of equal width, weighted by how many fall into each.
+
+    probability: (n,), 0..1. right: (n,).
+    """
+    of_bin = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
+    error = 0.0
+    for index in np.unique(of_bin):
+        inside = of_bin == index
+        error += inside.mean() * abs(float(np.mean(probability[inside])) - float(np.mean(right[inside])))
+    return float(error)
+
+
+def quantile_reached(scores: Floats, share: float) -> float:
+    """The lowest of the scores that at most a `share` of them reaches; above all of them where that is less than one."""
+    ordered = np.sort(scores)[::-1]
+    allowed = int(share * len(ordered) + 1e-9)
+    return float(ordered[allowed - 1]) if allowed else float(np.nextafter(ordered[0], np.inf))
+
+
+def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """The non-decreasing step function nearest to points (pool adjacent violators): x ascending, and the value at each.
+
+    x, y: (n,). Returns (n,), (n,).
+    """
+    order = np.argsort(x, kind="stable")
+    values: list[float] = []
+    weights: list[int] = []
+    for value in np.asarray(y, float)[order]:
+        values.append(float(value))
+        weights.append(1)
+        while len(values) > 1 and values[-2] >= values[-1]:
+            weight = weights[-2] + weights[-1]
+            values[-2:] = [(values[-2] * weights[-2] + values[-1] * weights[-1]) / weight]
+            weights[-2:] = [weight]
+    return np.asarray(x)[order], np.repeat(values, weights)
+
+
+def logistic(x: Floats, y: Flags, steps: int = 100) -> tuple[float, float]:
+    """Midpoint and slope of the logistic curve that makes y likeliest (Newton's method, a little ridge against separable points).
+
+    x: (n,). y: (n,).
+    """
+    centre, width = float(np.mean(x)), float(np.std(x)) or 1.0
+    z = (np.asarray(x, float) - centre) / width
+    design = np.stack([z, np.ones_like(z)], 1)  # (n, 2)
+    weights = np.zeros(2)
+    ridge = np.diag([1e-3, 1e-6])
+    for _ in range(steps):
+        p = 1 / (1 + np.exp(-np.clip(design @ weights, -50, 50)))
+        gradient = design.T @ (p - y) + ridge @ weights
+        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        step = np.linalg.solve(hessian, gradient)
+        weights -= step
+        if np.abs(step).max() < 1e-9:
+            break
+    slope, offset = weights
+    return centre - width * float(offset / slope), float(slope / width)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation over draws, the worst and the best."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} ± {self.deviation:.4f}  ({self.low:.4f} – {self.high:.4f})"
+
+
+def spread(values: list[float]) -> Spread:
+    return Spread(float(np.mean(values)), float(np.std(values)), min(values), max(values))

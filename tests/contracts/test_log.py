@@ -1,0 +1,438 @@
+"""What every EventLog promises, whatever stands behind it."""
+
+import asyncio
+import time
+import zlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from backends.log import Committed, Consumer, EventLog, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from schemas.errors import Fenced, InvalidRequest, TopicMismatch, Unavailable
+
+# Long enough for a distributed engine's rebalance; the embedded one needs milliseconds.
+PATIENCE_S = 30.0
+
+OpenLog = Callable[[], EventLog]
+Unique = Callable[[str], str]
+
+
+class Topic:
+    """A topic of a test, in a log opened for it."""
+
+    def __init__(self, log: EventLog, name: str) -> None:
+        self.log = log
+        self.name = name
+
+    async def append(self, *keys: str, partition_key: str | None = None) -> list[TopicPartition]:
+        return await self.log.append([NewRecord(self.name, key, f"value of {key}".encode(), partition_key) for key in keys])
+
+
+@pytest.fixture
+async def topic(open_log: OpenLog, unique: Unique) -> Topic:
+    log = open_log()
+    await log.create_topics([TopicSpec(unique("events"), 4)])
+    return Topic(log, unique("events"))
+
+
+@asynccontextmanager
+async def joined(log: EventLog, group: str, topics: Sequence[str], member: str) -> AsyncIterator[Consumer]:
+    consumer = await log.consumer(group, topics, member=member)
+    try:
+        yield consumer
+    finally:
+        await consumer.close()
+
+
+async def drain(source: Consumer | Reader, count: int) -> list[Record]:
+    """At least that many records."""
+    records: list[Record] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while len(records) < count:
+        assert time.monotonic() < deadline, f"{len(records)} of {count} records came"
+        records += await source.poll(100, 0.2)
+    return records
+
+
+async def settled(topic: Topic, *consumers: Consumer) -> None:
+    """Polls until the consumers share all partitions of the topic under one assignment."""
+    everything = {TopicPartition(topic.name, each) for each in range(await topic.log.partitions(topic.name))}
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        await asyncio.gather(*(consumer.poll(1, 0.05, topics=[]) for consumer in consumers))
+        owned = [partition for consumer in consumers for partition in consumer.assignment]
+        if sorted(owned) == sorted(everything) and len({consumer.epoch for consumer in consumers}) == 1:
+            return
+        assert time.monotonic() < deadline, [dict(consumer.assignment) for consumer in consumers]
+
+
+def keys_by_partition(records: Sequence[Record]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for record in records:
+        found.setdefault(record.partition, []).append(record.key)
+    return found
+
+
+async def test_a_record_comes_back_as_it_was_appended(topic: Topic, unique: Unique) -> None:
+    before = int(time.time() * 1000)
+    (place,) = await topic.append("a")
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        (record,) = await drain(consumer, 1)
+    assert (record.topic, record.partition, record.offset, record.key) == (*place, 0, "a")
+    assert record.value == b"value of a"
+    assert before - 1000 <= record.timestamp <= time.time() * 1000 + 1000
+
+
+async def test_the_partition_follows_from_the_partition_key(topic: Topic) -> None:
+    places = await topic.log.append(
+        [NewRecord(topic.name, "image", b"", "directory"), NewRecord(topic.name, "image", b""), NewRecord(topic.name, "é💙", b"")]
+    )
+    expected = [zlib.crc32(key.encode()) % 4 for key in ("directory", "image", "é💙")]
+    assert places == [TopicPartition(topic.name, each) for each in expected]
+    assert [partition_of(key, 4) for key in ("directory", "image", "é💙")] == expected
+
+
+async def test_order_holds_within_a_partition(topic: Topic) -> None:
+    for start in range(0, 300, 30):
+        await topic.append(*(f"{number}" for number in range(start, start + 30)))
+    reader = await topic.log.reader(topic.name, at="start")
+    records = await drain(reader, 300)
+    await reader.close()
+    assert len(records) == 300
+    for keys in keys_by_partition(records).values():
+        assert keys == sorted(keys, key=int)
+    for partition in range(4):
+        mine = [record for record in records if record.partition == partition]
+        assert [record.offset for record in mine] == list(range(len(mine)))
+        assert [record.timestamp for record in mine] == sorted(record.timestamp for record in mine)
+
+
+async def test_concurrent_appends_all_arrive_once(topic: Topic, open_log: OpenLog) -> None:
+    other = Topic(open_log(), topic.name)
+    await asyncio.gather(*((topic, other)[number % 2].append(f"{number}") for number in range(500)))
+    reader = await topic.log.reader(topic.name, at="start")
+    records = await drain(reader, 500)
+    assert await reader.poll(10, 0.2) == []
+    await reader.close()
+    assert sorted(int(record.key) for record in records) == list(range(500))
+    assert len({(record.partition, record.offset) for record in records}) == 500
+    assert sum((await topic.log.end_offsets(topic.name)).values()) == 500
+
+
+@pytest.mark.parametrize("key", ["", "..", "/", "a\0b", "é💙\u202e", "x" * 300, "a'; DROP TABLE records; --"])
+async def test_a_key_is_any_text(topic: Topic, key: str) -> None:
+    await topic.append(key)
+    reader = await topic.log.reader(topic.name, at="start")
+    (record,) = await drain(reader, 1)
+    await reader.close()
+    assert record.key == key
+
+
+async def test_a_tombstone_is_not_an_empty_value(topic: Topic) -> None:
+    await topic.log.append([NewRecord(topic.name, "a", None), NewRecord(topic.name, "a", b"")])
+    reader = await topic.log.reader(topic.name, at="start")
+    records = await drain(reader, 2)
+    await reader.close()
+    assert [record.value for record in records] == [None, b""]
+
+
+async def test_a_record_of_many_bytes(topic: Topic, unique: Unique) -> None:
+    value = bytes(range(256)) * 31_000
+    await topic.log.append([NewRecord(topic.name, "a", value)])
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        (record,) = await drain(consumer, 1)
+    assert record.value == value
+
+
+async def test_nothing_is_appended_of_a_call_with_a_huge_record(topic: Topic) -> None:
+    with pytest.raises(InvalidRequest):
+        await topic.log.append([NewRecord(topic.name, "a", b""), NewRecord(topic.name, "b", bytes(8_000_001))])
+    assert sum((await topic.log.end_offsets(topic.name)).values()) == 0
+
+
+async def test_nothing_is_appended_of_a_call_with_an_unknown_topic(topic: Topic, unique: Unique) -> None:
+    with pytest.raises(InvalidRequest):
+        await topic.log.append([NewRecord(topic.name, "a", b""), NewRecord(unique("unknown"), "b", b"")])
+    assert sum((await topic.log.end_offsets(topic.name)).values()) == 0
+
+
+async def test_an_unknown_topic_is_an_error(topic: Topic, unique: Unique) -> None:
+    with pytest.raises(InvalidRequest):
+        await topic.log.partitions(unique("unknown"))
+
+
+async def test_appending_nothing_is_allowed(topic: Topic) -> None:
+    assert await topic.log.append([]) == []
+
+
+async def test_topics_may_be_created_again_but_not_with_other_partitions(topic: Topic, open_log: OpenLog) -> None:
+    await topic.append("a")
+    other = open_log()
+    await asyncio.gather(*(log.create_topics([TopicSpec(topic.name, 4, retention_s=3600)]) for log in (other, topic.log)))
+    with pytest.raises(TopicMismatch):
+        await other.create_topics([TopicSpec(topic.name, 5)])
+    assert await other.partitions(topic.name) == 4
+    assert sum((await other.end_offsets(topic.name)).values()) == 1
+
+
+async def test_a_topic_created_by_another_client_is_known_at_once(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+    await open_log().create_topics([TopicSpec(unique("later"), 2)])
+    assert await topic.log.partitions(unique("later")) == 2
+    await topic.log.append([NewRecord(unique("later"), "a", b"")])
+
+
+async def test_a_reader_at_the_end_sees_what_is_appended_from_then_on(topic: Topic, open_log: OpenLog) -> None:
+    await topic.append("before")
+    other = open_log()
+    reader = await other.reader(topic.name, at="end")
+    await topic.append("after")
+    assert [record.key for record in await drain(reader, 1)] == ["after"]
+    await reader.close()
+
+
+async def test_a_reader_of_some_partitions(topic: Topic) -> None:
+    await topic.append(*(f"{number}" for number in range(40)))
+    reader = await topic.log.reader(topic.name, at="start", partitions=[1, 3])
+    expected = [f"{number}" for number in range(40) if partition_of(f"{number}", 4) in (1, 3)]
+    records = await drain(reader, len(expected))
+    await reader.close()
+    assert sorted(record.key for record in records) == sorted(expected)
+
+
+async def test_a_poll_waits_for_the_first_record(topic: Topic) -> None:
+    reader = await topic.log.reader(topic.name, at="end")
+    poll = asyncio.create_task(reader.poll(10, PATIENCE_S))
+    await asyncio.sleep(0.2)
+    assert not poll.done()
+    await topic.append("a")
+    assert [record.key for record in await poll] == ["a"]
+    began = time.monotonic()
+    assert await reader.poll(10, 0.2) == []
+    assert time.monotonic() - began >= 0.15
+    await reader.close()
+
+
+async def test_a_poll_gives_no_more_than_was_asked_for(topic: Topic) -> None:
+    await topic.append(*(f"{number}" for number in range(50)))
+    reader = await topic.log.reader(topic.name, at="start")
+    polls = [await reader.poll(7, 1) for _ in range(8)]
+    await reader.close()
+    assert all(len(poll) <= 7 for poll in polls)
+    assert len({record.key for poll in polls for record in poll}) == sum(len(poll) for poll in polls)
+
+
+async def test_partitions_take_fair_shares(topic: Topic, unique: Unique) -> None:
+    """A partition with thousands of records does not keep the others waiting."""
+    deep, shallow = (next(f"{n}" for n in range(100) if partition_of(f"{n}", 4) == partition) for partition in (0, 1))
+    await topic.append(*[deep] * 2000)
+    await topic.append(*[shallow] * 20)
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        records: list[Record] = []
+        while sum(record.partition == 1 for record in records) < 20:
+            records += await consumer.poll(10, 1)
+            assert len(records) < 1000
+    assert [record.offset for record in records if record.partition == 1] == list(range(20))
+
+
+async def test_a_new_group_starts_at_the_earliest_record(topic: Topic, unique: Unique) -> None:
+    await topic.append("a", "b", "c")
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        assert consumer.epoch == 0
+        assert consumer.assignment == {}
+        await settled(topic, consumer)
+        assert consumer.epoch > 0
+        assert set(consumer.assignment.values()) == {Committed(0, "")}
+        assert sorted(record.key for record in await drain(consumer, 3)) == ["a", "b", "c"]
+
+
+async def test_a_restart_goes_on_at_the_committed_offset(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+    await topic.append(*["a"] * 10)
+    partition = TopicPartition(topic.name, partition_of("a", 4))
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        await drain(consumer, 10)
+        await consumer.commit({partition: Committed(3, '{"tries": "💙"}' + "x" * 3900)})
+        await consumer.commit({partition: Committed(4, "a word")})
+    async with joined(open_log(), unique("group"), [topic.name], "one") as consumer:
+        await settled(topic, consumer)
+        assert consumer.assignment[partition] == Committed(4, "a word")
+        assert [record.offset for record in await drain(consumer, 6)] == [4, 5, 6, 7, 8, 9]
+
+
+async def test_what_was_not_committed_comes_again(topic: Topic, unique: Unique) -> None:
+    await topic.append("a", "b")
+    for _ in range(2):
+        async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+            assert sorted(record.key for record in await drain(consumer, 2)) == ["a", "b"]
+
+
+async def test_groups_do_not_disturb_each_other(topic: Topic, unique: Unique) -> None:
+    await topic.append("a")
+    for group in (unique("first"), unique("second")):
+        async with joined(topic.log, group, [topic.name], "one") as consumer:
+            (record,) = await drain(consumer, 1)
+            await consumer.commit({record.topic_partition: Committed(1)})
+
+
+async def test_a_group_shares_the_partitions(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+    async with (
+        joined(topic.log, unique("group"), [topic.name], "one") as one,
+        joined(open_log(), unique("group"), [topic.name], "two") as two,
+    ):
+        await settled(topic, one, two)
+        assert len(one.assignment) == len(two.assignment) == 2
+        await topic.append(*(f"{number}" for number in range(100)))
+        first, second = [], []
+        while len(first) + len(second) < 100:
+            first += await one.poll(100, 0.1)
+            second += await two.poll(100, 0.1)
+        assert {record.topic_partition for record in first} == set(one.assignment)
+        assert {record.topic_partition for record in second} == set(two.assignment)
+
+
+async def test_who_joins_and_leaves_makes_the_others_start_a_new_epoch(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+    async with joined(topic.log, unique("group"), [topic.name], "one") as one:
+        await settled(topic, one)
+        epoch = one.epoch
+        waiting = asyncio.create_task(one.poll(10, PATIENCE_S))
+        two = await open_log().consumer(unique("group"), [topic.name], member="two")
+        # The poll does not sit out its time: its caller has to know that partitions are gone.
+        assert await asyncio.wait_for(waiting, PATIENCE_S / 2) == []
+        await settled(topic, one, two)
+        assert one.epoch > epoch
+        epoch = one.epoch
+        await two.close()
+        await settled(topic, one)
+        assert one.epoch > epoch
+        assert len(one.assignment) == 4
+
+
+async def test_a_commit_after_a_rebalance_is_fenced(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+    await topic.append("a")
+    async with joined(topic.log, unique("group"), [topic.name], "one") as one:
+        (record,) = await drain(one, 1)
+        async with joined(open_log(), unique("group"), [topic.name], "two") as two:
+            await asyncio.wait_for(_until_assigned(two), PATIENCE_S)
+            with pytest.raises(Fenced):
+                await one.commit({record.topic_partition: Committed(1)})
+            await settled(topic, one, two)
+            assert {**one.assignment, **two.assignment}[record.topic_partition] == Committed(0)
+            # Under the new epoch whoever has the partition gets the record again, and may commit it.
+            owner = one if record.topic_partition in one.assignment else two
+            assert [each.key for each in await drain(owner, 1)] == ["a"]
+            await owner.commit({record.topic_partition: Committed(1)})
+
+
+async def _until_assigned(consumer: Consumer) -> None:
+    while not consumer.assignment:
+        await consumer.poll(1, 0.1, topics=[])
+
+
+async def test_after_a_rebalance_every_partition_starts_at_what_was_committed(
+    topic: Topic, open_log: OpenLog, unique: Unique
+) -> None:
+    await topic.append(*["a"] * 4)
+    partition = TopicPartition(topic.name, partition_of("a", 4))
+    async with joined(topic.log, unique("group"), [topic.name], "one") as one:
+        await drain(one, 4)
+        await one.commit({partition: Committed(2, "half")})
+        async with joined(open_log(), unique("group"), [topic.name], "two") as two:
+            await settled(topic, one, two)
+            owner = one if partition in one.assignment else two
+            assert owner.assignment[partition] == Committed(2, "half")
+            assert [record.offset for record in await drain(owner, 2)] == [2, 3]
+
+
+async def test_a_poll_of_some_topics_leaves_the_others_where_they_are(topic: Topic, unique: Unique) -> None:
+    other = unique("bulk")
+    await topic.log.create_topics([TopicSpec(other, 2)])
+    await topic.append("a")
+    await topic.log.append([NewRecord(other, "b", b"")])
+    async with joined(topic.log, unique("group"), [topic.name, other], "one") as consumer:
+        await asyncio.wait_for(_until_assigned(consumer), PATIENCE_S)
+        assert len(consumer.assignment) == 6
+        assert [record.key for record in await consumer.poll(10, 5, topics=[topic.name])] == ["a"]
+        assert await consumer.poll(10, 0.1, topics=[topic.name]) == []
+        assert [record.key for record in await consumer.poll(10, 5, topics=[other])] == ["b"]
+
+
+async def test_paused_partitions_are_left_where_they_are(topic: Topic, unique: Unique) -> None:
+    places = await topic.append(*(f"{number}" for number in range(20)))
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        await settled(topic, consumer)
+        paused = TopicPartition(topic.name, 0)
+        count = sum(place != paused for place in places)
+        running: list[Record] = []
+        while len(running) < count:
+            running += await consumer.poll(100, 5, paused=[paused])
+        assert await consumer.poll(100, 0.1, paused=[paused]) == []
+        assert all(record.topic_partition != paused for record in running)
+        rest = await drain(consumer, len(places) - count)
+        assert {record.topic_partition for record in rest} == {paused}
+
+
+async def test_lag_counts_what_is_not_committed(topic: Topic, unique: Unique) -> None:
+    await topic.append(*["a"] * 5)
+    partition = partition_of("a", 4)
+    nothing = dict.fromkeys(range(4), 0)
+    assert await topic.log.lag(unique("group"), topic.name) == {**nothing, partition: 5}
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        await drain(consumer, 5)
+        await consumer.commit({TopicPartition(topic.name, partition): Committed(4)})
+        assert await topic.log.lag(unique("group"), topic.name) == {**nothing, partition: 1}
+        assert await topic.log.end_offsets(topic.name) == {**nothing, partition: 5}
+
+
+async def test_retention_leaves_what_is_young_and_the_offsets(topic: Topic, unique: Unique) -> None:
+    """When an engine deletes is its own affair; that it keeps the young, and every offset, is not."""
+    await topic.log.create_topics([TopicSpec(unique("changes"), 1, compacted=True), TopicSpec(unique("week"), 1, 7 * 86400)])
+    for name in (unique("changes"), unique("week")):
+        await topic.log.append(
+            [NewRecord(name, key, value) for key, value in [("a", b"1"), ("b", b"2"), ("a", b"3"), ("b", None)]]
+        )
+    await topic.log.enforce_retention()
+    reader = await topic.log.reader(unique("changes"), at="start")
+    last = {record.key: record.offset for record in await drain(reader, 2)}
+    await reader.close()
+    assert last == {"a": 2, "b": 3}
+    reader = await topic.log.reader(unique("week"), at="start")
+    assert [record.offset for record in await drain(reader, 4)] == [0, 1, 2, 3]
+    await reader.close()
+    assert await topic.log.end_offsets(unique("changes")) == {0: 4}
+
+
+async def test_a_cancelled_poll_has_taken_nothing(topic: Topic) -> None:
+    """Whenever the cancellation comes: before a record, with it or after it."""
+    reader = await topic.log.reader(topic.name, at="start")
+    seen: list[str] = []
+    for number in range(20):
+        poll = asyncio.create_task(reader.poll(10, PATIENCE_S))
+        append = asyncio.create_task(topic.append(f"{number}"))
+        await asyncio.sleep(number * 0.0002)
+        poll.cancel()
+        (outcome, _) = await asyncio.gather(poll, append, return_exceptions=True)
+        seen += [record.key for record in (outcome if isinstance(outcome, list) else ())]
+    seen += [record.key for record in (await drain(reader, 20 - len(seen)) if len(seen) < 20 else ())]
+    assert sorted(seen, key=int) == [f"{number}" for number in range(20)]
+    await reader.close()
+
+
+async def test_a_closed_log_says_so(topic: Topic) -> None:
+    await topic.append("a")
+    await topic.log.ping()
+    await topic.log.close()
+    for refused in (topic.append("b"), topic.log.end_offsets(topic.name), topic.log.ping()):
+        with pytest.raises(Unavailable):
+            await refused
+    await topic.log.close()
+
+
+async def test_closing_finishes_the_appends_under_way(topic: Topic, open_log: OpenLog) -> None:
+    await topic.append("a")
+    appends = [asyncio.create_task(topic.append(f"{number}")) for number in range(50)]
+    await asyncio.sleep(0)
+    await topic.log.close()
+    outcomes = await asyncio.gather(*appends, return_exceptions=True)
+    accepted = sum(not isinstance(outcome, BaseException) for outcome in outcomes)
+    ends = await open_log().end_offsets(topic.name)
+    assert sum(ends.values()) == accepted + 1 > 1

@@ -1,0 +1,247 @@
+"""What every ObjectStore promises, whatever stands behind it."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from backends.objects import ObjectStore
+from schemas.errors import InvalidRequest, ObjectMissing, Unavailable
+
+OpenObjects = Callable[[], ObjectStore]
+Unique = Callable[[str], str]
+
+HOSTILE_KEYS = [
+    "a",
+    "a/b",
+    "a/b/c",
+    "A",
+    ".",
+    "..",
+    "../..",
+    "../../etc/passwd",
+    "/",
+    "//",
+    "/a",
+    "a/",
+    "a//b",
+    "a/./b",
+    "a/../b",
+    "a\0b",
+    "\0",
+    "%",
+    "%2F",
+    "a%2Fb",
+    "a+",
+    "a@",
+    "a@/b",
+    ".tmp/x",
+    " ",
+    "a\nb",
+    "a\\b",
+    "*?[x]",
+    "é",
+    "e\u0301",
+    "💙" * 250,
+    "x" * 250,
+    "x" * 249 + "y",
+    "y" * 199 + "." + "/" + "z" * 49,
+    "x" * 200,
+    "x" * 200 + "/b",
+]
+
+
+@pytest.fixture
+def objects(open_objects: OpenObjects) -> ObjectStore:
+    return open_objects()
+
+
+async def keys(objects: ObjectStore, prefix: str) -> list[str]:
+    return sorted([each.key async for each in objects.list(prefix)])
+
+
+async def test_an_object_comes_back_as_it_was_put(objects: ObjectStore, unique: Unique) -> None:
+    data = os.urandom(200_000)
+    await objects.put(unique("a"), data, {"content-type": "image/jpeg", "note": "naïve 💙\n\0 'quoted'"})
+    found = await objects.get(unique("a"))
+    assert found.data == data
+    assert found.metadata == {"content-type": "image/jpeg", "note": "naïve 💙\n\0 'quoted'"}
+    assert await objects.metadata(unique("a")) == found.metadata
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"\n\n{", bytes(3_000_000)])
+async def test_data_is_any_bytes(objects: ObjectStore, unique: Unique, data: bytes) -> None:
+    await objects.put(unique("a"), data)
+    found = await objects.get(unique("a"))
+    assert (found.data, found.metadata) == (data, {})
+    assert [each.size async for each in objects.list(unique("a"))] == [len(data)]
+
+
+async def test_an_object_of_another_client_is_seen_at_once(
+    objects: ObjectStore, open_objects: OpenObjects, unique: Unique
+) -> None:
+    await objects.put(unique("a"), b"1")
+    assert (await open_objects().get(unique("a"))).data == b"1"
+
+
+async def test_putting_again_replaces_data_and_metadata(objects: ObjectStore, unique: Unique) -> None:
+    await objects.put(unique("a"), b"the first and longer one", {"one": "1"})
+    await objects.put(unique("a"), b"second", {"two": "2"})
+    found = await objects.get(unique("a"))
+    assert (found.data, found.metadata) == (b"second", {"two": "2"})
+
+
+async def test_hostile_keys_are_only_characters(objects: ObjectStore, unique: Unique) -> None:
+    prefix = unique("hostile") + "/"
+    for key in HOSTILE_KEYS:
+        await objects.put(prefix + key, key.encode(), {"name": "x"})
+    for key in HOSTILE_KEYS:
+        assert (await objects.get(prefix + key)).data == key.encode()
+    assert await keys(objects, prefix) == sorted(prefix + key for key in HOSTILE_KEYS)
+    for key in HOSTILE_KEYS:
+        await objects.delete([prefix + key])
+        with pytest.raises(ObjectMissing):
+            await objects.get(prefix + key)
+    assert await keys(objects, prefix) == []
+
+
+async def test_a_key_may_begin_with_anything(objects: ObjectStore, unique: Unique) -> None:
+    """Not below a prefix of the test's, where the hostile part would come first."""
+    for beginning in ("/", "../", "./", "💙", ".tmp/", "\0"):
+        key = unique(beginning + "a")
+        await objects.put(key, b"1")
+        assert await keys(objects, key) == [key]
+        await objects.delete([key])
+
+
+@pytest.mark.parametrize("key", ["", "x" * 301, "\ud800"])
+async def test_what_is_no_key_is_refused(objects: ObjectStore, key: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await objects.put(key, b"")
+
+
+@pytest.mark.parametrize("metadata", [{"a": "x" * 2048}, {"é": "x"}, {"a": "\ud800"}])
+async def test_metadata_out_of_bounds_is_refused(objects: ObjectStore, unique: Unique, metadata: dict[str, str]) -> None:
+    with pytest.raises(InvalidRequest):
+        await objects.put(unique("a"), b"", metadata)
+    assert await objects.metadata(unique("a")) is None
+
+
+async def test_metadata_at_its_bound(objects: ObjectStore, unique: Unique) -> None:
+    metadata = {"a": "\0" * 1000, "b": "é" * 500}
+    await objects.put(unique("a"), b"data", metadata)
+    assert await objects.metadata(unique("a")) == metadata
+    assert (await objects.get(unique("a"))).data == b"data"
+
+
+async def test_what_is_not_there(objects: ObjectStore, unique: Unique) -> None:
+    with pytest.raises(ObjectMissing):
+        await objects.get(unique("a"))
+    assert await objects.metadata(unique("a")) is None
+    await objects.delete([unique("a"), unique("b/c")])
+    assert await keys(objects, unique("a")) == []
+
+
+async def test_a_level_is_no_object(objects: ObjectStore, unique: Unique) -> None:
+    await objects.put(unique("a") + "/b", b"1")
+    assert await objects.metadata(unique("a")) is None
+    await objects.delete([unique("a")])
+    assert (await objects.get(unique("a") + "/b")).data == b"1"
+
+
+async def test_deleting_many_leaves_the_others(objects: ObjectStore, unique: Unique) -> None:
+    prefix = unique("many")
+    await asyncio.gather(*(objects.put(f"{prefix}/{number % 3}/{number}", b"x") for number in range(60)))
+    await objects.delete([f"{prefix}/{number % 3}/{number}" for number in range(60) if number % 3])
+    assert await keys(objects, prefix) == sorted(f"{prefix}/0/{number}" for number in range(0, 60, 3))
+
+
+async def test_listing_by_prefix(objects: ObjectStore, unique: Unique) -> None:
+    root = unique("list")
+    names = ["", "/a", "/ab", "/a/b", "/a/bc", "/a/b/c", "/b/a", "/.hidden", "/" + "x" * 250, "/" + "x" * 250 + "/y"]
+    for name in names:
+        await objects.put(root + name, b"12345")
+    for prefix in [
+        "",
+        "/",
+        "/a",
+        "/a/",
+        "/a/b",
+        "/a/b/",
+        "/c",
+        "/.",
+        "/.hid",
+        "/x",
+        "/" + "x" * 199,
+        "/" + "x" * 201,
+        "/" + "x" * 250 + "/",
+    ]:
+        assert await keys(objects, root + prefix) == sorted(root + name for name in names if name.startswith(prefix)), prefix
+    infos = [each async for each in objects.list(root)]
+    assert all(each.size == 5 for each in infos)
+    assert all(abs(each.modified - time.time()) < 60 for each in infos)
+
+
+async def test_listing_more_than_a_page(objects: ObjectStore, unique: Unique) -> None:
+    prefix = unique("pages") + "/"
+    for start in range(0, 2100, 100):
+        await asyncio.gather(*(objects.put(f"{prefix}{number}", b"") for number in range(start, start + 100)))
+    assert await keys(objects, prefix) == sorted(f"{prefix}{number}" for number in range(2100))
+    await objects.delete([f"{prefix}{number}" for number in range(2100)])
+    assert await keys(objects, prefix) == []
+
+
+async def test_listing_goes_on_while_objects_go_and_come(objects: ObjectStore, unique: Unique) -> None:
+    prefix = unique("moving") + "/"
+    for number in range(20):
+        await objects.put(f"{prefix}{number}", b"")
+    seen = []
+    async for each in objects.list(prefix):
+        seen.append(each.key)
+        await objects.delete([each.key])
+        await objects.put(f"{prefix}new/{each.key[-4:]}", b"")
+    assert {f"{prefix}{number}" for number in range(20)} <= set(seen)
+
+
+async def test_readers_never_see_a_part(objects: ObjectStore, unique: Unique) -> None:
+    values = [bytes([number]) * 300_000 for number in range(4)]
+    await objects.put(unique("a"), values[0])
+    done = False
+
+    async def read() -> int:
+        reads = 0
+        while not done:
+            assert (await objects.get(unique("a"))).data in values
+            reads += 1
+        return reads
+
+    reading = asyncio.create_task(read())
+    for number in range(20):
+        await objects.put(unique("a"), values[number % 4])
+    done = True
+    assert await reading > 0
+
+
+async def test_puts_and_deletes_beside_each_other(objects: ObjectStore, unique: Unique) -> None:
+    """A level that is emptied at the moment when another object comes into it."""
+    prefix = unique("busy")
+
+    async def come_and_go(name: str) -> None:
+        for _ in range(30):
+            await objects.put(f"{prefix}/deep/level/{name}", name.encode())
+            assert (await objects.get(f"{prefix}/deep/level/{name}")).data == name.encode()
+            await objects.delete([f"{prefix}/deep/level/{name}"])
+
+    await asyncio.gather(*(come_and_go(name) for name in "abcd"))
+    assert await keys(objects, prefix) == []
+
+
+async def test_a_closed_store_says_so(objects: ObjectStore, unique: Unique) -> None:
+    await objects.ping()
+    await objects.put(unique("a"), b"")
+    await objects.close()
+    with pytest.raises(Unavailable):
+        await objects.get(unique("a"))
+    await objects.close()

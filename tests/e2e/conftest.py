@@ -1,0 +1,73 @@
+"""A running service, and a client for it."""
+
+import io
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from bench.serving import Serving
+
+
+class Client:
+    """Posts pictures and gets answers: (status, JSON body, headers)."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self.session, self.url = session, url
+
+    async def post(
+        self,
+        path: str,
+        picture: bytes | Path,
+        *,
+        headers: dict[str, str] | None = None,
+        filename: str = "photo.jpg",
+        **fields: str,
+    ) -> tuple[int, dict[str, Any], Any]:
+        data = picture if isinstance(picture, bytes) else picture.read_bytes()  # noqa: ASYNC240 - a small file of a test
+        form = aiohttp.FormData(fields)
+        form.add_field("file", io.BytesIO(data), filename=filename)
+        async with self.session.post(self.url + path, data=form, headers=headers) as response:
+            return response.status, await response.json(content_type=None), response.headers
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> tuple[int, Any, Any]:
+        async with self.session.get(self.url + path, headers=headers) as response:
+            body = await response.json(content_type=None) if "json" in response.content_type else await response.read()
+            return response.status, body, response.headers
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Serving]:
+    """One service for all tests that do not end it; each uses directories of its own."""
+    with Serving(tmp_path_factory.mktemp("shared") / "data", weights_folder) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(serving: Serving) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, serving.url)
+
+
+@pytest.fixture(scope="session")
+def two_people(photos: Path) -> bytes:
+    """Obama at the left, Biden at the right, 1,200 × 600."""
+    return side_by_side([photos / "obama.jpg", photos / "biden.jpg"])
+
+
+def side_by_side(paths: list[Path], height: int = 600) -> bytes:
+    """JPEG of several pictures, each scaled to height × height."""
+    canvas = Image.new("RGB", (height * len(paths), height))
+    for i, path in enumerate(paths):
+        with Image.open(path) as picture:
+            canvas.paste(picture.convert("RGB").resize((height, height)), (i * height, 0))
+    return jpeg(canvas)
+
+
+def jpeg(picture: Image.Image, quality: int = 92) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return file.getvalue()

@@ -1,0 +1,154 @@
+"""Boxes: the heads against a naive loop, suppression, results of passes in the image's pixels, and merging them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from processors import boxes
+from processors.boxes import Detections, decode_heads, in_original, merge
+from processors.passes import Pass
+
+
+def heads(batch: int = 2, height: int = 6, width: int = 9) -> list[Tensor]:
+    chance = torch.Generator().manual_seed(0)
+    return [torch.rand(batch, channels, height, width, generator=chance) for channels in (1, 2, 2, 10)]
+
+
+def faces(*found: tuple[float, float, float, float, float]) -> Detections:
+    """Each (left, top, right, bottom, score)."""
+    values = np.array(found, np.float32).reshape(-1, 5)
+    return Detections(values[:, :4], values[:, 4], np.repeat(values[:, None, :2], 5, axis=1))
+
+
+def naive(
+    heat: Tensor, size: Tensor, offset: Tensor, points: Tensor, threshold: float
+) -> list[tuple[float, list[float], list[float]]]:
+    """One image cell by cell, with a quadratic suppression: (score, box, the five x and y), best first."""
+    candidates = []
+    for y in range(heat.shape[1]):
+        for x in range(heat.shape[2]):
+            score = float(heat[0, y, x])
+            if score > threshold:
+                high, wide = 4 * math.exp(size[0, y, x]), 4 * math.exp(size[1, y, x])
+                top = (y + float(offset[0, y, x]) + 0.5) * 4 - high / 2
+                left = (x + float(offset[1, y, x]) + 0.5) * 4 - wide / 2
+                marks = []
+                for point in range(5):
+                    marks += [
+                        left + float(points[2 * point + 1, y, x]) * wide,
+                        top + float(points[2 * point, y, x]) * high,
+                    ]
+                candidates.append((score, [left, top, left + wide, top + high], marks))
+    candidates.sort(key=lambda each: -each[0])
+    kept: list[tuple[float, list[float], list[float]]] = []
+    for candidate in candidates:
+        if all(iou(candidate[1], other[1]) <= boxes.OVERLAP for other in kept):
+            kept.append(candidate)
+    return kept
+
+
+def iou(a: list[float], b: list[float]) -> float:
+    shared = max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def test_heads_are_decoded_as_a_naive_loop_does() -> None:
+    maps = heads()
+    decoded = decode_heads(*maps, 0.5)
+    for image, found in enumerate(decoded):
+        expected = naive(maps[0][image], maps[1][image], maps[2][image], maps[3][image], 0.5)
+        assert len(found) == len(expected) > 3
+        np.testing.assert_allclose(found.scores, [each[0] for each in expected], rtol=1e-5)
+        np.testing.assert_allclose(found.boxes, [each[1] for each in expected], atol=1e-3)
+        np.testing.assert_allclose(found.landmarks.reshape(-1, 10), [each[2] for each in expected], atol=1e-3)
+
+
+def test_a_scale_gives_the_originals_pixels() -> None:
+    maps = heads()
+    for found, halved in zip(decode_heads(*maps, 0.5), decode_heads(*maps, 0.5, scale=2.0), strict=True):
+        np.testing.assert_allclose(halved.boxes, found.boxes / 2, rtol=1e-5)
+        np.testing.assert_allclose(halved.landmarks, found.landmarks / 2, rtol=1e-5)
+
+
+def test_a_batch_of_heads_equals_each_alone() -> None:
+    maps = heads(3)
+    together = decode_heads(*maps, 0.4)
+    for image in range(3):
+        alone = decode_heads(*(each[image : image + 1] for each in maps), 0.4)[0]
+        np.testing.assert_array_equal(together[image].boxes, alone.boxes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_results_are_float32(dtype: torch.dtype) -> None:
+    found = decode_heads(*(each.to(dtype) for each in heads()), 0.5)[0]
+    assert {found.boxes.dtype, found.scores.dtype, found.landmarks.dtype} == {np.dtype(np.float32)}
+
+
+def test_a_hostile_map_neither_overflows_nor_takes_minutes() -> None:
+    heat, size = torch.ones(1, 1, 400, 400), torch.full((1, 2, 400, 400), 900.0)
+    found = decode_heads(heat, size, torch.zeros(1, 2, 400, 400), torch.zeros(1, 10, 400, 400), 0.5)[0]
+    assert np.isfinite(found.boxes).all()
+    found = decode_heads(heat, size * 0 - 3, torch.zeros(1, 2, 400, 400), torch.zeros(1, 10, 400, 400), 0.5)[0]
+    assert len(found) <= boxes.MOST
+
+
+def test_a_pass_is_moved_into_the_image() -> None:
+    half = Pass(0.5, None, 320, 240)
+    moved = in_original(faces((10, 20, 30, 40, 0.9)), half, 640, 480)
+    np.testing.assert_allclose(moved.boxes, [[20, 40, 60, 80]])
+    np.testing.assert_allclose(moved.landmarks[0, 0], [20, 40])
+    tile = Pass(1.0, (1000, 500, 2024, 1524), 1024, 1024)
+    moved = in_original(faces((10, 20, 30, 40, 0.9)), tile, 4000, 3000)
+    np.testing.assert_allclose(moved.boxes, [[1010, 520, 1030, 540]])
+
+
+def test_a_face_too_large_for_its_pass_is_left_to_the_coarser_one() -> None:
+    found = faces((0, 0, 400, 400, 0.9), (500, 500, 700, 700, 0.8))
+    fine = Pass(1.0, None, 2048, 2048, largest=320)
+    np.testing.assert_allclose(in_original(found, fine, 2048, 2048).scores, [0.8])
+    assert len(in_original(found, Pass(1.0, None, 2048, 2048), 2048, 2048)) == 2
+
+
+def test_a_face_cut_by_a_tile_is_left_to_its_neighbour() -> None:
+    cut_left, cut_right, whole = (-5, 100, 40, 150, 0.9), (1000, 100, 1030, 150, 0.9), (500, 500, 550, 550, 0.9)
+    inner = Pass(1.0, (900, 0, 1924, 1024), 1024, 1024)
+    assert len(in_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
+    first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left side is the image's: a face may leave the image there
+    assert len(in_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
+
+
+def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:
+    coarse, fine = faces((100, 100, 200, 200, 0.7)), faces((105, 95, 205, 205, 0.8), (400, 100, 420, 120, 0.6))
+    merged = merge([coarse, fine])
+    np.testing.assert_allclose(merged.scores, [0.8, 0.6])
+    np.testing.assert_allclose(merged.boxes[0], [105, 95, 205, 205])
+
+
+def test_a_part_of_a_face_from_another_pass_is_that_face() -> None:
+    whole, part = (100, 100, 300, 300, 0.9), (150, 110, 230, 200, 0.7)
+    assert iou(list(whole[:4]), list(part[:4])) < boxes.OVERLAP
+    np.testing.assert_allclose(merge([faces(whole), faces(part)]).scores, [0.9])
+    assert len(merge([faces(whole, part)])) == 2, "within one pass its own NMS has decided"
+
+
+def test_merging_nothing_is_nothing() -> None:
+    assert len(merge([faces(), faces()])) == 0
+    np.testing.assert_allclose(merge([faces(), faces((1, 2, 3, 4, 0.5))]).boxes, [[1, 2, 3, 4]])
+
+
+def test_merged_boxes_never_overlap() -> None:
+    chance = np.random.default_rng(1)
+
+    def some(count: int) -> Detections:
+        corner: NDArray[np.float64] = chance.uniform(0, 300, (count, 2))
+        return faces(*np.hstack([corner, corner + chance.uniform(20, 90, (count, 2)), chance.uniform(0.5, 1, (count, 1))]))
+
+    merged = merge([some(60), some(60), some(60)])
+    assert list(merged.scores) == sorted(merged.scores, reverse=True)
+    for index in range(len(merged)):
+        for other in range(index):
+            assert iou(merged.boxes[index].tolist(), merged.boxes[other].tolist()) <= boxes.OVERLAP + 1e-6
