@@ -30,6 +30,8 @@ HEADER_BYTES = 16 << 10
 # fsyncs wait for the disk, not for the processor: so many of them go on at once.
 THREADS = 8
 LIST_BATCH = 1000
+# Each is lost only to a delete that empties the very folder at the very moment.
+ATTEMPTS = 50
 # Folders remembered as durable. A million of them would be forgotten and synced once more, nothing else.
 KNOWN_FOLDERS = 100_000
 
@@ -124,7 +126,7 @@ class FileObjects(ObjectStore):
             self._prepared = True
 
     def _put(self, path: Path, header: bytes, data: bytes) -> None:
-        while True:
+        for attempt in range(ATTEMPTS):
             temporary = self._temporary / f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
@@ -136,9 +138,11 @@ class FileObjects(ObjectStore):
                 _sync_folder(path.parent)
                 return
             except FileNotFoundError:
-                # The folder was empty for a moment and a delete took it away, or another process that is just starting took our
-                # temporary file, between open and lock, for a left-over.
-                self._durable.discard(path.parent)
+                # The folder, or one above, was empty for a moment and a delete took it away; or another process that is just
+                # starting took our temporary file, between open and lock, for a left-over.
+                self._durable.difference_update(path.parents)
+                if attempt + 1 == ATTEMPTS:
+                    raise
             finally:
                 with suppress(FileNotFoundError):
                     temporary.unlink()

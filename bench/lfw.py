@@ -2,11 +2,13 @@
 JPEG crop) and that of a probe (out of the photo's pixels). Both are kept under .cache/bench until the models or their code change.
 """
 
+import ast
 import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,10 +108,9 @@ def unit(vectors: Floats) -> Floats:
 def _version() -> str:
     """Of the weights and of the code that decides what a vector is."""
     known = manifest()
-    parts = [f"{model.sha256}" for model in known.models.values()] + [
-        str(known.detector(known.generation(known.default_generation).detector).score_threshold)
-    ]
-    parts += [inspect.getsource(module) for module in (align, boxes, embed, networks, passes)]
+    detector = known.detector(known.generation(known.default_generation).detector)
+    parts = [*(model.sha256 for model in known.models.values()), str(detector.score_threshold)]
+    parts += [ast.dump(ast.parse(inspect.getsource(module))) for module in (align, boxes, embed, networks, passes)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
@@ -123,7 +124,7 @@ def _read(file: Path) -> dict[str, dict[str, Floats]]:
 
 def _write(file: Path, rows: dict[str, dict[str, Floats]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    columns = {name: np.stack([row[name] for row in rows.values()]).astype(np.float32) for name in COLUMNS}
+    columns: dict[str, Any] = {name: np.stack([row[name] for row in rows.values()]).astype(np.float32) for name in COLUMNS}
     part = file.with_suffix(".part.npz")
     np.savez(part, paths=np.array(list(rows)), **columns)
     part.replace(file)

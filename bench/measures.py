@@ -9,18 +9,16 @@ Floats = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
 
-def calibration_error(probability: Floats, right: Flags, bins: int = 10) -> float:
+def calibration_error(probability: Floats, right: Flags, bins: int = 10, weight: Floats | None = None) -> float:
     """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that was said, over bins
     of equal width, weighted by how many fall into each.
 
-    probability: (n,), 0..1. right: (n,).
+    probability: (n,), 0..1. right: (n,). weight: (n,), of each, the same where none is given.
     """
+    weight = np.ones(len(right)) if weight is None else np.asarray(weight, float)
     of_bin = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
-    error = 0.0
-    for index in np.unique(of_bin):
-        inside = of_bin == index
-        error += inside.mean() * abs(float(np.mean(probability[inside])) - float(np.mean(right[inside])))
-    return float(error)
+    surplus = np.bincount(of_bin, weights=weight * (probability - right), minlength=bins)
+    return float(np.abs(surplus).sum() / weight.sum())
 
 
 def quantile_reached(scores: Floats, share: float) -> float:
@@ -48,11 +46,12 @@ def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return np.asarray(x)[order], np.repeat(values, weights)
 
 
-def logistic(x: Floats, y: Flags, steps: int = 100) -> tuple[float, float]:
+def logistic(x: Floats, y: Flags, weight: Floats, steps: int = 100) -> tuple[float, float]:
     """Midpoint and slope of the logistic curve that makes y likeliest (Newton's method, a little ridge against separable points).
 
-    x: (n,). y: (n,).
+    x, y, weight: (n,).
     """
+    weight = np.asarray(weight, float) / np.sum(weight) * len(x)
     centre, width = float(np.mean(x)), float(np.std(x)) or 1.0
     z = (np.asarray(x, float) - centre) / width
     design = np.stack([z, np.ones_like(z)], 1)  # (n, 2)
@@ -60,8 +59,8 @@ def logistic(x: Floats, y: Flags, steps: int = 100) -> tuple[float, float]:
     ridge = np.diag([1e-3, 1e-6])
     for _ in range(steps):
         p = 1 / (1 + np.exp(-np.clip(design @ weights, -50, 50)))
-        gradient = design.T @ (p - y) + ridge @ weights
-        hessian = (design * (p * (1 - p))[:, None]).T @ design + ridge
+        gradient = design.T @ (weight * (p - y)) + ridge @ weights
+        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + ridge
         step = np.linalg.solve(hessian, gradient)
         weights -= step
         if np.abs(step).max() < 1e-9:

@@ -135,15 +135,15 @@ def _step(networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: i
     with timing.part("decode"):
         decoded = [decode(data, max_pixels) for _, data in photos]
     with timing.part("passes"):
-        looks = [
-            (i, each, _rendered(image, each)) for i, image in enumerate(decoded) for each in plan(image.width, image.height)
-        ]
+        looks = [(i, each, _rendered(image, each)) for i, image in enumerate(decoded) for each in plan(image.width, image.height)]
     timing.pass_pixels += sum(picture.shape[0] * picture.shape[1] for _, _, picture in looks)
     with timing.part("detect"):
         raw = _detect(networks.detector, [picture for _, _, picture in looks])
     with timing.part("merge"):
         found = [
-            merge([in_original(raw[j], each, image.width, image.height) for j, (owner, each, _) in enumerate(looks) if owner == i])
+            merge(
+                [in_original(raw[j], each, image.width, image.height) for j, (owner, each, _) in enumerate(looks) if owner == i]
+            )
             for i, image in enumerate(decoded)
         ]
     chips: list[Floats] = []

@@ -5,9 +5,9 @@ The pixels come from the service's own decoder, so that they lie upright in the 
 
 import tempfile
 from collections.abc import Sequence
-from io import FileIO
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,6 +20,11 @@ QUALITY = 92
 NAMED, UNKNOWN, INK = (0, 114, 62), (176, 72, 0), (255, 255, 255)  # white on either is read with any kind of eyes
 LONGEST_LABEL = 40
 SMALLEST_FONT = 10.0  # pixels, below which the built-in font cannot be read
+
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+# The built-in font has little more than ASCII; for other names the system's are asked, those of most characters first.
+FONTS = ("NotoSansCJK-Regular.ttc", "NotoSans-Regular.ttf", "DejaVuSans.ttf", "Arial Unicode.ttf", "LiberationSans-Regular.ttf")
 
 
 class NotDrawn(FacestreamError):
@@ -79,7 +84,7 @@ def upright(data: bytes) -> Image.Image:
     """RGB, as the service sees it. Raises Refused."""
     prepare()
     with tempfile.TemporaryFile(buffering=0) as file:
-        Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(cast(FileIO, file))
+        Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(file)
         file.seek(0)
         with Image.open(file, formats=("PPM",)) as image:
             image.load()
@@ -99,14 +104,38 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: dict[str,
     x1, y1, x2, y2 = person["box"]
     colour = UNKNOWN if person["id"] is None else NAMED
     line = max(1, round(min(max(size) / 300, (x2 - x1) / 12)))
-    drawing.rectangle((x1, y1, x2, y2), outline=colour, width=line)
+    drawing.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
     # As large as the face allows, within what can be read and what does not cover the picture.
-    font = ImageFont.load_default(max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35)))
-    text, margin = label(person), round(font.size / 4)  # type: ignore[union-attr]
+    height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
+    text, margin = label(person), round(height_of_font / 4)
+    font = _font_for(text, height_of_font)
     left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
     wide, high = right - left + 2 * margin, bottom - top + 2 * margin
     x = max(0, min(x1, width - wide))
     y = y1 - high if y1 >= high else min(y2, height - high)
     drawing.rectangle((x, y, x + wide, y + high), fill=colour)
     drawing.text((x + margin - left, y + margin - top), text, fill=INK, font=font)
+
+
+def _font_for(text: str, size: float) -> Font:
+    """The font with most characters of the text; what it has not, it draws as empty boxes."""
+    built_in = ImageFont.load_default(size)
+    if text.isascii():
+        return built_in
+    fonts = [built_in, *(font.font_variant(size=size) for name in FONTS if (font := _of_system(name)) is not None)]
+    return min(fonts, key=lambda font: _missing(font, text))  # the first of the best
+
+
+@cache
+def _of_system(name: str) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name)
+    except OSError:
+        return None
+
+
+def _missing(font: Font, text: str) -> int:
+    """How many characters look as one does that no font has."""
+    nothing = bytes(font.getmask("\U0010ffff"))
+    return sum(bytes(font.getmask(it)) == nothing for it in text if not it.isspace())

@@ -13,7 +13,7 @@ Learn a person from one or more photos. Each photo shows the person's face, at l
   facestream learn 1.jpg 2.jpg 3.jpg --person "Ann Lee" --directory acme
   facestream learn wedding.jpg --person "Ann Lee" --directory acme --face 864,151
 
-A table on a terminal; on a pipe one JSON object a photo and line: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
+A table on a terminal; on a pipe a line of JSON a photo: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
 Exit code: 0 every photo was learned, 1 some were not, 2 the command line or the settings are wrong.
 """
 

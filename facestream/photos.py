@@ -5,7 +5,8 @@ printed in their order.
 import argparse
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,9 +34,10 @@ def send(
         failed = False
         async with reach(settings_from(arguments), url, key) as client:
             with Report(purpose, arguments.photos) as report:
-                async for outcome in _in_order(client, purpose, arguments.photos, fields, drawings):
-                    report.add(outcome)
-                    failed |= outcome.failed or outcome.trouble is not None
+                async with aclosing(_in_order(client, purpose, arguments.photos, fields, drawings)) as outcomes:
+                    async for outcome in outcomes:
+                        report.add(outcome)
+                        failed |= outcome.failed or outcome.trouble is not None
         return 1 if failed else 0
 
     return asyncio.run(run())
@@ -43,7 +45,7 @@ def send(
 
 async def _in_order(
     client: Client, purpose: Purpose, photos: Sequence[str], fields: Mapping[str, str], drawings: Sequence[Path] | None
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome, None]:
     at_once = asyncio.Semaphore(AT_ONCE)
 
     async def one(photo: str, drawing: Path | None) -> Outcome:
@@ -59,7 +61,8 @@ async def _in_order(
                 return replace(outcome, trouble=error)
             return outcome
 
-    tasks = [asyncio.create_task(one(*it)) for it in zip(photos, drawings or [None] * len(photos), strict=True)]
+    places: Sequence[Path | None] = drawings or [None] * len(photos)
+    tasks = [asyncio.create_task(one(*it)) for it in zip(photos, places, strict=True)]
     try:
         for task in tasks:
             yield await task

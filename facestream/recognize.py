@@ -12,7 +12,7 @@ Say who is in one or more photos: every face with the person it is, or why it is
   facestream recognize party.jpg --directory demo --draw party-named.jpg
   facestream recognize *.jpg --directory demo --draw named/ | jq -r '.photo + " " + (.persons[]?.id // "?")'
 
-A table on a terminal; on a pipe one JSON object a photo and line: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
+A table on a terminal; on a pipe a line of JSON a photo: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
 Exit code: 0 every photo was answered (also with nobody in it), 1 some were not, 2 the command line or the settings are wrong.
 """
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""What the commands print: a table on a terminal, JSON Lines on a pipe; on stderr errors, and a progress bar when there are many."""
+"""What the commands print: a table on a terminal, JSON Lines on a pipe; on stderr errors, and progress when there are many."""
 
 import json
 import os

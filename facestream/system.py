@@ -106,8 +106,8 @@ async def serve(
     started: "asyncio.Future[str] | None" = None,
     owners_socket: Path | None = None,
 ) -> None:
-    """Runs everything until `stop` is set; `started` gets the URL once requests are answered. With `owners_socket`, a path in a folder
-    that nobody else can enter, it listens there instead, without keys.
+    """Runs everything until `stop` is set; `started` gets the URL once requests are answered. With `owners_socket`, a path in a
+    folder that nobody else can enter, it listens there instead, without keys.
 
     Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish and commit,
     then the stores close. A role that fails ends all.

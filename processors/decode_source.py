@@ -134,7 +134,8 @@ class Source:
         if self.orientation == 1:
             return image
         if self.reduction > 1:  # a last row and column mostly outside would, turned, come first and shift all by almost a pixel
-            image = image.crop((0, 0, *(round(side / self.reduction) for side in self.size)))
+            width, height = self.size
+            image = image.crop((0, 0, round(width / self.reduction), round(height / self.reduction)))
         return image.transpose(_UPRIGHT[self.orientation])
 
     def _is_view(self, part: Pass) -> bool:

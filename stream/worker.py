@@ -15,7 +15,7 @@ from typing import Protocol
 import structlog
 
 from backends.log import Committed, Consumer, EventLog, NewRecord, Record, TopicPartition
-from schemas.errors import FacestreamError, Fenced, ProcessingFailed, StorageFull, Unavailable, UnreadableRecord
+from schemas.errors import FacestreamError, Fenced, InvalidRequest, ProcessingFailed, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import ImageReceived
 from stream.answers import dead_letter, error_answer
 from stream.progress import Progress
@@ -29,7 +29,7 @@ DEADLY_ATTEMPTS = 3
 NO_EPOCH = -1
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 10.0
 POLL_S = 0.5
-POLL_FAILED_S = 1.0
+LOG_AWAY_S = 1.0
 MOST_RETRYING = 1_000
 
 
@@ -70,7 +70,7 @@ class Worker:
         self._partitions: dict[TopicPartition, Progress] = {}
         self._epoch = NO_EPOCH
         self._in_flight = 0  # records polled and not done, those between two tries left out
-        self._retrying = 0  # records between two tries
+        self._retrying: set[Record] = set()  # between two tries
         self._running = 0  # calls of the stage's handle under way
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -169,8 +169,8 @@ class Worker:
         progress.busy = False
 
     async def _suspects(self, consumer: Consumer, progress: Progress, units: asyncio.TaskGroup) -> None:
-        """Tries a partition's suspects one after the other. One that waits for another try holds up those behind it: the note says
-        which record is tried by its offset, and nothing may be committed past one that is not done.
+        """Tries a partition's suspects one after the other. One that waits for another try holds up those behind it: the note of
+        what is tried is a commit of its offset, and nothing is committed past a record that is not done.
         """
         while progress.suspects and progress.is_first(progress.suspects[0].offset) and not self._stopping.is_set():
             await self._suspect(consumer, progress, progress.suspects.popleft(), units)
@@ -234,10 +234,13 @@ class Worker:
         self._advanced.set()
 
     async def _process(self, records: list[Record], epoch: int) -> bool:
-        """Handles records and appends what comes of them. False when the worker was stopped, or lost the partition, before that."""
+        """Handles records and appends what comes of them. False when the worker was stopped, or lost the partition, before
+        that.
+        """
         began, attempt = time.monotonic(), 0
         while epoch == self._epoch:
             attempt += 1
+            error: FacestreamError | None = None
             self._running += 1
             try:
                 outputs = await self._stage.handle(records)
@@ -246,11 +249,14 @@ class Worker:
             except Exception as raised:
                 log.exception("stage failed", stage=self._stage.name, records=len(records))
                 error = ProcessingFailed(f"{type(raised).__name__} while processing: the processor's log says more")
-            else:
-                return await self._append(outputs)
             finally:
                 self._running -= 1
                 self._changed.set()
+            if error is None:
+                try:
+                    return await self._append(outputs)
+                except InvalidRequest as raised:  # an output is larger than the log takes, and nothing was appended
+                    error = raised
             if epoch != self._epoch:
                 return False
             again = await self._may_retry(error, attempt, time.monotonic() - began)
@@ -263,9 +269,9 @@ class Worker:
                 return await self._append(self._given_up(records[0], error, attempt))
             log.warning("will try again", stage=self._stage.name, code=error.code, reason=error.message, attempt=attempt)
             await self._pause(records, min(BACKOFF_FIRST_S * 2**attempt, BACKOFF_MOST_S) * random.uniform(0.5, 1), epoch)
-            if self._stopping.is_set() or epoch != self._epoch:
+            if self._stopping.is_set():
                 return False
-        return await self._append(outputs)
+        return False
 
     async def _may_retry(self, error: FacestreamError, attempt: int, elapsed_s: float) -> bool:
         if isinstance(error, ProcessingFailed):
@@ -314,16 +320,20 @@ class Worker:
                 delay_s = min(delay_s * 2, BACKOFF_MOST_S)
         return True
 
-    async def _pause(self, records: int, seconds: float, epoch: int) -> None:
+    async def _pause(self, records: list[Record], seconds: float, epoch: int) -> None:
         """Waits between two tries; what waits does not count as in flight, so that others go on."""
-        self._in_flight -= records
-        self._retrying += records
+        self._in_flight -= len(records)
+        self._retrying.update(records)
         self._changed.set()
         await self._sleep(seconds)
-        self._retrying -= records
+        self._retrying.difference_update(records)
         if epoch == self._epoch:
-            self._in_flight += records
+            self._in_flight += len(records)
         self._changed.set()
+
+    async def _log_is_away(self, what: str, error: Unavailable | StorageFull) -> None:
+        log.warning(f"{what} failed", stage=self._stage.name, reason=error.message)
+        await self._sleep(LOG_AWAY_S)
 
     async def _sleep(self, seconds: float) -> None:
         """Sleeps, until the worker is stopped at the latest."""

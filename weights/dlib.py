@@ -81,7 +81,7 @@ class Reader:
         """Version 2, the four dimensions, then raw little-endian float32. Returns (n, k, rows, columns)."""
         self.expect(self.integer() == 2, "a tensor of version 2")
         shape = [self.integer() for _ in range(4)]
-        self.expect(min(shape) >= 0, "a shape")
+        self.expect(min(shape) >= 0 and max(shape) <= len(self.content), "a shape")
         return np.frombuffer(self.take(4 * math.prod(shape)), "<f4").reshape(shape)
 
     def alias(self) -> list[int]:

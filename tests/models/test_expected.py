@@ -4,18 +4,18 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from torch import nn
 
 from processors import align
 from processors.networks import Detector, Embedder
-from tests.models.conftest import CPU
 
 
 def test_boxes_landmarks_and_embeddings_are_the_references(
     shared: Path, detector: Detector, embedder: Embedder, resnet29: nn.Module
 ) -> None:
-    single = Embedder(resnet29, CPU, mirror=False)
+    single = Embedder(resnet29, torch.device("cpu"), mirror=False)
     for name, faces in json.loads((shared / "prototypes" / "expected.json").read_text()).items():
         path = next(iter((shared / "photos").glob(f"*/{name}")), shared / "photos" / name)
         pixels = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))

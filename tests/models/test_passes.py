@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_tiles_cover_the_image_and_overlap(width: int, height: int) -> None:
         spans = sorted({(tile[low], tile[high]) for tile in tiles})
         assert spans[0][0] == 0
         assert spans[-1][1] == length
-        assert all(after[0] <= before[1] - TILE_OVERLAP for before, after in zip(spans, spans[1:], strict=False))
+        assert all(after[0] <= before[1] - TILE_OVERLAP for before, after in pairwise(spans))
 
 
 def test_only_high_detail_of_a_large_image_has_tiles() -> None:

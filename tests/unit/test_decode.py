@@ -8,8 +8,10 @@ import os
 import random
 import signal
 import struct
+import sys
 import zlib
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -415,9 +417,17 @@ def children() -> set[int]:
     return found
 
 
-async def until_busy(pid: int) -> None:
-    """Until the child has been told to decode: its memory file is open."""
-    while not any("memfd:pixels" in os.readlink(link) for link in links(pid)):  # noqa: ASYNC110  # no event of ours tells it
+def is_decoding(pid: int) -> bool:
+    """Whether the child has been told to decode: its memory file is open."""
+    for link in links(pid):
+        with suppress(FileNotFoundError):
+            if "memfd:pixels" in os.readlink(link):
+                return True
+    return False
+
+
+async def until_busy(pid: int, busy: bool = True) -> None:
+    while is_decoding(pid) != busy:  # noqa: ASYNC110  # no event of ours tells it
         await asyncio.sleep(0.001)
 
 
@@ -493,6 +503,8 @@ async def test_cancellation_wedges_nothing(moment: str) -> None:
         else:
             held.release()
             held = await alone.decode(data)
+        if moment == "decoding":
+            await until_busy(pid, False)  # the file before was sent, but may not be closed yet
         task = asyncio.create_task(alone.decode(data))
         await (until_busy(pid) if moment == "decoding" else asyncio.sleep(0.2))
         task.cancel()
@@ -639,6 +651,32 @@ async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "libtorch" not in maps
         os.kill(only_child(alone), signal.SIGINT)  # Ctrl+C reaches the whole group
         (await alone.decode(encode(quarters(), "PNG"))).release()
+        assert "Max cpu time              13 " in (process / "limits").read_text()  # 10 and a little, from what is spent so far
+
+
+async def test_children_end_with_their_parent() -> None:
+    """A stopped child cannot find its socket closed, so it is the kernel that ends it."""
+    program = (
+        "import asyncio, os, signal\n"
+        "from processors.decode import DecodePool\n"
+        "async def main():\n"
+        "    pool = DecodePool(workers=1)\n"
+        "    await pool.start()\n"
+        "    pid = pool._all[0].process.pid\n"
+        "    os.kill(pid, signal.SIGSTOP)\n"
+        "    print(pid, flush=True)\n"
+        "    await asyncio.sleep(60)\n"
+        "asyncio.run(main())\n"
+    )
+    root = Path(__file__).parents[2]
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=root)
+    assert parent.stdout is not None
+    status = Path("/proc") / (await parent.stdout.readline()).decode().strip() / "stat"
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(10):
+        while status.exists() and " Z " not in status.read_text():  # noqa: ASYNC110  # no event of ours tells it
+            await asyncio.sleep(0.01)
 
 
 async def test_the_loop_is_not_blocked(pool: DecodePool) -> None:

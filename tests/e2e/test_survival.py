@@ -1,0 +1,233 @@
+"""What the service lives through: kill -9, SIGTERM, restarts, a full disk, a crowd, more requests than it takes, and hostile files."""
+
+import asyncio
+import io
+import subprocess
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from PIL import Image
+
+from bench.serving import Serving
+from bench.soak import soak
+from tests.e2e.conftest import Client, jpeg
+
+SHARED_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
+
+
+async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
+    tmp_path: Path, weights_folder: Path, photos: Path
+) -> None:
+    pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
+    outcome = await soak(Serving(tmp_path / "data", weights_folder), pictures, kills=4, seed=1)
+    assert outcome.wrong == []
+    assert outcome.kills == 4
+    assert outcome.learned
+
+
+async def test_sigterm_answers_what_was_accepted(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+    serving = Serving(tmp_path / "data", weights_folder)
+    serving.start()
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, serving.url)
+        learns = [
+            asyncio.create_task(client.post("/learn", photos / "obama.jpg", person=f"p{i}", directory="drain")) for i in range(12)
+        ]
+        await asyncio.sleep(0.3)  # they are under way
+        assert await asyncio.to_thread(serving.stop) == 0
+        outcomes = await asyncio.gather(*learns, return_exceptions=True)
+        answered = [it for it in outcomes if not isinstance(it, BaseException)]
+        assert {status for status, _, _ in answered} == {201}
+        assert len(answered) == 12
+        await asyncio.to_thread(serving.start)
+        client = Client(session, serving.url)
+        _, listing, _ = await client.get("/directories/drain/persons")
+        assert len(listing["persons"]) == 12
+        image_id = answered[0][1]["image_id"]
+        status, body, _ = await client.get(f"/results/{image_id}")  # after a restart too
+        assert (status, body) == (201, answered[0][1])
+    assert await asyncio.to_thread(serving.stop) == 0
+
+
+async def test_what_was_learned_is_known_after_a_restart(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+    serving = Serving(tmp_path / "data", weights_folder)
+    async with aiohttp.ClientSession() as session:
+        with serving:
+            await Client(session, serving.url).post("/learn", photos / "obama.jpg", person="obama", directory="d")
+        with serving:
+            _, body, _ = await Client(session, serving.url).post("/recognize", photos / "obama2.jpg", directory="d")
+    assert body["persons"][0]["id"] == "obama"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 48 MB."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", "--lazy", str(mount)], check=True)
+
+
+async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder: Path, photos: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        with Serving(small_disk / "data", weights_folder) as serving:
+            client = Client(session, serving.url)
+            assert (await client.post("/learn", photos / "obama.jpg", person="before", directory="d"))[0] == 201
+            filler = small_disk / "filler"
+            with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            status, body, _ = await client.post("/learn", photos / "biden.jpg", person="during", directory="d")
+            assert (status, body["code"]) in {(507, "storage_full"), (503, "unavailable")}
+            assert (await client.get("/healthz"))[0] == 200
+            filler.unlink()
+            deadline = time.monotonic() + 30
+            while True:
+                status, body, _ = await client.post("/learn", photos / "biden.jpg", person="after", directory="d")
+                if status in (200, 201) or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(0.5)
+            assert status in (200, 201), body
+            _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="d")
+            assert body["persons"][0]["id"] == "before"
+
+
+async def test_a_crowd_of_a_thousand(client: Client, photos: Path) -> None:
+    tile, columns, rows = 110, 40, 25
+    with Image.open(photos / "obama.jpg") as first, Image.open(photos / "biden.jpg") as second:
+        faces = [
+            first.convert("RGB").crop((300, 30, 690, 480)).resize((tile, tile)),
+            second.convert("RGB").crop((350, 100, 820, 640)).resize((tile, tile)),
+        ]
+    canvas = Image.new("RGB", (columns * tile, rows * tile))
+    for i in range(columns * rows):
+        canvas.paste(faces[i % 2], (i % columns * tile, i // columns * tile))
+    await client.post("/learn", photos / "obama.jpg", person="obama", directory="crowd")
+    status, body, _ = await client.post("/recognize", jpeg(canvas), directory="crowd", headers={"Prefer": "wait=120"})
+    assert status == 200
+    assert len(body["persons"]) == 1_000
+    named = Counter(person["id"] for person in body["persons"])
+    assert named["obama"] >= 480
+    assert set(named) == {"obama", None}
+
+
+async def test_more_requests_than_it_takes_are_told_to_come_back(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+    with Serving(tmp_path / "data", weights_folder, max_in_flight="4") as serving:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, serving.url)
+            answers = await asyncio.gather(*(client.post("/detect", photos / "obama.jpg") for _ in range(40)))
+    statuses = Counter(status for status, _, _ in answers)
+    assert statuses[200] >= 4
+    assert statuses[429] > 0
+    assert set(statuses) == {200, 429}
+    assert all(int(headers["Retry-After"]) >= 1 for status, _, headers in answers if status == 429)
+
+
+async def test_a_thousand_at_once_are_all_answered(client: Client, photos: Path) -> None:
+    with Image.open(photos / "obama_partial_face.jpg") as picture:
+        small = jpeg(picture.resize((160, 120)))
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        impatient = Client(session, client.url)
+        answers = await asyncio.gather(*(impatient.post("/detect", small) for _ in range(1_000)))
+    statuses = Counter(status for status, _, _ in answers)
+    assert set(statuses) <= {200, 202, 429}
+    assert statuses[200] >= 200
+
+
+async def test_probes_are_not_kept_where_nobody_wants_them(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+    with Serving(tmp_path / "data", weights_folder, keep_probes="0") as serving:
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, serving.url)
+            await client.post("/learn", photos / "obama.jpg", person="obama", directory="d")
+            _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="d")
+            deadline = time.monotonic() + 10
+            while (await client.get(body["url"]))[0] != 404 and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+            assert (await client.get(body["url"]))[0] == 404
+            assert (await client.get(f"/results/{body['image_id']}"))[0] == 200
+            _, listing, _ = await client.get("/directories/d/persons/obama/faces")
+            assert (await client.get(listing["faces"][0]["url"]))[0] == 200
+
+
+if SHARED_PHOTOS.is_dir():  # where the photos to develop with are
+
+    async def test_hostile_files_get_an_answer_and_good_ones_their_own(tmp_path: Path, weights_folder: Path) -> None:
+        hostile = [path for path in sorted((SHARED_PHOTOS / "hostile").rglob("*")) if path.is_file()]
+        good = sorted((SHARED_PHOTOS / "lfw").rglob("*.jpg"))[:100]
+        order = [path for pair in zip(hostile[: len(good)], good, strict=True) for path in pair] + hostile[len(good) :]
+        waiting, peak, slow = asyncio.Semaphore(16), 0, []
+        with Serving(tmp_path / "data", weights_folder) as serving:
+            assert serving.process is not None
+            process = psutil.Process(serving.process.pid)
+
+            async def one(client: Client, path: Path) -> int:
+                async with waiting:
+                    while True:
+                        began = time.monotonic()
+                        status, _, _ = await client.post("/recognize", path, directory="hostile", filename=path.name)
+                        if status != 429:
+                            break
+                        await asyncio.sleep(0.5)
+                    if time.monotonic() - began > 10:
+                        slow.append((path.name, status))
+                    nonlocal peak
+                    peak = max(peak, memory(process))
+                    return status
+
+            async with aiohttp.ClientSession() as session:
+                client = Client(session, serving.url)
+                statuses = dict(zip(order, await asyncio.gather(*(one(client, path) for path in order)), strict=True))
+            assert serving.process.poll() is None
+        assert [path.name for path in good if statuses[path] != 200] == []
+        assert [(path.name, statuses[path]) for path in hostile if not 200 <= statuses[path] < 500] == []
+        assert slow == []
+        assert peak < 3 << 30
+        print(Counter(statuses[path] for path in hostile), f"peak memory {peak >> 20} MiB")
+
+
+def memory(process: psutil.Process) -> int:
+    """Resident bytes of a process and its children, what they share counted once."""
+    total = 0
+    for each in [process, *process.children(recursive=True)]:
+        try:
+            info = each.memory_info()
+        except psutil.NoSuchProcess:
+            continue
+        total += info.rss - info.shared if each.pid != process.pid else info.rss
+    return total
+
+
+async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -> None:
+    """Answers are not mixed up between requests that wait at the same time."""
+    directory = f"mix-{uuid.uuid4()}"
+    for name in ("obama", "biden"):
+        await client.post("/learn", photos / f"{name}.jpg", person=name, directory=directory)
+    pictures = {"obama": photos / "obama2.jpg", "biden": photos / "biden.jpg"}
+    wanted = ["obama", "biden"] * 10
+    answers = await asyncio.gather(
+        *(client.post("/recognize", pictures[name], directory=directory, filename=name) for name in wanted)
+    )
+    assert [(body["filename"], body["persons"][0]["id"]) for _, body, _ in answers] == [(name, name) for name in wanted]
+    assert len({body["image_id"] for _, body, _ in answers}) == len(wanted)
+
+
+async def test_truncated_uploads_do_no_harm(client: Client, photos: Path) -> None:
+    """A client that goes away in the middle leaves nothing behind that blocks others."""
+    host, port = client.url.removeprefix("http://").split(":")
+    for _ in range(20):
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.write(
+            b"POST /recognize HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 30000000\r\n\r\n--b"
+        )
+        await writer.drain()
+        writer.close()
+    await asyncio.sleep(0.2)
+    status, _, _ = await client.post("/recognize", io.BytesIO((photos / "biden.jpg").read_bytes()).getvalue(), directory="cut")
+    assert status == 200
