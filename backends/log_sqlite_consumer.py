@@ -149,6 +149,7 @@ class SqliteReader(Reader):
         deadline = asyncio.get_running_loop().time() + timeout_s
         await asyncio.sleep(0)  # a poll answered from memory must not starve the other tasks
         while True:
+            turn = self._view.turn
             if self._closed or self._writer.closed:
                 raise Unavailable(f"the reader of '{self._topic}' is closed")
             if records := await self._positions.take(max_records, None, ()):
@@ -156,7 +157,7 @@ class SqliteReader(Reader):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return []
-            await self._view.wait((self._topic,), left)
+            await self._view.wait((self._topic,), left, turn)
 
     async def close(self) -> None:
         if not self._closed:
@@ -191,6 +192,7 @@ class SqliteConsumer(Consumer):
         deadline = asyncio.get_running_loop().time() + timeout_s
         await asyncio.sleep(0)  # a poll answered from memory must not starve the other tasks
         while True:
+            turn = self._view.turn
             if self._closed or self._writer.closed:
                 raise Unavailable(f"the consumer '{self._me.member}' of group '{self._me.group}' is closed")
             if self._me.session in self._view.replaced:
@@ -203,7 +205,7 @@ class SqliteConsumer(Consumer):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return []
-            await self._view.wait(self._topics if topics is None else topics, left)
+            await self._view.wait(self._topics if topics is None else topics, left, turn)
 
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         session, group, epoch = self._me.session, self._me.group, self.epoch

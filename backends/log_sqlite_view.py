@@ -32,11 +32,13 @@ class News:
 
 @dataclass(slots=True)
 class LogView:
-    """`ends`: next offset by partition id. `epochs`: by group. `replaced`: sessions whose name another process has taken."""
+    """`ends`: next offset by partition id. `epochs`: by group. `replaced`: sessions whose name another process has taken.
+    `turn` grows with whatever may concern somebody who waits."""
 
     ends: dict[int, int] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
+    turn: int = 0
     _tails: dict[int, dict[int, Record]] = field(default_factory=dict)
     _oldest: deque[tuple[int, int, int]] = field(default_factory=deque)
     _bytes: int = 0
@@ -56,6 +58,7 @@ class LogView:
         if news.ends is not None or news.epochs is not None or news.replaced:
             self.wake_all()
         else:
+            self.turn += 1
             self._wake(topics)
 
     def tail(self, partition_id: int, offset: int, limit: int) -> list[Record]:
@@ -74,8 +77,13 @@ class LogView:
         self._oldest.clear()
         self._bytes = 0
 
-    async def wait(self, topics: Collection[str], timeout_s: float) -> None:
-        """Until something is appended to one of the topics, or the group may have changed, or the time is over."""
+    async def wait(self, topics: Collection[str], timeout_s: float, turn: int) -> None:
+        """Until something is appended to one of the topics, or the group may have changed, or the time is over.
+
+        Returns at once when there was any news since `turn`: it may have come while the caller was waiting for SQLite.
+        """
+        if turn != self.turn:
+            return
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
         for topic in topics:
@@ -89,6 +97,7 @@ class LogView:
                 self._waiting[topic].discard(woken)
 
     def wake_all(self) -> None:
+        self.turn += 1
         self._wake(self._waiting)
 
     def _wake(self, topics: Collection[str]) -> None:

@@ -158,7 +158,8 @@ class FileObjects(ObjectStore):
             folder.mkdir(parents=True, exist_ok=True)
         else:
             self._make_folder(folder.parent)
-            folder.mkdir(exist_ok=True)
+            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails when a delete takes it away just then
+                folder.mkdir()
         _sync_folder(folder.parent)
         if len(self._durable) >= KNOWN_FOLDERS:
             self._durable.clear()

@@ -1,8 +1,8 @@
 """Fits what weights/manifest.toml says of an embedder's probabilities, and prints it: `python -m bench.calibrate PHOTOS`.
 
-`probability` is that the best match is that person. It is fitted on best scores in galleries of different sizes, drawn from LFW, one
-portrait a person, with a prior that is stated: MATES of the probes are of enrolled people. Fitted on half of the people it is checked
-on the other half; what is printed is fitted on all. The detector's scores are bench/calibrate_scores.py's.
+`probability` is that the best match is that person. It is fitted on best scores in galleries of different sizes, drawn from
+LFW, one portrait a person, with a prior that is stated: MATES of the probes are of enrolled people. Fitted on half of the people
+it is checked on the other half; what is printed is fitted on all. The detector's scores are bench/calibrate_scores.py's.
 """
 
 import argparse
@@ -100,9 +100,7 @@ def main() -> int:
             *(checked(by_half, faces, other, size, mates, chosen.seed + 1) for mates in (chosen.mates, 0.3, 0.5, 0.7)),
             checked(model.calibration, faces, other, size, chosen.mates, chosen.seed + 1),
         ]
-        print(
-            f"{size:8} {figures[0]:12.3f} {figures[1]:11.3f} {figures[2]:6.3f} {figures[3]:6.3f} {figures[4]:6.3f} {figures[5]:9.3f}"
-        )
+        print(f"{size:8} {figures[0]:12.3f} {figures[1]:11.3f}" + "".join(f"{it:7.3f}" for it in figures[2:]))
 
     whole = fitted(faces, one + other, SIZES, chosen.mates, chosen.seed)
     errors = [
@@ -114,9 +112,8 @@ def main() -> int:
         good = np.mean(values) <= CALIBRATION
         print(f"  {label:16} mean {np.mean(values):.4f}, worst {max(values):.4f}   ≤ {CALIBRATION}{'' if good else '   MISSED'}")
     print(f"\n# fitted by bench/calibrate.py: {chosen.mates:.0%} of the probes are of enrolled people, {models.dtype}")
-    print(
-        f"[models.{name}.calibration]\npeople = {whole.people}\nmidpoint = {whole.midpoint}\nslope = {[int(s) for s in whole.slope]}"
-    )
+    print(f"[models.{name}.calibration]\npeople = {whole.people}\nmidpoint = {whole.midpoint}")
+    print(f"slope = {[int(slope) for slope in whole.slope]}")
     return 0 if np.mean(errors[0][1]) <= CALIBRATION else 1
 
 

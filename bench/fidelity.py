@@ -1,8 +1,8 @@
 """Whether the crop that is kept of a learned face stands for the face: `python -m bench.fidelity PHOTOS [--faces 200]`.
 
 Embedding a crop again, alone or among others, as a replay does; naming people by crops against by the photos' own pixels; and the
-chip that another model (ArcFace's 112 pixels) would want, cut from the crop against cut from the original. PHOTOS holds lfw/. Ends
-with 1 where a figure misses its requirement.
+chip that another model (ArcFace's 112 pixels) would want, cut from the crop against cut from the original. PHOTOS holds lfw/.
+Ends with 1 where a figure misses its requirement.
 """
 
 import argparse
@@ -100,9 +100,8 @@ def main() -> int:
     with counted("crops", len(rows)) as done:
         kept = crops(chosen.photos, faces, rows)
         done(len(rows))
-    print(
-        f"{len(rows)} faces of LFW, {models.dtype}; a crop has {np.mean([len(data) for data, _ in kept]) / 1024:.1f} KiB on average"
-    )
+    size = np.mean([len(data) for data, _ in kept]) / 1024
+    print(f"{len(rows)} faces of LFW, {models.dtype}; a crop has {size:.1f} KiB on average")
     holds = True
     for name, lowest, mean in again(models, [data for data, _ in kept]):
         good = lowest >= COSINE

@@ -1,5 +1,5 @@
-"""Many random galleries out of LFW, as best similarities: what mates and strangers reach in galleries of different sizes, and what
-enrolled people reach who play the stranger.
+"""Many random galleries out of LFW, as best similarities: what mates and strangers reach in galleries of different sizes, and
+what enrolled people reach who play the stranger.
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
-"""LFW as the accuracy scripts use it: of each image its largest face, with two vectors: that of a learned face (out of its decoded
-JPEG crop) and that of a probe (out of the photo's pixels). Both are kept under .cache/bench until the models or their code change.
+"""LFW as the accuracy scripts use it: of each image its largest face, with two vectors: that of a learned face (out of its
+decoded JPEG crop) and that of a probe (out of the photo's pixels). Both are kept under .cache/bench until models or code change.
 """
 
 import ast

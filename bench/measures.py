@@ -10,8 +10,8 @@ Flags = NDArray[np.bool_]
 
 
 def calibration_error(probability: Floats, right: Flags, bins: int = 10, weight: Floats | None = None) -> float:
-    """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that was said, over bins
-    of equal width, weighted by how many fall into each.
+    """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that was said,
+    over bins of equal width, weighted by how many fall into each.
 
     probability: (n,), 0..1. right: (n,). weight: (n,), of each, the same where none is given.
     """
@@ -26,6 +26,21 @@ def quantile_reached(scores: Floats, share: float) -> float:
     ordered = np.sort(scores)[::-1]
     allowed = int(share * len(ordered) + 1e-9)
     return float(ordered[allowed - 1]) if allowed else float(np.nextafter(ordered[0], np.inf))
+
+
+def one_to_one(overlap: Floats, least: float) -> list[tuple[int, int]]:
+    """Pairs of row and column whose overlap is at least `least`, the best first, none of them twice. overlap: (rows, columns)."""
+    pairs: list[tuple[int, int]] = []
+    rows, columns = set[int](), set[int]()
+    for index in np.argsort(-overlap, axis=None, kind="stable"):
+        row, column = (int(at) for at in np.unravel_index(index, overlap.shape))
+        if overlap[row, column] < least:
+            break
+        if row not in rows and column not in columns:
+            pairs.append((row, column))
+            rows.add(row)
+            columns.add(column)
+    return pairs
 
 
 def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""Naming on LFW: 200 people with one image each learned, another image of each recognized, everybody with a single image as strangers.
+"""Naming on LFW: 200 people with one image each learned, another image of each recognized, who has a single image is a stranger.
 
     python -m bench.naming PHOTOS [--draws 100] [--pixels] [--enlarge 8] [--http | --url http://127.0.0.1:8080]
 

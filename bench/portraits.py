@@ -2,8 +2,8 @@
 
     python -m bench.portraits PHOTOS [--draws 40]
 
-PHOTOS holds lfw/ with up to ten images a person: nine are learned, one is the probe. The threshold of each way is the one that one
-stranger in a hundred reaches on the same draw, so the ways are compared at the same cost.
+PHOTOS holds lfw/ with up to ten images a person: nine are learned, one is the probe. The threshold of each way is the one that
+one stranger in a hundred reaches on the same draw, so the ways are compared at the same cost.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Whether the promised share of strangers gets a name: `python -m bench.thresholds PHOTOS [--strangers .01]`.
 
-Draws galleries of different sizes from LFW and compares ways to a threshold: the manifest's table, the gallery's own people who play
-the stranger, the blend that sink/thresholds.py ships, and others. Once with galleries and strangers of all kinds, once of people who
-look alike (the nearest to a random one), which no table can foresee.
+Draws galleries of different sizes from LFW and compares ways to a threshold: the manifest's table, the gallery's own people who
+play the stranger, the blend that sink/thresholds.py ships, and others. Once with galleries and strangers of all kinds, once of
+people who look alike (the nearest to a random one), which no table can foresee.
 """
 
 import argparse
@@ -128,9 +128,8 @@ def main() -> int:
     people = sorted(faces.rows_by_person())
 
     for alike in (False, True):
-        print(
-            f"\n{'people who look alike' if alike else 'people of all kinds'}, strangers {chosen.strangers:g}, {chosen.draws} draws"
-        )
+        kind = "people who look alike" if alike else "people of all kinds"
+        print(f"\n{kind}, strangers {chosen.strangers:g}, {chosen.draws} draws")
         print("FPIR mean, and the draws' 10 % and 90 % quantiles; TPIR mean")
         sizes = [size for size in SIZES if not alike or size <= len(people) * ALIKE * 0.6]
         samples = {

@@ -1,5 +1,5 @@
-"""The bare way of an image: decode, passes, detect, merge, cut, embed in a plain loop in this process, without HTTP, log, stores or
-child processes, through the same modules that the service runs. What it takes is what the service is measured against.
+"""The bare way of an image: decode, passes, detect, merge, cut, embed in a plain loop in this process, without HTTP, log, stores
+or child processes, through the same modules that the service runs. What it takes is what the service is measured against.
 """
 
 import time
@@ -59,7 +59,7 @@ def load(settings: Settings) -> Networks:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright RGB image. width, height: of the original; scale: decoded pixels per original pixel, as the service decodes it."""
+    """An upright RGB image. width, height: of the original; scale: decoded pixels per original pixel, as in the service."""
 
     image: Image.Image
     width: int

@@ -1,4 +1,4 @@
-"""A `facestream up` of its own to be measured, and a client that is cheap: bodies made beforehand, connections kept alive, one process.
+"""A `facestream up` of its own to be measured, and a client that is cheap: bodies made beforehand, connections kept alive.
 
 What the client takes of the CPU is measured, as it is not the service's.
 """

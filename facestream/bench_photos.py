@@ -11,7 +11,7 @@ from schemas.errors import ConfigurationError
 
 FOLDERS = (Path("../shared/photos"), Path(".cache/photos"))
 
-# Portraits, photos of one face and its neighbours, groups and crowds, in the sizes that people send. The order mixes large and small.
+# Portraits, photos of one face and its neighbours, groups and crowds, in the sizes that people send; large and small mixed.
 PHOTOS = (
     "people/obama.jpg",
     "lfw/Abdullah_Gul/Abdullah_Gul_0001.jpg",
@@ -52,7 +52,7 @@ LEARNED = {
 
 @dataclass(frozen=True)
 class Photos:
-    """`listed` are what is measured with; `phone` is the one of 12 MP, which is listed too. `learned`: a picture for each person."""
+    """`listed` are what is measured with, `phone` is the one of 12 MP among them. `learned`: a picture for each person."""
 
     listed: list[tuple[str, bytes]]
     phone: str

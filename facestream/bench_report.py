@@ -10,8 +10,8 @@ from facestream.bench_bare import PARTS, Timing
 from facestream.bench_http import Load
 
 LATENCY_ABOVE_MS, THROUGHPUT_SHARE, MEMORY_GROWTH = 5.0, 0.85, 0.03  # what is wanted
-# Measured beforehand with the same models on 2 cores with AVX512-bf16 (MODELS.md): one picture of 640×480 through the detector, and
-# 32 faces cut and embedded without the mirrored chip, the middle of 70 to 90.
+# Measured beforehand with the same models on 2 cores with AVX512-bf16 (MODELS.md): one picture of 640×480 through the detector,
+# and 32 faces cut and embedded without the mirrored chip, the middle of 70 to 90.
 KNOWN_DETECT_MS = {"bfloat16": 36.0, "float32": 171.0}
 KNOWN_FACES_MS = {"bfloat16": 80.0}
 NEAR = 1.10  # of those
@@ -138,9 +138,8 @@ def misses(values: dict[str, Any]) -> list[str]:
     """What is wanted and was not reached, in words."""
     found = []
     if values.get("latency_above_bare_ms", 0) > LATENCY_ABOVE_MS:
-        found.append(
-            f"the median at concurrency 1 is {values['latency_above_bare_ms']:.1f} ms above bare, {LATENCY_ABOVE_MS:g} are wanted"
-        )
+        above = values["latency_above_bare_ms"]
+        found.append(f"the median at concurrency 1 is {above:.1f} ms above bare, {LATENCY_ABOVE_MS:g} are wanted")
     if values.get("throughput_to_bare", 1) < THROUGHPUT_SHARE:
         found.append(f"the throughput at 8 is {values['throughput_to_bare']:.2f} of bare, {THROUGHPUT_SHARE:g} are wanted")
     found += [f"{it['errors']} errors at concurrency {n}" for n, it in values["http"].items() if it["errors"]]
@@ -155,53 +154,67 @@ def misses(values: dict[str, Any]) -> list[str]:
 
 def text(values: dict[str, Any]) -> str:
     """The tables."""
-    lines = [f"{values['photos']} photos, {values['dtype']}", "", "the parts alone, ms", f"{'':36}{'here':>8}  MODELS.md"]
-    known = values["models_md"]
-    detect, faces = KNOWN_DETECT_MS.get(values["dtype"]), KNOWN_FACES_MS.get(values["dtype"])
-    lines += [
-        f"{'detector, 640×480':36}{known['detect_640x480_ms']:8.1f}  {f'{detect:g}' if detect else '–'}",
-        f"{'32 faces: cut, embed':36}{known['faces_32_ms']:8.1f}  {'70–90' if faces else '–'}",
-        f"{'… with the mirrored chip':36}{known['faces_32_mirrored_ms']:8.1f}  –",
+    lines = [f"{values['photos']} photos, {values['dtype']}", ""]
+    lines += [*_parts(values), "", *_bare(values), "", *_http(values), "", *_verdict(values)]
+    return "\n".join(lines + [f"MISSED: {miss}" for miss in misses(values)])
+
+
+def _parts(values: dict[str, Any]) -> list[str]:
+    here = values["models_md"]
+    detect = KNOWN_DETECT_MS.get(values["dtype"])
+    return [
+        f"{'the parts alone, ms':30}{'here':>8}   MODELS.md",
+        f"{'detector, 640×480':30}{here['detect_640x480_ms']:8.1f}   {f'{detect:g}' if detect else '–'}",
+        f"{'32 faces: cut, embed':30}{here['faces_32_ms']:8.1f}   {'70–90' if values['dtype'] in KNOWN_FACES_MS else '–'}",
+        f"{'… with the mirrored chip':30}{here['faces_32_mirrored_ms']:8.1f}   –",
     ]
-    lines += [
-        "",
-        "bare, ms an image",
-        f"{'batch':>6}" + "".join(f"{part:>8}" for part in PARTS) + f"{'p50':>8}{'images/s':>10}{'faces/s':>9}",
-    ]
+
+
+def _bare(values: dict[str, Any]) -> list[str]:
+    names = "".join(f"{part:>8}" for part in PARTS)
+    lines = ["bare, ms an image", f"{'batch':>6}{names}{'p50':>8}{'images/s':>10}{'faces/s':>9}"]
     for batch, it in values["bare"].items():
         parts = "".join(f"{it['parts_ms_per_image'][part]:8.1f}" for part in PARTS)
         median = f"{it['p50_ms']:8.1f}" if "p50_ms" in it else f"{'':8}"
         best = "  best" if int(batch) == values["bare_best_batch"] else ""
         lines.append(f"{batch:>6}{parts}{median}{it['images_per_s']:10.2f}{it['faces_per_s']:9.2f}{best}")
     if values["bare_to_models_md"] is not None:
-        lines.append(
-            f"detect, cut and embed at batch 1: {values['bare_to_models_md']:.2f} times what MODELS.md gives for as many pixels and faces"
-        )
-    lines += [
-        "",
-        "through HTTP",
-        f"{'at once':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'images/s':>10}{'faces/s':>9}{'errors':>8}{'client':>8}{'server':>8}{'memory':>9}",
+        times = values["bare_to_models_md"]
+        lines.append(f"detect, cut and embed at batch 1: {times:.2f} times what MODELS.md gives for these pixels and faces")
+    return lines
+
+
+def _http(values: dict[str, Any]) -> list[str]:
+    lines = [
+        "through HTTP: latencies in ms; CPU of client and server in cores; memory with children",
+        f"{'at once':>8}{'p50':>8}{'p90':>8}{'p99':>8}{'images/s':>10}{'faces/s':>9}"
+        f"{'errors':>8}{'client':>8}{'server':>8}{'memory':>9}",
     ]
     rows = list(values["http"].items())
     if "memory" in values:
         rows.append((f"{values['memory']['requests']:,}", values["memory"]))
     for name, it in rows:
+        times = "".join(f"{it[key]:8.1f}" for key in ("p50_ms", "p90_ms", "p99_ms"))
+        rates = f"{it['images_per_s']:10.2f}{it['faces_per_s']:9.2f}"
         lines.append(
-            f"{name:>8}{it['p50_ms']:8.1f}{it['p90_ms']:8.1f}{it['p99_ms']:8.1f}{it['images_per_s']:10.2f}{it['faces_per_s']:9.2f}"
-            f"{it['errors']:8}{it['client_cpu']:8.2f}{it['server_cpu']:8.2f}{it['rss_mb']:6.0f} MB"
+            f"{name:>8}{times}{rates}{it['errors']:8}{it['client_cpu']:8.2f}{it['server_cpu']:8.2f}{it['rss_mb']:6.0f} MB"
         )
-    lines += ["latencies in ms; client and server: CPU cores in use", ""]
+    return lines
+
+
+def _verdict(values: dict[str, Any]) -> list[str]:
+    lines = []
     if "latency_above_bare_ms" in values:
-        by_photo = values["latency_above_bare_by_photo_ms"]
-        lines.append(f"median at 1 above bare at batch 1: {values['latency_above_bare_ms']:+.1f} ms (≤ {LATENCY_ABOVE_MS:g})")
-        lines.append(f"  the same photo by photo: median {by_photo['median']:+.1f} ms, highest {by_photo['highest']:+.1f} ms")
+        above, each = values["latency_above_bare_ms"], values["latency_above_bare_by_photo_ms"]
         phone = values["phone"]
-        lines.append(f"12 MP ({phone['photo']}): {phone['http_ms']:.0f} ms through HTTP, bare {phone['bare_ms']:.0f} ms")
+        lines += [
+            f"median at 1 above bare at batch 1: {above:+.1f} ms (≤ {LATENCY_ABOVE_MS:g})",
+            f"  the same photo by photo: median {each['median']:+.1f} ms, highest {each['highest']:+.1f} ms",
+            f"12 MP ({phone['photo']}): {phone['http_ms']:.0f} ms through HTTP, bare {phone['bare_ms']:.0f} ms",
+        ]
     if "throughput_to_bare" in values:
         lines.append(f"throughput at 8 to the best bare: {values['throughput_to_bare']:.2f} (≥ {THROUGHPUT_SHARE:g})")
     if "memory" in values:
-        it = values["memory"]
-        lines.append(
-            f"memory after request {SETTLED:,}: {it['growth']:+.1%} (≤ {MEMORY_GROWTH:.0%}), highest to lowest {it['highest_to_lowest']:.1%}"
-        )
-    return "\n".join(lines + [f"MISSED: {miss}" for miss in misses(values)])
+        growth, range_ = values["memory"]["growth"], values["memory"]["highest_to_lowest"]
+        lines.append(f"memory after request {SETTLED:,}: {growth:+.1%} (≤ {MEMORY_GROWTH:.0%}), highest to lowest {range_:.1%}")
+    return lines

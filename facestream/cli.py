@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     _log_to_stderr()
+    # Read when torch is imported: threads that spin while they wait take the cores from the decoders and the event loop.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code: int = arguments.run(arguments)
         return code

@@ -1,6 +1,7 @@
 """Settings, from the environment (FACESTREAM_*) or the flags of a command."""
 
 from pathlib import Path
+from urllib.parse import quote
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -36,15 +37,15 @@ class Settings(BaseSettings):
 
     @property
     def log_url(self) -> str:
-        return self.log or f"sqlite:///{self.data / 'log.db'}"
+        return self.log or f"sqlite:///{quote(str(self.data / 'log.db'))}"
 
     @property
     def objects_url(self) -> str:
-        return self.objects or f"file:///{self.data / 'objects'}"
+        return self.objects or f"file:///{quote(str(self.data / 'objects'))}"
 
     @property
     def vectors_url(self) -> str:
-        return self.vectors or f"sqlite:///{self.data / 'vectors.db'}"
+        return self.vectors or f"sqlite:///{quote(str(self.data / 'vectors.db'))}"
 
     @property
     def weights_folder(self) -> Path:

@@ -18,10 +18,9 @@ import structlog
 from facestream.client import Client
 from facestream.config import Settings
 from facestream.data_folder import locked, serving
-from schemas.errors import ConfigurationError, FacestreamError, Unavailable
+from schemas.errors import ConfigurationError, FacestreamError
 
 OTHER_COMMAND_S = 600.0  # another command may hold the folder's lock for as long as it takes
-STARTING_S = 60.0  # `facestream up` holds the lock while it loads the models
 POLL_S = 0.1
 
 
@@ -33,38 +32,23 @@ async def reach(settings: Settings, url: str | None, key: str | None) -> AsyncIt
         client = await stack.enter_async_context(
             Client(found, key) if found else Client(await stack.enter_async_context(_embedded(settings)))
         )
-        if found and not url:
-            await _wait_until_started(client, settings.data)
-        else:
-            await client.check()
+        await client.check()
         yield client
 
 
 async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
-    """The URL of the folder's service; None with the lock taken, once other commands are through."""
+    """The URL of the folder's service, once it has started; None with the lock taken, once other commands are through."""
     deadline = time.monotonic() + OTHER_COMMAND_S
-    while (url := serving(data)) is None:
-        try:
-            stack.enter_context(locked(data, ""))
-            return None
-        except OSError as error:
-            raise ConfigurationError(f"the data folder {data} cannot be used: {error.strerror}") from None
-        except ConfigurationError:
-            if time.monotonic() > deadline:
-                raise
+    while not (url := serving(data)):
+        if url is None:
+            try:
+                stack.enter_context(locked(data))
+                return None
+            except ConfigurationError:
+                if serving(data) is None or time.monotonic() > deadline:
+                    raise  # it is not that another command was faster
         await asyncio.sleep(POLL_S)
     return url
-
-
-async def _wait_until_started(client: Client, data: Path) -> None:
-    deadline = time.monotonic() + STARTING_S
-    while True:
-        try:
-            return await client.check()
-        except Unavailable:
-            if time.monotonic() > deadline or serving(data) is None:
-                raise
-        await asyncio.sleep(POLL_S)
 
 
 @asynccontextmanager
@@ -77,7 +61,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
 
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700
-        service = asyncio.create_task(serve(settings, stop, started=started, owners_socket=Path(folder, "http")))
+        service = asyncio.create_task(serve(settings, stop, started=started.set_result, owners_socket=Path(folder, "http")))
         try:
             await asyncio.wait([service, started], return_when=asyncio.FIRST_COMPLETED)
             if not service.done():

@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,11 +103,11 @@ async def serve(
     settings: Settings,
     stop: asyncio.Event,
     *,
-    started: "asyncio.Future[str] | None" = None,
+    started: Callable[[str], None],
     owners_socket: Path | None = None,
 ) -> None:
-    """Runs everything until `stop` is set; `started` gets the URL once requests are answered. With `owners_socket`, a path in a
-    folder that nobody else can enter, it listens there instead, without keys.
+    """Runs everything until `stop` is set; `started` is called with the URL once requests are answered. With `owners_socket`, a
+    path in a folder that nobody else can enter, it listens there instead, without keys.
 
     Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish and commit,
     then the stores close. A role that fails ends all.
@@ -143,8 +143,7 @@ async def serve(
                 await worker.ready.wait()
             url = await _listen(runner, settings.listen, owners_socket)
             log.info("serving", url=url)
-            if started is not None:
-                started.set_result(url)
+            started(url)
             await stop.wait()
             log.info("stopping", in_flight=replies.in_flight)
             await runner.cleanup()

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from facestream.config import Settings
@@ -26,9 +27,9 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     code = 0
-    with locked(settings.data, f"http://{settings.listen}"):
+    with locked(settings.data) as announce:
         try:
-            asyncio.run(_serve(settings))
+            asyncio.run(_serve(settings, announce))
         except* FacestreamError as failures:
             for failure in _flat(failures):
                 print(f"facestream: {failure.message}", file=sys.stderr)
@@ -36,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, announce: Callable[[str], None]) -> None:
     from facestream.system import serve  # torch takes a second to import: not for the other commands
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop)
+    await serve(settings, stop, started=announce)
 
 
 def _flat(failures: BaseExceptionGroup[FacestreamError]) -> list[FacestreamError]:

@@ -5,18 +5,24 @@ import time
 import uuid
 from collections import deque
 
+import structlog
+
 from backends.log import EventLog, Reader, partition_of
+from schemas.errors import Unavailable
 from schemas.records import Answer
 from stream.topics import RESULTS
 
+log = structlog.get_logger(__name__)
+
 RATE_WINDOW = 64
+LOG_AWAY_S = 1.0
 
 
 class Replies:
     """`reply_to` is this replica's address: it goes into each event, and answers come back in its partition."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log_: EventLog) -> None:
+        self._log = log_
         self._reader: Reader | None = None
         self._waiting: dict[str, list[asyncio.Future[Answer]]] = {}
         self._answered_at: deque[float] = deque(maxlen=RATE_WINDOW)
@@ -30,7 +36,13 @@ class Replies:
     async def run(self) -> None:
         assert self._reader is not None
         while True:
-            for record in await self._reader.poll(1_000, 1.0):
+            try:
+                records = await self._reader.poll(1_000, 1.0)
+            except Unavailable as error:  # those who wait go on waiting, or get their answer from the store later
+                log.warning("reading answers failed", reason=error.message)
+                await asyncio.sleep(LOG_AWAY_S)
+                continue
+            for record in records:
                 waiting = self._waiting.pop(record.key, ())
                 if waiting:
                     answer = Answer.decode(record.value)

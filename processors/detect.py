@@ -31,7 +31,8 @@ async def find_faces(image: DecodedImage, inference: Inference) -> Detections:
 
 def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: DetectorModel) -> list[Detection]:
     """The faces as they are reported, best first, without those that the options leave out."""
-    options, faces = received.options, []
+    options = received.options
+    faces: list[Detection] = []
     for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True):
         face = Detection(
             face_id=face_id_seen(received.image_id, len(faces)),
@@ -72,8 +73,12 @@ def _only(faces: Sequence[Detection], largest: Detection, model: DetectorModel) 
         return candidates[0]
     boxes = [{"box": face.box, "score": face.score} for face in faces]
     if not candidates:
-        raise NoFace("no face is clear enough to be learned: send a sharper picture, or choose one with face=largest", faces=boxes)
-    raise NotOneFace(f"{len(candidates)} faces were found: choose one with face=largest or face=x,y (a point inside it)", faces=boxes)
+        raise NoFace(
+            "no face is clear enough to be learned: send a sharper picture, or choose one with face=largest", faces=boxes
+        )
+    raise NotOneFace(
+        f"{len(candidates)} faces were found: choose one with face=largest or face=x,y (a point inside it)", faces=boxes
+    )
 
 
 def _at(faces: Sequence[Detection], point: str) -> Detection:

@@ -37,10 +37,15 @@ def decoded_crop(data: bytes) -> Pixels:
         return np.asarray(picture.convert("RGB"))
 
 
+def _chips(pixels: Pixels, landmarks: Sequence[Floats]) -> list[Floats]:
+    return [align.cut(pixels, points) for points in landmarks]
+
+
 async def embed_crop(data: bytes, inference: Inference) -> Floats:
     """The vector, (D,), of a learned face, from its crop."""
     chip = align.chip_of_crop(await asyncio.to_thread(decoded_crop, data))
-    return (await inference.embed([chip]))[0]
+    vector: Floats = (await inference.embed([chip]))[0]
+    return vector
 
 
 async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], inference: Inference) -> list[Floats]:
@@ -48,6 +53,5 @@ async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], inference: I
     vectors: list[Floats] = []
     for begin in range(0, len(landmarks), AT_ONCE):
         part = landmarks[begin : begin + AT_ONCE]
-        chips = await asyncio.to_thread(lambda part=part: [align.cut(pixels, points) for points in part])
-        vectors += list(await inference.embed(chips))
+        vectors += list(await inference.embed(await asyncio.to_thread(_chips, pixels, part)))
     return vectors

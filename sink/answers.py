@@ -24,8 +24,13 @@ class Answers:
         """Nothing is held in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        answers = [(record, Answer.decode(record.value)) for record in records]
-        answers = [it for it in answers if not await self._came_too_late(it[1])]
+        answers: list[tuple[Record, Answer]] = []
+        answered: set[str] = set()
+        for record in records:
+            answer = Answer.decode(record.value)
+            if not await self._came_too_late(answer, answered):
+                answers.append((record, answer))
+                answered.add(answer.image_id)
         stored = [
             StoredAnswer(answer.image_id, (record.value or b"").decode(), record.timestamp / 1000 + ANSWER_KEPT_S)
             for record, answer in answers
@@ -35,9 +40,13 @@ class Answers:
             await self._objects.delete([it.object_key for _, it in answers if it.object_key and it.purpose != "learn"])
         return []
 
-    async def _came_too_late(self, answer: Answer) -> bool:
-        """A record that is processed again finds that its picture went with the answer: the first answer stands."""
-        return answer.body.get("code") == ObjectMissing.code and await self._vectors.answer(answer.image_id) is not None
+    async def _came_too_late(self, answer: Answer, answered: set[str]) -> bool:
+        """A record that is processed again finds that its picture went with the answer: the first answer stands. It may be in the
+        same batch, `answered`.
+        """
+        if answer.body.get("code") != ObjectMissing.code:
+            return False
+        return answer.image_id in answered or await self._vectors.answer(answer.image_id) is not None
 
     def received(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("an answer is not answered")

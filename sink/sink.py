@@ -108,19 +108,27 @@ def _check(record: Record, event: FacesEmbedded, manifest: Manifest) -> None:
     received, models = event.received, event.models
     if record.topic != FACES_EMBEDDED or received.purpose == "detect" or received.directory is None:
         raise UnreadableRecord("faces.embedded carries learn and recognize, with a directory")
-    if models.embedder not in manifest.models or models.generation is None:
+    embedder = manifest.models.get(models.embedder or "")
+    if not isinstance(embedder, EmbedderModel) or models.generation is None:
         raise UnreadableRecord(f"the embedder '{models.embedder}' is not in the manifest")
-    dimension = manifest.embedder(models.embedder).dimension
     for face in event.faces:
         if face.vectors and models.generation not in face.vectors:
             raise UnreadableRecord(f"a face has no vector of the generation '{models.generation}'")
         for generation in face.vectors:
-            if face.vector(generation).shape != (dimension,) or not np.isfinite(face.vector(generation)).all():
-                raise UnreadableRecord(f"a vector of '{generation}' is not {dimension} finite numbers")
+            if not _is_vector(face, generation, embedder.dimension):
+                raise UnreadableRecord(f"a vector of '{generation}' is not {embedder.dimension} finite numbers, not all of them 0")
     if received.purpose == "learn":
         complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
         if received.person is None or not complete:
             raise UnreadableRecord("a learn carries a person and one face with vectors, crop and source")
+
+
+def _is_vector(face: EmbeddedFace, generation: str, dimension: int) -> bool:
+    try:
+        vector = face.vector(generation)
+    except ValueError:  # no base64, or no whole numbers
+        return False
+    return vector.shape == (dimension,) and bool(np.isfinite(vector @ vector)) and bool(vector.any())
 
 
 def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any]:

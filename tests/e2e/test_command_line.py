@@ -1,18 +1,23 @@
 """`facestream learn` and `recognize` as processes: with a service, and the embedded way without one."""
 
+import fcntl
 import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from PIL import Image
 
 from bench.serving import ROOT, Serving
+from facestream.cli import main
 
 COMMAND = [sys.executable, "-m", "facestream.cli"]
 
@@ -106,23 +111,35 @@ def test_a_table_on_a_terminal_and_progress_of_many(serving: Serving, photos: Pa
     assert re.search(r"recognize .*5/6", seen)
 
 
-def test_a_wrong_command_line_ends_with_2(serving: Serving, photos: Path, tmp_path: Path) -> None:
-    photo = photos / "obama.jpg"
+@pytest.fixture
+def own_logging() -> Iterator[None]:
+    """`main` sends logs to the stderr of the moment, which other tests must not inherit."""
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.usefixtures("own_logging")
+def test_a_wrong_command_line_ends_with_2(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo = str(photos / "obama.jpg")
+    monkeypatch.setenv("FACESTREAM_URL", "http://127.0.0.1:9")
     for arguments, words in (
-        (["--directory", "a", "--top", "11"], "--top"),
+        (["--top", "11"], "--top"),
         (["--directory", "a\nb"], "--directory"),
-        (["--directory", "a", "--draw", str(tmp_path / "a.txt")], "suffix"),
-        (["--directory", "a", "--draw", str(photo)], "would replace"),
-        (["--directory", "a", "--url", "localhost"], "no URL"),
-        ([], "--directory"),
+        (["--draw", str(tmp_path / "a.txt")], "suffix"),
+        (["--draw", photo], "would replace"),
+        (["--url", "localhost"], "no URL"),
     ):
-        done = facestream(serving.data, "recognize", photo, *arguments)
-        assert done.returncode == 2, done
-        assert words in done.stderr
-        assert done.stdout == ""
-    gone = facestream(tmp_path / "data", "recognize", photo, "--directory", "a", FACESTREAM_URL="http://127.0.0.1:9")
-    assert gone.returncode == 1
-    assert "facestream up" in gone.stderr
+        assert main(["recognize", photo, "--directory", "a", *arguments]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert words in err
+    assert main(["learn", photo, photo, "--person", "p", "--directory", "a", "--face", "1,2"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["recognize", photo])
+    assert main(["recognize", photo, "--directory", "a"]) == 1  # nobody is at that address
+    assert "facestream up" in capsys.readouterr().err
 
 
 def test_the_client_does_not_load_torch(serving: Serving, photos: Path, tmp_path: Path) -> None:
@@ -152,27 +169,36 @@ def test_a_closed_pipe_ends_it_quietly(serving: Serving, photos: Path) -> None:
 
 
 def test_without_a_service_commands_serve_themselves_in_turn(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
-    """Two at once share the data folder; who owns it needs no key, although one exists."""
+    """The second waits until the first is through. Who owns the data folder needs no key, although one exists."""
     data = tmp_path / "data"
     assert facestream(data, "keys", "create", "--scope", "recognize", "--directory", "elsewhere").returncode == 0
-    both = [
-        subprocess.Popen(
-            [*COMMAND, "learn", str(photos / name), "--person", person, "--directory", "acme"],
-            env=environment(data, FACESTREAM_WEIGHTS=str(weights_folder), FACESTREAM_LISTEN="0.0.0.0:80"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, person in (("obama.jpg", "obama"), ("biden.jpg", "biden"))
-    ]
-    for process, person in zip(both, ("obama", "biden"), strict=True):
+    settings = environment(data, FACESTREAM_WEIGHTS=str(weights_folder), FACESTREAM_LISTEN="0.0.0.0:80")
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [*COMMAND, *map(str, arguments), "--directory", "acme"]
+        return subprocess.Popen(command, env=settings, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    learning = start("learn", photos / "obama.jpg", "--person", "obama")
+    while not is_held(data / "facestream.lock"):
+        assert learning.poll() is None
+        time.sleep(0.05)
+    recognizing = start("recognize", photos / "obama2.jpg")
+    for process in (learning, recognizing):
         out, err = process.communicate(timeout=120)
         assert (process.returncode, err) == (0, "")
-        assert json.loads(out)["persons"][0]["id"] == person
-    seen = facestream(data, "recognize", photos / "obama2.jpg", "--directory", "acme", FACESTREAM_WEIGHTS=str(weights_folder))
-    assert (seen.returncode, seen.stderr) == (0, "")
-    assert [it["id"] for it in lines(seen)[0]["persons"][0]["candidates"]] == ["obama", "biden"]
-    assert (data / "facestream.lock").read_bytes() == b""
+        assert json.loads(out)["persons"][0]["id"] == "obama"
+    assert not is_held(data / "facestream.lock")
+
+
+def is_held(lock: Path) -> bool:
+    try:
+        with open(lock, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def test_without_weights_the_message_says_what_to_do(tmp_path: Path, photos: Path) -> None:

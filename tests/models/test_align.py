@@ -18,7 +18,8 @@ Pixels = NDArray[np.uint8]
 def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.float64]:
     """Landmarks exactly as the template has them, in a square of an image."""
     cos, sin = math.cos(square.angle) * square.half, math.sin(square.angle) * square.half
-    return np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(square.centre)
+    landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(square.centre)
+    return landmarks
 
 
 def photo(height: int = 200, width: int = 260) -> Pixels:
@@ -43,7 +44,8 @@ def naive(pixels: Pixels, square: Similarity, side: int) -> NDArray[np.float64]:
                     i, j = math.floor(x) + dx, math.floor(y) + dy
                     if 0 <= i < width and 0 <= j < height:
                         samples[row, column] += (1 - abs(x - i)) * (1 - abs(y - j)) * pixels[j, i].astype(np.float64)
-    return samples.reshape(side, over, side, over, 3).mean((1, 3))
+    picture: NDArray[np.float64] = samples.reshape(side, over, side, over, 3).mean((1, 3))
+    return picture
 
 
 @given(st.floats(-500, 500), st.floats(-500, 500), st.floats(1, 900), st.floats(-3.1, 3.1))
@@ -79,7 +81,8 @@ def test_the_fit_is_the_best_similarity() -> None:
 )
 def test_a_chip_is_what_a_naive_loop_samples(square: Similarity) -> None:
     chip = align.cut(photo(), placed(square))
-    assert (chip.dtype, chip.shape) == (np.float32, (150, 150, 3))
+    assert chip.dtype == np.float32
+    assert chip.shape == (150, 150, 3)
     np.testing.assert_allclose(chip, naive(photo(), square, 150), atol=0.02)
 
 
@@ -89,7 +92,8 @@ def test_a_crop_is_what_a_naive_loop_samples_and_its_middle_the_chip() -> None:
     np.testing.assert_allclose(picture, naive(photo(), square, 240), atol=0.02)
     np.testing.assert_allclose(picture[45:195, 45:195], align.cut(photo(), placed(square)), atol=0.01)
     crop = align.crop(photo(), placed(square))
-    assert (crop.dtype, crop.shape) == (np.uint8, (240, 240, 3))
+    assert crop.dtype == np.uint8
+    assert crop.shape == (240, 240, 3)
     np.testing.assert_array_equal(align.chip_of_crop(crop), np.rint(picture[45:195, 45:195]))
 
 

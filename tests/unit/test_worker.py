@@ -149,7 +149,8 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
 
 async def values(log: SqliteLog, topic: str) -> list[Record]:
     reader = await log.reader(topic, at="start")
-    expected, records = sum((await log.end_offsets(topic)).values()), []
+    expected = sum((await log.end_offsets(topic)).values())
+    records: list[Record] = []
     while len(records) < expected:
         records += await reader.poll(1_000, 1.0)
     await reader.close()
@@ -194,10 +195,12 @@ async def running(it: Worker) -> AsyncIterator[asyncio.Task[None]]:
     try:
         await asyncio.wait_for(it.ready.wait(), PATIENCE_S)
         yield task
-    finally:
-        it.stop()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait_for(task, PATIENCE_S)
+    except BaseException:
+        await kill(task)
+        raise
+    it.stop()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait_for(task, PATIENCE_S)
 
 
 async def kill(task: asyncio.Task[None]) -> None:
@@ -272,8 +275,9 @@ async def test_a_commit_goes_past_a_record_only_when_all_before_it_are_done(log:
     stage.blocked = {"3": asyncio.Event()}
     it = worker(log, stage, ordered=ordered)
     async with running(it) as task:
-        for name in names:
-            await send(log, name, partition_key="a")
+        await send(log, *names[:3], partition_key="a")
+        await until(lambda: eventually(log, answers=3, lag_=0))
+        await send(log, *names[3:], partition_key="a")
         await until(lambda: "3" in stage.running)
         before = 3 if ordered else 9
         await until(lambda: eventually(log, answers=before, lag_=7))

@@ -1,0 +1,126 @@
+"""The embedded object store's own promises: a full disk, crashes, where files lie. The rest is in tests/contracts/test_objects.py."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from backends import objects_files
+from backends.objects_files import FileObjects
+from backends.objects_paths import key_of, path_of
+from schemas.errors import StorageFull, Unavailable
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
+    objects = FileObjects(tmp_path / "objects")
+    yield objects
+    await objects.close()
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    "key", ["a", "a/b", "..", "/", "//", "a\0b", "%", "+", "@", "a@", ".", ".a/..b", "x" * 300, "💙" * 300, "%2F/"]
+)
+def test_a_path_names_one_key(key: str) -> None:
+    path = path_of(key)
+    assert key_of(path) == key
+    assert not path.is_absolute()
+    assert ".." not in path.parts
+    assert all(len(name) <= 255 for name in path.parts)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """/dev/full would do for a write, but not for a rename."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    yield folder
+    if mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+async def test_a_full_disk_refuses_and_recovers(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not small_disk.is_mount():
+        # Not allowed to mount: the kernel's answer, from a stand-in for the one function that gets it.
+        def full(file: int, *parts: bytes) -> None:
+            if sum(map(len, parts)) > 1 << 20:
+                raise OSError(28, "No space left on device")
+            write(file, *parts)
+
+        write = objects_files._write
+        monkeypatch.setattr(objects_files, "_write", full)
+    objects = FileObjects(small_disk)
+    await objects.put("a", b"the old one")
+    with pytest.raises(StorageFull):
+        await objects.put("a", bytes(2 << 20))
+    assert files(small_disk) == ["a@"]
+    assert (await objects.get("a")).data == b"the old one"
+    await objects.put("b", bytes(500_000))
+    await objects.close()
+
+
+async def test_left_overs_of_a_dead_process_are_swept_and_those_of_a_living_one_are_not(
+    objects: FileObjects, tmp_path: Path
+) -> None:
+    code = """
+import fcntl, os, sys
+for name in sys.argv[1:]:
+    file = os.open(name, os.O_WRONLY | os.O_CREAT)
+    fcntl.flock(file, fcntl.LOCK_EX)
+    os.write(file, b"half a face")
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    temporary = tmp_path / "objects" / ".tmp"
+    temporary.mkdir(parents=True)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        subprocess.Popen([sys.executable, "-c", code, str(temporary / "dead")], **pipes) as dead,  # type: ignore[call-overload]
+        subprocess.Popen([sys.executable, "-c", code, str(temporary / "living")], **pipes) as living,  # type: ignore[call-overload]
+    ):
+        assert dead.stdout.readline() == living.stdout.readline() == b"ready\n"
+        dead.kill()
+        dead.wait()
+        await objects.ping()
+        assert files(temporary) == ["living"]
+    assert [each async for each in objects.list()] == []
+
+
+async def test_listing_walks_only_the_folders_it_has_to(objects: FileObjects, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("crops/acme/1", "crops/acme/2", "crops/bolt/1", "originals/acme/1"):
+        await objects.put(key, b"")
+    walked: list[str] = []
+    scandir = objects_files.os.scandir
+
+    def watched(folder: Path) -> object:
+        walked.append(folder.name)
+        return scandir(folder)
+
+    monkeypatch.setattr(objects_files.os, "scandir", watched)
+    assert sorted([each.key async for each in objects.list("crops/ac")]) == ["crops/acme/1", "crops/acme/2"]
+    assert walked == ["crops", "acme"]
+
+
+async def test_deleting_removes_empty_folders(objects: FileObjects, tmp_path: Path) -> None:
+    await objects.put("a/b/c", b"")
+    await objects.put("a/d", b"")
+    await objects.delete(["a/b/c"])
+    assert not (tmp_path / "objects/a/b").exists()
+    assert files(tmp_path / "objects") == ["a/d@"]
+    await objects.put("a/b/c", b"again")
+    assert (await objects.get("a/b/c")).data == b"again"
+
+
+async def test_a_file_of_somebody_else_is_unavailable(objects: FileObjects, tmp_path: Path) -> None:
+    await objects.put("a", b"")
+    (tmp_path / "objects" / "b@").write_bytes(b"no header")
+    with pytest.raises(Unavailable, match="b@"):
+        await objects.get("b")
