@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test install install-dev soak bench
+.PHONY: help run test install install-dev photos soak bench
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -18,6 +18,10 @@ test: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+# make photos get a few photos to try with, into ./photos
+photos: install
+	@$(BIN)/python scripts/photos.py
 
 # make soak   kill -9 at 50 random moments under load, then check that nothing was lost (minutes)
 soak: install-dev

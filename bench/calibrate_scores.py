@@ -2,8 +2,8 @@
 
     python -m bench.calibrate_scores PHOTOS [--sheet OUT.png]
 
-PHOTOS holds street/ (labels.json) and lfw/. A box that matches no label is often a face that nobody has labelled (part of a crowd,
-turned away, on a poster): what share of them is was judged by eye, on the sheet that --sheet draws, and stands below.
+PHOTOS holds street/ (labels.json) and lfw/. A box that matches no label is often a face that nobody has labelled (part of a
+crowd, turned away, on a poster): what share of them is was judged by eye, on the sheet that --sheet draws, and stands below.
 """
 
 import argparse
@@ -27,8 +27,8 @@ from weights.manifest import ScoreCalibration, manifest
 
 MATCH = 0.35  # IoU with a label, as bench/detection.py
 LOWEST = 0.45
-# Lower edge of a range of scores → share of the unmatched boxes in it that are faces: 134 boxes of the 284 street photos, seen by one
-# person. From the last edge on all 30 were faces, and no box of a portrait was wrong.
+# Lower edge of a range of scores → share of the unmatched boxes in it that are faces: 134 boxes of the 284 street photos, judged
+# once. From the last edge on all 30 were faces.
 FACES_AMONG_UNMATCHED = {0.45: 0.5, 0.50: 0.63, 0.55: 0.80, 0.60: 0.90, 0.65: 1.0}
 EDGES = (*FACES_AMONG_UNMATCHED, 1.0)
 # Beyond the scores at which something wrong was seen the log-odds rise on, half as steeply, to no more than this.

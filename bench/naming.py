@@ -91,7 +91,7 @@ def figures(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[
     return Figures(
         rank_one=float(np.mean(right)),
         tpir=float(np.mean(named)),
-        fpir=float(np.mean([answer["id"] is not None for answer in strangers])),
+        fpir=float(np.mean([answer["id"] is not None for answer in strangers])) if strangers else float("nan"),
         calibration=calibration_error(probability, truth),
         threshold=float(mates[0]["threshold"]),
     )

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http import HttpProcessingError
 
 from schemas.errors import InvalidRequest, MissingField, TooMuchInFlight, UploadTooLarge
 
@@ -57,17 +58,24 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
             if part.name == "file":
                 if upload is not None:
                     raise InvalidRequest("there are two files: send one image a request")
-                upload = Upload(await _bytes(part, largest), part.filename or "")
+                upload = Upload(await _bytes(part, largest), _unicode(part.filename or ""))
             elif part.name:
-                fields[part.name] = await _text(part)
+                fields[_unicode(part.name)] = await _text(part)
+    except HttpProcessingError as error:  # the headers of a part
+        raise InvalidRequest(f"the multipart body is malformed: {_unicode(error.message)}") from None
     except (ValueError, AssertionError) as error:
-        raise InvalidRequest(f"the multipart body is malformed: {error}") from None
+        raise InvalidRequest(f"the multipart body is malformed: {_unicode(str(error))}") from None
     if upload is None:
         raise MissingField("the field 'file' is missing: curl -F file=@photo.jpg", field="file")
     if not upload.data:
         raise MissingField("the file is empty", field="file")
     upload.fields = fields
     return upload
+
+
+def _unicode(header: str) -> str:
+    """A header's text without what is no UTF-8: aiohttp hands that over as lone surrogates, which no record or answer can hold."""
+    return header.encode(errors="surrogateescape").decode(errors="replace")
 
 
 async def _bytes(part: BodyPartReader, largest: int) -> bytes:

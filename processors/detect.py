@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.boxes import Detections, merge
+from processors.boxes import Detections, in_original, merge
 from processors.decode import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
@@ -21,12 +21,7 @@ async def find_faces(image: DecodedImage, inference: Inference) -> Detections:
     """All faces of an image, best first, in pixels of the upright original."""
     passes = image.passes
     found = await inference.detect([picture for _, picture in passes])
-    moved = []
-    for (each, _), detections in zip(passes, found, strict=True):
-        left, top, right, bottom = each.tile or (0, 0, image.width, image.height)
-        scale = ((right - left) / each.width, (bottom - top) / each.height)
-        moved.append(detections.moved(scale, (left, top)))
-    return merge(moved)
+    return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(passes, found, strict=True)])
 
 
 def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: DetectorModel) -> list[Detection]:

@@ -1,6 +1,7 @@
 """The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair chunks.
 
-Requests take turns, and a chunk takes one picture of each request at a time: a crowd of a thousand faces does not stall a portrait.
+Requests take turns, and a chunk takes one picture of each request at a time: a crowd of a thousand faces does not stall a
+portrait.
 """
 
 import asyncio

@@ -116,7 +116,7 @@ def _check(record: Record, event: FacesEmbedded, manifest: Manifest) -> None:
             raise UnreadableRecord(f"a face has no vector of the generation '{models.generation}'")
         for generation in face.vectors:
             if not _is_vector(face, generation, embedder.dimension):
-                raise UnreadableRecord(f"a vector of '{generation}' is not {embedder.dimension} finite numbers, not all of them 0")
+                raise UnreadableRecord(f"a vector of '{generation}' is not {embedder.dimension} numbers with a length")
     if received.purpose == "learn":
         complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
         if received.person is None or not complete:
@@ -128,7 +128,9 @@ def _is_vector(face: EmbeddedFace, generation: str, dimension: int) -> bool:
         vector = face.vector(generation)
     except ValueError:  # no base64, or no whole numbers
         return False
-    return vector.shape == (dimension,) and bool(np.isfinite(vector @ vector)) and bool(vector.any())
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(vector)
+    return vector.shape == (dimension,) and bool(0 < length < np.inf)
 
 
 def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any]:

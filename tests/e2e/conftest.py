@@ -23,7 +23,7 @@ class Client:
         path: str,
         picture: bytes | Path,
         *,
-        headers: dict[str, str] | None = None,
+        headers: Any = None,
         filename: str = "photo.jpg",
         **fields: str,
     ) -> tuple[int, dict[str, Any], Any]:

@@ -251,7 +251,8 @@ async def test_listing_pages_through_people(client: Client, photos: Path) -> Non
         await learn(client, photos / "obama.jpg", name, "list ing")
     await learn(client, photos / "obama2.jpg", "Ada", "list ing")
     assert "list ing" in (await client.get("/directories"))[1]["directories"]
-    seen, after = {}, ""
+    seen: dict[str, int] = {}
+    after = ""
     while True:
         status, page, _ = await client.get(f"/directories/list%20ing/persons?limit=2&after={after}")
         assert status == 200

@@ -21,6 +21,7 @@ import pytest
 
 from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
 from backends.log_sqlite import SqliteLog
+from backends.log_sqlite_consumer import fair_shares
 from backends.sqlite_threads import Operation
 from schemas.errors import Fenced, InvalidRequest, OffsetGone, StorageFull, Unavailable
 
@@ -320,6 +321,21 @@ async def test_what_comes_while_a_poll_reads_from_disk_wakes_it(path: Path, monk
         assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("available", "limit", "shares"),
+    [
+        ([1000, 5, 1000], 30, [13, 5, 12]),
+        ([1000, 1000], 1, [1, 0]),
+        ([2, 1], 100, [2, 1]),
+        ([3, 3, 3], 0, [0, 0, 0]),
+        ([], 10, []),
+        ([0, 7], 3, [0, 3]),
+    ],
+)
+def test_shares_are_fair(available: list[int], limit: int, shares: list[int]) -> None:
+    assert fair_shares(available, limit) == shares
+
+
 async def test_a_bad_operation_does_not_take_its_neighbours_down(path: Path) -> None:
     async with opened(path) as log:
         await log.create_topics([TopicSpec("events", 1)])
@@ -526,7 +542,10 @@ async def test_compaction_keeps_the_last_of_each_key_and_tombstones_for_a_day(pa
         mine = [record for record in await read_all(log, "changes") if record.value != b"other"]
         assert {record.key: record.offset for record in mine} == last
         assert len(mine) == 7
-        clock.now += DAY_S + 1
+        clock.now += DAY_S - 1
+        await log.enforce_retention()
+        assert [record.offset for record in await read_all(log, "changes") if record.value is None] == [1500]
+        clock.now += 2
         await log.append([NewRecord("changes", "5", b"new", "one")])
         await log.enforce_retention()
         left = {record.key: record.value for record in await read_all(log, "changes") if record.value != b"other"}
