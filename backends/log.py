@@ -96,8 +96,8 @@ class Consumer(ABC):
         Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed meanwhile
         (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics; partitions in
         `paused` are left where they are. Several partitions with records take fair shares. Keeps the membership alive, as any
-        other task of the adapter does. Raises OffsetGone when a committed offset no longer exists, Unavailable when the log
-        cannot be read.
+        other task of the adapter does. Raises OffsetGone when a committed offset no longer exists, Fenced when
+        another process has joined under this member's name, Unavailable when the log cannot be read.
         """
 
     @abstractmethod
@@ -127,8 +127,9 @@ class EventLog(ABC):
 
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Creates the topics that are missing; safe when several do it at once. Raises TopicMismatch when one exists with another
-        partition count.
+        """Creates the topics that are missing, and gives the others the retention of their spec; safe when several do it at once.
+
+        Raises TopicMismatch, with nothing done, when one exists with another partition count.
         """
 
     @abstractmethod

@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--photos", type=Path, default=Path(".cache/photos"), help="folder of pictures with one face each")
+    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
     arguments = parser.parse_args()
     photos = [path.read_bytes() for path in sorted(arguments.photos.glob("obama*.jpg")) if "partial" not in path.name]
     with tempfile.TemporaryDirectory() as folder:

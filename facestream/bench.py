@@ -41,9 +41,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "bench", help="measure this machine", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--photos", type=Path, metavar="FOLDER", help="default: ../shared/photos where it is there, else .cache/photos"
-    )
+    parser.add_argument("--photos", type=Path, metavar="FOLDER", help="default: ../shared/photos where it is there, else photos")
     parser.add_argument(
         "--requests",
         type=int,

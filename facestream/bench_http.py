@@ -25,7 +25,7 @@ from schemas.errors import FacestreamError
 DIRECTORY = "bench"
 START_S, STOP_S, ANSWER_S = 120.0, 60.0, 120.0
 BOUNDARY = "facestream-bench-7c1f0b52"
-HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Prefer": f"wait={ANSWER_S:.0f}"}
 
 
 class ServiceFailed(FacestreamError):

@@ -9,22 +9,22 @@ from PIL import Image
 
 from schemas.errors import ConfigurationError
 
-FOLDERS = (Path("../shared/photos"), Path(".cache/photos"))
+FOLDERS = (Path("../shared/photos"), Path("photos"))
 
 # Portraits, photos of one face and its neighbours, groups and crowds, in the sizes that people send; large and small mixed.
 PHOTOS = (
     "people/obama.jpg",
-    "lfw/Abdullah_Gul/Abdullah_Gul_0001.jpg",
+    "lfw/Abdullah_Gul/Abdullah_Gul_0002.jpg",
     "street/maksssksksss1.jpg",
     "people/two_people.jpg",
     "groups/2007_007763.jpg",
     "people/biden.jpg",
-    "lfw/Andre_Agassi/Andre_Agassi_0001.jpg",
+    "lfw/Andre_Agassi/Andre_Agassi_0003.jpg",
     "people/lin-manuel-miranda.png",
     "street/maksssksksss229.jpg",
     "people/obama-720p.jpg",
     "groups/2008_002470.jpg",
-    "lfw/Angelina_Jolie/Angelina_Jolie_0001.jpg",
+    "lfw/Angelina_Jolie/Angelina_Jolie_0003.jpg",
     "people/test/obama_and_biden.jpg",
     "people/obama-480p.jpg",
     "groups/2009_004587.jpg",
@@ -46,7 +46,7 @@ LEARNED = {
     "biden": ("people/biden.jpg", "biden.jpg"),
     "miranda": ("people/lin-manuel-miranda.png",),
     "lacamoire": ("people/alex-lacamoire.png",),
-    "gul": ("lfw/Abdullah_Gul/Abdullah_Gul_0001.jpg",),
+    "gul": ("lfw/Abdullah_Gul/Abdullah_Gul_0002.jpg",),
 }
 
 

@@ -81,6 +81,7 @@ def figures(measured: Measured) -> dict[str, Any]:
                 "images": it.count,
                 "images_per_s": it.count / it.seconds,
                 "faces_per_s": it.faces / it.seconds,
+                "faces_per_image": it.faces / it.count,
                 "parts_ms_per_image": {part: seconds / it.count * 1e3 for part, seconds in it.parts.items()},
             }
             | ({"p50_ms": percentiles([s for _, s in it.images])[0]} if batch == 1 else {})
@@ -120,6 +121,7 @@ def _load(it: Load) -> dict[str, Any]:
         "p99_ms": p99,
         "images_per_s": it.count / it.seconds,
         "faces_per_s": it.faces / it.seconds,
+        "faces_per_image": it.faces / max(1, it.count),
         "client_cpu": it.client_cpu_s / it.seconds,
         "server_cpu": it.server_cpu_s / it.seconds,
         "rss_mb": it.rss[-1][1] / 1e6,
@@ -203,7 +205,8 @@ def _http(values: dict[str, Any]) -> list[str]:
 
 
 def _verdict(values: dict[str, Any]) -> list[str]:
-    lines = []
+    found = ", ".join(f"{it['faces_per_image']:.3f}" for it in [values["bare"]["1"], *values["http"].values()])
+    lines = [f"faces an image, bare and through HTTP: {found}"]
     if "latency_above_bare_ms" in values:
         above, each = values["latency_above_bare_ms"], values["latency_above_bare_by_photo_ms"]
         phone = values["phone"]

@@ -74,7 +74,7 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
 
 
 def _unicode(header: str) -> str:
-    """A header's text without what is no UTF-8: aiohttp hands that over as lone surrogates, which no record or answer can hold."""
+    """A header's text without what is no UTF-8: aiohttp hands that over as lone surrogates, which no record can hold."""
     return header.encode(errors="surrogateescape").decode(errors="replace")
 
 

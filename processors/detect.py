@@ -1,4 +1,4 @@
-"""The detect stage: decode once, look at the picture in passes, and say which faces are there, in pixels of the upright original."""
+"""The detect stage: look at a decoded picture in passes, and say which faces are there, in pixels of the upright original."""
 
 from collections.abc import Sequence
 
@@ -54,7 +54,8 @@ def choose(faces: Sequence[Detection], options: Options, model: DetectorModel) -
         chosen = _only(faces, largest, model)
     if chosen.side < SMALLEST_LEARNED and not options.force:
         raise FaceTooSmall(
-            f"the face is {chosen.side:.0f} pixels a side, {SMALLEST_LEARNED} are needed to tell people apart: send a larger picture, or force=true",
+            f"the face is {chosen.side:.0f} pixels a side, {SMALLEST_LEARNED} are needed to tell people apart: "
+            "send a larger picture, or force=true",
             box=chosen.box,
         )
     return chosen, [face for face in faces if face is not chosen]

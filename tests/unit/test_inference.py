@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +83,22 @@ async def entered(network: Tiny) -> None:
     assert await asyncio.to_thread(network.entered.wait, 20)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        await asyncio.sleep(0.001)
+
+
+async def in_order_of_completion(*tasks: asyncio.Task[Any]) -> list[asyncio.Task[Any]]:
+    finished: list[asyncio.Task[Any]] = []
+    for task in tasks:
+        task.add_done_callback(finished.append)
+    await asyncio.wait(tasks, timeout=20)
+    await asyncio.sleep(0)
+    return finished
+
+
 # Order, with the tiny networks.
 
 
@@ -109,9 +127,8 @@ async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tin
     portrait = asyncio.create_task(inference.embed([chip(2)]))
     await asyncio.sleep(0)
     tiny.go_on.set()
-    done, _ = await asyncio.wait([crowd, portrait], return_when=asyncio.FIRST_COMPLETED)
-    assert done == {portrait}
-    assert len(await crowd) == 1_000
+    assert await in_order_of_completion(crowd, portrait) == [portrait, crowd]
+    assert len(crowd.result()) == 1_000
     assert [2 in chunk for chunk in tiny.chunks[:3]] == [False, True, False]
     assert all(len(chunk) <= 8 for chunk in tiny.chunks)
     assert len(tiny.chunks) == 1 + 125  # with the portrait among them, and no chunk less than full but the last
@@ -135,9 +152,7 @@ async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Ti
     photo = asyncio.create_task(inference.detect([picture(5)] * 2))
     await asyncio.sleep(0)
     tiny.go_on.set()
-    done, _ = await asyncio.wait([crowd, photo], return_when=asyncio.FIRST_COMPLETED)
-    assert done == {photo}
-    await crowd
+    assert await in_order_of_completion(crowd, photo) == [photo, crowd]
     assert heads.chunks == [[5, 5]]
 
 
@@ -209,8 +224,7 @@ async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: I
     waiting = asyncio.create_task(inference.embed([chip(2)] * 9))
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(inference.close))
-    while not inference._closed:
-        await asyncio.sleep(0.001)
+    await until(lambda: inference._closed)
     tiny.go_on.set()
     await asyncio.wait_for(closing, 20)
     assert (await under_way).tolist() == [[1, 1, 1]]
@@ -246,9 +260,9 @@ def pictures(photos: Path) -> list[Pixels]:
     for name, size in (("obama.jpg", 256), ("biden.jpg", 256), ("obama2.jpg", 192)):
         canvas = Image.new("RGB", (256, 256), "gray")
         with Image.open(photos / name) as photo:
-            photo = photo.convert("RGB")
-            photo.thumbnail((size, size))
-            canvas.paste(photo, (256 - photo.width, 0))
+            small = photo.convert("RGB")
+            small.thumbnail((size, size))
+            canvas.paste(small, (256 - small.width, 0))
         made.append(np.asarray(canvas))
     return made
 
