@@ -1,6 +1,7 @@
 """All roles in one process: opens the stores, loads the models, runs workers and HTTP service, and drains them in order."""
 
 import asyncio
+import gc
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -141,6 +142,8 @@ async def serve(
             ]
             for worker in workers:
                 await worker.ready.wait()
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
             url = await _listen(runner, settings.listen, owners_socket)
             log.info("serving", url=url)
             started(url)

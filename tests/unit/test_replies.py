@@ -77,6 +77,20 @@ async def test_an_answer_that_comes_before_anybody_reads_is_not_missed(log: Sqli
     await replies.close()
 
 
+async def test_an_answer_from_before_the_start_is_nobodys(log: SqliteLog) -> None:
+    replies = Replies(log)
+    await answer(log, "a", replies.reply_to, status=422)
+    await replies.start()
+    future = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to, status=200)
+    task = asyncio.create_task(replies.run())
+    async with asyncio.timeout(10):
+        assert (await future).status == 200
+    task.cancel()
+    await asyncio.wait([task])
+    await replies.close()
+
+
 async def test_answers_that_nobody_waits_for_are_passed_over(log: SqliteLog, replies: Replies) -> None:
     await log.append([NewRecord(RESULTS, "somebody else's", b"not even an answer", replies.reply_to)])
     await answer(log, "given up", replies.reply_to)
