@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import structlog
 
-from facestream import bench, keys, learn, recognize, up, weights
+from facestream import bench, environment, keys, learn, recognize, up, weights
 from schemas.errors import FacestreamError
 
 COMMANDS = (up, weights, keys, learn, recognize, bench)
@@ -32,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     _log_to_stderr()
-    # Read when torch is imported: threads that spin while they wait take the cores from the decoders and the event loop.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    environment.prepare()
     try:
         code: int = arguments.run(arguments)
         return code

@@ -24,7 +24,8 @@ from ingest.replies import Replies
 from ingest.service import Limits, Service
 from ingest.uploads import UploadMemory
 from processors.decode import DecodePool
-from processors.inference import Inference
+from processors.embed import Cutting
+from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder
 from processors.processor import Processor
 from schemas.errors import ConfigurationError
@@ -67,10 +68,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         yield Stores(log_, objects, vectors)
 
 
-def load_inference(settings: Settings, known: Manifest) -> Inference:
-    """Loads the networks of the default generation. Raises WeightsInvalid, ConfigurationError. Takes seconds: not on the event
-    loop.
-    """
+def load_networks(settings: Settings, known: Manifest) -> Networks:
+    """The networks of the default generation. Raises WeightsInvalid, ConfigurationError."""
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     generation = known.generation(known.default_generation)
@@ -85,7 +84,7 @@ def load_inference(settings: Settings, known: Manifest) -> Inference:
         load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror
     )
     gpu = device.type == "cuda"
-    return Inference(
+    return Networks(
         detector,
         embedder,
         chunk_pixels=CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU,
@@ -118,13 +117,16 @@ async def serve(
         stores = await stack.enter_async_context(open_stores(settings))
         if owners_socket is None:
             await _require_keys(settings, stores.vectors)
-        inference = await asyncio.to_thread(load_inference, settings, known)
+        inference = Inference(lambda: load_networks(settings, known))
         stack.callback(inference.close)
+        await inference.loaded()
+        cutting = Cutting()
+        stack.callback(cutting.close)
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
 
-        workers = _workers(settings, stores, Processor(stores.objects, decoders, inference, known), known)
+        workers = _workers(settings, stores, Processor(stores.objects, decoders, cutting, inference, known), known)
         replies = Replies(stores.log)
         await replies.start()
         stack.push_async_callback(replies.close)

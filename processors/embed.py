@@ -5,9 +5,13 @@ A learned face is embedded from its decoded crop, live too, so that a replay giv
 
 import asyncio
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,6 +23,22 @@ Floats = NDArray[np.float32]
 
 AT_ONCE = 64  # chips in memory at a time for one image, 17 MB of floats
 CROP_QUALITY = 95
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Cutting:
+    """The threads that cut and code faces: one core each, so that they make no teams of threads beside that of the inference."""
+
+    def __init__(self) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self._threads = ThreadPoolExecutor(cores, "cut", initializer=torch.set_num_threads, initargs=(1,))
+
+    async def run(self, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(*arguments, **named))
+
+    def close(self) -> None:
+        self._threads.shutdown()
 
 
 def encoded_crop(pixels: Pixels, landmarks: Floats) -> tuple[bytes, Floats]:
@@ -41,17 +61,17 @@ def _chips(pixels: Pixels, landmarks: Sequence[Floats]) -> list[Floats]:
     return [align.cut(pixels, points) for points in landmarks]
 
 
-async def embed_crop(data: bytes, inference: Inference) -> Floats:
+async def embed_crop(data: bytes, cutting: Cutting, inference: Inference) -> Floats:
     """The vector, (D,), of a learned face, from its crop."""
-    chip = align.chip_of_crop(await asyncio.to_thread(decoded_crop, data))
+    chip = align.chip_of_crop(await cutting.run(decoded_crop, data))
     vector: Floats = (await inference.embed([chip]))[0]
     return vector
 
 
-async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], inference: Inference) -> list[Floats]:
+async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], cutting: Cutting, inference: Inference) -> list[Floats]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
     vectors: list[Floats] = []
     for begin in range(0, len(landmarks), AT_ONCE):
         part = landmarks[begin : begin + AT_ONCE]
-        vectors += list(await inference.embed(await asyncio.to_thread(_chips, pixels, part)))
+        vectors += list(await inference.embed(await cutting.run(_chips, pixels, part)))
     return vectors

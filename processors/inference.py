@@ -5,14 +5,16 @@ portrait.
 """
 
 import asyncio
+import os
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from processors.boxes import Detections
@@ -34,17 +36,33 @@ class _Request:
     results: list[Any] = field(default_factory=list)
 
 
-class Inference:
-    """Owns the networks. `chunk_pixels` and `chunk_chips` bound one forward: how long others wait, and the memory."""
+@dataclass(frozen=True)
+class Networks:
+    """`chunk_pixels` and `chunk_chips` bound one forward: how long others wait, and the memory."""
 
-    def __init__(self, detector: Detector, embedder: Embedder, *, chunk_pixels: int, chunk_chips: int) -> None:
-        self._detector, self._embedder = detector, embedder
-        self._chunk_pixels, self._chunk_chips = chunk_pixels, chunk_chips
+    detector: Detector
+    embedder: Embedder
+    chunk_pixels: int
+    chunk_chips: int
+
+
+class Inference:
+    """Owns the networks and the thread. `load` runs in it too: each thread that calls torch gets a team of OpenMP threads of its
+    own, and with more of them than cores every small forward takes half as long again.
+    """
+
+    def __init__(self, load: Callable[[], Networks]) -> None:
+        self._load = load
+        self._loaded: Future[None] = Future()
         self._waiting: deque[_Request] = deque()
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
+
+    async def loaded(self) -> None:
+        """Returns when the networks are loaded; raises what `load` raised."""
+        await asyncio.wrap_future(self._loaded)
 
     async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
         """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels."""
@@ -78,6 +96,13 @@ class Inference:
         return asyncio.wrap_future(request.future)
 
     def _run(self) -> None:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        try:
+            networks = self._load()
+        except BaseException as error:
+            self._loaded.set_exception(error)
+            return
+        self._loaded.set_result(None)
         while True:
             with self._wake:
                 while not self._waiting and not self._closed:
@@ -86,9 +111,11 @@ class Inference:
                     for request in self._waiting:
                         request.future.cancel()
                     return
-                chunk = self._take()
+                chunk = self._take(networks)
             try:
-                results = self._forward([request.pictures[i] for request, i in chunk], chunk[0][0].kind)
+                pictures: list[Any] = [request.pictures[i] for request, i in chunk]
+                embed = chunk[0][0].kind == EMBED
+                results = list(networks.embedder.embed(pictures)) if embed else networks.detector.detect(pictures)
             except Exception as error:
                 for request in {id(request): request for request, _ in chunk}.values():
                     self._fail(request, error)
@@ -106,10 +133,10 @@ class Inference:
         if not request.future.done() and request.future.set_running_or_notify_cancel():
             request.future.set_exception(error)
 
-    def _take(self) -> list[tuple[_Request, int]]:
+    def _take(self, networks: Networks) -> list[tuple[_Request, int]]:
         """The next chunk: of the kind whose turn it is, one picture of each of its requests in turn."""
         kind = self._waiting[0].kind
-        room = self._chunk_chips if kind == EMBED else max(1, self._chunk_pixels // (kind[0] * kind[1]))
+        room = networks.chunk_chips if kind == EMBED else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
         chunk: list[tuple[_Request, int]] = []
         same = deque(request for request in self._waiting if request.kind == kind)
         others = [request for request in self._waiting if request.kind != kind]
@@ -121,8 +148,3 @@ class Inference:
                 same.append(request)
         self._waiting = deque([*others, *same])
         return chunk
-
-    def _forward(self, pictures: list[Any], kind: Any) -> list[Any]:
-        if kind == EMBED:
-            return list(self._embedder.embed(pictures))
-        return self._detector.detect(pictures)

@@ -14,7 +14,7 @@ from backends.objects import ObjectStore
 from processors import align
 from processors.decode import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
-from processors.embed import embed_crop, embed_probes, encoded_crop
+from processors.embed import Cutting, embed_crop, embed_probes, encoded_crop
 from processors.inference import Inference
 from schemas.ids import face_id_learned, source_of_face
 from schemas.records import Crop, Detection, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
@@ -30,8 +30,10 @@ class Processor:
 
     name = "processors"
 
-    def __init__(self, objects: ObjectStore, decoders: DecodePool, inference: Inference, manifest: Manifest) -> None:
-        self._objects, self._decoders, self._inference = objects, decoders, inference
+    def __init__(
+        self, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference, manifest: Manifest
+    ) -> None:
+        self._objects, self._decoders, self._cutting, self._inference = objects, decoders, cutting, inference
         self._generation = manifest.default_generation
         generation = manifest.generation(self._generation)
         self._detector = manifest.detector(generation.detector)
@@ -68,11 +70,11 @@ class Processor:
         """The face with its vector and its crop, which is in the object store by then."""
         landmarks = _array(face)
         with await self._fine_enough(data, image, [landmarks]) as fine:
-            crop, crop_landmarks = await asyncio.to_thread(encoded_crop, fine.pixels, landmarks * fine.scale)
+            crop, crop_landmarks = await self._cutting.run(encoded_crop, fine.pixels, landmarks * fine.scale)
         face_id = face_id_learned(received.image_id)
         crop_key = f"crops/{face_id}"
         vector, _ = await asyncio.gather(
-            embed_crop(crop, self._inference),
+            embed_crop(crop, self._cutting, self._inference),
             self._objects.put(crop_key, crop, {"directory": received.directory or ""}),
         )
         points = [(round(float(x), 2), round(float(y), 2)) for x, y in crop_landmarks]
@@ -88,7 +90,8 @@ class Processor:
         large = [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]
         landmarks = [_array(faces[i]) for i in large]
         with await self._fine_enough(data, image, landmarks) as fine:
-            vectors = await embed_probes(fine.pixels, [points * fine.scale for points in landmarks], self._inference)
+            at = [points * fine.scale for points in landmarks]
+            vectors = await embed_probes(fine.pixels, at, self._cutting, self._inference)
         by_face = dict(zip(large, vectors, strict=True))
         return [
             EmbeddedFace(

@@ -40,7 +40,7 @@ def _person(face: EmbeddedFace, found: list[Candidate] | None, people: int, limi
             }
         )
     person: dict[str, Any] = {
-        "id": best.person if best and best.similarity >= limit else None,
+        "id": best.person if best and max(best.similarity, -1.0) >= limit else None,  # rounding may leave less than -1
         "box": face.box,
         "score": face.score,
         "detection_score": face.detection_score,

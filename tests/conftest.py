@@ -1,16 +1,14 @@
-"""What the tests need from outside: the real weights, and photos of real people that come in a package.
-
-The models run in one process beside others on few cores: OpenMP's threads must sleep while they wait, or a forward takes seconds.
-"""
+"""What the tests need from outside: the real weights, and photos of real people that come in a package."""
 
 import os
 from pathlib import Path
 
 import pytest
 
+from facestream import environment
 from scripts.photos import get as get_photos
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read when torch is imported
+environment.prepare()
 
 ROOT = Path(__file__).parent.parent
 

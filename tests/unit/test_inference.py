@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from processors.inference import Inference
+from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder
 from weights.load import load_detector, load_embedder
 
@@ -72,7 +72,8 @@ def heads() -> TinyHeads:
 @pytest.fixture
 def inference(tiny: Tiny, heads: TinyHeads) -> Iterator[Inference]:
     detector = Detector(heads, CPU, torch.float32, score_threshold=0.5)
-    made = Inference(detector, Embedder(tiny, CPU, mirror=False), chunk_pixels=4 * 32 * 32, chunk_chips=8)
+    networks = Networks(detector, Embedder(tiny, CPU, mirror=False), chunk_pixels=4 * 32 * 32, chunk_chips=8)
+    made = Inference(lambda: networks)
     yield made
     tiny.go_on.set()
     heads.go_on.set()
@@ -245,7 +246,8 @@ def real(weights_folder: Path) -> Iterator[Callable[[int, int], Inference]]:
     made = []
 
     def make(chunk_pixels: int, chunk_chips: int) -> Inference:
-        made.append(Inference(detector, embedder, chunk_pixels=chunk_pixels, chunk_chips=chunk_chips))
+        networks = Networks(detector, embedder, chunk_pixels=chunk_pixels, chunk_chips=chunk_chips)
+        made.append(Inference(lambda: networks))
         return made[-1]
 
     yield make
