@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torchvision.ops import box_iou
 
-from processors.boxes import Detections, in_original, merge
+from facestream.bench_bare import find
+from processors.boxes import Detections
 from processors.networks import Detector
 from processors.passes import Detail, plan, render
 from weights.load import choose_device, choose_dtype, load_detector
@@ -48,9 +49,7 @@ class Row:
 
 
 def detect(detector: Detector, image: Image.Image, detail: Detail) -> Detections:
-    width, height = image.size
-    found = [in_original(detector.detect([render(image, each)])[0], each, width, height) for each in plan(width, height, detail)]
-    return merge(found)
+    return find(detector, image, detail)
 
 
 def sizes(boxes: Boxes) -> Boxes:

@@ -2,6 +2,7 @@
 or child processes, through the same modules that the service runs. What it takes is what the service is measured against.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +15,10 @@ from PIL import Image, ImageOps
 
 from facestream.config import Settings
 from processors import align
-from processors.boxes import Detections, in_original, merge
+from processors.boxes import Detections, Look, closer_look, in_original, merge
 from processors.decode_source import Source, prepare, to_rgb
 from processors.networks import Detector, Embedder
-from processors.passes import Pass, plan, render
+from processors.passes import Detail, Pass, plan, render
 from processors.processor import SMALLEST_EMBEDDED
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
 from weights.manifest import manifest
@@ -75,11 +76,14 @@ def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
     return Decoded(image, source.width, source.height, source.scale)
 
 
-def find(detector: Detector, image: Image.Image) -> Detections:
+def find(detector: Detector, image: Image.Image, detail: Detail = "normal") -> Detections:
     """The faces of one image, best first, in its pixels."""
     width, height = image.size
-    passes = plan(width, height)
-    return merge([in_original(detector.detect([render(image, each)])[0], each, width, height) for each in passes])
+    looks = [(each, render(image, each)) for each in plan(width, height, detail)]
+    found = _detect(detector, [picture for _, picture in looks])
+    looks, further = closer_look(looks, found)
+    found += _detect(detector, [picture for _, picture in further])
+    return merge([in_original(it, each, width, height) for (each, _), it in zip(looks + further, found, strict=True)])
 
 
 @dataclass
@@ -135,16 +139,21 @@ def _step(networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: i
     with timing.part("decode"):
         decoded = [decode(data, max_pixels) for _, data in photos]
     with timing.part("passes"):
-        looks = [(i, each, _rendered(image, each)) for i, image in enumerate(decoded) for each in plan(image.width, image.height)]
-    timing.pass_pixels += sum(picture.shape[0] * picture.shape[1] for _, _, picture in looks)
+        looks = [[(each, _rendered(image, each)) for each in plan(image.width, image.height)] for image in decoded]
     with timing.part("detect"):
-        raw = _detect(networks.detector, [picture for _, _, picture in looks])
+        raw = _detect_in(networks.detector, looks)
+        closer = [closer_look(of_one, found) for of_one, found in zip(looks, raw, strict=True)]
+        further = _detect_in(networks.detector, [again for _, again in closer])
+    timing.pass_pixels += sum(math.prod(picture.shape[:2]) for of_one, again in closer for _, picture in of_one + again)
     with timing.part("merge"):
         found = [
             merge(
-                [in_original(raw[j], each, image.width, image.height) for j, (owner, each, _) in enumerate(looks) if owner == i]
+                [
+                    in_original(it, each, image.width, image.height)
+                    for (each, _), it in zip(of_one + again, first + second, strict=True)
+                ]
             )
-            for i, image in enumerate(decoded)
+            for image, (of_one, again), first, second in zip(decoded, closer, raw, further, strict=True)
         ]
     chips: list[Floats] = []
     for (_, data), image, faces in zip(photos, decoded, found, strict=True):
@@ -176,6 +185,12 @@ def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[D
     for indices in by_shape.values():
         found.update(zip(indices, detector.detect([pictures[i] for i in indices]), strict=True))
     return [found[i] for i in range(len(pictures))]
+
+
+def _detect_in(detector: Detector, looks: Sequence[Sequence[Look]]) -> list[list[Detections]]:
+    """The detections of each look of each image, all images together."""
+    found = iter(_detect(detector, [picture for of_one in looks for _, picture in of_one]))
+    return [[next(found) for _ in of_one] for of_one in looks]
 
 
 def side(box: Floats) -> float:

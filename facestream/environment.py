@@ -4,9 +4,10 @@ import os
 
 SETTINGS = {
     # Threads of OpenMP that spin for milliseconds while they wait take the cores from the decoders and the event loop: beside one
-    # busy process a forward of 21 ms took over a second. Sleeping at once costs a third of the speed of small forwards.
-    "GOMP_SPINCOUNT": "10000",
-    # Large activations come fresh from the kernel each time, page by page: in huge pages a picture of 2,048 × 1,536 takes 300 ms, not 570.
+    # busy process a forward of 21 ms took over a second. A few microseconds of spinning are enough.
+    "GOMP_SPINCOUNT": "1000",
+    # Large activations come fresh from the kernel each time, page by page: with huge pages a picture of 2,048 × 1,536 takes
+    # 300 ms and not 570.
     "THP_MEM_ALLOC_ENABLE": "1",
 }
 

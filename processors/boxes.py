@@ -4,7 +4,7 @@ Boxes are xyxy in pixels. A pass is a resized or cut version of an image, see pr
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -13,12 +13,12 @@ from torch import Tensor
 from torchvision.ops import nms
 
 from processors.models.centerface import STRIDE
-from processors.passes import Pass
+from processors.passes import LARGEST, Pass, halved
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as the reference implementation of CenterFace
 CONTAINED = 0.7  # share of the smaller box inside the larger one above which two passes have seen one face
 MOST = 10_000  # cells of one image that become boxes: a hostile image must not make NMS, which is quadratic, take minutes
-LARGEST = 7.0  # of the size head, a logarithm: 4,386 pixels; keeps a degenerate map from overflowing
+LARGEST_LOGARITHM = 7.0  # of the size head, a logarithm: 4,386 pixels; keeps a degenerate map from overflowing
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def decode_heads(
         if len(cells) > MOST:
             cells = cells[scores[cells].topk(MOST).indices]
         rows, columns = cells // cells_per_row, cells % cells_per_row
-        height, width = sizes[:, cells].float().clamp(max=LARGEST).exp() * STRIDE  # (N,) each
+        height, width = sizes[:, cells].float().clamp(max=LARGEST_LOGARITHM).exp() * STRIDE  # (N,) each
         y_shift, x_shift = offsets[:, cells].float()
         top = (rows + y_shift + 0.5) * STRIDE - height / 2
         left = (columns + x_shift + 0.5) * STRIDE - width / 2
@@ -76,6 +76,22 @@ def decode_heads(
             )
         )
     return found
+
+
+Look = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
+
+
+def closer_look(looks: Sequence[Look], found: Sequence[Detections]) -> tuple[list[Look], list[Look]]:
+    """Whether the coarsest pass was not coarse enough: it has seen a face too large for it, or nobody has seen any.
+
+    looks: the coarsest first. found: of each, in its pixels. Returns the same looks as they are to be believed, and what is to be
+    looked at in addition.
+    """
+    (each, picture), *finer = looks
+    largest = float(np.prod(found[0].boxes[:, 2:] - found[0].boxes[:, :2], axis=1).max(initial=0)) ** 0.5
+    if max(each.width, each.height) <= LARGEST or (largest <= LARGEST and any(len(it) for it in found)):
+        return list(looks), []
+    return [(replace(each, largest=LARGEST), picture), *finer], [halved(each, picture)]
 
 
 def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:

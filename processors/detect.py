@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.boxes import Detections, in_original, merge
+from processors.boxes import Detections, closer_look, in_original, merge
 from processors.decode import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
@@ -19,9 +19,13 @@ IGNORED_BELOW = 1 / 3  # of the largest side: a face in the background of a port
 
 async def find_faces(image: DecodedImage, inference: Inference) -> Detections:
     """All faces of an image, best first, in pixels of the upright original."""
-    passes = image.passes
-    found = await inference.detect([picture for _, picture in passes])
-    return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(passes, found, strict=True)])
+    looks = image.passes
+    found = await inference.detect([picture for _, picture in looks])
+    looks, further = closer_look(looks, found)
+    if further:
+        found += await inference.detect([picture for _, picture in further])
+    looks += further
+    return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(looks, found, strict=True)])
 
 
 def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: DetectorModel) -> list[Detection]:

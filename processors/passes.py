@@ -18,7 +18,9 @@ Detail = Literal["normal", "high"]
 # the face are found in its place, every one larger than 400 px.
 COARSE = 1024  # pixels of the long side at which no face is too large to be found
 FINE = 2048  # pixels of the long side at which an image's small faces are looked for
-LARGEST = 320.0  # pixels of a finer pass above which a face is the coarser pass's
+# Pixels of a pass above which a face is the next coarser pass's. Where that is none, one is made: the vector of an LFW portrait
+# enlarged to 2,000 px has a cosine of .994 to the original's in the pass at 1,024, which misses one, of .996 at 512 (worst .98).
+LARGEST = 320.0
 # Street photos of 400 px, score .51: recall of 16–32 px .77 as they are, .86 with the enlarged pass.
 ENLARGE = 1.5  # how much a small image is enlarged for its second pass, at most
 ENLARGED = 640  # pixels of the long side up to which that is done: a larger one would cost most photos three times the time
@@ -58,6 +60,16 @@ def plan(width: int, height: int, detail: Detail = "normal") -> list[Pass]:
             for left, right in spans(width)
         ]
     return passes
+
+
+def halved(each: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uint8]]:
+    """A pass at half the scale, from the padded picture of a pass over the whole image."""
+    half = Pass(each.scale / 2, None, max(1, each.width // 2), max(1, each.height // 2), math.inf)
+    height, width = half.height * 2, half.width * 2
+    quads = picture[:height, :width].reshape(half.height, 2, half.width, 2, 3)
+    padded = np.zeros((*half.shape, 3), np.uint8)
+    padded[: half.height, : half.width] = (quads.sum((1, 3), np.uint16) + 2) // 4
+    return half, padded
 
 
 def whole(width: int, height: int, scale: float, largest: float = math.inf) -> Pass:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processors import boxes
-from processors.boxes import Detections, decode_heads, in_original, merge
-from processors.passes import Pass
+from processors.boxes import Detections, closer_look, decode_heads, in_original, merge
+from processors.passes import LARGEST, Pass, plan
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -163,3 +163,24 @@ def test_merged_boxes_never_overlap() -> None:
     for index in range(len(merged)):
         for other in range(index):
             assert iou(merged.boxes[index].tolist(), merged.boxes[other].tolist()) <= boxes.OVERLAP + 1e-6
+
+
+def seen(*sides: float) -> Detections:
+    boxes = np.array([(0, 0, side, side) for side in sides], np.float32).reshape(-1, 4)
+    return Detections(boxes, np.ones(len(sides), np.float32), np.zeros((len(sides), 5, 2), np.float32))
+
+
+def test_a_closer_look_is_taken_where_a_face_is_too_large_or_none_was_found() -> None:
+    looks = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(2000, 1500)]
+    for first, second, wanted in (
+        (seen(100), seen(), False),
+        (seen(), seen(30), False),
+        (seen(400), seen(), True),
+        (seen(), seen(), True),
+    ):
+        believed, further = closer_look(looks, [first, second])
+        assert len(further) == wanted
+        assert believed[0][0].largest == (LARGEST if wanted else math.inf)
+        assert [it.scale for it, _ in further] == ([looks[0][0].scale / 2] if wanted else [])
+    small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(200, 200)]
+    assert closer_look(small, [seen()] * len(small)) == (small, [])

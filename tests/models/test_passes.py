@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from processors.passes import COARSE, FINE, TILE_OVERLAP, Detail, Pass, bucket, plan, render
+from processors.passes import COARSE, FINE, TILE_OVERLAP, Detail, Pass, bucket, halved, plan, render, whole
 
 sides = st.integers(1, 12_000)
 
@@ -84,3 +84,18 @@ def test_a_picture_is_the_tile_resized_in_the_top_left() -> None:
 def test_planning_loads_no_torch() -> None:
     code = "import sys, processors.passes; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 768), (701, 1023), (333, 64)])
+def test_half_a_pass_is_the_mean_of_four_pixels(width: int, height: int) -> None:
+    each = whole(width, height, 1.0)
+    picture = np.zeros((*each.shape, 3), np.uint8)
+    picture[:height, :width] = np.random.default_rng(0).integers(0, 256, (height, width, 3))
+    half, padded = halved(each, picture)
+    assert (half.scale, half.width, half.height) == (0.5, width // 2, height // 2)
+    assert padded.shape == (*half.shape, 3)
+    for y, x in ((0, 0), (height // 2 - 1, width // 2 - 1), (height // 4, width // 4)):
+        expected = picture[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].reshape(4, 3).astype(float).mean(0)
+        assert np.abs(padded[y, x] - expected).max() <= 0.5
+    assert not padded[half.height :].any()
+    assert not padded[:, half.width :].any()
