@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 
 from bench.naming import Draw, Figures, figures
-from bench.serving import Serving
 from facestream.bench_progress import counted
+from facestream.serving import Serving
 
 AT_ONCE = 8
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.serving import Serving
+from facestream.serving import Serving
 
 DIRECTORY = "soak"
 ANSWER_S = 120.0

@@ -77,9 +77,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: int, *, memory: bool) -> "Measured":
     from facestream import bench_bare
-    from facestream.bench_http import Load, Serving, learn, load
+    from facestream.bench_http import Load, learn, load
     from facestream.bench_progress import counted
     from facestream.bench_report import Measured, Single, best_batch
+    from facestream.serving import Serving
 
     rounds = -(-requests // len(photos.listed))
     sequence = photos.listed * rounds
@@ -98,7 +99,7 @@ def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: in
     timings = {batch: bare(batch) for batch in BATCHES}
     loads: dict[int, Load] = {}
     of_memory: Load | None = None
-    with Serving(scratch / "data", settings.weights_folder.resolve(), settings.device, networks.dtype) as serving:
+    with Serving(scratch / "data", settings.weights_folder.resolve(), device=settings.device, dtype=networks.dtype) as serving:
         asyncio.run(learn(serving.url, photos.learned))
 
         def through_http(concurrency: int, count: int, sample_every: int = 0) -> Load:

@@ -1,99 +1,21 @@
-"""A `facestream up` of its own to be measured, and a client that is cheap: bodies made beforehand, connections kept alive.
+"""A client that is cheap, to measure a service: bodies made beforehand, connections kept alive.
 
 What the client takes of the CPU is measured, as it is not the service's.
 """
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import aiohttp
-import psutil
 
-from schemas.errors import FacestreamError
+from facestream.serving import ServiceFailed, Serving
 
 DIRECTORY = "bench"
-START_S, STOP_S, ANSWER_S = 120.0, 60.0, 120.0
+ANSWER_S = 120.0
 BOUNDARY = "facestream-bench-7c1f0b52"
 HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Prefer": f"wait={ANSWER_S:.0f}"}
-
-
-class ServiceFailed(FacestreamError):
-    code = "service_failed"
-
-
-class Serving:
-    """A service on a free port with its data in a folder. As a context manager it starts and stops."""
-
-    def __init__(self, data: Path, weights: Path, device: str, dtype: str) -> None:
-        settings = {"LISTEN": "127.0.0.1:0", "DATA": str(data), "WEIGHTS": str(weights), "DEVICE": device, "DTYPE": dtype}
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
-        self._environment = environment | {f"FACESTREAM_{name}": value for name, value in settings.items()}
-        self._log = data.with_suffix(".log")
-        self.url = ""
-
-    def __enter__(self) -> Self:
-        with open(self._log, "wb") as log:
-            command = [sys.executable, "-m", "facestream.cli", "up"]
-            self._process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + START_S
-        while not (url := self._says()):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self._process.kill()
-                raise ServiceFailed(f"facestream up did not start:\n{self._log.read_text()[-2000:]}")
-            time.sleep(0.05)
-        self.url = url
-        self._tree = psutil.Process(self._process.pid)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _says(self) -> str:
-        """The URL, once the log has it."""
-        for line in self._log.read_text().splitlines():
-            with suppress(json.JSONDecodeError):
-                entry = json.loads(line)
-                if isinstance(entry, dict) and entry.get("event") == "serving":
-                    return str(entry["url"])
-        return ""
-
-    def rss(self) -> int:
-        """Bytes of memory of the service and its children; pages that they share count for each."""
-        total = 0
-        for process in self._processes():
-            with suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-        return total
-
-    def cpu_s(self) -> float:
-        """Seconds of CPU of the service and its children so far."""
-        total = 0.0
-        for process in self._processes():
-            with suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                total += times.user + times.system
-        return total
-
-    def _processes(self) -> list[psutil.Process]:
-        with suppress(psutil.NoSuchProcess):
-            return [self._tree, *self._tree.children(recursive=True)]
-        return []
 
 
 @dataclass
@@ -141,7 +63,7 @@ async def load(
     done: is told of each that was answered. sample_every: requests between two looks at the memory, which take a few
     milliseconds each; 0 looks at the end only.
     """
-    bodies = {name: multipart({"directory": DIRECTORY}, Path(name).name, data) for name, data in dict(photos).items()}
+    bodies = {name: multipart({"directory": DIRECTORY}, name.rpartition("/")[2], data) for name, data in dict(photos).items()}
     measured, left = Load(concurrency), iter([name for name, _ in photos])
     answered = 0
     async with _session(serving.url, concurrency) as session:

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from bench.serving import Serving
+from facestream.serving import Serving
 
 
 class Client:

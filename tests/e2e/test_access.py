@@ -9,7 +9,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bench.serving import ROOT, Serving
+from facestream.serving import Serving
+from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
 

@@ -16,8 +16,9 @@ import pytest
 import structlog
 from PIL import Image
 
-from bench.serving import ROOT, Serving
 from facestream.cli import main
+from facestream.serving import Serving
+from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-m", "facestream.cli"]
 

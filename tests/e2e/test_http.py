@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from bench.serving import Serving
+from facestream.serving import Serving
 from tests.e2e.conftest import Client, jpeg, side_by_side
 
 

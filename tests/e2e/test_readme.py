@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from bench.serving import ROOT, Serving
+from facestream.serving import Serving
+from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|json)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
-import psutil
 import pytest
 from PIL import Image
 
-from bench.serving import Serving
 from bench.soak import soak
+from facestream.serving import Serving
 from tests.e2e.conftest import Client, jpeg
 
 SHARED_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
@@ -169,8 +168,6 @@ if SHARED_PHOTOS.is_dir():  # where the photos to develop with are
         order = [path for pair in zip(hostile[: len(good)], good, strict=True) for path in pair] + hostile[len(good) :]
         waiting, peak, slow = asyncio.Semaphore(16), 0, []
         with Serving(tmp_path / "data", weights_folder) as serving:
-            assert serving.process is not None
-            process = psutil.Process(serving.process.pid)
 
             async def one(client: Client, path: Path) -> int:
                 async with waiting:
@@ -183,30 +180,18 @@ if SHARED_PHOTOS.is_dir():  # where the photos to develop with are
                     if time.monotonic() - began > 10:
                         slow.append((path.name, status))
                     nonlocal peak
-                    peak = max(peak, memory(process))
+                    peak = max(peak, serving.rss())
                     return status
 
             async with aiohttp.ClientSession() as session:
                 client = Client(session, serving.url)
                 statuses = dict(zip(order, await asyncio.gather(*(one(client, path) for path in order)), strict=True))
-            assert serving.process.poll() is None
+            assert serving.alive()
         assert [path.name for path in good if statuses[path] != 200] == []
         assert [(path.name, statuses[path]) for path in hostile if not 200 <= statuses[path] < 500] == []
         assert slow == []
         assert peak < 3 << 30
         print(Counter(statuses[path] for path in hostile), f"peak memory {peak >> 20} MiB")
-
-
-def memory(process: psutil.Process) -> int:
-    """Resident bytes of a process and its children, what they share counted once."""
-    total = 0
-    for each in [process, *process.children(recursive=True)]:
-        try:
-            info = each.memory_info()
-        except psutil.NoSuchProcess:
-            continue
-        total += info.rss - info.shared if each.pid != process.pid else info.rss
-    return total
 
 
 async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -> None:
