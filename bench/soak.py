@@ -44,7 +44,7 @@ async def soak(serving: Serving, photos: Sequence[bytes], kills: int, seed: int 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_S)) as session:
         clients = [asyncio.create_task(_client(session, serving, photos, outcome, stopping, i)) for i in range(CLIENTS)]
         for number in range(kills):
-            await asyncio.sleep(chance.uniform(0.1, 2.5))
+            await asyncio.sleep(chance.uniform(0.1, 5.0))
             serving.kill()
             outcome.kills += 1
             print(f"kill {number + 1}/{kills}: {len(outcome.learned)} learned, {dict(outcome.answers)}", flush=True)

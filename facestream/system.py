@@ -146,6 +146,7 @@ async def serve(
                 await worker.ready.wait()
             gc.collect()
             gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
+            stack.callback(gc.unfreeze)
             url = await _listen(runner, settings.listen, owners_socket)
             log.info("serving", url=url)
             started(url)

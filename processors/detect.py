@@ -17,13 +17,13 @@ SMALLEST_LEARNED = 40  # pixels a side
 IGNORED_BELOW = 1 / 3  # of the largest side: a face in the background of a portrait
 
 
-async def find_faces(image: DecodedImage, inference: Inference) -> Detections:
-    """All faces of an image, best first, in pixels of the upright original."""
+async def find_faces(image: DecodedImage, inference: Inference, since: float) -> Detections:
+    """All faces of an image, best first, in pixels of the upright original. since: as in Inference.detect."""
     looks = image.passes
-    found = await inference.detect([picture for _, picture in looks])
+    found = await inference.detect([picture for _, picture in looks], since)
     looks, further = closer_look(looks, found)
     if further:
-        found += await inference.detect([picture for _, picture in further])
+        found += await inference.detect([picture for _, picture in further], since)
     looks += further
     return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(looks, found, strict=True)])
 

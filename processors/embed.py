@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from processors import align
-from processors.inference import Inference
+from processors.inference import PICTURE_S, Inference
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -61,17 +61,20 @@ def _chips(pixels: Pixels, landmarks: Sequence[Floats]) -> list[Floats]:
     return [align.cut(pixels, points) for points in landmarks]
 
 
-async def embed_crop(data: bytes, cutting: Cutting, inference: Inference) -> Floats:
+async def embed_crop(data: bytes, cutting: Cutting, inference: Inference, since: float) -> Floats:
     """The vector, (D,), of a learned face, from its crop."""
     chip = align.chip_of_crop(await cutting.run(decoded_crop, data))
-    vector: Floats = (await inference.embed([chip]))[0]
+    vector: Floats = (await inference.embed([chip], since))[0]
     return vector
 
 
-async def embed_probes(pixels: Pixels, landmarks: Sequence[Floats], cutting: Cutting, inference: Inference) -> list[Floats]:
+async def embed_probes(
+    pixels: Pixels, landmarks: Sequence[Floats], cutting: Cutting, inference: Inference, since: float
+) -> list[Floats]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
     vectors: list[Floats] = []
     for begin in range(0, len(landmarks), AT_ONCE):
         part = landmarks[begin : begin + AT_ONCE]
-        vectors += list(await inference.embed(await cutting.run(_chips, pixels, part)))
+        chips = await cutting.run(_chips, pixels, part)
+        vectors += list(await inference.embed(chips, since + begin * PICTURE_S))
     return vectors

@@ -1,16 +1,17 @@
 """The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair chunks.
 
-Requests take turns, and a chunk takes one picture of each request at a time: a crowd of a thousand faces does not stall a
-portrait.
+Images are served in the order in which their processing began, but each picture that a request has had done counts as if it had
+begun a little later: a crowd of a thousand faces does not stall a portrait.
 """
 
 import asyncio
 import os
 import threading
-from collections import deque
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
 EMBED = "embed"
+PICTURE_S = 0.01  # what a picture that is done counts: a few times what a chip takes
 
 
 @dataclass(eq=False)  # one is found among others by what it is, not by comparing pictures
@@ -31,9 +33,14 @@ class _Request:
     kind: Any
     pictures: Sequence[Picture]
     future: Future[list[Any]]
+    since: float
     taken: int = 0
     missing: int = 0
     results: list[Any] = field(default_factory=list)
+
+    @property
+    def turn(self) -> float:
+        return self.since + self.taken * PICTURE_S
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Inference:
     def __init__(self, load: Callable[[], Networks]) -> None:
         self._load = load
         self._loaded: Future[None] = Future()
-        self._waiting: deque[_Request] = deque()
+        self._waiting: list[_Request] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -64,20 +71,23 @@ class Inference:
         """Returns when the networks are loaded; raises what `load` raised."""
         await asyncio.wrap_future(self._loaded)
 
-    async def detect(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels."""
+    async def detect(self, pictures: Sequence[NDArray[np.uint8]], since: float | None = None) -> list[Detections]:
+        """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels.
+
+        since: when the processing of the image began, time.monotonic(); None is now.
+        """
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             by_shape.setdefault(picture.shape, []).append(i)
-        requests = [self._submit(shape, [pictures[i] for i in indices]) for shape, indices in by_shape.items()]
+        requests = [self._submit(shape, [pictures[i] for i in indices], since) for shape, indices in by_shape.items()]
         found: dict[int, Detections] = {}
         for indices, results in zip(by_shape.values(), await asyncio.gather(*requests), strict=True):
             found.update(zip(indices, results, strict=True))
         return [found[i] for i in range(len(pictures))]
 
-    async def embed(self, chips: Sequence[Picture]) -> NDArray[np.float32]:
-        """chips: (150, 150, 3) each. Returns (n, D)."""
-        return np.stack(await self._submit(EMBED, chips))
+    async def embed(self, chips: Sequence[Picture], since: float | None = None) -> NDArray[np.float32]:
+        """chips: (150, 150, 3) each. Returns (n, D). since: as for `detect`."""
+        return np.stack(await self._submit(EMBED, chips, since))
 
     def close(self) -> None:
         """Ends the thread; what waits is given up."""
@@ -86,8 +96,9 @@ class Inference:
             self._wake.notify()
         self._thread.join()
 
-    def _submit(self, kind: Any, pictures: Sequence[Picture]) -> asyncio.Future[list[Any]]:
-        request = _Request(kind, pictures, Future(), missing=len(pictures), results=[None] * len(pictures))
+    def _submit(self, kind: Any, pictures: Sequence[Picture], since: float | None) -> asyncio.Future[list[Any]]:
+        since = time.monotonic() if since is None else since
+        request = _Request(kind, pictures, Future(), since, missing=len(pictures), results=[None] * len(pictures))
         with self._wake:
             if self._closed:
                 raise RuntimeError("the inference thread has ended")
@@ -134,17 +145,17 @@ class Inference:
             request.future.set_exception(error)
 
     def _take(self, networks: Networks) -> list[tuple[_Request, int]]:
-        """The next chunk: of the kind whose turn it is, one picture of each of its requests in turn."""
-        kind = self._waiting[0].kind
+        """The next chunk: of the kind whose turn it is, as many pictures as there is room for, by turns."""
+        turn = attrgetter("turn")
+        kind = min(self._waiting, key=turn).kind
         room = networks.chunk_chips if kind == EMBED else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
+        same = [request for request in self._waiting if request.kind == kind]
         chunk: list[tuple[_Request, int]] = []
-        same = deque(request for request in self._waiting if request.kind == kind)
-        others = [request for request in self._waiting if request.kind != kind]
         while same and len(chunk) < room:
-            request = same.popleft()
+            request = min(same, key=turn)
             chunk.append((request, request.taken))
             request.taken += 1
-            if request.taken < len(request.pictures):
-                same.append(request)
-        self._waiting = deque([*others, *same])
+            if request.taken == len(request.pictures):
+                same.remove(request)
+                self._waiting.remove(request)
         return chunk

@@ -4,6 +4,7 @@ Faces go to `faces.embedded`. What needs no gallery is answered at once: detect,
 """
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -53,20 +54,23 @@ class Processor:
         await self._objects.ping()
 
     async def _one(self, received: ImageReceived) -> list[NewRecord]:
+        since = time.monotonic()
         stored = await self._objects.get(received.object_key)
         with await self._decoders.decode(stored.data, detail=received.options.detail) as image:
-            found = as_records(await find_faces(image, self._inference), received, image, self._detector)
+            found = as_records(await find_faces(image, self._inference, since), received, image, self._detector)
             if received.purpose == "detect":
                 persons = [face.model_dump() for face in found]
                 return [answer(received, 200, envelope(received, persons, Models(detector=self._models.detector)))]
             if received.purpose == "learn":
                 face, ignored = choose(found, received.options, self._detector)
-                return [self._embedded(received, [await self._learn(received, stored.data, image, face)], ignored)]
+                return [self._embedded(received, [await self._learn(received, stored.data, image, face, since)], ignored)]
             if not found:
                 return [answer(received, 200, envelope(received, [], self._models))]
-            return [self._embedded(received, await self._probe(stored.data, image, found), [])]
+            return [self._embedded(received, await self._probe(stored.data, image, found, since), [])]
 
-    async def _learn(self, received: ImageReceived, data: bytes, image: DecodedImage, face: Detection) -> EmbeddedFace:
+    async def _learn(
+        self, received: ImageReceived, data: bytes, image: DecodedImage, face: Detection, since: float
+    ) -> EmbeddedFace:
         """The face with its vector and its crop, which is in the object store by then."""
         landmarks = _array(face)
         with await self._fine_enough(data, image, [landmarks]) as fine:
@@ -74,7 +78,7 @@ class Processor:
         face_id = face_id_learned(received.image_id)
         crop_key = f"crops/{face_id}"
         vector, _ = await asyncio.gather(
-            embed_crop(crop, self._cutting, self._inference),
+            embed_crop(crop, self._cutting, self._inference, since),
             self._objects.put(crop_key, crop, {"directory": received.directory or ""}),
         )
         points = [(round(float(x), 2), round(float(y), 2)) for x, y in crop_landmarks]
@@ -86,12 +90,12 @@ class Processor:
             source=source_of_face(received.sha256, face.box),
         )
 
-    async def _probe(self, data: bytes, image: DecodedImage, faces: list[Detection]) -> list[EmbeddedFace]:
+    async def _probe(self, data: bytes, image: DecodedImage, faces: list[Detection], since: float) -> list[EmbeddedFace]:
         large = [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]
         landmarks = [_array(faces[i]) for i in large]
         with await self._fine_enough(data, image, landmarks) as fine:
             at = [points * fine.scale for points in landmarks]
-            vectors = await embed_probes(fine.pixels, at, self._cutting, self._inference)
+            vectors = await embed_probes(fine.pixels, at, self._cutting, self._inference, since)
         by_face = dict(zip(large, vectors, strict=True))
         return [
             EmbeddedFace(
