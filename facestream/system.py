@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import structlog
 from aiohttp import web
 
@@ -83,6 +84,8 @@ def load_networks(settings: Settings, known: Manifest) -> Networks:
     embedder = Embedder(
         load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror
     )
+    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first of each takes a second: before anybody waits
+    embedder.embed([np.zeros((150, 150, 3), np.uint8)])
     gpu = device.type == "cuda"
     return Networks(
         detector,
