@@ -2,7 +2,6 @@
 or child processes, through the same modules that the service runs. What it takes is what the service is measured against.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -95,8 +94,6 @@ class Timing:
     images: list[tuple[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     faces: int = 0
-    embedded: int = 0
-    pass_pixels: int = 0
 
     @property
     def count(self) -> int:
@@ -115,8 +112,6 @@ class Timing:
         self.images += other.images
         self.seconds += other.seconds
         self.faces += other.faces
-        self.embedded += other.embedded
-        self.pass_pixels += other.pass_pixels
 
 
 def run(
@@ -144,7 +139,6 @@ def _step(networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: i
         raw = _detect_in(networks.detector, looks)
         closer = [closer_look(of_one, found) for of_one, found in zip(looks, raw, strict=True)]
         further = _detect_in(networks.detector, [again for _, again in closer])
-    timing.pass_pixels += sum(math.prod(picture.shape[:2]) for of_one, again in closer for _, picture in of_one + again)
     with timing.part("merge"):
         found = [
             merge(
@@ -167,7 +161,6 @@ def _step(networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: i
     with timing.part("embed"):
         if chips:
             networks.embedder.embed(chips)
-    timing.embedded += len(chips)
     return [name for name, _ in photos], sum(map(len, found))
 
 
