@@ -110,8 +110,6 @@ def timing(batch: int, seconds: float, count: int = 10) -> Timing:
         images=[("a.jpg", seconds)] * count,
         seconds=seconds * count,
         faces=count,
-        embedded=count,
-        pass_pixels=640 * 480 * count,
     )
 
 
@@ -141,3 +139,6 @@ def test_the_report_says_what_was_missed() -> None:
     failed = measured(0.100, 12)
     failed.loads[8].errors.append("a.jpg: 503")
     assert misses(figures(failed)) == ["1 errors at concurrency 8"]
+    slow = measured(0.100, 12)
+    slow.single = Single(60, 80, 150)
+    assert [miss.split()[0] for miss in misses(figures(slow))] == ["detect_640x480_ms"]
