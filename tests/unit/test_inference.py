@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from processors.inference import Inference, Networks
+from processors.inference import PICTURE_S, Inference, Networks
 from processors.networks import Detector, Embedder
 from weights.load import load_detector, load_embedder
 
@@ -122,10 +122,11 @@ async def test_what_waits_together_goes_together(inference: Inference, tiny: Tin
 
 
 async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tiny) -> None:
+    """It came later, but before eight of the crowd were worth that."""
     tiny.go_on.clear()
-    crowd = asyncio.create_task(inference.embed([chip(1)] * 1_000))
+    crowd = asyncio.create_task(inference.embed([chip(1)] * 1_000, since=0.0))
     await entered(tiny)
-    portrait = asyncio.create_task(inference.embed([chip(2)]))
+    portrait = asyncio.create_task(inference.embed([chip(2)], since=PICTURE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     assert await in_order_of_completion(crowd, portrait) == [portrait, crowd]
@@ -137,7 +138,7 @@ async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tin
 
 async def test_crowds_share_fairly(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    crowds = [asyncio.create_task(inference.embed([chip(colour)] * 40)) for colour in (1, 2, 3)]
+    crowds = [asyncio.create_task(inference.embed([chip(colour)] * 40, since=0.0)) for colour in (1, 2, 3)]
     await entered(tiny)
     await asyncio.sleep(0)
     tiny.go_on.set()
@@ -148,13 +149,26 @@ async def test_crowds_share_fairly(inference: Inference, tiny: Tiny) -> None:
 
 async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Tiny, heads: TinyHeads) -> None:
     tiny.go_on.clear()
-    crowd = asyncio.create_task(inference.embed([chip(1)] * 80))
+    crowd = asyncio.create_task(inference.embed([chip(1)] * 80, since=0.0))
     await entered(tiny)
-    photo = asyncio.create_task(inference.detect([picture(5)] * 2))
+    photo = asyncio.create_task(inference.detect([picture(5)] * 2, since=PICTURE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     assert await in_order_of_completion(crowd, photo) == [photo, crowd]
     assert heads.chunks == [[5, 5]]
+
+
+async def test_the_older_image_is_served_first(inference: Inference, tiny: Tiny) -> None:
+    tiny.go_on.clear()
+    under_way = asyncio.create_task(inference.embed([chip(1)], since=0.0))
+    await entered(tiny)
+    young = asyncio.create_task(inference.embed([chip(2)] * 8, since=2.0))
+    await asyncio.sleep(0)
+    old = asyncio.create_task(inference.embed([chip(3)] * 8, since=1.0))
+    await asyncio.sleep(0)
+    tiny.go_on.set()
+    await asyncio.gather(under_way, young, old)
+    assert tiny.chunks == [[1], [3] * 8, [2] * 8]
 
 
 async def test_pictures_of_one_shape_share_a_chunk_within_its_pixels(inference: Inference, heads: TinyHeads) -> None:
