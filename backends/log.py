@@ -180,10 +180,10 @@ class EventLog(ABC):
 
 def open_log(url: str) -> EventLog:
     """The log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`."""
-    from backends.urls import scheme_of, sqlite_path
+    from backends.urls import path_of, scheme_of
 
     scheme = scheme_of(url, known=("sqlite",), setting="FACESTREAM_LOG")
     assert scheme == "sqlite"
     from backends.log_sqlite import SqliteLog
 
-    return SqliteLog(sqlite_path(url))
+    return SqliteLog(path_of(url))

@@ -59,10 +59,10 @@ class ObjectStore(ABC):
 
 def open_objects(url: str) -> ObjectStore:
     """The store that a URL names: `file:///relative/folder`, `file:////absolute/folder`."""
-    from backends.urls import scheme_of, sqlite_path
+    from backends.urls import path_of, scheme_of
 
     scheme = scheme_of(url, known=("file",), setting="FACESTREAM_OBJECTS")
     assert scheme == "file"
     from backends.objects_files import FileObjects
 
-    return FileObjects(sqlite_path(url))
+    return FileObjects(path_of(url))

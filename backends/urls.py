@@ -15,6 +15,6 @@ def scheme_of(url: str, *, known: Sequence[str], setting: str) -> str:
     return scheme
 
 
-def sqlite_path(url: str) -> Path:
+def path_of(url: str) -> Path:
     """`sqlite:///data/log.db` is relative to the working directory, `sqlite:////data/log.db` absolute; the same for file://."""
     return Path(unquote(urlsplit(url).path).removeprefix("/"))

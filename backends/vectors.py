@@ -127,10 +127,10 @@ class VectorStore(ABC):
 
 def open_vectors(url: str) -> VectorStore:
     """The store that a URL names: `sqlite:///relative/vectors.db`, `sqlite:////absolute/vectors.db`."""
-    from backends.urls import scheme_of, sqlite_path
+    from backends.urls import path_of, scheme_of
 
     scheme = scheme_of(url, known=("sqlite",), setting="FACESTREAM_VECTORS")
     assert scheme == "sqlite"
     from backends.vectors_sqlite import SqliteVectors
 
-    return SqliteVectors(sqlite_path(url))
+    return SqliteVectors(path_of(url))

@@ -25,6 +25,11 @@ def object_key(image_id: str, purpose: Purpose) -> str:
     return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
 
 
+def object_keys(image_id: str) -> tuple[str, ...]:
+    """Where the original of an image may be whose purpose is not known."""
+    return object_key(image_id, "recognize"), object_key(image_id, "learn")
+
+
 class Accept:
     """Stores and announces uploads."""
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from aiohttp import web
 
+from ingest.accept import object_keys
 from ingest.problems import json_response
 from ingest.service import SERVICE, access_of, name_of
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
@@ -25,7 +26,7 @@ FILE_HEADERS = {
 async def file(request: web.Request) -> web.Response:
     """The original as it was uploaded; its type follows from its content."""
     image_id = request.match_info["image_id"]
-    return await _picture(request, image_id, (f"probes/{image_id}", f"originals/{image_id}"), "recognize")
+    return await _picture(request, image_id, object_keys(image_id), "recognize")
 
 
 @routes.get("/faces/{face_id}.jpg")

@@ -6,17 +6,18 @@ import time
 from aiohttp import web
 from pydantic import ValidationError
 
+from ingest.accept import object_keys
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.uploads import Upload, read_upload
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight
 from schemas.ids import is_image_id
 from schemas.records import Answer, ImageReceived, Options, Purpose
+from stream.answers import ANSWER_KEPT_S
 
 routes = web.RouteTableDef()
 
 DEFAULT_WAIT_S, LONGEST_WAIT_S = 30.0, 300.0
-ANSWER_KEPT_S = 86_400.0
 LONGEST_KEY = 255
 OPTIONS: dict[Purpose, frozenset[str]] = {
     "learn": frozenset({"face", "force", "detail"}),
@@ -57,7 +58,7 @@ async def result(request: web.Request) -> web.Response:
         if stored.expires_at < time.time():
             raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
         return json_response(answer.status, answer.body)
-    for key in (f"probes/{image_id}", f"originals/{image_id}"):
+    for key in object_keys(image_id):
         metadata = await service.objects.metadata(key)
         if metadata is not None and access.sees(metadata.get("directory") or None):
             if time.time() - float(metadata["received"]) > ANSWER_KEPT_S:

@@ -8,8 +8,7 @@ from backends.objects import ObjectStore
 from backends.vectors import StoredAnswer, VectorStore
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.records import Answer, ImageReceived
-
-ANSWER_KEPT_S = 86_400.0
+from stream.answers import ANSWER_KEPT_S
 
 
 class Answers:

@@ -8,6 +8,8 @@ from schemas.media import extension
 from schemas.records import Answer, DeadLetter, ImageReceived, Models, problem
 from stream.topics import DEAD_LETTERS, RESULTS
 
+ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
+
 
 def answer(received: ImageReceived, status: int, body: dict[str, Any]) -> NewRecord:
     """The `results` record of an image; it goes to the partition of the replica that waits for it."""

@@ -13,8 +13,8 @@ from backends.objects_files import FileObjects
 from backends.vectors_sqlite import SqliteVectors
 from schemas.errors import ObjectMissing, Unavailable, UnreadableRecord
 from schemas.records import Answer, ImageReceived, Models, problem
-from sink.answers import ANSWER_KEPT_S, Answers
-from stream.answers import answer, dead_letter, envelope, error_answer
+from sink.answers import Answers
+from stream.answers import ANSWER_KEPT_S, answer, dead_letter, envelope, error_answer
 from stream.topics import DEAD_LETTERS, RESULTS
 
 
