@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test install install-dev photos soak bench
+.PHONY: help run test install install-dev photos services services-down soak bench
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -17,11 +17,20 @@ test: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/services.py prepare || { test $$? = 3 && test "$$FACESTREAM_REQUIRE_SERVICES" != 1; }
 	$(BIN)/python -m pytest
 
 # make photos get a few photos to try with, into ./photos
 photos: install
 	@$(BIN)/python scripts/photos.py
+
+# make services       start a real Kafka, MinIO and Cassandra on free ports and print the settings that choose them
+services:
+	@$(PYTHON) scripts/services.py up
+
+# make services-down  end just those and delete their data
+services-down:
+	@$(PYTHON) scripts/services.py down
 
 # make soak   kill -9 at 50 random moments under load, then check that nothing was lost (minutes)
 soak: install-dev

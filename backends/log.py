@@ -10,6 +10,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from schemas.errors import InvalidRequest, TopicMismatch
+
+LARGEST_RECORD = 8_000_000  # bytes of key and value
+METADATA_CHARACTERS = 4_000
+
 
 class TopicPartition(NamedTuple):
     topic: str
@@ -65,9 +70,49 @@ class Committed(NamedTuple):
     metadata: str = ""
 
 
+def mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
+    """The error of a topic that exists with another partition count than its spec's."""
+    return TopicMismatch(
+        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: their number is for ever, because it decides"
+        " where a key goes; set it back, or start with a new log"
+    )
+
+
 def partition_of(partition_key: str, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the count. The same in every adapter, for ever."""
     return zlib.crc32(partition_key.encode()) % partitions
+
+
+def place_of(record: NewRecord, partitions: int) -> int:
+    """The partition that a record goes to. Raises InvalidRequest for one that no log takes."""
+    try:
+        size = len(record.key.encode()) + len(record.value or b"")
+        partition = partition_of(record.key if record.partition_key is None else record.partition_key, partitions)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"a record's key is no text: {error.reason}") from None
+    if size > LARGEST_RECORD:
+        raise InvalidRequest(f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}")
+    return partition
+
+
+def check_metadata(offsets: Mapping[TopicPartition, Committed]) -> None:
+    """Raises InvalidRequest when a commit's metadata is longer than METADATA_CHARACTERS."""
+    if any(len(committed.metadata) > METADATA_CHARACTERS for committed in offsets.values()):
+        raise InvalidRequest(f"the metadata of a commit may have {METADATA_CHARACTERS} characters")
+
+
+def fair_shares(available: Sequence[int], limit: int) -> list[int]:
+    """How many of `limit` each gets: equal shares, and what one does not need goes to the others."""
+    shares = [0] * len(available)
+    open_shares = [index for index, count in enumerate(available) if count > 0]
+    while limit > 0 and open_shares:
+        each = max(1, limit // len(open_shares))
+        for index in open_shares:
+            more = min(each, available[index] - shares[index], limit)
+            shares[index] += more
+            limit -= more
+        open_shares = [index for index in open_shares if shares[index] < available[index]]
+    return shares
 
 
 class Consumer(ABC):
@@ -133,6 +178,10 @@ class EventLog(ABC):
         """
 
     @abstractmethod
+    async def require_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Changes nothing. Raises TopicMismatch when a topic is missing or differs from its spec in what cannot be mended."""
+
+    @abstractmethod
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
         """Appends, durable on return; records of one call keep their order within a partition. Returns where each went.
 
@@ -156,12 +205,22 @@ class EventLog(ABC):
         """The topic's partition count. Raises InvalidRequest for an unknown topic."""
 
     @abstractmethod
+    async def start_offsets(self, topic: str) -> dict[int, int]:
+        """For each partition, the offset of its earliest record, or that of its next where it has none."""
+
+    @abstractmethod
     async def end_offsets(self, topic: str) -> dict[int, int]:
         """For each partition, the offset that its next record will get."""
 
     @abstractmethod
     async def lag(self, group: str, topic: str) -> dict[int, int]:
         """For each partition, how many records the group has not committed past."""
+
+    @abstractmethod
+    async def oldest(self, group: str, topic: str) -> int | None:
+        """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None where there is
+        none. Costs a few reads, not one of each record.
+        """
 
     @abstractmethod
     async def enforce_retention(self) -> None:
@@ -179,11 +238,13 @@ class EventLog(ABC):
 
 
 def open_log(url: str) -> EventLog:
-    """The log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`."""
+    """The log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`, `kafka://host:9092`."""
     from backends.urls import path_of, scheme_of
 
-    scheme = scheme_of(url, known=("sqlite",), setting="FACESTREAM_LOG")
-    assert scheme == "sqlite"
+    if scheme_of(url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "kafka":
+        from backends.log_kafka import KafkaLog
+
+        return KafkaLog(url)
     from backends.log_sqlite import SqliteLog
 
     return SqliteLog(path_of(url))

@@ -14,16 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, partition_of
+from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, place_of
 from backends.log_sqlite_consumer import SqliteConsumer, SqliteReader
 from backends.log_sqlite_groups import Membership, read_commits, read_starts
 from backends.log_sqlite_retention import enforce
+from backends.log_sqlite_schema import record_id
 from backends.log_sqlite_view import LogView
 from backends.log_sqlite_writer import LogWriter, Placed
 from backends.sqlite_threads import ReadThread
-from schemas.errors import InvalidRequest, StorageFull, Unavailable
-
-LARGEST_RECORD = 8_000_000
+from schemas.errors import InvalidRequest, StorageFull, TopicMismatch, Unavailable
 
 
 class _Topic(NamedTuple):
@@ -51,6 +50,15 @@ class SqliteLog(EventLog):
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         await self._writer.run(self._writer.create_topics(specs))
 
+    async def require_topics(self, specs: Sequence[TopicSpec]) -> None:
+        for spec in specs:
+            try:
+                topic = await self._topic(spec.name)
+            except InvalidRequest as missing:
+                raise TopicMismatch(f"{missing.message}: `facestream init` creates the topics") from None
+            if topic.partitions != spec.partitions:
+                raise mismatch(spec, topic.partitions)
+
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
         placed = [await self._place(record) for record in records]
         if placed:
@@ -59,16 +67,7 @@ class SqliteLog(EventLog):
 
     async def _place(self, record: NewRecord) -> Placed:
         topic = self._topics.get(record.topic) or await self._topic(record.topic)
-        size = len(record.key) + len(record.value or b"")
-        if size > LARGEST_RECORD:
-            raise InvalidRequest(
-                f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
-            )
-        try:
-            record.key.encode()
-            partition = partition_of(record.key if record.partition_key is None else record.partition_key, topic.partitions)
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"a record's key is no text: {error.reason}") from None
+        partition = place_of(record, topic.partitions)
         return Placed(topic.first_id + partition, partition, record)
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
@@ -107,6 +106,11 @@ class SqliteLog(EventLog):
     async def partitions(self, topic: str) -> int:
         return (await self._topic(topic)).partitions
 
+    async def start_offsets(self, topic: str) -> dict[int, int]:
+        first_id, count = await self._topic(topic)
+        starts = await self._reads.run(lambda connection: read_starts(connection, first_id, count))
+        return {partition_id - first_id: start for partition_id, start in starts.items()}
+
     async def end_offsets(self, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)
         ends = await self._reads.run(lambda connection: _read_ends(connection, first_id, count))
@@ -122,6 +126,22 @@ class SqliteLog(EventLog):
                 each - first_id: end - max(starts[each], committed[each].offset if each in committed else 0)
                 for each, end in _read_ends(connection, first_id, count).items()
             }
+
+        return await self._reads.run(read)
+
+    async def oldest(self, group: str, topic: str) -> int | None:
+        first_id, count = await self._topic(topic)
+
+        def read(connection: sqlite3.Connection) -> int | None:
+            committed = read_commits(connection, group)
+            firsts = [
+                connection.execute(
+                    "SELECT timestamp FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
+                    (record_id(each, committed[each].offset if each in committed else 0), record_id(each + 1, 0)),
+                ).fetchone()
+                for each in range(first_id, first_id + count)
+            ]
+            return min((row[0] for row in firsts if row is not None), default=None)
 
         return await self._reads.run(read)
 

@@ -10,17 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from backends.log import Committed, Consumer, Reader, Record, TopicPartition
+from backends.log import Committed, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
 from backends.log_sqlite_groups import Membership, commit, read_assignment
 from backends.log_sqlite_schema import offset_of, record_id
 from backends.log_sqlite_view import LogView
 from backends.log_sqlite_writer import LogWriter
 from backends.sqlite_threads import ReadThread
-from schemas.errors import Fenced, InvalidRequest, OffsetGone, StorageFull, Unavailable
+from schemas.errors import Fenced, OffsetGone, StorageFull, Unavailable
 
 # A poll of large records ends early: at 8 MB each, a few hundred of them would not fit into memory.
 POLL_BYTES = 32 << 20
-METADATA_CHARACTERS = 4000
 
 
 @dataclass(slots=True)
@@ -84,20 +83,6 @@ class _Positions:
         turn = {place.partition_id for place, _ in served}
         self._places.sort(key=lambda place: place.partition_id in turn)
         return [record for place, _ in served for record in taken[place.partition_id]]
-
-
-def fair_shares(available: Sequence[int], limit: int) -> list[int]:
-    """How many of `limit` each gets: equal shares, and what one does not need goes to the others."""
-    shares = [0] * len(available)
-    open_shares = [index for index, count in enumerate(available) if count > 0]
-    while limit > 0 and open_shares:
-        each = max(1, limit // len(open_shares))
-        for index in open_shares:
-            more = min(each, available[index] - shares[index], limit)
-            shares[index] += more
-            limit -= more
-        open_shares = [index for index in open_shares if shares[index] < available[index]]
-    return shares
 
 
 def _read(connection: sqlite3.Connection, wanted: Sequence[tuple[_Place, int]]) -> list[_Stretch]:
@@ -209,9 +194,7 @@ class SqliteConsumer(Consumer):
 
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         session, group, epoch = self._me.session, self._me.group, self.epoch
-        for committed in offsets.values():
-            if len(committed.metadata) > METADATA_CHARACTERS:
-                raise InvalidRequest(f"the metadata of a commit may have {METADATA_CHARACTERS} characters")
+        check_metadata(offsets)
         if self._closed or not self._ids.keys() >= offsets.keys():
             raise Fenced(f"group '{group}': a commit for partitions that are not this member's")
         rows = [(self._ids[topic_partition], committed) for topic_partition, committed in offsets.items()]

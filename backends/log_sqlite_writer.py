@@ -11,12 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.log import NewRecord, Record, TopicSpec
+from backends.log import NewRecord, Record, TopicSpec, mismatch
 from backends.log_sqlite_groups import Membership, join, leave, read_epochs, renew
 from backends.log_sqlite_schema import SCHEMA, record_id
 from backends.log_sqlite_view import LogView, News
 from backends.sqlite_threads import GroupWriter, Operation, Waiting
-from schemas.errors import TopicMismatch
 
 # How soon the records of another process are noticed while this one reads.
 FOREIGN_CHECK_S = 0.05
@@ -81,10 +80,7 @@ class LogWriter(GroupWriter):
             known = dict(connection.execute("SELECT name, partitions FROM topics").fetchall())
             for spec in specs:
                 if known.get(spec.name, spec.partitions) != spec.partitions:
-                    raise TopicMismatch(
-                        f"topic '{spec.name}' has {known[spec.name]} partitions, not {spec.partitions}: their number is for ever,"
-                        " because it decides where a key goes; set it back, or start with a new log"
-                    )
+                    raise mismatch(spec, known[spec.name])
             for spec in specs:
                 first_id = connection.execute("SELECT COALESCE(MAX(id) + 1, 0) FROM partitions").fetchone()[0]
                 connection.execute(

@@ -28,9 +28,16 @@ class ObjectStore(ABC):
     """
 
     @abstractmethod
-    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
-        """Stores under the key, over what was there; durable on return, and never seen in part. Raises StorageFull, Unavailable,
-        InvalidRequest (a key or metadata out of bounds).
+    async def create(self) -> None:
+        """Creates what the store needs on its server (a bucket); safe when it is there, and when several do it at once. Raises
+        Unavailable.
+        """
+
+    @abstractmethod
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False) -> bool:
+        """Stores under the key, over what was there; durable on return, and never seen in part. With `if_absent`, an object that
+        is there already stays as it is, and the answer is False: of several that put at once, one gets True. Raises StorageFull,
+        Unavailable, InvalidRequest (a key or metadata out of bounds).
         """
 
     @abstractmethod
@@ -58,11 +65,13 @@ class ObjectStore(ABC):
 
 
 def open_objects(url: str) -> ObjectStore:
-    """The store that a URL names: `file:///relative/folder`, `file:////absolute/folder`."""
+    """The store that a URL names: `file:///relative/folder`, `file:////absolute/folder`, `s3://user@host:9000/bucket`."""
     from backends.urls import path_of, scheme_of
 
-    scheme = scheme_of(url, known=("file",), setting="FACESTREAM_OBJECTS")
-    assert scheme == "file"
+    if scheme_of(url, known=("file", "s3"), setting="FACESTREAM_OBJECTS") == "s3":
+        from backends.objects_s3 import S3Objects
+
+        return S3Objects(url)
     from backends.objects_files import FileObjects
 
     return FileObjects(path_of(url))

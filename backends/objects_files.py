@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
+from backends.objects_bounds import check_key, check_metadata, check_text
 from backends.objects_paths import folder_of, is_file, key_of, may_hold, path_of
-from schemas.errors import InvalidRequest, ObjectMissing, StorageFull, Unavailable
+from schemas.errors import ObjectMissing, StorageFull, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-LONGEST_KEY = 300
-METADATA_BYTES = 2048
 # The header of a file fits: 2 kB, each of which JSON may write as six.
 HEADER_BYTES = 16 << 10
 # fsyncs wait for the disk, not for the processor: so many of them go on at once.
@@ -52,8 +51,13 @@ class FileObjects(ObjectStore):
     def __repr__(self) -> str:
         return f"FileObjects({str(self._root)!r})"
 
-    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> None:
-        await self._run(self._put, self._path(key), _header(metadata or {}), data)
+    async def create(self) -> None:
+        await self._run(self._prepare)
+
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False) -> bool:
+        check_metadata(metadata or {})
+        header = json.dumps(dict(metadata or {})).encode() + b"\n"
+        return await self._run(self._put, self._path(key), header, data, if_absent)
 
     async def get(self, key: str) -> StoredObject:
         found = await self._run(_read, self._path(key), True)
@@ -69,6 +73,7 @@ class FileObjects(ObjectStore):
         await self._run(self._delete, [self._path(key) for key in keys])
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        check_text(prefix, "the prefix")
         objects = await self._run(self._walk, prefix)
         while batch := await self._run(_batch, objects):
             for each in batch:
@@ -82,12 +87,8 @@ class FileObjects(ObjectStore):
         await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
 
     def _path(self, key: str) -> Path:
-        if not 1 <= len(key) <= LONGEST_KEY:
-            raise InvalidRequest(f"the key of an object has 1 to {LONGEST_KEY} characters, this one {len(key)}")
-        try:
-            return self._root / path_of(key)
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"the key of an object is no text: {error.reason}") from None
+        check_key(key)
+        return self._root / path_of(key)
 
     async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         if self._closed:
@@ -125,8 +126,9 @@ class FileObjects(ObjectStore):
                         os.close(file)
             self._prepared = True
 
-    def _put(self, path: Path, header: bytes, data: bytes) -> None:
-        for attempt in range(ATTEMPTS):
+    def _put(self, path: Path, header: bytes, data: bytes, if_absent: bool) -> bool:
+        attempts = ATTEMPTS
+        while True:
             temporary = self._temporary / f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             try:
@@ -134,14 +136,16 @@ class FileObjects(ObjectStore):
                 _write(file, header, data)
                 os.fsync(file)
                 self._make_folder(path.parent)
-                os.rename(temporary, path)
+                put = _move(temporary, path, if_absent)
+                # Also when somebody else's is there already: who put it may not have got as far.
                 _sync_folder(path.parent)
-                return
+                return put
             except FileNotFoundError:
                 # The folder, or one above, was empty for a moment and a delete took it away; or another process that is just
                 # starting took our temporary file, between open and lock, for a left-over.
                 self._durable.difference_update(path.parents)
-                if attempt + 1 == ATTEMPTS:
+                attempts -= 1
+                if not attempts:
                     raise
             finally:
                 with suppress(FileNotFoundError):
@@ -191,10 +195,7 @@ class FileObjects(ObjectStore):
         return folder
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
-        try:
-            folder, beginning = folder_of(prefix)
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"the prefix is no text: {error.reason}") from None
+        folder, beginning = folder_of(prefix)
         for path in _files(self._root / folder, beginning):
             key = key_of(path.relative_to(self._root))
             if key.startswith(prefix):
@@ -256,21 +257,22 @@ def _header_length(beginning: bytes, path: Path) -> int:
     return length
 
 
-def _header(metadata: Mapping[str, str]) -> bytes:
-    try:
-        size = sum(len(name.encode("ascii")) + len(text.encode()) for name, text in metadata.items())
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"metadata: names are ASCII, values are text: {error.reason}") from None
-    if size > METADATA_BYTES:
-        raise InvalidRequest(f"metadata may have {METADATA_BYTES} bytes in all, these have {size}")
-    return json.dumps(dict(metadata)).encode() + b"\n"
-
-
 def _write(file: int, *parts: bytes) -> None:
     for part in parts:
         rest = memoryview(part)
         while rest:
             rest = rest[os.write(file, rest) :]
+
+
+def _move(temporary: Path, path: Path, if_absent: bool) -> bool:
+    if not if_absent:
+        os.rename(temporary, path)
+        return True
+    try:
+        os.link(temporary, path)  # unlike a rename, it replaces nothing
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.errors import InvalidRequest
+
 
 @dataclass(frozen=True, slots=True)
 class Face:
@@ -33,13 +35,30 @@ class FaceVector:
     face: Face
     vector: NDArray[np.float32]
 
+    def check(self) -> None:
+        """Raises InvalidRequest for what no store can keep."""
+        if self.vector.ndim != 1 or self.vector.dtype != np.float32:
+            raise InvalidRequest(f"a vector is (D,) float32, this one {self.vector.shape} {self.vector.dtype}")
+        face = self.face
+        names = (self.directory, self.generation, face.person, face.face_id, face.image_id, face.source)
+        try:
+            "".join(names).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"a name of a face is no text: {error.reason}") from None
+
 
 @dataclass(frozen=True, slots=True)
 class FaceBlock:
-    """Some faces of a gallery. `vectors`: (len(faces), D) float32, in the order of `faces`."""
+    """Some faces of a gallery, no more of each than matching needs. `vectors`: (n, D) float32, in the order of the n `persons`
+    and `face_ids`.
+    """
 
-    faces: Sequence[Face]
+    persons: Sequence[str]
+    face_ids: Sequence[str]
     vectors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.face_ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +87,19 @@ class ApiKey:
     created_at: float
 
 
+EXPIRED_KEPT_S = 7 * 86_400.0  # an expired answer is told from one that never was for so long
+
+
 class VectorStore(ABC):
     """Names of people and directories are any text up to 200 characters. Every write is durable on return; writes raise
     StorageFull or Unavailable, reads Unavailable.
     """
+
+    @abstractmethod
+    async def create(self) -> None:
+        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is there, and
+        when several do it at once. Raises Unavailable.
+        """
 
     @abstractmethod
     async def put_faces(self, faces: Sequence[FaceVector]) -> None:
@@ -101,7 +129,7 @@ class VectorStore(ABC):
 
     @abstractmethod
     async def answer(self, image_id: str) -> StoredAnswer | None:
-        """The answer, expired ones too as long as they are not swept; None where there is none."""
+        """The answer, expired ones too for EXPIRED_KEPT_S or until they are swept; None where there is none."""
 
     @abstractmethod
     async def sweep_answers(self, expired_before: float) -> None:
@@ -126,11 +154,15 @@ class VectorStore(ABC):
 
 
 def open_vectors(url: str) -> VectorStore:
-    """The store that a URL names: `sqlite:///relative/vectors.db`, `sqlite:////absolute/vectors.db`."""
+    """The store that a URL names: `sqlite:///relative/vectors.db`, `sqlite:////absolute/vectors.db`,
+    `cassandra://host:9042/keyspace`.
+    """
     from backends.urls import path_of, scheme_of
 
-    scheme = scheme_of(url, known=("sqlite",), setting="FACESTREAM_VECTORS")
-    assert scheme == "sqlite"
+    if scheme_of(url, known=("sqlite", "cassandra"), setting="FACESTREAM_VECTORS") == "cassandra":
+        from backends.vectors_cassandra import CassandraVectors
+
+        return CassandraVectors(url)
     from backends.vectors_sqlite import SqliteVectors
 
     return SqliteVectors(path_of(url))

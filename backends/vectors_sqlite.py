@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from backends.sqlite_threads import GroupWriter, Operation, ReadThread
 from backends.vectors import ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
-from schemas.errors import InvalidRequest
 
 BLOCK_FACES = 65_536
 # Answers deleted in one transaction, so that a sweep holds up nobody who writes.
@@ -77,7 +76,7 @@ WHERE excluded.timestamp >= timestamp
 """
 
 _READ_BLOCK = """
-SELECT person, face_id, image_id, source, timestamp, vector FROM faces
+SELECT person, face_id, vector FROM faces
 WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
 """
 
@@ -109,6 +108,9 @@ class SqliteVectors(VectorStore):
     def __repr__(self) -> str:
         return f"SqliteVectors({str(self._path)!r})"
 
+    async def create(self) -> None:
+        """The schema is made when the file is opened."""
+
     async def put_faces(self, faces: Sequence[FaceVector]) -> None:
         await self._write(_PUT_FACE, [_row(each) for each in faces])
 
@@ -121,9 +123,9 @@ class SqliteVectors(VectorStore):
             if block is None:
                 return
             yield block
-            if len(block.faces) < BLOCK_FACES:
+            if len(block) < BLOCK_FACES:
                 return
-            after = (block.faces[-1].person, block.faces[-1].face_id)
+            after = (block.persons[-1], block.face_ids[-1])
 
     async def directories(self, generation: str) -> list[str]:
         rows = await self._fetch(_DIRECTORIES, (generation,))
@@ -196,30 +198,25 @@ class SqliteVectors(VectorStore):
 
 
 def _row(each: FaceVector) -> tuple[Any, ...]:
-    if each.vector.ndim != 1 or each.vector.dtype != np.float32:
-        raise InvalidRequest(f"a vector is (D,) float32, this one {each.vector.shape} {each.vector.dtype}")
+    each.check()
     face = each.face
     names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
-    try:
-        "".join(names).encode()
-    except UnicodeEncodeError as error:
-        raise InvalidRequest(f"a name of a face is no text: {error.reason}") from None
     return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes())
 
 
 def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:
     def read(connection: sqlite3.Connection) -> FaceBlock | None:
-        faces: list[Face] = []
+        persons: list[str] = []
+        face_ids: list[str] = []
         blobs: list[bytes] = []
         # Not fetchall: the garbage collector would stop every thread to look through 65,536 tuples.
-        for person, face_id, image_id, source, timestamp, blob in connection.execute(
-            _READ_BLOCK, (directory, generation, *after, BLOCK_FACES)
-        ):
-            faces.append(Face(person, face_id, image_id, source, timestamp))
+        for person, face_id, blob in connection.execute(_READ_BLOCK, (directory, generation, *after, BLOCK_FACES)):
+            persons.append(person)
+            face_ids.append(face_id)
             blobs.append(blob)
-        if not faces:
+        if not blobs:
             return None
         numbers: NDArray[np.float32] = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32, copy=False)
-        return FaceBlock(faces, numbers.reshape(len(faces), -1))  # (faces, D)
+        return FaceBlock(persons, face_ids, numbers.reshape(len(blobs), -1))  # (faces, D)
 
     return read

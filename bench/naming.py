@@ -140,7 +140,7 @@ def enlarged(photos: Path, models: Any, faces: Faces, model: EmbedderModel, time
         results[scale] = figures(one.people, found, []).rank_one
         print(f"  ×{scale}: {missed} of {len(paths)} without a face, rank one {results[scale]:.4f}")
     loss = results[1] - results[times]
-    holds = abs(loss) <= ENLARGED_LOSS + 1e-9
+    holds = loss <= ENLARGED_LOSS + 1e-9
     print(f"  loss {loss:+.4f}, at most {ENLARGED_LOSS}{'' if holds else '   MISSED'}")
     return holds
 

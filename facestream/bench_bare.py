@@ -16,9 +16,9 @@ from facestream.config import Settings
 from processors import align
 from processors.boxes import Detections, Look, closer_look, in_original, merge
 from processors.decode_source import Source, prepare, to_rgb
+from processors.detecting import SMALLEST_EMBEDDED
 from processors.networks import Detector, Embedder
 from processors.passes import Detail, Pass, plan, render
-from processors.processor import SMALLEST_EMBEDDED
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
 from weights.manifest import manifest
 

@@ -9,10 +9,10 @@ from importlib.metadata import version
 
 import structlog
 
-from facestream import bench, environment, keys, learn, recognize, up, weights
+from facestream import bench, environment, init, keys, learn, recognize, recover, roles, trace, up, weights
 from schemas.errors import FacestreamError
 
-COMMANDS = (up, weights, keys, learn, recognize, bench)
+COMMANDS = (up, weights, keys, learn, recognize, init, roles, trace, recover, bench)
 DESCRIPTION = """\
 Learn and recognize people in images, as an event stream.
 

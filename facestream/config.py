@@ -1,6 +1,7 @@
 """Settings, from the environment (FACESTREAM_*) or the flags of a command."""
 
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from pydantic import Field
@@ -16,9 +17,17 @@ class Settings(BaseSettings):
 
     listen: str = Field("127.0.0.1:8080", description="address and port of the HTTP service")
     data: Path = Field(Path("data"), description="folder of the embedded stores and of the weights")
-    log: str = Field("", description="URL of the event log (default: sqlite:///DATA/log.db)")
-    objects: str = Field("", description="URL of the object store (default: file:///DATA/objects)")
-    vectors: str = Field("", description="URL of the vector store (default: sqlite:///DATA/vectors.db)")
+    watch: str = Field(
+        "",
+        description="address and port of health and metrics alone (default: a free port of loopback for a role without service)",
+    )
+    log: str = Field("", description="URL of the event log, sqlite:// or kafka:// (default: sqlite:///DATA/log.db)", repr=False)
+    objects: str = Field("", description="URL of the object store, file:// or s3:// (default: file:///DATA/objects)", repr=False)
+    vectors: str = Field(
+        "", description="URL of the vector store, sqlite:// or cassandra:// (default: sqlite:///DATA/vectors.db)", repr=False
+    )
+    member: str = Field("", description="stable name of this process in its consumer groups (default: host and a number)")
+    stage: Literal["both", "detect", "embed"] = Field("both", description="what a processor does")
     weights: Path | None = Field(None, description="folder of the model weights (default: DATA/weights)")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
@@ -29,6 +38,9 @@ class Settings(BaseSettings):
     max_upload: int = Field(32 * MEBI, ge=1, description="largest upload in bytes")
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels an image may have")
     max_in_flight: int = Field(256, ge=1, description="most requests that wait for an answer at once; one more gets 429")
+    max_age: float = Field(
+        30.0, gt=0, description="seconds that the oldest image may wait for its turn; beyond it, requests that wait get 429"
+    )
     upload_memory: int = Field(256 * MEBI, ge=1, description="memory for uploads under way in bytes; when it is used up, 429")
     gallery_memory: int = Field(
         2048 * MEBI, ge=1, description="memory for galleries in bytes; the least recently used are dropped"

@@ -7,15 +7,20 @@ import time
 from collections.abc import Mapping
 from weakref import WeakValueDictionary
 
+import structlog
+
 from backends.log import EventLog, NewRecord
 from backends.objects import ObjectStore
 from backends.vectors import VectorStore
+from ingest.metrics import UPLOADED
 from ingest.uploads import Upload
 from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import HEAD_BYTES, sniff
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.topics import IMAGES_RECEIVED
+
+log = structlog.get_logger(__name__)
 
 HASH_IN_THREAD = 1 << 20
 
@@ -81,20 +86,24 @@ class Accept:
 
     async def store(self, received: ImageReceived, data: bytes) -> None:
         """Returns when the original is in the object store and the event is acknowledged by the log. Raises Unavailable,
-        StorageFull.
+        StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same key meanwhile.
         """
         metadata: Mapping[str, str] = {
             "directory": received.directory or "",
             "request": received.request_digest or "",
             "received": str(time.time()),
         }
-        await self._objects.put(received.object_key, data, metadata)
+        repeatable = received.request_digest is not None
+        if not await self._objects.put(received.object_key, data, metadata, if_absent=repeatable):
+            _require_same((await self._objects.metadata(received.object_key) or metadata)["request"], received)
         try:
             await self._log.append([NewRecord(IMAGES_RECEIVED, received.image_id, received.encode())])
         except StorageFull:  # nothing was appended; any other failure leaves the object for the event that may be there
-            if received.request_digest is None:
+            if not repeatable:
                 await self._objects.delete([received.object_key])
             raise
+        UPLOADED.labels(received.purpose).inc(len(data))
+        log.info("accepted", image_id=received.image_id, purpose=received.purpose, directory=received.directory, bytes=len(data))
 
     def one_at_a_time(self, image_id: str) -> asyncio.Lock:
         """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds it."""

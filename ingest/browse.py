@@ -1,4 +1,4 @@
-"""The routes that show what is there: files, faces, directories, people, and whether the service is well."""
+"""The routes that show what is there: files, faces, directories and people."""
 
 from typing import Any
 
@@ -91,23 +91,3 @@ def _directory_of(request: web.Request) -> str:
     directory = name_of(request.match_info["directory"], "directory")
     access.require_directory(directory)
     return directory
-
-
-@routes.get("/healthz")
-async def healthz(request: web.Request) -> web.Response:
-    """The process answers."""
-    return json_response(200, {"status": "OK"})
-
-
-@routes.get("/readyz")
-async def readyz(request: web.Request) -> web.Response:
-    """Models loaded, stores reachable: 200, or 503 saying what is not."""
-    checks = {}
-    for name, check in request.app[SERVICE].checks.items():
-        try:
-            await check()
-            checks[name] = "OK"
-        except Exception as error:
-            checks[name] = str(error)
-    well = all(state == "OK" for state in checks.values())
-    return json_response(200 if well else 503, {"status": "OK" if well else "not ready", "checks": checks})

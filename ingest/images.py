@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from schemas.ids import is_image_id
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
 
+log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
 DEFAULT_WAIT_S, LONGEST_WAIT_S = 30.0, 300.0
@@ -75,6 +77,8 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
         raise TooMuchInFlight(
             f"{service.limits.max_in_flight} requests wait already: try again in {seconds} s", retry_after=seconds
         )
+    if wait_s:
+        service.pressure.check()
     reserved = service.uploads.reserve(request.content_length)
     try:
         upload = await read_upload(request, service.limits.max_upload)
@@ -113,6 +117,7 @@ async def _announce(service: Service, received: ImageReceived, upload: Upload, w
         upload.data = b""
         async with asyncio.timeout(wait_s):
             answer = await future
+        log.info("answered", image_id=received.image_id, status=answer.status)
         return json_response(answer.status, answer.body)
     except TimeoutError:
         return _working(received.image_id)

@@ -1,6 +1,5 @@
 """What the routes share: the stores, the limits, and who is asking."""
 
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -9,11 +8,13 @@ from backends.objects import ObjectStore
 from backends.vectors import VectorStore
 from ingest.accept import Accept
 from ingest.keys import Access, Keys
+from ingest.pressure import Pressure
 from ingest.problems import Handler
 from ingest.replies import Replies
 from ingest.uploads import UploadMemory
 from schemas.errors import InvalidRequest
 from schemas.names import normalised
+from stream.watching import Checks
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +28,18 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`generation` names the gallery that is listed. `checks` are what readiness depends on, by name; each raises when it does
-    not hold.
-    """
+    """`generation` names the gallery that is listed. `checks` are what readiness depends on."""
 
     objects: ObjectStore
     vectors: VectorStore
     keys: Keys
     accept: Accept
     replies: Replies
+    pressure: Pressure
     uploads: UploadMemory
     limits: Limits
     generation: str
-    checks: Mapping[str, Callable[[], Awaitable[None]]]
+    checks: Checks
 
 
 SERVICE = web.AppKey("service", Service)
@@ -56,6 +56,8 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
         if text is None and authorization[:7].lower() == "bearer ":
             text = authorization[7:].strip()
         request[ACCESS] = await request.app[SERVICE].keys.access(text)
+        if request.path == "/metrics":
+            access_of(request, "admin")
     return await handler(request)
 
 

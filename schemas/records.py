@@ -114,6 +114,16 @@ class Crop(BaseModel):
     landmarks: Landmarks
 
 
+class DetectedFace(Detection):
+    """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which picture of
+    the image's sheet of crops is a probe's, None where the face is too small to tell people apart.
+    """
+
+    crop: Crop | None = None
+    source: str | None = None
+    cell: int | None = None
+
+
 class EmbeddedFace(Detection):
     """A face with its vectors by generation, base64 of little-endian float32; none where the face is too small to tell people
     apart.
@@ -133,13 +143,15 @@ def encoded_vector(vector: NDArray[np.float32]) -> str:
 
 
 class FacesDetected(EventRecord):
-    """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart."""
+    """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart. `sheet_key` names
+    the object with the crops of a probe's faces.
+    """
 
     received: ImageReceived
-    faces: list[Detection]
+    faces: list[DetectedFace]
     ignored: list[Detection] = []
     detector: str
-    crops_key: str | None = None
+    sheet_key: str | None = None
 
 
 class FacesEmbedded(EventRecord):

@@ -8,7 +8,7 @@ from backends.objects import ObjectStore
 from backends.vectors import StoredAnswer, VectorStore
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.records import Answer, ImageReceived
-from stream.answers import ANSWER_KEPT_S
+from stream.answers import ANSWER_KEPT_S, sheet_key
 
 
 class Answers:
@@ -36,7 +36,8 @@ class Answers:
         ]
         await self._vectors.put_answers([it for it in stored if it.expires_at > time.time()])
         if not self._keep_probes:
-            await self._objects.delete([it.object_key for _, it in answers if it.object_key and it.purpose != "learn"])
+            probes = [it for _, it in answers if it.purpose != "learn"]
+            await self._objects.delete([key for it in probes for key in (it.object_key, sheet_key(it)) if key])
         return []
 
     async def _came_too_late(self, answer: Answer, answered: set[str]) -> bool:

@@ -1,8 +1,9 @@
 """The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched, both are
 answered.
 
-It gets the records of one partition at a time, in order. Learns come first, all at once: none of them has been acknowledged
-yet, and whatever was acknowledged before is in the gallery (rule 3 of the design).
+It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Learns come
+first, all at once: none of them has been acknowledged yet, and whatever was acknowledged before is in the gallery (rule 3 of the
+design).
 """
 
 import asyncio
@@ -35,21 +36,40 @@ class Sink:
         self._vectors, self._objects, self._manifest = vectors, objects, manifest
         self._galleries = Galleries(vectors, gallery_memory)
         self._at: dict[int, int] = {}  # the next offset of each partition that the galleries have seen
+        self._decoded: dict[tuple[int, int], FacesEmbedded] = {}  # from `sequence_of` until `handle`
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one sink, of all, that does what is to be done once."""
+        return 0 in self._at
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Keeps only the galleries that are as of the committed offset."""
+        self._decoded.clear()
         current = {at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset}
         self._galleries.drop(lambda directory: partition_of(directory, PARTITIONS) not in current)
         self._at = {at.partition: committed.offset for at, committed in assignment.items()}
 
+    def sequence_of(self, record: Record) -> str:
+        """The directory, whose records keep their order; "" for a record that cannot be read."""
+        try:
+            event = self._decoded[record.partition, record.offset] = FacesEmbedded.decode(record.value)
+        except UnreadableRecord:
+            return ""
+        return event.received.directory or ""
+
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        events = [(record, FacesEmbedded.decode(record.value)) for record in records]
+        events = [(record, self._event(record)) for record in records]
         for record, event in events:
             _check(record, event, self._manifest)
         outputs = await self._learn([it for it in events if it[1].received.purpose == "learn"])
         outputs += await self._recognize([it for it in events if it[1].received.purpose == "recognize"])
-        self._at[records[-1].partition] = records[-1].offset + 1
+        last = records[-1]
+        self._at[last.partition] = max(self._at.get(last.partition, 0), last.offset + 1)
         return outputs
+
+    def _event(self, record: Record) -> FacesEmbedded:
+        return self._decoded.pop((record.partition, record.offset), None) or FacesEmbedded.decode(record.value)
 
     def received(self, record: Record) -> ImageReceived:
         return FacesEmbedded.decode(record.value).received

@@ -11,6 +11,11 @@ from stream.topics import DEAD_LETTERS, RESULTS
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 
+def sheet_key(image: ImageReceived | Answer) -> str | None:
+    """Where the crops of a photo's faces lie while it is on its way from detect to embed."""
+    return f"{image.object_key}.crops" if image.object_key and image.purpose == "recognize" else None
+
+
 def answer(received: ImageReceived, status: int, body: dict[str, Any]) -> NewRecord:
     """The `results` record of an image; it goes to the partition of the replica that waits for it."""
     value = Answer(

@@ -26,3 +26,12 @@ TOPICS = (
     TopicSpec(ERASURES, 1, compacted=True),
     TopicSpec(DEAD_LETTERS, PARTITIONS, retention_s=14 * DAY_S),
 )
+
+# Consumer groups and what they read. The first lane's images go through the pairs of INTERACTIVE.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "processors": (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK),
+    "embedders": (FACES_DETECTED,),
+    "sink": (FACES_EMBEDDED,),
+    "answers": (RESULTS,),
+}
+INTERACTIVE = (("processors", IMAGES_RECEIVED), ("embedders", FACES_DETECTED), ("sink", FACES_EMBEDDED))

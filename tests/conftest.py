@@ -1,12 +1,15 @@
-"""What the tests need from outside: the real weights, and photos of real people that come in a package."""
+"""What the tests need from outside: the real weights, photos of real people that come in a package, and the real servers."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from facestream import environment
 from scripts.photos import get as get_photos
+from scripts.services import Services
+from scripts.services_packages import MissingTools
 
 environment.prepare()
 
@@ -27,6 +30,33 @@ def weights_folder() -> Path:
 def photos() -> Path:
     """A folder with photos of two people, see scripts/photos.py."""
     return get_photos()
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Services]:
+    """A real Kafka, Cassandra and MinIO, see scripts/services.py, that can be stopped, killed, paused and started. Those that
+    run already, else they are started, and ended after the tests.
+
+    Where this machine cannot start them the test is skipped; with FACESTREAM_REQUIRE_SERVICES=1 it fails.
+    """
+    servers = Services()
+    ran_before = servers.running()
+    try:
+        servers.up()
+        yield servers
+    except MissingTools as error:
+        if os.environ.get("FACESTREAM_REQUIRE_SERVICES") == "1":
+            raise
+        pytest.skip(str(error))
+    finally:
+        if not ran_before:
+            servers.down()
+
+
+@pytest.fixture(scope="session")
+def services(servers: Services) -> dict[str, str]:
+    """The settings that choose the real servers: FACESTREAM_LOG and so on."""
+    return servers.settings()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

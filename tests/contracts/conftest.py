@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from backends.log import EventLog
-from backends.log_sqlite import SqliteLog
+from backends.log import open_log as open_log_at
 from backends.objects import ObjectStore
-from backends.objects_files import FileObjects
+from backends.objects import open_objects as open_objects_at
 from backends.vectors import VectorStore
 from backends.vectors_sqlite import SqliteVectors
+from tests.buckets import temporary_bucket
+from tests.topics import temporary_topics
 
 
 @pytest.fixture
@@ -26,26 +28,30 @@ def unique() -> Callable[[str], str]:
     return lambda name: f"{name}.{suffix}"
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "kafka"])
 async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], EventLog]]:
-    adapters: dict[str, Callable[[], EventLog]] = {"sqlite": lambda: SqliteLog(tmp_path / "log.db")}
     async with AsyncExitStack() as opened:
+        url = f"sqlite:///{tmp_path / 'log.db'}"
+        if request.param == "kafka":
+            url = await opened.enter_async_context(temporary_topics(request.getfixturevalue("services")))
 
         def opening() -> EventLog:
-            log = adapters[request.param]()
+            log = open_log_at(url)
             opened.push_async_callback(log.close)
             return log
 
         yield opening
 
 
-@pytest.fixture(params=["files"])
+@pytest.fixture(params=["files", "s3"])
 async def open_objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], ObjectStore]]:
-    adapters: dict[str, Callable[[], ObjectStore]] = {"files": lambda: FileObjects(tmp_path / "objects")}
     async with AsyncExitStack() as opened:
+        url = f"file:///{tmp_path / 'objects'}"
+        if request.param == "s3":
+            url = await opened.enter_async_context(temporary_bucket(request.getfixturevalue("services")))
 
         def opening() -> ObjectStore:
-            objects = adapters[request.param]()
+            objects = open_objects_at(url)
             opened.push_async_callback(objects.close)
             return objects
 

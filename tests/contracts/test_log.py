@@ -384,6 +384,46 @@ async def test_lag_counts_what_is_not_committed(topic: Topic, unique: Unique) ->
         assert await topic.log.end_offsets(topic.name) == {**nothing, partition: 5}
 
 
+async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, unique: Unique) -> None:
+    assert await topic.log.oldest(unique("group"), topic.name) is None
+    before = time.time() * 1000
+    await topic.append("a", "b")
+    await asyncio.sleep(0.05)  # append times are in ms: later ones differ
+    await topic.append("a", "b")
+    reader = await topic.log.reader(topic.name, at="start")
+    records = await drain(reader, 4)
+    await reader.close()
+    times = {key: [record.timestamp for record in records if record.key == key] for key in ("a", "b")}
+    assert all(abs(each - before) < 60_000 for each in times["a"])
+    assert await topic.log.oldest(unique("group"), topic.name) == min(times["a"][0], times["b"][0])
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        await drain(consumer, 4)
+        for key, offset, oldest in [
+            ("a", 1, times["b"][0]),
+            ("b", 1, min(times["a"][1], times["b"][1])),
+            ("a", 2, times["b"][1]),
+            ("b", 2, None),
+        ]:
+            await consumer.commit({TopicPartition(topic.name, partition_of(key, 4)): Committed(offset)})
+            assert await topic.log.oldest(unique("group"), topic.name) == oldest
+
+
+async def test_offsets_begin_and_end_where_the_records_do(topic: Topic) -> None:
+    nothing = dict.fromkeys(range(4), 0)
+    assert await topic.log.start_offsets(topic.name) == await topic.log.end_offsets(topic.name) == nothing
+    await topic.append("a", "a")
+    assert await topic.log.start_offsets(topic.name) == nothing
+    assert await topic.log.end_offsets(topic.name) == {**nothing, partition_of("a", 4): 2}
+
+
+async def test_a_topic_that_is_missing_or_different_is_refused(topic: Topic, unique: Unique) -> None:
+    await topic.log.require_topics([TopicSpec(topic.name, 4)])
+    with pytest.raises(TopicMismatch, match="partitions"):
+        await topic.log.require_topics([TopicSpec(topic.name, 4), TopicSpec(topic.name, 5)])
+    with pytest.raises(TopicMismatch, match="facestream init"):
+        await topic.log.require_topics([TopicSpec(unique("missing"), 4)])
+
+
 async def test_retention_leaves_what_is_young_and_the_offsets(topic: Topic, unique: Unique) -> None:
     """When an engine deletes is its own affair; that it keeps the young, and every offset, is not."""
     await topic.log.create_topics([TopicSpec(unique("changes"), 1, compacted=True), TopicSpec(unique("week"), 1, 7 * 86400)])

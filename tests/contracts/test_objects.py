@@ -50,6 +50,16 @@ HOSTILE_KEYS = [
     "y" * 199 + "." + "/" + "z" * 49,
     "x" * 200,
     "x" * 200 + "/b",
+    "xl.meta",
+    "a/xl.meta",
+    "a__XLDIR__",
+    "~/a@",
+    "~long/a@",
+    "incoming",
+    "\uffff",
+    "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b",
+    "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b/b",
+    "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b/1b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b",
 ]
 
 
@@ -91,6 +101,37 @@ async def test_putting_again_replaces_data_and_metadata(objects: ObjectStore, un
     assert (found.data, found.metadata) == (b"second", {"two": "2"})
 
 
+async def test_create_is_safe_when_it_is_there_and_when_several_do_it(open_objects: OpenObjects, unique: Unique) -> None:
+    clients = [open_objects() for _ in range(4)]
+    await clients[0].put(unique("a"), b"1")
+    await asyncio.gather(*(client.create() for client in clients))
+    assert (await clients[3].get(unique("a"))).data == b"1"
+
+
+async def test_if_absent_leaves_what_is_there(objects: ObjectStore, unique: Unique) -> None:
+    assert await objects.put(unique("a"), b"first", {"one": "1"}, if_absent=True) is True
+    assert await objects.put(unique("a"), b"second", {"two": "2"}, if_absent=True) is False
+    found = await objects.get(unique("a"))
+    assert (found.data, found.metadata) == (b"first", {"one": "1"})
+    assert await objects.put(unique("a"), b"third") is True
+    await objects.delete([unique("a")])
+    assert await objects.put(unique("a"), b"fourth", if_absent=True) is True
+    assert (await objects.get(unique("a"))).data == b"fourth"
+
+
+@pytest.mark.parametrize("size", [10, 300_000, 40 << 20], ids=["small", "picture", "large"])
+async def test_of_several_that_put_at_once_one_is_told_so(open_objects: OpenObjects, unique: Unique, size: int) -> None:
+    clients = [open_objects() for _ in range(4)]
+    values = [bytes([number]) * size for number in range(4)]
+    for attempt in range(1 if size > 1 << 20 else 10):
+        key = unique(f"{attempt}")
+        put = await asyncio.gather(
+            *(client.put(key, value, if_absent=True) for client, value in zip(clients, values, strict=True))
+        )
+        assert sorted(put) == [False, False, False, True]
+        assert (await clients[0].get(key)).data == values[put.index(True)]
+
+
 async def test_hostile_keys_are_only_characters(objects: ObjectStore, unique: Unique) -> None:
     prefix = unique("hostile") + "/"
     for key in HOSTILE_KEYS:
@@ -107,11 +148,25 @@ async def test_hostile_keys_are_only_characters(objects: ObjectStore, unique: Un
 
 async def test_a_key_may_begin_with_anything(objects: ObjectStore, unique: Unique) -> None:
     """Not below a prefix of the test's, where the hostile part would come first."""
-    for beginning in ("/", "../", "./", "💙", ".tmp/", "\0"):
+    for beginning in ("/", "../", "./", "💙", ".tmp/", "\0", "~", "~/", "~long/", "incoming/", "incoming//", "incoming/../"):
         key = unique(beginning + "a")
         await objects.put(key, b"1")
         assert await keys(objects, key) == [key]
         await objects.delete([key])
+
+
+@pytest.mark.parametrize("filling", ["x", "x/", "/", "é", "💙", "\0", "\U0010ffff"])
+async def test_the_longest_keys(objects: ObjectStore, unique: Unique, filling: str) -> None:
+    end = unique("/longest")
+    start = (filling * 300)[: 299 - len(end)]
+    for key in (start + "1" + end, start + "2" + end):
+        await objects.put(key, key.encode())
+    assert (await objects.get(start + "1" + end)).data == (start + "1" + end).encode()
+    for prefix in (start, start[:70], filling):
+        assert await keys(objects, prefix) == [start + "1" + end, start + "2" + end]
+    await objects.delete([start + "1" + end])
+    assert await keys(objects, "") == [start + "2" + end]
+    await objects.delete([start + "2" + end])
 
 
 @pytest.mark.parametrize("key", ["", "x" * 301, "\ud800"])
@@ -132,6 +187,22 @@ async def test_metadata_at_its_bound(objects: ObjectStore, unique: Unique) -> No
     await objects.put(unique("a"), b"data", metadata)
     assert await objects.metadata(unique("a")) == metadata
     assert (await objects.get(unique("a"))).data == b"data"
+
+
+async def test_metadata_of_any_shape(objects: ObjectStore, unique: Unique) -> None:
+    names = "".join(map(chr, range(128)))
+    for number, metadata in enumerate(
+        (
+            {"Directory": "acme", "directory": "bolt"},
+            {names: "any name"},
+            {"": "no name", "packed": "x", "x-amz-meta-packed": "x", "x-amz-acl": "x", "if-none-match": "*"},
+            {"spaces": "  a  b  ", "percent": "100%25 %", "plus": "a+b", "quotes": "\"'", "lines": "a\r\n b"},
+            {f"name-{number}": "v" for number in range(40)},
+        )
+    ):
+        await objects.put(unique(f"a{number}"), b"", metadata)
+        assert await objects.metadata(unique(f"a{number}")) == metadata
+        assert (await objects.get(unique(f"a{number}"))).metadata == metadata
 
 
 async def test_what_is_not_there(objects: ObjectStore, unique: Unique) -> None:

@@ -114,7 +114,8 @@ async def main(folder: Path, mode: str, *, ordered: bool) -> None:
     worker_module.POLL_S = 0.05
     death = Death(folder, mode)
     log = CrashingLog(folder / "log.db", death)
-    worker = Worker(log, CrashingStage(death), [IMAGES_RECEIVED], member="one", ordered=ordered, max_in_flight=8)
+    sequence_of = (lambda _: "") if ordered else None
+    worker = Worker(log, CrashingStage(death), [IMAGES_RECEIVED], member="one", sequence_of=sequence_of, max_in_flight=8)
     task = asyncio.create_task(worker.run())
     while sum((await log.lag(CrashingStage.name, IMAGES_RECEIVED)).values()) and not task.done():
         await asyncio.wait([task], timeout=0.01)

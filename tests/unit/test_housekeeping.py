@@ -12,10 +12,10 @@ import structlog.testing
 from backends.log import NewRecord, TopicSpec
 from backends.log_sqlite import SqliteLog
 from backends.objects_files import FileObjects
-from backends.vectors import StoredAnswer
+from backends.vectors import EXPIRED_KEPT_S, StoredAnswer
 from backends.vectors_sqlite import SqliteVectors
 from facestream import housekeeping
-from facestream.housekeeping import DAY_S, EXPIRED_KEPT_S, Housekeeping
+from facestream.housekeeping import DAY_S, Housekeeping
 from schemas.errors import Unavailable
 
 

@@ -19,9 +19,8 @@ from typing import TypeVar
 
 import pytest
 
-from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, fair_shares, partition_of
 from backends.log_sqlite import SqliteLog
-from backends.log_sqlite_consumer import fair_shares
 from backends.sqlite_threads import Operation
 from schemas.errors import Fenced, InvalidRequest, OffsetGone, StorageFull, Unavailable
 

@@ -17,6 +17,7 @@ from schemas.records import (
     Answer,
     Crop,
     DeadLetter,
+    DetectedFace,
     Detection,
     EmbeddedFace,
     Erasure,
@@ -48,11 +49,12 @@ RECEIVED = ImageReceived(
 )
 CROP = Crop(object_key="crops/x", landmarks=LANDMARKS)
 FACE = Detection(face_id=IMAGE_ID, box=[1, 2, 4, 6], landmarks=LANDMARKS, score=0.5, detection_score=0.25)
+DETECTED = DetectedFace(**FACE.model_dump(), crop=CROP, source="s", cell=3)
 EMBEDDED = EmbeddedFace(**FACE.model_dump(), vectors={"one": encoded_vector(np.ones(3, np.float32))}, crop=CROP, source="s")
 MODELS = Models(detector="d", embedder="e", generation="one")
 EXAMPLES: list[EventRecord] = [
     RECEIVED,
-    FacesDetected(received=RECEIVED, faces=[FACE], ignored=[FACE], detector="d", crops_key="c"),
+    FacesDetected(received=RECEIVED, faces=[DETECTED], ignored=[FACE], detector="d", sheet_key="c"),
     FacesEmbedded(received=RECEIVED, faces=[EMBEDDED], ignored=[FACE], models=MODELS),
     FaceLearned(directory="a", person="b", face_id=IMAGE_ID, image_id=IMAGE_ID, source="s", crop=CROP, detector="d"),
     Answer(image_id=IMAGE_ID, purpose="detect", status=200, body={"persons": [{"id": None, "x": 0.1}]}),

@@ -52,6 +52,10 @@ def test_each_setting_comes_from_the_environment_and_a_flag_wins(monkeypatch: py
         "upload_memory": ("1", "2"),
         "gallery_memory": ("1", "2"),
         "decoders": ("1", "2"),
+        "watch": ("one", "two"),
+        "member": ("one", "two"),
+        "stage": ("detect", "embed"),
+        "max_age": ("1.5", "2.5"),
     }
     assert set(given) | {"open"} == set(Settings.model_fields)
     for name, (environment, _) in given.items():

@@ -18,6 +18,7 @@ from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition,
 from backends.log_sqlite import SqliteLog
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import Answer, DeadLetter, ImageReceived
+from stream import attempts as attempts_module
 from stream import worker as worker_module
 from stream.answers import answer
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
@@ -127,8 +128,8 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "BACKOFF_FIRST_S", 0.005)
-    monkeypatch.setattr(worker_module, "BACKOFF_MOST_S", 0.02)
+    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.005)
+    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.02)
     monkeypatch.setattr(worker_module, "LOG_AWAY_S", 0.02)
     monkeypatch.setattr(worker_module, "POLL_S", 0.05)
 
@@ -182,8 +183,20 @@ def worker(
     log: SqliteLog, stage: Stage, *, ordered: bool, member: str = "one", most: int = 16, give_up_after_s: float = 900
 ) -> Worker:
     return Worker(
-        log, stage, [IMAGES_RECEIVED], member=member, ordered=ordered, max_in_flight=most, give_up_after_s=give_up_after_s
+        log,
+        stage,
+        [IMAGES_RECEIVED],
+        member=member,
+        sequence_of=(lambda _: "") if ordered else None,
+        max_in_flight=most,
+        give_up_after_s=give_up_after_s,
     )
+
+
+async def crashed(log: SqliteLog, *, ordered: bool = False) -> None:
+    """Leaves the group as a worker leaves it that is killed when it has just started."""
+    async with running(worker(log, Stage(), ordered=ordered)) as task:
+        await kill(task)
 
 
 @asynccontextmanager
@@ -314,8 +327,8 @@ async def test_a_stop_finishes_and_commits_what_is_under_way(log: AwayLog, order
 
 
 async def test_a_stop_leaves_what_waits_for_another_try_to_the_next_start(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(worker_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
     stage = Stage({"flaky": [Unavailable("away")]})
     it = worker(log, stage, ordered=False)
     async with running(it) as task:
@@ -372,8 +385,8 @@ async def test_a_passing_error_is_tried_again_while_other_records_go_on(log: Awa
 
 
 async def test_records_between_two_tries_leave_room_for_others(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(worker_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
     flaky = [f"flaky-{number}" for number in range(6)]
     stage = Stage({name: [Unavailable("away")] for name in flaky})
     async with running(worker(log, stage, ordered=False, most=2)):
@@ -596,6 +609,7 @@ class AwayCommits(AwayLog):
 
 async def test_a_worker_that_starts_while_the_log_is_full_waits_for_room(log: AwayLog, tmp_path: Path) -> None:
     """The suspects of a crash are noted before they are tried; where that fails, they are not tried yet."""
+    await crashed(log)
     await send(log, "suspect")
     full = AwayCommits(tmp_path / "log.db")
     stage = Stage()
@@ -618,7 +632,8 @@ async def test_a_worker_that_starts_while_the_log_is_full_waits_for_room(log: Aw
 async def test_a_suspect_that_waits_for_another_try_is_not_lost_when_the_next_one_is_tried(log: AwayLog, ordered: bool) -> None:
     names = ["waits", "next", "last"]
     stage = Stage({"waits": [Unavailable("away")] * 1_000})
-    await send(log, *names, partition_key="a")  # the group never committed: all are suspects
+    await crashed(log)
+    await send(log, *names, partition_key="a")
     async with running(worker(log, stage, ordered=ordered)) as task:
         await until(lambda: stage.tries("waits") > 3)
         await kill(task)
@@ -632,6 +647,7 @@ async def test_a_suspect_that_waits_for_another_try_is_not_lost_when_the_next_on
 @BOTH
 async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordered: bool) -> None:
     """Both come in one poll; if the new one ends the process the suspect must not be blamed."""
+    await crashed(log)
     await send(log, "suspect", partition_key="a")
     stage = Stage()
     stage.blocked = {"suspect": asyncio.Event()}
@@ -682,7 +698,8 @@ async def test_a_record_that_kills_three_times_is_a_dead_letter_and_the_others_a
     log: AwayLog, tmp_path: Path, ordered: bool
 ) -> None:
     names = [f"{number}" for number in range(6)] + ["killer", *(f"{number}" for number in range(6, 10))]
-    await send(log, *names)  # the group never committed: each is a suspect from the first start on
+    await crashed(log)
+    await send(log, *names)
     exits = []
     while 0 not in exits:
         exits.append(await asyncio.to_thread(run_child, tmp_path, "killer", ordered=ordered))

@@ -1,0 +1,52 @@
+"""What an S3 store or the way to it answers, as errors of the port."""
+
+import ssl
+
+from minio.error import InvalidResponseError, S3Error, ServerError
+from urllib3.exceptions import MaxRetryError
+
+from schemas.errors import FacestreamError, InvalidRequest, StorageFull, Unavailable
+
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
+_TOO_LONG = {"KeyTooLongError", "MetadataTooLarge", "EntityTooLarge"}
+# Unavailable, not a ConfigurationError: a record that meets it waits until somebody has put it right.
+_REMEDIES = {
+    "NoSuchBucket": "there is no such bucket: make it with `facestream init`",
+    "AccessDenied": "the store refuses this user, or its password: see FACESTREAM_OBJECTS",
+    "InvalidAccessKeyId": "the store does not know this user: see FACESTREAM_OBJECTS",
+    "SignatureDoesNotMatch": "the store refuses the password: see FACESTREAM_OBJECTS",
+    "AuthorizationHeaderMalformed": "the store is in another region: say which with ?region= in FACESTREAM_OBJECTS",
+}
+
+
+def translated(error: Exception, where: str) -> FacestreamError:
+    """`where` names the store for people."""
+    match error:
+        case S3Error():
+            return of_code(error.code or "", error.message or "", where)
+        case ServerError():
+            return Unavailable(f"{where} answers with status {error.status_code}")
+        case InvalidResponseError():
+            return Unavailable(f"{where} does not speak S3: is it the right port, and is the option tls right?")
+        case _:
+            return Unavailable(f"{where} cannot be reached: {_reason(error)}")
+
+
+def of_code(code: str, message: str, where: str) -> FacestreamError:
+    """The error that a code of S3 stands for."""
+    if code in _FULL:
+        return StorageFull(f"no room left in {where}: free some space there, work goes on by itself then")
+    if code in _TOO_LONG:
+        return InvalidRequest(f"{where}: {message}")
+    return Unavailable(f"{where}: {_REMEDIES.get(code) or f'{message} ({code})'}")
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, without the names of the libraries that passed it on."""
+    if isinstance(error, MaxRetryError) and error.reason is not None:
+        error = error.reason
+    while not isinstance(error, OSError) and (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {error.reason}"
+    return getattr(error, "strerror", None) or type(error).__name__

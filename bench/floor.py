@@ -1,0 +1,198 @@
+"""What the stream costs beside its servers: `eval "$(make -s services)"; python -m bench.floor`.
+
+In one run, by turns: the bare clients one after the other (put an object, get it, three times from a producer to a consumer; to
+learn, one insert and one append more), and requests through ingest, a processor whose models cost nothing, and sink, each a process
+of its own. Wanted: at most 1.3 times the bare way at the median and twice at the 99th percentile, median of five runs.
+"""
+
+import argparse
+import asyncio
+import io
+import os
+import secrets
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from cassandra.cluster import Cluster
+from minio import Minio
+
+from backends.urls import server_of
+from facestream.bench_http import HEADERS, multipart
+from facestream.serving import Serving
+
+WANTED_P50, WANTED_P99 = 1.3, 2.0
+SIZES = (700, 1_700, 1_200)  # bytes of the records of an image: received, embedded, result
+PHOTO_BYTES = 200_000
+
+
+class Bare:
+    """The three servers through their clients, with the settings that the adapters use."""
+
+    def __init__(self, log: str, objects: str, vectors: str, name: str) -> None:
+        kafka = server_of(log, setting="FACESTREAM_LOG", default_port=9092, options=("prefix",))
+        s3 = server_of(objects, setting="FACESTREAM_OBJECTS", default_port=9000, options=("region",))
+        cassandra = server_of(vectors, setting="FACESTREAM_VECTORS", default_port=9042, options=())
+        self._bootstrap = ",".join(f"{host}:{port}" for host, port in kafka.hosts)
+        self._minio = Minio("{}:{}".format(*s3.hosts[0]), access_key=s3.user or "", secret_key=s3.password or "", secure=False)
+        self._bucket, self._keyspace, self._topic = s3.path, cassandra.path, f"{name}.bare"
+        self._cluster = Cluster([host for host, _ in cassandra.hosts], port=cassandra.hosts[0][1])
+
+    async def open(self) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        await admin.start()
+        await admin.create_topics([NewTopic(self._topic, 3, 1)])
+        await admin.close()
+        self._producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, acks="all", enable_idempotence=True)
+        await self._producer.start()
+        self._consumers = []
+        for partition in range(3):
+            consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap)
+            await consumer.start()
+            consumer.assign([TopicPartition(self._topic, partition)])
+            await consumer.seek_to_end()
+            await consumer.position(TopicPartition(self._topic, partition))
+            self._consumers.append(consumer)
+        self._session = await asyncio.to_thread(self._cluster.connect, self._keyspace)
+        await asyncio.to_thread(
+            self._session.execute, "CREATE TABLE IF NOT EXISTS bare (a text, b text, vector blob, PRIMARY KEY (a, b))"
+        )
+        self._insert = await asyncio.to_thread(self._session.prepare, "INSERT INTO bare (a, b, vector) VALUES (?, ?, ?)")
+
+    async def close(self) -> None:
+        for consumer in self._consumers:
+            await consumer.stop()
+        await self._producer.stop()
+        await asyncio.to_thread(self._cluster.shutdown)
+
+    async def request(self, data: bytes, *, learn: bool) -> None:
+        key = f"bare/{secrets.token_hex(8)}"
+        await asyncio.to_thread(self._minio.put_object, self._bucket, key, io.BytesIO(data), len(data))
+        await self._hop(0)
+        response = await asyncio.to_thread(self._minio.get_object, self._bucket, key)
+        await asyncio.to_thread(response.read)
+        response.release_conn()
+        await self._hop(1)
+        if learn:
+            await self._inserted(key)
+            await self._producer.send_and_wait(self._topic, os.urandom(600), partition=0)
+            await self._consumers[0].getone()
+        await self._hop(2)
+
+    async def _hop(self, partition: int) -> None:
+        await self._producer.send_and_wait(self._topic, os.urandom(SIZES[partition]), partition=partition)
+        await self._consumers[partition].getone()
+
+    async def _inserted(self, key: str) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        future = self._session.execute_async(self._insert, ("d", key, os.urandom(512)))
+        future.add_callbacks(
+            lambda _: loop.call_soon_threadsafe(done.set_result, None),
+            lambda error: loop.call_soon_threadsafe(done.set_exception, error),
+        )
+        await done
+
+
+async def measured(request: Callable[[], Awaitable[None]], count: int) -> tuple[float, float]:
+    """Median and 99th percentile in ms, one request after the other."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        await request()
+        times.append((time.perf_counter() - began) * 1e3)
+    return float(np.percentile(times, 50)), float(np.percentile(times, 99))
+
+
+async def run(urls: dict[str, str], data: Path, runs: int, requests: int, bare: Bare) -> bool:
+    ingest = Serving(data, data, command=("ingest",), **urls)
+    sink = Serving(data, data, command=("sink",), **urls)
+    async with AsyncExitStack() as stack:
+        for role in (ingest, sink):
+            await asyncio.to_thread(role.start)
+            stack.callback(role.stop)
+        environment = (
+            os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in urls.items()} | {"FACESTREAM_DATA": str(data)}
+        )
+        processor = subprocess.Popen([sys.executable, "-m", "bench.standin"], env=environment)
+        stack.callback(processor.wait)
+        stack.callback(processor.terminate)
+        await bare.open()
+        stack.push_async_callback(bare.close)
+        session = await stack.enter_async_context(aiohttp.ClientSession(ingest.url))
+        good = True
+        for purpose in ("recognize", "learn"):
+            good &= await _compare(purpose, session, bare, runs, requests)
+    return good
+
+
+async def _compare(purpose: str, session: aiohttp.ClientSession, bare: Bare, runs: int, requests: int) -> bool:
+    learn = purpose == "learn"
+
+    async def through_http() -> None:
+        fields = {"directory": "floor"} | ({"person": secrets.token_hex(4)} if learn else {})
+        async with session.post(f"/{purpose}", data=multipart(fields, "photo.jpg", photo()), headers=HEADERS) as response:
+            text = await response.text()
+            assert response.status in (200, 201), text
+
+    async def through_clients() -> None:
+        await bare.request(photo(), learn=learn)
+
+    await measured(through_http, 20)
+    await measured(through_clients, 20)
+    ratios = []
+    for number in range(runs):
+        floor, ours = await measured(through_clients, requests), await measured(through_http, requests)
+        ratios.append((ours[0] / floor[0], ours[1] / floor[1]))
+        print(
+            f"{purpose} {number + 1}/{runs}: bare {floor[0]:.1f} / {floor[1]:.1f} ms, pipeline {ours[0]:.1f} / {ours[1]:.1f} ms"
+            f" (p50 / p99): {ratios[-1][0]:.2f}, {ratios[-1][1]:.2f} times",
+            flush=True,
+        )
+    p50, p99 = (statistics.median(values) for values in zip(*ratios, strict=True))
+    good = p50 <= WANTED_P50 and p99 <= WANTED_P99
+    print(f"{purpose}: {p50:.2f} times at p50 (≤ {WANTED_P50}), {p99:.2f} at p99 (≤ {WANTED_P99}){'' if good else '   MISSED'}")
+    return good
+
+
+def photo() -> bytes:
+    """What passes for a JPEG where nothing decodes it."""
+    return b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + os.urandom(PHOTO_BYTES)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=100, help="a run")
+    arguments = parser.parse_args()
+    name = f"floor{secrets.token_hex(3)}"
+    urls = own_urls(name)
+    bare = Bare(urls["log"], urls["objects"], urls["vectors"], name)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {f"FACESTREAM_{key.upper()}": value for key, value in urls.items()}
+        subprocess.run([sys.executable, "-m", "facestream.cli", "init", "--data", folder], env=environment, check=True)
+        good = asyncio.run(run(urls, Path(folder), arguments.runs, arguments.requests, bare))
+    return 0 if good else 1
+
+
+def own_urls(name: str) -> dict[str, str]:
+    """The servers of FACESTREAM_LOG, FACESTREAM_OBJECTS and FACESTREAM_VECTORS with topics, bucket and keyspace of one's own."""
+    log, objects, vectors = (os.environ[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
+    return {
+        "log": f"{log}?prefix={name}.",
+        "objects": f"{objects.rpartition('/')[0]}/{name}",
+        "vectors": f"{vectors.rpartition('/')[0]}/{name}",
+    }
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""A processor whose models cost nothing: `python -m bench.standin`, with the settings of `facestream process`.
+
+It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash: the same file
+is the same face. What is left of a request is the stream's own cost.
+"""
+
+import asyncio
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from facestream.config import Settings
+from facestream.role_process import IN_FLIGHT
+from facestream.stores import open_stores, patiently
+from schemas.ids import face_id_learned, face_id_seen, source_of_face
+from schemas.records import Crop, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
+from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
+from stream.worker import Worker
+from weights.manifest import Manifest, manifest
+
+BOX = [10, 10, 110, 110]
+LANDMARKS = [(40.0, 40.0), (80.0, 40.0), (60.0, 60.0), (45.0, 80.0), (75.0, 80.0)]
+
+
+class StandIn:
+    """Stage of the consumer group `processors`."""
+
+    name = "processors"
+
+    def __init__(self, objects: ObjectStore, known: Manifest) -> None:
+        self._objects = objects
+        self._generation = known.default_generation
+        generation = known.generation(self._generation)
+        self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=self._generation)
+        self._dimension = known.embedder(generation.embedder).dimension
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        return list(await asyncio.gather(*(self._one(self.received(record)) for record in records)))
+
+    def received(self, record: Record) -> ImageReceived:
+        return ImageReceived.decode(record.value)
+
+    async def probe(self) -> None:
+        await self._objects.ping()
+
+    async def _one(self, received: ImageReceived) -> NewRecord:
+        await self._objects.get(received.object_key)
+        vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
+        learn = received.purpose == "learn"
+        face_id = face_id_learned(received.image_id) if learn else face_id_seen(received.image_id, 0)
+        face = EmbeddedFace(
+            face_id=face_id,
+            box=BOX,
+            landmarks=LANDMARKS,
+            score=0.9999,
+            detection_score=0.9,
+            vectors={self._generation: encoded_vector(vector)},
+            crop=Crop(object_key=f"crops/{face_id}", landmarks=LANDMARKS) if learn else None,
+            source=source_of_face(received.sha256, BOX) if learn else None,
+        )
+        value = FacesEmbedded(received=received, faces=[face], models=self._models)
+        return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
+
+
+async def main() -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    settings = Settings()
+    async with open_stores(settings) as stores:
+        await patiently(stores, stop, create_them=False)
+        worker = Worker(
+            stores.log,
+            StandIn(stores.objects, manifest()),
+            [IMAGES_RECEIVED],
+            bulk=[IMAGES_RECEIVED_BULK],
+            member=settings.member or socket.gethostname(),
+            max_in_flight=IN_FLIGHT,
+        )
+        asyncio.get_running_loop().create_task(_stop(worker, stop))
+        await worker.run()
+
+
+async def _stop(worker: Worker, stop: asyncio.Event) -> None:
+    await stop.wait()
+    worker.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,53 @@
+"""`facestream init`: creates what the roles need on the servers."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from facestream.settings_flags import add_flags, settings_from
+from facestream.stores import Stores, create, open_stores, patiently
+
+DESCRIPTION = """\
+Create topics, bucket, keyspace and tables; what is there already stays. Run it once before the roles, and again after an update.
+Several may run at once.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("init", help="create topics, bucket and tables", description=DESCRIPTION)
+    parser.add_argument(
+        "--wait", metavar="SECONDS", type=float, default=60.0, help="for servers that are not up yet (default: 60)"
+    )
+    parser.add_argument("--key", action="store_true", help="where no API key exists, make one with the scope admin and print it")
+    add_flags(parser, ("log", "objects", "vectors", "data"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    async with open_stores(settings_from(arguments)) as stores:
+        try:
+            async with asyncio.timeout(arguments.wait):
+                await patiently(stores, asyncio.Event(), create_them=True)
+        except TimeoutError:
+            await create(stores)  # says what is away
+        print("topics, bucket and tables are there", file=sys.stderr)
+        if arguments.key:
+            await _first_key(stores)
+    return 0
+
+
+async def _first_key(stores: Stores) -> None:
+    from ingest.keys import create as create_key
+
+    if await stores.vectors.api_keys():
+        print("an API key exists already: facestream keys list", file=sys.stderr)
+        return
+    text, key = create_key("admin", None)
+    await stores.vectors.put_api_key(key)
+    print("the first API key, shown once (scope admin):", file=sys.stderr)
+    print(text)

@@ -1,0 +1,28 @@
+"""The name of this process in its consumer groups: stable, so that one that is started again takes its old place."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+
+@contextmanager
+def member_name(data: Path, role: str) -> Iterator[str]:
+    """<host>-<n>: n is the first number that no other living process of this role and data folder has."""
+    folder = data / "members"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        descriptor = os.open(folder / f"{role}-{number}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            continue
+        try:
+            yield f"{socket.gethostname()}-{number}"
+        finally:
+            os.close(descriptor)
+        return

@@ -1,0 +1,24 @@
+"""Whether the system keeps up: requests that would wait too long are turned away before anything is accepted."""
+
+from collections.abc import Callable
+
+from schemas.errors import TooMuchInFlight
+
+
+class Pressure:
+    """age_s: of the oldest interactive image that some stage has not finished. `max_age` in seconds."""
+
+    def __init__(self, age_s: Callable[[], float], max_age: float) -> None:
+        self._age_s, self._max_age = age_s, max_age
+
+    def check(self) -> None:
+        """Raises TooMuchInFlight, with the seconds after which a request has a chance: what waits has to become half as old as it
+        may be, and gets younger no faster than it got old.
+        """
+        age = self._age_s()
+        if age > self._max_age:
+            seconds = max(1, min(60, round(age - self._max_age / 2)))
+            raise TooMuchInFlight(
+                f"images wait {age:.0f} s for their turn: try again in {seconds} s, or send Prefer: respond-async",
+                retry_after=seconds,
+            )

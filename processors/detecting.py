@@ -1,0 +1,138 @@
+"""What the stages behind `images.received` share: decode once, find the faces, choose the one to learn, cut its crop.
+
+What needs no gallery is answered at once: detect, and a photo without a face.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import Counter
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from processors import align
+from processors.decode import DecodedImage, DecodePool
+from processors.detect import as_records, choose, find_faces
+from processors.embed import Cutting, encoded_crop
+from processors.inference import Inference
+from schemas.ids import face_id_learned, source_of_face
+from schemas.records import Crop, Detection, ImageReceived, Models
+from stream.answers import answer, envelope
+from stream.topics import IMAGES_RECEIVED_BULK
+from weights.manifest import Manifest
+
+FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
+SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
+BULK_STEPS_BACK_S = 10.0  # an image of the bulk lane waits for the networks as if it had come so much later
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image under way. since: when its processing began, as the inference counts."""
+
+    received: ImageReceived
+    data: bytes
+    decoded: DecodedImage
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedFace:
+    """A face to learn, its crop as JPEG and as it goes into records."""
+
+    detection: Detection
+    face_id: str
+    source: str
+    crop: Crop
+    jpeg: bytes
+
+
+class Detecting(ABC):
+    """Base of the stages of the consumer group `processors`: what becomes of the faces is theirs."""
+
+    name = "processors"
+
+    def __init__(
+        self, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference, manifest: Manifest
+    ) -> None:
+        self._objects, self._decoders, self._cutting, self._inference = objects, decoders, cutting, inference
+        self._generation = manifest.default_generation
+        generation = manifest.generation(self._generation)
+        self._detector = manifest.detector(generation.detector)
+        self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=self._generation)
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        outputs = await asyncio.gather(*(self._one(record) for record in records))
+        return [record for of_one in outputs for record in of_one]
+
+    def received(self, record: Record) -> ImageReceived:
+        return ImageReceived.decode(record.value)
+
+    async def probe(self) -> None:
+        await self._objects.ping()
+
+    @abstractmethod
+    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
+        """What to append for a face to learn. Its crop is not stored yet."""
+
+    @abstractmethod
+    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
+        """What to append for the faces of a photo, at least one."""
+
+    async def _one(self, record: Record) -> list[NewRecord]:
+        received = self.received(record)
+        since = time.monotonic() + (BULK_STEPS_BACK_S if record.topic == IMAGES_RECEIVED_BULK else 0)
+        stored = await self._objects.get(received.object_key)
+        with await self._decoders.decode(stored.data, detail=received.options.detail) as decoded:
+            image = Image(received, stored.data, decoded, since)
+            found = as_records(await find_faces(decoded, self._inference, since), received, decoded, self._detector)
+            FACES.labels(received.purpose).inc(len(found))
+            if received.purpose == "detect":
+                persons = [face.model_dump() for face in found]
+                return [answer(received, 200, envelope(received, persons, Models(detector=self._models.detector)))]
+            if received.purpose == "learn":
+                face, ignored = choose(found, received.options, self._detector)
+                return await self._learned(image, await self._cropped(image, face), ignored)
+            if not found:
+                return [answer(received, 200, envelope(received, [], self._models))]
+            return await self._found(image, found)
+
+    async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
+        points = landmarks_of(face)
+        with await self._fine_enough(image, [points]) as fine:
+            jpeg, crop_points = await self._cutting.run(encoded_crop, fine.pixels, points * fine.scale)
+        face_id = face_id_learned(image.received.image_id)
+        rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in crop_points]
+        source = source_of_face(image.received.sha256, face.box)
+        return LearnedFace(face, face_id, source, Crop(object_key=f"crops/{face_id}", landmarks=rounded), jpeg)
+
+    async def _store_crop(self, received: ImageReceived, face: LearnedFace) -> None:
+        await self._objects.put(face.crop.object_key, face.jpeg, {"directory": received.directory or ""})
+
+    async def _fine_enough(self, image: Image, landmarks: Sequence[Floats]) -> DecodedImage:
+        """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its pixels."""
+        decoded = image.decoded
+        if decoded.scale == 1 or all(align.fit(points).half * 2 * decoded.scale >= align.CHIP for points in landmarks):
+            return decoded
+        decoded.release()
+        return await self._decoders.decode(image.data, full=True)
+
+
+def landmarks_of(face: Detection) -> Floats:
+    """(5, 2), pixels of the upright original."""
+    return np.array(face.landmarks, np.float32)
+
+
+def large_enough(faces: Sequence[Detection]) -> list[int]:
+    """The indices of the faces that can be told apart."""
+    return [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]

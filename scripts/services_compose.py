@@ -1,0 +1,127 @@
+"""The three servers as containers, with the images of docker-compose.yml: one node each, published on 127.0.0.1 only."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scripts import services_start
+from scripts.services_process import ServiceFailed
+from scripts.services_state import State, write_private
+
+OURS = Path(__file__).resolve().parent.parent / "docker-compose.yml"
+
+
+def answers() -> bool:
+    """Whether a Docker engine answers, and docker has the command compose."""
+    if not shutil.which("docker"):
+        return False
+    asked = (["docker", "info"], ["docker", "compose", "version"])
+    try:
+        return all(subprocess.run(each, capture_output=True, timeout=20).returncode == 0 for each in asked)
+    except subprocess.TimeoutExpired:
+        return False
+
+
+class ComposeServers:
+    """Starts and stops containers of a compose project of their own; `folder` is for its file.
+
+    Nothing here waits until a server serves, or minds what other processes do at the same time.
+    """
+
+    def __init__(self, state: State, folder: Path) -> None:
+        self._state = state
+        self._file = folder / "compose.json"
+
+    def prepare(self) -> None:
+        """Gets the images that are not there yet. Raises ServiceFailed."""
+        read = _docker("compose", "--file", str(OURS), "config", "--no-interpolate", "--format", "json")
+        services = json.loads(read)["services"]
+        images = {name: services[name]["image"] for name in ("kafka", "cassandra", "minio")}
+        write_private(self._file, json.dumps(project(self._state, images), indent=2))
+        self._compose("pull", "--quiet", "--policy", "missing")
+
+    def alive(self, name: str) -> bool:
+        """Whether it runs; one that is paused does."""
+        return self._file.exists() and (self._is("running", name) or self._is("paused", name))
+
+    def start(self, name: str) -> None:
+        """Starts it where it does not run, lets it go on where it is paused."""
+        self.resume(name)
+        self._compose("up", "--detach", "--no-recreate", name)
+
+    def stop(self, name: str) -> None:
+        self.resume(name)
+        self._compose("stop", name)
+
+    def kill(self, name: str) -> None:
+        if self.alive(name):
+            self._compose("kill", "--signal", "SIGKILL", name)
+
+    def pause(self, name: str) -> None:
+        self._compose("pause", name)
+
+    def resume(self, name: str) -> None:
+        if self._is("paused", name):
+            self._compose("unpause", name)
+
+    def log(self, name: str) -> str:
+        """The end of its log."""
+        return self._compose("logs", "--no-color", "--tail", "20", name)
+
+    def remove(self) -> None:
+        """Stops all and deletes their data; the images stay."""
+        if self._file.exists():
+            self._compose("down", "--volumes")
+            self._file.unlink()
+
+    def _is(self, what: str, name: str) -> bool:
+        return bool(self._compose("ps", "--all", "--quiet", "--status", what, name).strip())
+
+    def _compose(self, *command: str) -> str:
+        # The name keeps the containers of two checkouts apart.
+        name = f"facestream-services-{self._state.cluster.lower()}"
+        return _docker("compose", "--project-name", name, "--file", str(self._file), *command)
+
+
+def project(state: State, images: dict[str, str]) -> dict[str, Any]:
+    """The compose project, as a compose file has it."""
+    port = state.ports["kafka"]
+    kafka = services_start.kafka_settings(port, controller_port=9093, data="/var/lib/kafka/data") | {
+        "listeners": f"PLAINTEXT://:{port},CONTROLLER://:9093",
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",  # inside the container and outside it the same
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }
+    # What is acknowledged has to outlive a kill, see services_start.
+    durable = "sed -i -e 's/^commitlog_sync:.*/commitlog_sync: batch/' -e '/^commitlog_sync_period:/d'"
+    cassandra = f"{durable} /etc/cassandra/cassandra.yaml && exec docker-entrypoint.sh cassandra -f"
+    return {
+        "services": {
+            "kafka": {
+                "image": images["kafka"],
+                "ports": [f"127.0.0.1:{port}:{port}"],
+                "environment": {f"KAFKA_{name.replace('.', '_').upper()}": value for name, value in kafka.items()}
+                | {"CLUSTER_ID": state.cluster, "KAFKA_HEAP_OPTS": "-Xmx512m"},
+            },
+            "cassandra": {
+                "image": images["cassandra"],
+                "ports": [f"127.0.0.1:{state.ports['cassandra']}:9042"],
+                "environment": {"MAX_HEAP_SIZE": "1G", "HEAP_NEWSIZE": "256M"},
+                "entrypoint": ["sh", "-c", cassandra],
+            },
+            "minio": {
+                "image": images["minio"],
+                "ports": [f"127.0.0.1:{state.ports['minio']}:9000"],
+                "environment": {"MINIO_ROOT_USER": state.user, "MINIO_ROOT_PASSWORD": state.password},
+                "command": ["server", "/data"],
+            },
+        }
+    }
+
+
+def _docker(*command: str) -> str:
+    done = subprocess.run(["docker", *command], capture_output=True, text=True)  # noqa: S607
+    if done.returncode:
+        raise ServiceFailed(f"docker {' '.join(command)} failed:\n{done.stderr.strip()}")
+    return done.stdout

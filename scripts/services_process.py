@@ -1,0 +1,78 @@
+"""Programs that go on after the one that started them has ended, and are told from others that got the same pid later."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ServiceFailed(Exception):
+    """A server, or a program that it takes, failed. Says what there is to see of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A program that was started here: its pid, and when it was started, as the system tells it."""
+
+    pid: int
+    started: str
+
+    def alive(self) -> bool:
+        return _started(self.pid) == self.started
+
+    def send(self, what: signal.Signals) -> None:
+        if self.alive():
+            os.kill(self.pid, what)
+
+    def end(self, *, patience: float) -> None:
+        """Ends it with SIGTERM, or after `patience` seconds with SIGKILL, and returns when it is gone."""
+        self.send(signal.SIGTERM)
+        self.send(signal.SIGCONT)  # one that is paused would not see the other
+        if not self._gone_within(patience):
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL and returns when it is gone."""
+        self.send(signal.SIGKILL)
+        if not self._gone_within(30):
+            raise ServiceFailed(f"process {self.pid} does not end")
+
+    def _gone_within(self, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while self.alive():
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+
+def spawn(command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> Process:
+    """Starts a program in a session of its own and in `folder`, all that it prints appended to the file `log` there."""
+    # A shell between, which ends at once, makes the program no child of ours: nobody has to wait for it.
+    script = '"$@" </dev/null >>"$0" 2>&1 & echo $!'
+    shell = subprocess.run(
+        ["/bin/sh", "-c", script, str(folder / "log"), *command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        check=True,
+        text=True,
+    )
+    pid = int(shell.stdout)
+    return Process(pid, _started(pid) or "gone at once")
+
+
+def _started(pid: int) -> str | None:
+    """When the process was started, in a form that differs between two with the same pid. None: it is not there."""
+    if Path("/proc/self/stat").exists():
+        try:
+            state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None if state == "Z" else rest[18]
+    told = subprocess.run(["ps", "-p", str(pid), "-o", "stat=,lstart="], capture_output=True, text=True).stdout.strip()  # noqa: S607
+    return None if not told or told.startswith("Z") else told.partition(" ")[2].strip()

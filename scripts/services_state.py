@@ -1,0 +1,73 @@
+"""What a call of the services' script has to know of those before: ports, passwords, and which processes were started."""
+
+import base64
+import json
+import os
+import random
+import secrets
+import socket
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from scripts.services_process import Process
+
+# Below those that systems give to outgoing connections: one of these could take the port of a server that is stopped.
+PORTS = range(20_000, 32_000)
+
+
+@dataclass(slots=True)
+class State:
+    """Chosen at the first start, and kept until the data is deleted. `way`: 'compose' or 'packages'."""
+
+    way: str
+    user: str
+    password: str = field(repr=False)
+    cluster: str
+    ports: dict[str, int]
+    processes: dict[str, Process]
+
+    @classmethod
+    def new(cls, way: str) -> "State":
+        # Kafka's way to write a uuid; one that begins with '-' its tool would take for an option.
+        cluster = "-"
+        while cluster.startswith("-"):
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        ports = _free_ports(["kafka", "controller", "cassandra", "storage", "minio"])
+        return cls(way, "facestream", secrets.token_urlsafe(24), cluster, ports, {})
+
+    @classmethod
+    def read(cls, file: Path) -> "State | None":
+        """None where nothing was started."""
+        try:
+            read = json.loads(file.read_text())
+        except FileNotFoundError:
+            return None
+        return cls(**read | {"processes": {name: Process(**process) for name, process in read["processes"].items()}})
+
+    def write(self, file: Path) -> None:
+        write_private(file, json.dumps(asdict(self), indent=2))
+
+
+def write_private(file: Path, text: str) -> None:
+    """Whole or not at all, and for nobody else's eyes."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    unfinished.unlink(missing_ok=True)
+    with open(unfinished, "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as writing:
+        writing.write(text)
+    unfinished.replace(file)
+
+
+def _free_ports(names: list[str]) -> dict[str, int]:
+    ports: dict[str, int] = {}
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        ports[names[len(ports)]] = port
+        if len(ports) == len(names):
+            break
+    return ports

@@ -1,0 +1,77 @@
+"""How far the consumer groups are behind: lag and age of the oldest record, as metrics and for who has to decide by it."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import structlog
+from prometheus_client import Gauge
+
+from backends.log import EventLog
+from schemas.errors import Unavailable
+from stream.topics import TOPICS
+
+log = structlog.get_logger(__name__)
+
+LAG = Gauge("facestream_lag_records", "Records that a group has not committed past", ["group", "topic"])
+AGE = Gauge(
+    "facestream_oldest_record_age_seconds", "Age of the oldest record that a group has not committed past", ["group", "topic"]
+)
+NEAR_RETENTION = Gauge(
+    "facestream_retention_used_ratio",
+    "Age of a group's oldest record as a share of its topic's retention: from 1 on records are lost, alarm at 0.5",
+    ["group", "topic"],
+)
+ALARM = 0.5
+WARN_EVERY_S = 60.0
+
+
+class LagWatch:
+    """Looks every `every_s` seconds. pairs: consumer groups with their topics."""
+
+    def __init__(self, log_: EventLog, pairs: Sequence[tuple[str, str]], every_s: float) -> None:
+        self._log, self._pairs, self._every_s = log_, pairs, every_s
+        self._retention = {spec.name: spec.retention_s for spec in TOPICS}
+        self._oldest: dict[tuple[str, str], int] = {}  # append time in ms
+        self._warned = float("-inf")
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self.once()
+            except Unavailable as error:
+                log.warning("reading the lag failed", reason=error.message)
+            await asyncio.sleep(self._every_s)
+
+    async def once(self) -> None:
+        for group, topic in self._pairs:
+            oldest = await self._log.oldest(group, topic)
+            if oldest is None:
+                self._oldest.pop((group, topic), None)
+            else:
+                self._oldest[group, topic] = oldest
+            lag = 0 if oldest is None else sum((await self._log.lag(group, topic)).values())
+            self._show(group, topic, lag)
+
+    def age_s(self) -> float:
+        """Of the oldest record of all pairs, as of the last look; 0 where nothing waits."""
+        return max(0.0, time.time() - min(self._oldest.values()) / 1000) if self._oldest else 0.0
+
+    def _show(self, group: str, topic: str, lag: int) -> None:
+        oldest, retention = self._oldest.get((group, topic)), self._retention[topic]
+        age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
+        LAG.labels(group, topic).set(lag)
+        AGE.labels(group, topic).set(age)
+        if retention is None:
+            return
+        NEAR_RETENTION.labels(group, topic).set(age / retention)
+        if age / retention >= ALARM and time.monotonic() - self._warned > WARN_EVERY_S:
+            self._warned = time.monotonic()
+            log.error(
+                "a group is so far behind that records will be lost: start more of its role, or mend what stops it",
+                group=group,
+                topic=topic,
+                lag=lag,
+                oldest_days=round(age / 86_400, 2),
+                retention_days=retention / 86_400,
+            )

@@ -1,0 +1,41 @@
+"""Buckets on the real S3 server, one for each test that wants one."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import quote, urlsplit
+
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+
+from backends.objects_s3 import S3Objects
+
+
+def client_of(url: str) -> Minio:
+    """The bare client of the server in a URL: what other systems use."""
+    parts = urlsplit(url)
+    return Minio(f"{parts.hostname}:{parts.port}", parts.username, parts.password, secure=False, region="us-east-1")
+
+
+@asynccontextmanager
+async def temporary_bucket(services: Mapping[str, str]) -> AsyncIterator[str]:
+    """The URL, password in it, of a new bucket, made as `facestream init` makes it; it is removed at the end."""
+    server = urlsplit(services["FACESTREAM_OBJECTS"])
+    password = quote(services["FACESTREAM_OBJECTS_PASSWORD"], safe="")
+    name = f"test-{uuid.uuid4().hex}"
+    url = f"s3://{server.username}:{password}@{server.hostname}:{server.port}/{name}"
+    objects = S3Objects(url)
+    await objects.create()
+    await objects.close()
+    yield url
+    await asyncio.to_thread(_remove, url, name)
+
+
+def _remove(url: str, name: str) -> None:
+    client = client_of(url)
+    for _ in client.remove_objects(
+        name, [DeleteObject(each.object_name or "") for each in client.list_objects(name, recursive=True)]
+    ):
+        raise AssertionError(f"the bucket {name} cannot be emptied")
+    client.remove_bucket(name)

@@ -1,0 +1,182 @@
+"""The script that starts the real servers: what tests and developers rely on. MinIO, which is quick, stands for the others."""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from minio import Minio
+
+from scripts import services_packages as packages
+from scripts.services import NAMES, Services
+from scripts.services_process import Process, ServiceFailed, spawn
+from scripts.services_ready import serves
+from tests.buckets import client_of
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = [sys.executable, "-S", "scripts/services.py"]  # -S: without the packages that are installed
+
+
+@pytest.fixture
+def own(servers: Services, tmp_path: Path) -> Iterator[Services]:
+    """Servers that no other test uses, none of them started."""
+    assert servers.running()
+    own = Services(tmp_path)
+    yield own
+    own.down()
+
+
+def process_of(folder: Path, name: str) -> Process:
+    return Process(**json.loads((folder / "state.json").read_text())["processes"][name])
+
+
+def store(services: Services) -> Minio:
+    settings = services.settings()
+    return client_of(settings["FACESTREAM_OBJECTS"].replace("@", f":{settings['FACESTREAM_OBJECTS_PASSWORD']}@"))
+
+
+def test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again(servers: Services) -> None:
+    before = [servers.status(name) for name in NAMES]
+    assert all(status.startswith("serves on 127.0.0.1:") for status in before)
+    shell = f'eval "$({" ".join(SCRIPT)} up)" && env'
+    printed = subprocess.run(["bash", "-c", shell], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert {f"{name}={value}" for name, value in servers.settings().items()} <= set(printed.splitlines())
+    assert [servers.status(name) for name in NAMES] == before
+
+
+def test_two_that_start_it_at_once_start_one(own: Services, tmp_path: Path) -> None:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: Services(tmp_path).start("minio"), range(2)))
+    first = process_of(tmp_path, "minio")
+    running = subprocess.run(["pgrep", "-f", f"server {tmp_path}"], capture_output=True, text=True).stdout.split()
+    assert running == [str(first.pid)]
+
+
+def test_it_goes_on_when_the_one_that_started_it_has_ended(own: Services, tmp_path: Path) -> None:
+    # That this returns shows also that the server does not hold the output of the one that started it.
+    environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
+    subprocess.run([*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, capture_output=True, timeout=60, check=True)
+    assert own.status("minio").startswith("serves")
+    assert os.getsid(process_of(tmp_path, "minio").pid) != os.getsid(0)
+
+
+@pytest.mark.parametrize("ending", ["kill", "stop"])
+def test_data_outlives_kill_and_stop(own: Services, ending: str) -> None:
+    own.start("minio")
+    where = own.status("minio")
+    store(own).make_bucket("faces")
+    store(own).put_object("faces", "one", io.BytesIO(b"here"), 4)
+    getattr(own, ending)("minio")
+    assert own.status("minio") == "stopped"
+    own.start("minio")
+    assert own.status("minio") == where
+    assert store(own).get_object("faces", "one").data == b"here"
+
+
+def test_one_that_is_paused_does_not_answer_and_goes_on(own: Services, tmp_path: Path) -> None:
+    own.start("minio")
+    process = process_of(tmp_path, "minio")
+    own.pause("minio")
+    assert own.status("minio").startswith("runs, but does not serve")
+    own.resume("minio")
+    assert own.status("minio").startswith("serves")
+    assert process_of(tmp_path, "minio") == process
+
+
+def test_down_ends_also_one_that_is_paused_and_deletes_its_data(own: Services, tmp_path: Path) -> None:
+    own.start("minio")
+    process = process_of(tmp_path, "minio")
+    own.pause("minio")
+    own.down()
+    assert not process.alive()
+    assert [it.name for it in tmp_path.iterdir()] == ["lock"]
+    own.down()  # nothing runs: nothing to do
+
+
+def test_a_process_that_has_the_pid_of_one_of_ours_is_left_alone(tmp_path: Path) -> None:
+    stranger = spawn(["sleep", "60"], folder=tmp_path, environment={})
+    Process(stranger.pid, "another time").end(patience=1)
+    Process(stranger.pid, "another time").kill()
+    assert stranger.alive()
+    stranger.kill()
+    assert not stranger.alive()
+
+
+def test_one_that_does_not_mind_sigterm_is_killed(tmp_path: Path) -> None:
+    stubborn = spawn(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], folder=tmp_path, environment={})
+    stubborn.end(patience=0.3)
+    assert not stubborn.alive()
+
+
+def test_one_that_ends_says_why(own: Services) -> None:
+    own.start("minio")
+    port = int(own.status("minio").rpartition(":")[2])
+    own.stop("minio")
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ServiceFailed, match=r"(?s)minio ended.*in use"):
+        own.start("minio")
+
+
+def test_the_password_is_for_nobody_else(own: Services, tmp_path: Path) -> None:
+    own.start("minio")
+    assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
+    password = own.settings()["FACESTREAM_OBJECTS_PASSWORD"]
+    assert password not in (tmp_path / "run" / "minio" / "log").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_port_alone_is_no_server(servers: Services, name: str) -> None:
+    ports = {each: int(servers.status(each).rpartition(":")[2]) for each in NAMES}
+    assert [other for other in NAMES if serves(name, ports[other])] == [name]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert not serves(name, port)
+    assert not serves(name, port)
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine without any of the tools, where nothing runs and no package is there."""
+    there = {"FACESTREAM_SERVICES": str(tmp_path / "services"), "FACESTREAM_SERVICES_CACHE": str(tmp_path / "packages")}
+    return {**os.environ, **there, "PATH": str(tmp_path)}
+
+
+def test_it_says_what_is_missing(bare: dict[str, str]) -> None:
+    done = subprocess.run([*SCRIPT, "up"], cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.strip() == (
+        "no Docker engine answers, and this machine lacks Java 17 or newer (java), Maven (mvn), Go (go)"
+    )
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("0", "1 skipped"), ("1", "1 error")])
+def test_tests_are_skipped_without_the_tools_or_fail_where_they_are_required(
+    bare: dict[str, str], required: str, outcome: str
+) -> None:
+    test = f"{__file__}::{test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again.__name__}"
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
+    environment = bare | {"FACESTREAM_REQUIRE_SERVICES": required, "FACESTREAM_NO_SKIPS": "0"}
+    printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
+    assert outcome in printed.splitlines()[-1]
+    assert "this machine lacks Java 17 or newer (java), Maven (mvn), Go (go)" in printed
+
+
+def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maven = tmp_path / "bin" / "mvn"
+    maven.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{maven.parent}{os.pathsep}{os.environ['PATH']}")
+    maven.write_text("#!/bin/sh\necho half >half.jar\nexit 1\n")
+    maven.chmod(0o755)
+    with pytest.raises(ServiceFailed, match="mvn failed 3 times"):
+        packages.kafka(tmp_path / "packages")
+    maven.write_text("#!/bin/sh\ntest -e half.jar && exit 1\necho whole >whole.jar\n")
+    jars = packages.kafka(tmp_path / "packages")
+    assert [it.name for it in jars.glob("*.jar")] == ["whole.jar"]
+    assert [it.name for it in (tmp_path / "packages").iterdir()] == [jars.name]
+    maven.unlink()
+    assert packages.kafka(tmp_path / "packages") == jars
