@@ -5,8 +5,8 @@ first failure ends it: what it still holds is sent or given up, and the next app
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
@@ -40,7 +40,7 @@ class Appends:
         self._servers = servers
         self._producer: Lazily[AIOKafkaProducer] = self._new()
         self._in_flight = 0
-        self._room = asyncio.Condition()
+        self._less_in_flight = asyncio.Event()
         self._under_way: set[asyncio.Future[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -68,8 +68,12 @@ class Appends:
         try:
             async with asyncio.timeout(APPEND_S):
                 for piece, size in _pieces(records):
-                    async with self._room_for(size):
+                    await self._room_for(size)
+                    try:
                         await self._send(await producer(), piece)
+                    finally:
+                        self._in_flight -= size
+                        self._less_in_flight.set()
         except AWAY as error:
             self._replace(producer)
             raise Unavailable(
@@ -88,17 +92,11 @@ class Appends:
         for acknowledgement in acknowledgements:
             acknowledgement.result()
 
-    @asynccontextmanager
-    async def _room_for(self, size: int) -> AsyncIterator[None]:
-        async with self._room:
-            await self._room.wait_for(lambda: self._in_flight == 0 or self._in_flight + size <= MOST_IN_FLIGHT)
-            self._in_flight += size
-        try:
-            yield
-        finally:
-            self._in_flight -= size
-            async with self._room:
-                self._room.notify_all()
+    async def _room_for(self, size: int) -> None:
+        while self._in_flight and self._in_flight + size > MOST_IN_FLIGHT:
+            self._less_in_flight.clear()
+            await self._less_in_flight.wait()
+        self._in_flight += size
 
     def _replace(self, producer: Lazily[AIOKafkaProducer]) -> None:
         if self._producer is producer and producer.made is not None:

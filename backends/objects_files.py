@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
-from backends.objects_bounds import check_key, check_metadata, check_text
+from backends.objects_bounds import LONGEST_KEY, check_key, check_metadata, check_text
 from backends.objects_paths import folder_of, is_file, key_of, may_hold, path_of
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
 
@@ -195,6 +195,8 @@ class FileObjects(ObjectStore):
         return folder
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        if len(prefix) > LONGEST_KEY:
+            return
         folder, beginning = folder_of(prefix)
         for path in _files(self._root / folder, beginning):
             key = key_of(path.relative_to(self._root))

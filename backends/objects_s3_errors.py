@@ -8,6 +8,8 @@ from urllib3.exceptions import MaxRetryError
 from schemas.errors import FacestreamError, InvalidRequest, StorageFull, Unavailable
 
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
+# MinIO looks at the room before a put; to one that fills the disk on its way it answers InternalError with these words.
+_FULL_MESSAGE = "no space left on device"
 _TOO_LONG = {"KeyTooLongError", "MetadataTooLarge", "EntityTooLarge"}
 # Unavailable, not a ConfigurationError: a record that meets it waits until somebody has put it right.
 _REMEDIES = {
@@ -34,19 +36,25 @@ def translated(error: Exception, where: str) -> FacestreamError:
 
 def of_code(code: str, message: str, where: str) -> FacestreamError:
     """The error that a code of S3 stands for."""
-    if code in _FULL:
+    if code in _FULL or _FULL_MESSAGE in message:
         return StorageFull(f"no room left in {where}: free some space there, work goes on by itself then")
     if code in _TOO_LONG:
         return InvalidRequest(f"{where}: {message}")
     return Unavailable(f"{where}: {_REMEDIES.get(code) or f'{message} ({code})'}")
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     """What the system said, without the names of the libraries that passed it on."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
-    while not isinstance(error, OSError) and (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason}"
-    return getattr(error, "strerror", None) or type(error).__name__
+    said: BaseException | None = error
+    while said is not None and not isinstance(said, OSError):
+        said = said.__cause__ or said.__context__
+    match said:
+        case ssl.SSLError():
+            return f"TLS: {said.reason}"
+        case TimeoutError():
+            return "no answer in time"
+        case OSError(strerror=str(text)):
+            return text
+    return str(error.args[0]) if error.args else type(error).__name__

@@ -59,7 +59,7 @@ def names_begin_with(prefix: str) -> Iterator[str]:
         return
     *folders, rest = prefix.split("/")
     if prefix.startswith(INCOMING):
-        if all(map(is_level, folders)) and not _UNWRITABLE.search(rest) and len(rest.encode()) <= _LONGEST_LEVEL:
+        if all(map(is_level, folders)) and not _UNWRITABLE.search(rest):
             # MinIO refuses a prefix that ends in '/.' or '/..'.
             yield prefix.removesuffix(rest) if rest.startswith(".") else prefix
     elif all(map(_ORDINARY.fullmatch, [*folders, rest or "x"])):

@@ -1,8 +1,8 @@
 """What the stream costs beside its servers: `eval "$(make -s services)"; python -m bench.floor`.
 
 In one run, by turns: the bare clients one after the other (put an object, get it, three times from a producer to a consumer; to
-learn, one insert and one append more), and requests through ingest, a processor whose models cost nothing, and sink, each a process
-of its own. Wanted: at most 1.3 times the bare way at the median and twice at the 99th percentile, median of five runs.
+learn, one insert and one append more), and requests through ingest, a processor whose models cost nothing, and sink, each a
+process of its own. Wanted: at most 1.3 times the bare way at the median and twice at the 99th percentile, median of five runs.
 """
 
 import argparse
@@ -11,8 +11,6 @@ import io
 import os
 import secrets
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -23,12 +21,12 @@ import aiohttp
 import numpy as np
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from cassandra.cluster import Cluster
+from cassandra.cluster import Cluster as CassandraCluster
 from minio import Minio
 
 from backends.urls import server_of
+from bench.cluster import ROLES, STAND_IN, Cluster, own_stores, unique
 from facestream.bench_http import HEADERS, multipart
-from facestream.serving import Serving
 
 WANTED_P50, WANTED_P99 = 1.3, 2.0
 SIZES = (700, 1_700, 1_200)  # bytes of the records of an image: received, embedded, result
@@ -45,7 +43,7 @@ class Bare:
         self._bootstrap = ",".join(f"{host}:{port}" for host, port in kafka.hosts)
         self._minio = Minio("{}:{}".format(*s3.hosts[0]), access_key=s3.user or "", secret_key=s3.password or "", secure=False)
         self._bucket, self._keyspace, self._topic = s3.path, cassandra.path, f"{name}.bare"
-        self._cluster = Cluster([host for host, _ in cassandra.hosts], port=cassandra.hosts[0][1])
+        self._cluster = CassandraCluster([host for host, _ in cassandra.hosts], port=cassandra.hosts[0][1])
 
     async def open(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
@@ -113,22 +111,12 @@ async def measured(request: Callable[[], Awaitable[None]], count: int) -> tuple[
     return float(np.percentile(times, 50)), float(np.percentile(times, 99))
 
 
-async def run(urls: dict[str, str], data: Path, runs: int, requests: int, bare: Bare) -> bool:
-    ingest = Serving(data, data, command=("ingest",), **urls)
-    sink = Serving(data, data, command=("sink",), **urls)
-    async with AsyncExitStack() as stack:
-        for role in (ingest, sink):
-            await asyncio.to_thread(role.start)
-            stack.callback(role.stop)
-        environment = (
-            os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in urls.items()} | {"FACESTREAM_DATA": str(data)}
-        )
-        processor = subprocess.Popen([sys.executable, "-m", "bench.standin"], env=environment)
-        stack.callback(processor.wait)
-        stack.callback(processor.terminate)
+async def run(stores: dict[str, str], data: Path, runs: int, requests: int, bare: Bare) -> bool:
+    counts = dict.fromkeys(ROLES, 1)
+    async with Cluster(stores, data, data, counts, processor=STAND_IN) as cluster, AsyncExitStack() as stack:
         await bare.open()
         stack.push_async_callback(bare.close)
-        session = await stack.enter_async_context(aiohttp.ClientSession(ingest.url))
+        session = await stack.enter_async_context(aiohttp.ClientSession(cluster.urls[0]))
         good = True
         for purpose in ("recognize", "learn"):
             good &= await _compare(purpose, session, bare, runs, requests)
@@ -159,7 +147,7 @@ async def _compare(purpose: str, session: aiohttp.ClientSession, bare: Bare, run
             flush=True,
         )
     p50, p99 = (statistics.median(values) for values in zip(*ratios, strict=True))
-    good = p50 <= WANTED_P50 and p99 <= WANTED_P99
+    good = bool(p50 <= WANTED_P50 and p99 <= WANTED_P99)
     print(f"{purpose}: {p50:.2f} times at p50 (≤ {WANTED_P50}), {p99:.2f} at p99 (≤ {WANTED_P99}){'' if good else '   MISSED'}")
     return good
 
@@ -174,24 +162,11 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--requests", type=int, default=100, help="a run")
     arguments = parser.parse_args()
-    name = f"floor{secrets.token_hex(3)}"
-    urls = own_urls(name)
-    bare = Bare(urls["log"], urls["objects"], urls["vectors"], name)
+    stores = own_stores(unique("floor"))
+    bare = Bare(stores["log"], stores["objects"], stores["vectors"], unique("bare"))
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {f"FACESTREAM_{key.upper()}": value for key, value in urls.items()}
-        subprocess.run([sys.executable, "-m", "facestream.cli", "init", "--data", folder], env=environment, check=True)
-        good = asyncio.run(run(urls, Path(folder), arguments.runs, arguments.requests, bare))
+        good = asyncio.run(run(stores, Path(folder) / "data", arguments.runs, arguments.requests, bare))
     return 0 if good else 1
-
-
-def own_urls(name: str) -> dict[str, str]:
-    """The servers of FACESTREAM_LOG, FACESTREAM_OBJECTS and FACESTREAM_VECTORS with topics, bucket and keyspace of one's own."""
-    log, objects, vectors = (os.environ[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
-    return {
-        "log": f"{log}?prefix={name}.",
-        "objects": f"{objects.rpartition('/')[0]}/{name}",
-        "vectors": f"{vectors.rpartition('/')[0]}/{name}",
-    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """A processor whose models cost nothing: `python -m bench.standin`, with the settings of `facestream process`.
 
-It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash: the same file
-is the same face. What is left of a request is the stream's own cost.
+It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash: the same
+file is the same face. What is left of a request is the stream's own cost.
 """
 
 import asyncio
 import signal
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from backends.objects import ObjectStore
 from facestream.config import Settings
 from facestream.role_process import IN_FLIGHT
 from facestream.stores import open_stores, patiently
+from facestream.system import watch
 from schemas.ids import face_id_learned, face_id_seen, source_of_face
 from schemas.records import Crop, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
@@ -73,7 +75,7 @@ async def main() -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = Settings()
-    async with open_stores(settings) as stores:
+    async with open_stores(settings) as stores, AsyncExitStack() as stack:
         await patiently(stores, stop, create_them=False)
         worker = Worker(
             stores.log,
@@ -83,13 +85,11 @@ async def main() -> None:
             member=settings.member or socket.gethostname(),
             max_in_flight=IN_FLIGHT,
         )
-        asyncio.get_running_loop().create_task(_stop(worker, stop))
-        await worker.run()
-
-
-async def _stop(worker: Worker, stop: asyncio.Event) -> None:
-    await stop.wait()
-    worker.stop()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(worker.run())
+            await watch(settings, {"worker": worker.check}, stack, always=True)
+            await stop.wait()
+            worker.stop()
 
 
 if __name__ == "__main__":

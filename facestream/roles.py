@@ -9,12 +9,12 @@ STORES = ("log", "objects", "vectors", "data", "watch")
 WORKER = (*STORES, "member")
 
 INGEST = """\
-Serve HTTP: take uploads in, store and announce them, answer from the result stream. Start as many as there is traffic for,
-behind any load balancer; each waits for its own answers.
+Serve HTTP: take uploads in, store and announce them, answer from the result stream. Start as many as there is traffic
+for, behind any load balancer; each waits for its own answers.
 """
 PROCESS = """\
-Detect and embed faces. Start as many as there are images for, they share the partitions. With --stage detect and --stage embed the
-two run apart, each on the hardware that suits it.
+Detect and embed faces. Start as many as there are images for, they share the partitions. With --stage detect and
+--stage embed the two run apart, each on the hardware that suits it.
 """
 SINK = """\
 Write learned faces, match probes against the galleries, keep the answers. Each directory is served by one sink; start more for

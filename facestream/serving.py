@@ -1,4 +1,4 @@
-"""A `facestream up` in a process of its own: to be measured, tested and killed."""
+"""`facestream up`, or one of the roles, in a process of its own: to be measured, tested and killed."""
 
 import os
 import signal
@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ import psutil
 
 from schemas.errors import FacestreamError
 
+MODULE = "facestream.cli"
 START_S, STOP_S = 120.0, 60.0
 
 
@@ -27,12 +29,27 @@ class ServiceFailed(FacestreamError):
 class Serving:
     """`start`, then requests to `url`; `kill` is kill -9, `stop` is SIGTERM. As a context manager it starts and stops."""
 
-    def __init__(self, data: Path, weights: Path, **settings: str) -> None:
-        """settings: FACESTREAM_<NAME> by lower-case name; without `listen` it takes a free port of loopback."""
+    def __init__(
+        self,
+        data: Path,
+        weights: Path,
+        *,
+        command: Sequence[str] = ("up",),
+        name: str = "",
+        module: str = MODULE,
+        **settings: str,
+    ) -> None:
+        """command: `up` or a role, with its flags. name: of the log file beside the data folder, where several share one.
+        module: what runs instead of the command line. settings: FACESTREAM_<NAME> by lower-case name; without `listen` (`watch`
+        for a role without service) it takes a free port of loopback, which `url` leads to.
+        """
         self.data = data
-        self.log_file = data.parent / f"{data.name}.log"
-        settings = {"data": str(data), "weights": str(weights), "listen": f"127.0.0.1:{_free_port()}"} | settings
-        self.url = f"http://{settings['listen'].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - where it is asked for
+        self.name = name or data.name
+        self.log_file = data.parent / f"{self.name}.log"
+        self._command = [sys.executable, "-m", module, *command]
+        address = "listen" if command[:1] in (("up",), ("ingest",)) else "watch"
+        settings = {"data": str(data), "weights": str(weights), address: f"127.0.0.1:{_free_port()}"} | settings
+        self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - where it is asked for
         others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
         self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,13 +63,14 @@ class Serving:
         """Returns when the service says that it is ready. Raises ServiceFailed with its last words when it ends instead."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as log:
-            command = [sys.executable, "-m", "facestream.cli", "up"]
-            self._process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         deadline = time.monotonic() + START_S
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise ServiceFailed(f"facestream up did not get ready:\n{self.log()[-2000:]}")
+                raise ServiceFailed(f"{self.name} did not get ready:\n{self.log()[-2000:]}")
             time.sleep(0.05)
 
     def kill(self) -> None:

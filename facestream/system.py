@@ -77,7 +77,7 @@ async def serve(
             gc.collect()
             gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
             stack.callback(gc.unfreeze)
-            url = await _watch(settings, checks, stack, always=service is None)
+            url = await watch(settings, checks, stack, always=service is None)
             if service is not None:
                 url = await service.listen(settings.listen, owners_socket)
             log.info("serving", roles=list(roles), url=url, member=member)
@@ -109,7 +109,7 @@ def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
     }
 
 
-async def _watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
+async def watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
     """Serves health and metrics on an address of their own; the service has them on its own too."""
     if not settings.watch and not always:
         return ""

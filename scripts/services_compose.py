@@ -74,7 +74,7 @@ class ComposeServers:
         """Stops all and deletes their data; the images stay."""
         if self._file.exists():
             self._compose("down", "--volumes")
-            self._file.unlink()
+            shutil.rmtree(self._file.parent)
 
     def _is(self, what: str, name: str) -> bool:
         return bool(self._compose("ps", "--all", "--quiet", "--status", what, name).strip())

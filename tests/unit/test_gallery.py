@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import sink.gallery
-from backends.vectors import Face, FaceBlock
+from backends.vectors import FaceBlock
 from sink.gallery import Gallery
 
 Floats = NDArray[np.float32]
@@ -20,7 +20,7 @@ def face_id(name: object) -> str:
 
 def faces(people: list[str], vectors: Floats) -> FaceBlock:
     """One face each, whose id follows from its place."""
-    return FaceBlock([Face(person, face_id(i), face_id(i), "", 0) for i, person in enumerate(people)], vectors)
+    return FaceBlock(people, [face_id(i) for i in range(len(people))], vectors)
 
 
 def random_vectors(count: int, seed: int = 0) -> Floats:
@@ -88,9 +88,9 @@ def test_rows_beyond_a_block_are_found(monkeypatch: pytest.MonkeyPatch, one_each
     people = [f"{i if one_each else i % 20}" for i in range(61)]
     gallery.load(faces(people[:5], vectors[:5]))  # begins in the middle of a block, and spans several
     loaded = faces(people, vectors)
-    gallery.load(FaceBlock(loaded.faces[5:40], vectors[5:40]))
+    gallery.load(FaceBlock(people[5:40], loaded.face_ids[5:40], vectors[5:40]))
     for i in range(40, 61):
-        gallery.add(FaceBlock([loaded.faces[i]], vectors[i : i + 1]))
+        gallery.add(FaceBlock([people[i]], [loaded.face_ids[i]], vectors[i : i + 1]))
     best = [found[0] for found in gallery.match(vectors, 1)]
     if one_each:
         assert [it.person for it in best] == people
@@ -114,13 +114,13 @@ def test_ids_that_share_their_first_half_are_two_faces() -> None:
     gallery = Gallery(DIMENSION)
     vectors = random_vectors(2)
     for name, each in zip((one, other), vectors, strict=True):
-        gallery.add(FaceBlock([Face("obama", name, name, "", 0)], each[None]))
+        gallery.add(FaceBlock(["obama"], [name], each[None]))
     assert gallery.faces == 2
     assert [found[0].face_id for found in gallery.match(vectors, 1)] == [one, other]
 
 
 def test_memory_in_use_grows_with_what_is_in_it() -> None:
     gallery = Gallery(DIMENSION)
-    assert gallery.nbytes == 0
+    assert gallery.nbytes < 1_000
     gallery.load(faces([f"{i}" for i in range(10)], random_vectors(10)))
     assert gallery.nbytes >= sink.gallery.BLOCK_ROWS * DIMENSION * 4

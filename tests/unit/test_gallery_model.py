@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-import sink.gallery
-from backends.vectors import Face, FaceBlock
+import sink.strangers
+from backends.vectors import FaceBlock
 from sink.gallery import Candidate, Gallery
 
 Floats = NDArray[np.float32]
@@ -54,7 +54,7 @@ class Naive:
 
     def best_of_others(self, most: int) -> list[float]:
         """Of the people whose names have the smallest hashes, in the order of their hashes."""
-        chosen = sorted(self.people, key=sink.gallery._hash)[:most]
+        chosen = sorted(self.people, key=sink.strangers._hash)[:most]
         return [max(self.similarity(self.first_face(person), other)[0] for other in self.people - {person}) for person in chosen]
 
 
@@ -65,8 +65,8 @@ def cosine(a: Floats, b: Floats) -> float:
 
 def block(*faces: tuple[str, str, Floats]) -> FaceBlock:
     """(person, face_id, vector) each."""
-    known = [Face(person, face_id, face_id, "", 0) for person, face_id, _ in faces]
-    return FaceBlock(known, np.stack([it for _, _, it in faces]))
+    persons, face_ids, vectors = zip(*faces, strict=True)
+    return FaceBlock(persons, face_ids, np.stack(vectors))
 
 
 def require_same(found: list[Candidate], naive: Naive, probe: Floats, top: int) -> None:
@@ -133,7 +133,7 @@ def test_how_strangers_fare_is_kept_up_to_date(
 ) -> None:
     """Step by step the same as from scratch, also when somebody new takes the place of one who played the stranger."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink.gallery, "SENTINELS", sentinels)
+        patch.setattr(sink.strangers, "SENTINELS", sentinels)
         gallery, naive = Gallery(DIMENSION), Naive()
         for batch in [begin, *learned]:
             gallery.add(block(*((owner(face), FACE_IDS[face], it) for face, it in batch)))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from backends.vectors import Face, FaceBlock
+from backends.vectors import FaceBlock
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
 from sink.matching import matched
@@ -48,8 +48,7 @@ def near(vector: Floats, cosine: float, *, towards: int) -> Floats:
 def gallery(**people: Floats) -> Gallery:
     made = Gallery(DIMENSION)
     if people:
-        known = [Face(name, face_id(name), face_id(name), "", 0) for name in people]
-        made.add(FaceBlock(known, np.stack(list(people.values()))))
+        made.add(FaceBlock(list(people), [face_id(name) for name in people], np.stack(list(people.values()))))
     return made
 
 
@@ -140,7 +139,7 @@ def test_every_answer_holds_together(
     vectors = (base + random.standard_normal((people * portraits, DIMENSION))).astype(np.float32)
     known = Gallery(DIMENSION)
     names = [f"{i % people}" for i in range(people * portraits)]
-    known.add(FaceBlock([Face(name, face_id(i), face_id(i), "", 0) for i, name in enumerate(names)], vectors))
+    known.add(FaceBlock(names, [face_id(i) for i in range(len(names))], vectors))
     probes = [(base + random.standard_normal(DIMENSION)).astype(np.float32) for _ in range(3)]
     for person in match(probes, known, Options(top=top, strangers=strangers), model):
         candidates = person["candidates"]

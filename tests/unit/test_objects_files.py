@@ -102,6 +102,11 @@ async def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(obje
     assert [each async for each in objects.list()] == []
 
 
+async def test_create_makes_the_folder(objects: FileObjects, tmp_path: Path) -> None:
+    await objects.create()
+    assert (tmp_path / "objects").is_dir()
+
+
 async def test_listing_walks_only_the_folders_it_has_to(objects: FileObjects, monkeypatch: pytest.MonkeyPatch) -> None:
     for key in ("crops/acme/1", "crops/acme/2", "crops/bolt/1", "originals/acme/1"):
         await objects.put(key, b"")

@@ -1,7 +1,7 @@
 """How keys become names in a bucket. That a store keeps its promises with them is in tests/contracts/test_objects.py."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.objects_s3_names import key_of_name, name_of_key, names_begin_with
@@ -13,7 +13,7 @@ PIECES = st.sampled_from(
     ["a", "b", "/", "/", "//", ".", "..", "~", "%", "@", "+", "\0", "é", "💙", "incoming/", "~/", "~long/", ID]
 )
 KEYS = (st.lists(PIECES, min_size=1, max_size=30).map("".join) | st.text(min_size=1)).map(lambda text: text[:300])
-LONG_KEYS = st.text("💙\U0010ffff/x", min_size=200, max_size=300)
+LONG_KEYS = st.text("💙\U0010ffff/x\0", min_size=200, max_size=300)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +53,7 @@ def test_what_somebody_else_has_named_is_no_key(name: str) -> None:
     assert key_of_name(name) is None
 
 
+@example("\0" + "💙" * 299)
 @given(KEYS | LONG_KEYS)
 def test_a_name_stands_for_its_key_and_every_store_takes_it(key: str) -> None:
     name = name_of_key(key)

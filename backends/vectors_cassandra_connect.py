@@ -1,0 +1,83 @@
+"""How a client of Cassandra is set up: contact points, login, TLS, and what is asked of the servers and how often."""
+
+import ssl
+from typing import Any
+
+from cassandra import ConsistencyLevel, ProtocolVersion
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.policies import (
+    ConstantSpeculativeExecutionPolicy,
+    DCAwareRoundRobinPolicy,
+    ExponentialReconnectionPolicy,
+    RetryPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.query import tuple_factory
+
+from backends.urls import ServerUrl
+from schemas.errors import ConfigurationError
+
+OPTIONS = ("tls", "ca_file", "datacenter", "replication")
+PORT = 9042
+
+CONNECT_S = 5.0
+REQUEST_S = 10.0
+# A server that is not heard of for so long is taken for dead, even where its connections stay open.
+HEARTBEAT_S = 10.0
+# A server that was away is asked again after at most so long.
+RECONNECT_S = 5.0
+# A server that keeps a request waiting gets company: the next one is asked too.
+SECOND_ATTEMPT_S = 0.5
+# The driver reads 4 kB at a time, which for the megabytes of a gallery takes half as long again.
+READ_BYTES = 65_536
+
+
+class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
+    """Everything sent is idempotent, so what may have been done is simply done again, once."""
+
+    def on_read_timeout(self, *args: Any, retry_num: int, **kwargs: Any) -> tuple[int, None]:
+        return (self.RETRY if retry_num == 0 else self.RETHROW), None
+
+    def on_write_timeout(self, *args: Any, retry_num: int, **kwargs: Any) -> tuple[int, None]:
+        return (self.RETRY if retry_num == 0 else self.RETHROW), None
+
+
+def cluster_of(server: ServerUrl) -> Cluster:
+    """A client that is not connected yet, but that has looked up the hosts' names: it may block."""
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
+        retry_policy=Retries(),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.SERIAL,
+        request_timeout=REQUEST_S,
+        row_factory=tuple_factory,
+        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1),
+    )
+    return Cluster(
+        contact_points=list(server.hosts),
+        port=server.hosts[0][1],
+        auth_provider=PlainTextAuthProvider(server.user, server.password or "") if server.user else None,
+        ssl_context=tls_of(server),
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        reconnection_policy=ExponentialReconnectionPolicy(0.5, RECONNECT_S, max_attempts=None),
+        protocol_version=ProtocolVersion.V5,
+        connect_timeout=CONNECT_S,
+        control_connection_timeout=CONNECT_S,
+        idle_heartbeat_interval=HEARTBEAT_S,
+        idle_heartbeat_timeout=HEARTBEAT_S,
+        connection_class=type("Connection", (Cluster.connection_class,), {"in_buffer_size": READ_BYTES}),
+    )
+
+
+def tls_of(server: ServerUrl) -> ssl.SSLContext | None:
+    """The servers' certificates are checked: by whom they were issued, and that they name the address of the server."""
+    ca_file = server.options.get("ca_file")
+    if not server.flag("tls"):
+        if ca_file is not None:
+            raise ConfigurationError(f"{server.setting}: ca_file is of no use without tls=true")
+        return None
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigurationError(f"{server.setting}: the certificates in {ca_file} cannot be read: {error}") from None

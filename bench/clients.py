@@ -1,0 +1,125 @@
+"""Clients that learn and recognize until they are answered, and remember what they were told: `bench.faults` holds it against
+what is there afterwards.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import aiohttp
+
+ANSWER_S = 180.0
+AGAIN_S = 0.3
+CLIENTS = 6
+
+
+class Served(Protocol):
+    @property
+    def urls(self) -> list[str]: ...
+
+
+@dataclass
+class Outcome:
+    """What the clients were told, and what was wrong in the end (nothing, if all is well)."""
+
+    learned: set[str] = field(default_factory=set)
+    accepted: set[str] = field(default_factory=set)
+    answers: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Clients:
+    """As a context manager they run; `finish` lets each end its request, `check` adds to the outcome what is wrong."""
+
+    def __init__(
+        self, served: Served, photos: Sequence[bytes], outcome: Outcome, *, directory: str, seed: int, clients: int = CLIENTS
+    ) -> None:
+        self._served, self._photos, self._outcome, self._directory = served, photos, outcome, directory
+        self._seed, self._clients = seed, clients
+        self._stopping = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        # a held process answers nothing: a request gives up, and goes to another replica
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40))
+        self._tasks = [asyncio.create_task(self._client(random.Random(self._seed + i))) for i in range(self._clients)]
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.wait(self._tasks)
+        await self._session.close()
+
+    async def finish(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def check(self) -> None:
+        await self._check_answers()
+        await self._check_listing()
+
+    async def _client(self, chance: random.Random) -> None:
+        while not self._stopping.is_set():
+            kind, key = chance.choice(("learn", "recognize", "async")), str(uuid.UUID(int=chance.getrandbits(128)))
+            status, body = await self._until_answered(kind, key, chance)
+            self._outcome.answers[f"{kind} {status}"] += 1
+            if status in (200, 201, 202):
+                self._outcome.accepted.add(body["image_id"])
+            else:
+                self._outcome.wrong.append(f"{kind} {key} ended with {status}: {body}")
+            if kind == "learn" and status in (200, 201):
+                self._outcome.learned.add(f"person-{key}")
+
+    async def _until_answered(self, kind: str, key: str, chance: random.Random) -> tuple[int, dict[str, Any]]:
+        headers = {"Idempotency-Key": key} | ({"Prefer": "respond-async"} if kind == "async" else {})
+        fields = {"directory": self._directory} | ({"person": f"person-{key}"} if kind == "learn" else {})
+        photo = chance.choice(self._photos)
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            form = aiohttp.FormData(fields)
+            form.add_field("file", photo, filename="photo.jpg")
+            url = f"{chance.choice(self._served.urls)}/{'learn' if kind == 'learn' else 'recognize'}"
+            try:
+                async with self._session.post(url, data=form, headers=headers) as response:
+                    status, body = response.status, await response.json()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                status, body = 0, {"error": repr(error)}
+            done = status in (200, 201) or (status == 202 and kind != "learn")
+            refused = 400 <= status < 500 and status != 429
+            if done or refused or time.monotonic() > deadline:
+                return status, body
+            await asyncio.sleep(AGAIN_S)
+
+    async def _check_answers(self) -> None:
+        deadline = time.monotonic() + ANSWER_S
+        for image_id in sorted(self._outcome.accepted):
+            while True:
+                async with self._session.get(f"{self._served.urls[0]}/results/{image_id}") as response:
+                    status = response.status
+                if status != 202 or time.monotonic() > deadline:
+                    break
+                await asyncio.sleep(AGAIN_S)
+            if status not in (200, 201):
+                self._outcome.wrong.append(f"the accepted image {image_id} ended in {status}")
+
+    async def _check_listing(self) -> None:
+        faces: dict[str, int] = {}
+        after = ""
+        while True:
+            query = {"limit": "1000", "after": after}
+            listing = f"{self._served.urls[0]}/directories/{self._directory}/persons"
+            async with self._session.get(listing, params=query) as response:
+                page = await response.json()
+            faces |= {person["id"]: person["faces"] for person in page["persons"]}
+            if "next" not in page:
+                break
+            after = page["next"]
+        learned = self._outcome.learned
+        self._outcome.wrong += [f"{person} was acknowledged and is not there" for person in sorted(learned - faces.keys())]
+        self._outcome.wrong += [f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1]

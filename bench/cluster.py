@@ -1,0 +1,110 @@
+"""Roles as processes of their own on one set of stores: to be measured, killed, added and removed."""
+
+import asyncio
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from facestream.serving import Serving
+
+ROLES = ("sink", "process", "ingest")
+STAND_IN = "stand-in"  # a processor whose models cost nothing
+
+
+class Cluster:
+    """As an async context manager it creates what the stores need, and starts and stops the roles.
+
+    stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process", or
+    STAND_IN.
+    """
+
+    def __init__(
+        self,
+        stores: dict[str, str],
+        data: Path,
+        weights: Path,
+        counts: dict[str, int],
+        *,
+        processor: str = "process",
+        **settings: str,
+    ) -> None:
+        self.data = data
+        self._weights, self._processor = weights, processor
+        self._settings = stores | settings
+        self._numbers = 0
+        self.running: dict[str, list[Serving]] = {role: [] for role in ROLES}
+        self._counts = counts
+
+    @property
+    def urls(self) -> list[str]:
+        """Of the ingest replicas."""
+        return [serving.url for serving in self.running["ingest"]]
+
+    @property
+    def all(self) -> list[Serving]:
+        return [serving for role in ROLES for serving in self.running[role]]
+
+    async def add(self, role: str, count: int = 1) -> None:
+        """Starts more of a role, side by side."""
+        new = [self._serving(role) for _ in range(count)]
+        await asyncio.gather(*(asyncio.to_thread(serving.start) for serving in new))
+        self.running[role] += new
+
+    async def remove(self, role: str) -> int:
+        """SIGTERM for the one that was started last; returns its exit code."""
+        return await asyncio.to_thread(self.running[role].pop().stop)
+
+    async def __aenter__(self) -> Self:
+        self.data.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in self._settings.items()}
+        command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(self.data)]
+        await asyncio.to_thread(subprocess.run, command, env=environment, check=True, stderr=subprocess.DEVNULL)
+        try:
+            for role in ROLES:
+                await self.add(role, self._counts.get(role, 1))
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        codes = await self._stop()
+        if error is None:
+            assert set(codes) <= {0}, f"exit codes {codes}"
+
+    async def _stop(self) -> Sequence[int]:
+        """In the order in which work flows."""
+        codes: list[int] = []
+        for role in reversed(ROLES):
+            living = [serving for serving in self.running[role] if serving.alive()]
+            codes += await asyncio.gather(*(asyncio.to_thread(serving.stop) for serving in living))
+        return codes
+
+    def _serving(self, role: str) -> Serving:
+        self._numbers += 1
+        name = f"{role}-{self._numbers}"
+        if role == "process" and self._processor == STAND_IN:
+            return Serving(self.data, self._weights, command=(), name=name, module="bench.standin", member=name, **self._settings)
+        return Serving(self.data, self._weights, command=(role,), name=name, **self._settings)
+
+
+def own_stores(name: str, servers: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The servers of FACESTREAM_LOG, FACESTREAM_OBJECTS and FACESTREAM_VECTORS with topics, bucket and keyspace of one's own.
+    name: lower-case letters and digits.
+    """
+    log, objects, vectors = (servers[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
+    return {
+        "log": f"{log}?prefix={name}.",
+        "objects": f"{objects.rpartition('/')[0]}/{name}",
+        "vectors": f"{vectors.rpartition('/')[0]}/{name}",
+        "objects_password": servers.get("FACESTREAM_OBJECTS_PASSWORD", ""),
+    }
+
+
+def unique(word: str) -> str:
+    return f"{word}{secrets.token_hex(4)}"

@@ -1,0 +1,121 @@
+"""The roles as processes of their own on the real Kafka, MinIO and Cassandra; short forms of bench.same and bench.faults."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from bench import faults, same
+from bench.cluster import Cluster, own_stores, unique
+from scripts.services import Services
+from tests.e2e.conftest import Client, jpeg
+
+COUNTS = {"ingest": 2, "process": 1, "sink": 2}
+
+
+@pytest.fixture(scope="module")
+def stores(services: dict[str, str]) -> dict[str, str]:
+    return own_stores(unique("test"), services)
+
+
+@pytest.fixture
+async def cluster(stores: dict[str, str], tmp_path: Path, weights_folder: Path) -> AsyncIterator[Cluster]:
+    async with Cluster(stores, tmp_path / "data", weights_folder, COUNTS, decoders="1") as running:
+        yield running
+
+
+@pytest.fixture
+def portraits(photos: Path, tmp_path: Path) -> list[Path]:
+    """Photos in a folder for each person."""
+    found = []
+    for name, person in [("obama.jpg", "obama"), ("obama2.jpg", "obama"), ("obama3.jpg", "obama"), ("biden.jpg", "biden")]:
+        target = tmp_path / person / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(photos / name, target)
+        found.append(target)
+    with Image.open(photos / "biden.jpg") as picture:
+        for side in (400, 500, 600, 700):
+            picture.convert("RGB").resize((side, side)).save(tmp_path / "biden" / f"{side}.jpg")
+            found.append(tmp_path / "biden" / f"{side}.jpg")
+    return found
+
+
+async def test_the_answers_are_those_of_one_process(
+    services: dict[str, str], tmp_path: Path, weights_folder: Path, portraits: list[Path]
+) -> None:
+    assert await same.compare(tmp_path, weights_folder, portraits, 32, (1, 3), services) == []
+
+
+async def test_replicas_share_what_they_know(cluster: Cluster, photos: Path) -> None:
+    async with aiohttp.ClientSession() as session:
+        one, other = (Client(session, url) for url in cluster.urls)
+        status, learned, _ = await one.post("/learn", photos / "obama.jpg", person="obama", directory="d")
+        assert status == 201
+        status, body, _ = await other.post("/recognize", photos / "obama2.jpg", directory="d")
+        assert (status, body["persons"][0]["id"]) == (200, "obama")
+        status, waiting, _ = await one.post(
+            "/recognize", photos / "obama2.jpg", directory="d", headers={"Prefer": "respond-async"}
+        )
+        assert status == 202
+        for client in (one, other):
+            while (answer := await client.get(waiting["location"]))[0] == 202:  # noqa: ASYNC110 - it asks another process
+                await asyncio.sleep(0.05)
+            assert answer[0] == 200
+            assert answer[1]["persons"][0]["id"] == "obama"
+        face = learned["persons"][0]["face_id"]
+        assert (await other.get(f"/faces/{face}.jpg"))[0] == 200
+        key = {"Idempotency-Key": unique("k")}
+        both = await asyncio.gather(
+            *(client.post("/learn", photos / "biden.jpg", person="biden", directory="d", headers=key) for client in (one, other))
+        )
+        assert {status for status, _, _ in both} == {201}
+        assert both[0][1] == both[1][1]
+        status, body, _ = await other.post("/learn", photos / "obama.jpg", person="biden", directory="d", headers=key)
+        assert (status, body["code"]) == (422, "idempotency_key_reused")
+
+
+async def test_a_replica_that_dies_takes_no_other_answer_along(cluster: Cluster, photos: Path) -> None:
+    dying, living = cluster.running["ingest"]
+    async with aiohttp.ClientSession() as session:
+        lost = asyncio.create_task(Client(session, dying.url).post("/recognize", photos / "obama.jpg", directory="d"))
+        kept = [
+            asyncio.create_task(Client(session, living.url).post("/recognize", photos / "obama.jpg", directory="d"))
+            for _ in range(6)
+        ]
+        await asyncio.sleep(0.2)
+        dying.kill()
+        assert {status for status, _, _ in await asyncio.gather(*kept)} == {200}
+        await asyncio.gather(lost, return_exceptions=True)
+
+
+async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:
+    tile, columns, rows = 110, 40, 25
+    with Image.open(photos / "obama.jpg") as first:
+        face = first.convert("RGB").crop((300, 30, 690, 480)).resize((tile, tile))
+    canvas = Image.new("RGB", (columns * tile, rows * tile))
+    for i in range(columns * rows):
+        canvas.paste(face, (i % columns * tile, i // columns * tile))
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, cluster.urls[0])
+        status, body, _ = await client.post("/recognize", jpeg(canvas), directory="crowd", headers={"Prefer": "wait=120"})
+    assert status == 200
+    assert len(body["persons"]) == 1_000
+
+
+async def test_processes_and_servers_come_and_go(
+    cluster: Cluster, stores: dict[str, str], servers: Services, photos: Path
+) -> None:
+    """Under load; the long form is `make soak-services`."""
+    pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
+    some = {
+        "kill": faults.killing(4),
+        "kafka": faults.server_gone(servers, "kafka", 2, kill=True),
+        "cassandra": faults.server_gone(servers, "cassandra", 2, kill=False),
+        "minio": faults.server_gone(servers, "minio", 3, kill=False),
+        "zombie": faults.zombie("sink", 14),
+    }
+    assert await faults.run(cluster, stores, pictures, some, seed=1) == []
