@@ -12,14 +12,13 @@ from typing import Literal
 from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, place_of
 from backends.log_kafka_connect import KafkaServers, Lazily
 from backends.log_kafka_consumer import KafkaConsumer, KafkaReader
+from backends.log_kafka_group import REQUEST_S
 from backends.log_kafka_offsets import KafkaOffsets
 from backends.log_kafka_producer import Appends, Placed
 from backends.log_kafka_topics import KafkaTopics
 from schemas.errors import InvalidRequest, Unavailable
 
 PING_S = 3.0
-# A request for joining a group is answered when all others have joined again.
-JOIN_REQUEST_S = 20.0
 
 
 class KafkaLog(EventLog):
@@ -61,7 +60,7 @@ class KafkaLog(EventLog):
     async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
         for topic in topics:
             await self.partitions(topic)
-        client = await self._servers.client(request_timeout_ms=int(JOIN_REQUEST_S * 1000))
+        client = await self._servers.client(request_timeout_ms=int(REQUEST_S * 1000))
         consumer = KafkaConsumer(
             self._servers,
             client,

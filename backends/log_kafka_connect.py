@@ -4,19 +4,17 @@ No message of an error or a log line has the password: what the servers and aiok
 """
 
 import asyncio
-import logging
 import re
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-import structlog
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
+from backends.driver_logs import hear
 from backends.log import LARGEST_RECORD, TopicPartition
 from backends.urls import server_of
 from schemas.errors import ConfigurationError, Unavailable
@@ -31,7 +29,6 @@ LARGEST_BATCH = LARGEST_RECORD + 65_536
 # just dropped.
 AWAY = (KafkaError, OSError, TimeoutError, KeyError)
 
-log = structlog.get_logger(__name__)
 Client = TypeVar("Client")
 Answer = TypeVar("Answer")
 
@@ -91,7 +88,7 @@ class KafkaServers:
 
     async def _settings(self) -> dict[str, Any]:
         """What every client is made with."""
-        _hear_aiokafka()
+        hear("aiokafka")
         settings: dict[str, Any] = {
             "bootstrap_servers": self._hosts(),
             "client_id": "facestream",
@@ -134,8 +131,10 @@ class KafkaServers:
                 await start()
         except BaseException as error:
             await stop()
-            if isinstance(error, AWAY):
-                raise self.unavailable("connecting", error) from error
+            if isinstance(error, AWAY):  # aiokafka says why in its log lines only
+                raise Unavailable(
+                    f"Kafka ({', '.join(self._hosts())}) cannot be reached, or refuses this login or tls: the log says more"
+                ) from error
             raise
         return client
 
@@ -178,26 +177,3 @@ class Lazily(Generic[Client]):
             if self.made is None:
                 self.made = await self._make()
             return self.made
-
-
-class _Heard(logging.Handler):
-    """Passes aiokafka's warnings on, each kind at most every 30 s: it repeats them many times a second while a broker is away."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._said: dict[str, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        now = time.monotonic()
-        if now - self._said.get(str(record.msg), float("-inf")) > 30:
-            self._said[str(record.msg)] = now
-            log.warning("kafka client", says=record.getMessage(), module=record.name, exc_info=record.exc_info or None)
-
-
-def _hear_aiokafka() -> None:
-    """Once: aiokafka's log lines go our way, and those below a warning, some of which have passwords in them, nowhere."""
-    logger = logging.getLogger("aiokafka")
-    if not any(isinstance(handler, _Heard) for handler in logger.handlers):
-        logger.addHandler(_Heard())
-        logger.setLevel(logging.WARNING)
-        logger.propagate = False

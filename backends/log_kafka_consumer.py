@@ -70,7 +70,7 @@ class KafkaConsumer(Consumer):
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 if not self._member.heard():
-                    raise Unavailable(f"{self._name} has not reached its coordinator for {SESSION_S:.0f} s")
+                    raise Unavailable(f"{self._name} has had no word from its coordinator for {SESSION_S:.0f} s")
                 return []
             await _wait(self._news, left)
 
@@ -152,7 +152,9 @@ def _raise_failure(servers: KafkaServers, fetching: Fetching) -> None:
     """Raises Unavailable, once, when fetching has failed; it is tried again all the time."""
     if (failure := fetching.failure) is not None:
         fetching.failure = None
-        raise failure if isinstance(failure, Unavailable) else servers.unavailable("fetching", failure)
+        if isinstance(failure, Unavailable):
+            raise failure
+        raise servers.unavailable("fetching", failure) from failure
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

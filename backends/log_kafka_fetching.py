@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from backends.log import Record, TopicPartition, fair_shares
 from backends.log_kafka_connect import AWAY, KafkaServers
@@ -81,7 +81,7 @@ class Fetching:
                     await self._fetch(consumer)
                 finally:
                     self._consumer = None
-                    await consumer.stop()
+                    await _stop(consumer)
             except Exception as error:
                 if not isinstance(error, (*AWAY, Unavailable)):
                     log.exception("fetching failed")
@@ -153,6 +153,13 @@ class Fetching:
     async def close(self) -> None:
         self._living.cancel()
         await asyncio.wait([self._living])
+
+
+async def _stop(consumer: AIOKafkaConsumer) -> None:
+    try:
+        await consumer.stop()
+    except KafkaError:  # of a fetcher that has failed; aiokafka stops no further then
+        await consumer._client.close()
 
 
 def _record(at: TopicPartition, record: ConsumerRecord) -> Record:

@@ -27,12 +27,12 @@ from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGro
 
 from backends.log import Committed, TopicPartition
 from backends.log_kafka_connect import AWAY, RETRY_S, KafkaServers
-from schemas.errors import FacestreamError, Fenced, InvalidRequest, Unavailable
+from schemas.errors import Fenced, InvalidRequest
 
 # A member that is not heard of for SESSION_S has lost its place; by its heartbeats it learns that others join or leave.
 SESSION_S, HEARTBEAT_S = 10.0, 1.0
 # How long the others have to join again when the group rebalances, and how long a request for that may take.
-REBALANCE_S, REQUEST_S = 10.0, 15.0
+REBALANCE_S, REQUEST_S = 10.0, 20.0
 LEAVE_S = 3.0
 # A broker that is just elected or restarted is missed a few times; after that the log says so.
 PATIENT_MISSES = 6
@@ -70,7 +70,7 @@ class GroupMember:
         changed: Callable[[], None],
     ) -> None:
         self.place: Place | None = None
-        self.failure: FacestreamError | None = None
+        self.failure: Exception | None = None
         self._servers, self._client, self._changed = servers, client, changed
         self._group, self._name = servers.prefix + group, member_name(name)
         self._topics = sorted(servers.prefix + topic for topic in set(topics))
@@ -94,15 +94,11 @@ class GroupMember:
                     self._set(place)
                     await self._stay(place)
                     self._set(None)
-            except FacestreamError as error:
-                self.failure = error
-                self._set(None)
             except AWAY as error:
                 self._set(None)
                 await self._look_again(error)
-            except Exception as error:
-                log.exception("group membership failed", group=self._group, member=self._name)
-                self.failure = Unavailable(f"group '{self._group}': the membership of '{self._name}' failed: {error!r}")
+            except Exception as error:  # Fenced, or a defect: the next poll raises it
+                self.failure = error
                 self._set(None)
 
     def _set(self, place: Place | None) -> None:

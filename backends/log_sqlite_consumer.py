@@ -41,16 +41,16 @@ class _Stretch:
 
 
 class _Positions:
-    """Positions in some partitions, and the next records from there."""
+    """Positions in some partitions, and the next records from there. A group's must not skip what retention has deleted."""
 
-    def __init__(self, view: LogView, reads: ReadThread, places: Sequence[_Place], *, may_skip: bool) -> None:
+    def __init__(self, view: LogView, reads: ReadThread, places: Sequence[_Place], *, group: str | None) -> None:
         self._view = view
         self._reads = reads
         self._places = list(places)
-        self._may_skip = may_skip
+        self._group = group
 
     async def take(self, limit: int, topics: Collection[str] | None, paused: Collection[TopicPartition]) -> list[Record]:
-        """Up to `limit` records, in fair shares, and moves past them. Raises OffsetGone where positions may not skip."""
+        """Up to `limit` records, in fair shares, and moves past them. Raises OffsetGone."""
         ready = [
             place
             for place in self._places
@@ -66,11 +66,12 @@ class _Positions:
         cold = [(place, share) for place, share in served if not taken[place.partition_id]]
         stretches = await self._reads.run(lambda connection: _read(connection, cold)) if cold else []
         for (place, _), stretch in zip(cold, stretches, strict=True):
-            if stretch.start > place.offset and not self._may_skip:
+            if stretch.start > place.offset and self._group is not None:
                 topic, partition = place.topic_partition
                 raise OffsetGone(
-                    f"topic '{topic}', partition {partition}: offset {place.offset} was deleted by retention before it was"
-                    f" handled (the log starts at {stretch.start} now): decide about the loss, then commit a later offset"
+                    f"group '{self._group}' has to go on in topic '{topic}', partition {partition}, at offset {place.offset},"
+                    f" which retention has deleted; the earliest is {stretch.start}: `facestream recover` shows what was lost and"
+                    " goes on from there"
                 )
         # Only from here on is anything moved: a poll that was cancelled or failed has taken nothing.
         for (place, _), stretch in zip(cold, stretches, strict=True):
@@ -127,7 +128,7 @@ class SqliteReader(Reader):
             view,
             reads,
             [_Place(partition_id, TopicPartition(topic, partition), offset) for partition_id, partition, offset in places],
-            may_skip=True,
+            group=None,
         )
 
     async def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -163,7 +164,7 @@ class SqliteConsumer(Consumer):
         self._me = me
         self._topics = list(topics)
         self._ids: Mapping[TopicPartition, int] = {}
-        self._positions = _Positions(view, reads, (), may_skip=False)
+        self._positions = _Positions(view, reads, (), group=me.group)
         self._closed = False
 
     async def poll(
@@ -219,5 +220,5 @@ class SqliteConsumer(Consumer):
         self.assignment = {each.topic_partition: each.committed for each in assignment.partitions}
         self._ids = {each.topic_partition: each.partition_id for each in assignment.partitions}
         places = [_Place(each.partition_id, each.topic_partition, each.committed.offset) for each in assignment.partitions]
-        self._positions = _Positions(self._view, self._reads, places, may_skip=False)
+        self._positions = _Positions(self._view, self._reads, places, group=self._me.group)
         return True

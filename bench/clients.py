@@ -26,11 +26,15 @@ class Served(Protocol):
 
 @dataclass
 class Outcome:
-    """What the clients were told, and what was wrong in the end (nothing, if all is well)."""
+    """What the clients were told, and what was wrong in the end (nothing, if all is well).
+
+    latencies: seconds from the first try to the answer.
+    """
 
     learned: set[str] = field(default_factory=set)
     accepted: set[str] = field(default_factory=set)
     answers: Counter[str] = field(default_factory=Counter)
+    latencies: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
 
@@ -67,7 +71,9 @@ class Clients:
     async def _client(self, chance: random.Random) -> None:
         while not self._stopping.is_set():
             kind, key = chance.choice(("learn", "recognize", "async")), str(uuid.UUID(int=chance.getrandbits(128)))
+            began = time.monotonic()
             status, body = await self._until_answered(kind, key, chance)
+            self._outcome.latencies.append(time.monotonic() - began)
             self._outcome.answers[f"{kind} {status}"] += 1
             if status in (200, 201, 202):
                 self._outcome.accepted.add(body["image_id"])

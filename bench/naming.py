@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.vectors import Face, FaceBlock
+from backends.vectors import FaceBlock
 from bench import lfw
 from bench.lfw import Faces
 from bench.measures import calibration_error, spread
@@ -26,7 +26,7 @@ from facestream.bench_bare import load
 from facestream.config import Settings
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
-from sink.matching import matched
+from sink.matching import Photo, matched
 from weights.manifest import EmbedderModel, manifest
 
 PEOPLE = 200
@@ -68,8 +68,7 @@ def gallery_of(people: Sequence[str], vectors: Floats, keys: Sequence[str]) -> G
     """vectors: (n, D), one a face. keys: of each face, for its id."""
     gallery = Gallery(vectors.shape[1])
     ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, key)) for key in keys]
-    faces = [Face(person, face_id, face_id, face_id, 0) for person, face_id in zip(people, ids, strict=True)]
-    gallery.load(FaceBlock(faces, vectors))
+    gallery.load(FaceBlock(people, ids, vectors))
     return gallery
 
 
@@ -78,7 +77,7 @@ def answers(gallery: Gallery, probes: Floats, model: EmbedderModel, strangers: f
     none = "00000000-0000-0000-0000-000000000000"
     points = [(0.0, 0.0)] * 5
     faces = [EmbeddedFace(face_id=none, box=[0, 0, 100, 100], landmarks=points, score=1, detection_score=0.9) for _ in probes]
-    return matched(faces, probes, list(range(len(probes))), gallery, model, Options(strangers=strangers))
+    return matched([Photo(faces, probes, list(range(len(probes))), Options(strangers=strangers))], gallery, model)[0]
 
 
 def figures(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[dict[str, Any]]) -> Figures:

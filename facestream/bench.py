@@ -34,6 +34,7 @@ throughput at 8 against the best bare one (at least 0.85), errors, CPU of the cl
 Run it on a machine that does nothing else. It ends with 1 when something that is wanted is missed.
 """
 BATCHES, CONCURRENCIES = (1, 4, 8), (1, 8, 32)
+LISTS_AT_ONCE = 2  # in a row: at its ends fewer requests are under way
 MEMORY_REQUESTS, MEMORY_CONCURRENCY, MEMORY_SAMPLES_EVERY = 2_000, 8, 20
 
 
@@ -79,16 +80,15 @@ def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: in
     from facestream import bench_bare
     from facestream.bench_http import Load, learn, load
     from facestream.bench_progress import counted
-    from facestream.bench_report import Measured, Single, best_batch
+    from facestream.bench_report import Measured, Single
     from facestream.serving import Serving
 
     rounds = -(-requests // len(photos.listed))
-    sequence = photos.listed * rounds
     networks = bench_bare.load(settings)
 
     def bare(batch: int) -> bench_bare.Timing:
-        with counted(f"bare, batch {batch}", len(sequence)) as done:
-            return bench_bare.run(networks, sequence, batch, settings.max_pixels, done)
+        with counted(f"bare, batch {batch}", len(photos.listed)) as done:
+            return bench_bare.run(networks, photos.listed, batch, settings.max_pixels, done)
 
     bench_bare.run(networks, photos.listed, 1, settings.max_pixels, lambda _: None)  # the first calls set up kernels
     single = Single(
@@ -96,8 +96,8 @@ def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: in
         bench_bare.faces_ms(networks, mirror=False),
         bench_bare.faces_ms(networks, mirror=True),
     )
-    timings = {batch: bare(batch) for batch in BATCHES}
-    loads: dict[int, Load] = {}
+    timings = {batch: bench_bare.Timing(batch) for batch in BATCHES}
+    loads = {concurrency: Load(concurrency) for concurrency in CONCURRENCIES}
     of_memory: Load | None = None
     with Serving(scratch / "data", settings.weights_folder.resolve(), device=settings.device, dtype=networks.dtype) as serving:
         asyncio.run(learn(serving.url, photos.learned))
@@ -108,10 +108,12 @@ def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: in
 
         for concurrency in (1, max(CONCURRENCIES)):  # warm, one at a time and together
             asyncio.run(load(serving, photos.listed, concurrency, lambda _: None))
-        for concurrency in CONCURRENCIES:
-            loads[concurrency] = through_http(concurrency, len(sequence))
+        for _ in range(rounds):  # by turns: a machine's speed drifts, and it is the ratios that count
+            for batch, timing in timings.items():
+                timing.add(bare(batch))
+            for concurrency, measured in loads.items():
+                lists = 1 if concurrency == 1 else LISTS_AT_ONCE
+                measured.add(through_http(concurrency, lists * len(photos.listed)))
         if memory:
             of_memory = through_http(MEMORY_CONCURRENCY, MEMORY_REQUESTS, MEMORY_SAMPLES_EVERY)
-    for batch in {1, best_batch(timings)}:  # a machine drifts: the service's figures lie between those of before and after
-        timings[batch].add(bare(batch))
     return Measured(networks.dtype, len(photos.listed), photos.phone, single, timings, loads, of_memory)

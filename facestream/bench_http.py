@@ -35,6 +35,16 @@ class Load:
     def count(self) -> int:
         return len(self.latencies)
 
+    def add(self, other: "Load") -> None:
+        """What was measured later, at the same concurrency."""
+        self.latencies += other.latencies
+        self.faces += other.faces
+        self.errors += other.errors
+        self.seconds += other.seconds
+        self.client_cpu_s += other.client_cpu_s
+        self.server_cpu_s += other.server_cpu_s
+        self.rss += other.rss
+
 
 def multipart(fields: dict[str, str], filename: str, data: bytes) -> bytes:
     """The body of an upload, for HEADERS."""

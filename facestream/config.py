@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     vectors: str = Field(
         "", description="URL of the vector store, sqlite:// or cassandra:// (default: sqlite:///DATA/vectors.db)", repr=False
     )
-    member: str = Field("", description="stable name of this process in its consumer groups (default: host and a number)")
+    member: str = Field("", description="stable name of this process in its consumer groups (default: host, role and a number)")
     stage: Literal["both", "detect", "embed"] = Field("both", description="what a processor does")
     weights: Path | None = Field(None, description="folder of the model weights (default: DATA/weights)")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def member_name(data: Path, role: str) -> Iterator[str]:
-    """<host>-<n>: n is the first number that no other living process of this role and data folder has."""
+    """<host>-<role>-<n>: n is the first number that no other living process of this role and data folder has."""
     folder = data / "members"
     folder.mkdir(parents=True, exist_ok=True)
     for number in count():
@@ -22,7 +22,7 @@ def member_name(data: Path, role: str) -> Iterator[str]:
             os.close(descriptor)
             continue
         try:
-            yield f"{socket.gethostname()}-{number}"
+            yield f"{socket.gethostname()}-{role}-{number}"
         finally:
             os.close(descriptor)
         return

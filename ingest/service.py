@@ -43,7 +43,7 @@ class Service:
 
 
 SERVICE = web.AppKey("service", Service)
-ACCESS = "access"
+ACCESS = web.RequestKey("access", Access)
 OPEN_PATHS = ("/healthz", "/readyz")
 
 
@@ -63,7 +63,7 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
 
 def access_of(request: web.Request, scope: str) -> Access:
     """Raises Forbidden when the caller's key has not that scope."""
-    access: Access = request[ACCESS]
+    access = request[ACCESS]
     access.require(scope)
     return access
 

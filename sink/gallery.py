@@ -50,6 +50,9 @@ class Gallery:
     def faces(self) -> int:
         return self._rows
 
+    def knows(self, person: str) -> bool:
+        return person in self._names
+
     @property
     def nbytes(self) -> int:
         """Memory in use, roughly."""
@@ -116,7 +119,8 @@ class Gallery:
         return self._unit(min(self._index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
 
     def _unit(self, row: int) -> Floats:
-        return self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
+        unit: Floats = self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
+        return unit
 
     def _index(self) -> People:
         if self._people is None:

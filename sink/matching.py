@@ -1,25 +1,41 @@
-"""From similarities to an answer: names, thresholds, probabilities and candidates of the faces of one photo."""
+"""From similarities to an answer: names, thresholds, probabilities and candidates of the faces of photos."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from schemas.records import EmbeddedFace, Options
-from sink.gallery import Candidate, Floats, Gallery
+from sink.gallery import Candidate, Gallery
+from sink.people import Floats
 from sink.thresholds import threshold
 from weights.manifest import EmbedderModel
 
 
-def matched(
-    faces: list[EmbeddedFace], vectors: Floats, embedded: list[int], gallery: Gallery, model: EmbedderModel, options: Options
-) -> list[dict[str, Any]]:
-    """The `persons` of an answer, in the order of `faces`.
-
-    vectors: (n, D), of the faces whose indices `embedded` holds; the others are too small to be told apart.
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """The faces of a photo. vectors: (n, D), of those whose indices `embedded` holds; the others are too small to be told
+    apart.
     """
-    limit = threshold(model.threshold, gallery.people, options.strangers, gallery.best_of_others())
-    candidates: dict[int, list[Candidate]] = {}
-    if embedded:
-        candidates = dict(zip(embedded, gallery.match(vectors, options.top), strict=True))
-    persons = [_person(face, candidates.get(i), gallery.people, limit, model) for i, face in enumerate(faces)]
+
+    faces: Sequence[EmbeddedFace]
+    vectors: Floats
+    embedded: Sequence[int]
+    options: Options
+
+
+def matched(photos: Sequence[Photo], gallery: Gallery, model: EmbedderModel) -> list[list[dict[str, Any]]]:
+    """The `persons` of the answer to each photo, in the order of its faces. All faces are matched at once."""
+    top = max(photo.options.top for photo in photos)
+    found = iter(gallery.match(np.concatenate([photo.vectors for photo in photos]), top))
+    return [_persons(photo, [next(found)[: photo.options.top] for _ in photo.embedded], gallery, model) for photo in photos]
+
+
+def _persons(photo: Photo, found: list[list[Candidate]], gallery: Gallery, model: EmbedderModel) -> list[dict[str, Any]]:
+    limit = threshold(model.threshold, gallery.people, photo.options.strangers, gallery.best_of_others())
+    candidates = dict(zip(photo.embedded, found, strict=True))
+    persons = [_person(face, candidates.get(i), gallery.people, limit, model) for i, face in enumerate(photo.faces)]
     _mark_twice(persons)
     return persons
 

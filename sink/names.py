@@ -28,6 +28,9 @@ class Names:
     def __getitem__(self, number: int) -> str:
         return self._bytes(number).decode()
 
+    def __contains__(self, name: str) -> bool:
+        return self._find(name)[0] != FREE
+
     @property
     def nbytes(self) -> int:
         return len(self._text) + sum(len(it) * it.itemsize for it in (self._ends, self._hashes, self._slots))
@@ -42,17 +45,25 @@ class Names:
             found.append(number)
         return np.frombuffer(found, np.int32)
 
-    def _number(self, name: str) -> int:
+    def _find(self, name: str) -> tuple[int, int]:
+        """Its number and its slot, FREE and the slot for it where it is new."""
         slots, hashes = self._slots, self._hashes
         mask, hash_ = len(slots) - 1, hash(name)
         slot = hash_ & mask
         while (number := slots[slot]) != FREE:
             if hashes[number] == hash_ and self._bytes(number) == name.encode():
-                return number
+                break
             slot = slot + 1 & mask
+        return number, slot
+
+    def _number(self, name: str) -> int:
+        slots = self._slots
+        number, slot = self._find(name)
+        if number != FREE:
+            return number
         number = len(self)
         slots[slot] = number
-        hashes.append(hash_)
+        self._hashes.append(hash(name))
         self._text += name.encode()
         self._ends.append(len(self._text))
         if 3 * len(self) > 2 * len(slots):

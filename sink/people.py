@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
-Indices = NDArray[np.intp]
+Indices = NDArray[np.signedinteger]
 
 FOLDS = 32  # rows: so many far apart are looked at together, their highest similarity first
 LEADERS = 48  # whose best face is the best in their part of the gallery: the limit comes from them
@@ -94,9 +94,8 @@ class People:
     def _scores(self, similarities: Floats, people: Indices, probes: Indices) -> Floats:
         """The similarity of each of these people to the probe beside it: (n,)."""
         each, _, begins = self._similarities(similarities, people, probes)
-        mean = np.add.reduceat(each, begins) / self._counts[people].astype(np.float32)
-        scores: Floats = (np.maximum.reduceat(each, begins) + mean) / 2
-        return scores
+        mean = np.add.reduceat(each, begins) / self._counts[people]
+        return ((np.maximum.reduceat(each, begins) + mean) / 2).astype(np.float32)
 
     def _best_rows(self, similarities: Floats, people: Indices, probes: Indices) -> Indices:
         """The row of the best face of each."""

@@ -18,8 +18,7 @@ from backends.vectors import Face, FaceVector, VectorStore
 from schemas.errors import UnreadableRecord
 from schemas.records import EmbeddedFace, FaceLearned, FacesEmbedded, ImageReceived
 from sink.galleries import Galleries
-from sink.gallery import Gallery
-from sink.matching import matched
+from sink.matching import Photo, matched
 from stream.answers import answer, envelope
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS
 from weights.manifest import EmbedderModel, Manifest
@@ -85,8 +84,7 @@ class Sink:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
             if (directory, person) not in known:
-                stored = await self._vectors.faces(directory, event.models.generation or "", person)
-                known[directory, person] = {it.source: it for it in stored}
+                known[directory, person] = await self._faces_by_source(event)
             source = face.source or ""
             same = known[directory, person].setdefault(
                 source, Face(person, face.face_id, received.image_id, source, record.timestamp)
@@ -102,25 +100,38 @@ class Sink:
             self._galleries.learned(new)
         return outputs
 
+    async def _faces_by_source(self, event: FacesEmbedded) -> dict[str, Face]:
+        """The faces of the person of a learn. Who is not in the gallery has none, and the store is not asked."""
+        directory, generation = event.received.directory or "", event.models.generation or ""
+        person = event.received.person or ""
+        dimension = self._manifest.embedder(event.models.embedder or "").dimension
+        if not (await self._galleries.get(directory, generation, dimension)).knows(person):
+            return {}
+        return {it.source: it for it in await self._vectors.faces(directory, generation, person)}
+
     async def _forget(self, received: ImageReceived, face: EmbeddedFace) -> None:
         """The same picture of the same person is there already: its second copy is not kept."""
         await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
 
     async def _recognize(self, events: list[Event]) -> list[NewRecord]:
         outputs = []
+        by_gallery: dict[tuple[str, str, str], list[FacesEmbedded]] = {}
         for _, event in events:
-            generation = event.models.generation or ""
-            model = self._manifest.embedder(event.models.embedder or "")
-            gallery = await self._galleries.get(event.received.directory or "", generation, model.dimension)
-            persons = await asyncio.to_thread(_matched, event, gallery, model, generation)
-            outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models)))
+            key = (event.received.directory or "", event.models.generation or "", event.models.embedder or "")
+            by_gallery.setdefault(key, []).append(event)
+        for (directory, generation, embedder), of_one in by_gallery.items():
+            model = self._manifest.embedder(embedder)
+            gallery = await self._galleries.get(directory, generation, model.dimension)
+            photos = [_photo(event, generation, model.dimension) for event in of_one]
+            for event, persons in zip(of_one, await asyncio.to_thread(matched, photos, gallery, model), strict=True):
+                outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models)))
         return outputs
 
 
-def _matched(event: FacesEmbedded, gallery: Gallery, model: EmbedderModel, generation: str) -> list[dict[str, Any]]:
+def _photo(event: FacesEmbedded, generation: str, dimension: int) -> Photo:
     embedded = [i for i, face in enumerate(event.faces) if face.vectors]
-    vectors = np.array([event.faces[i].vector(generation) for i in embedded], np.float32).reshape(len(embedded), model.dimension)
-    return matched(event.faces, vectors, embedded, gallery, model, event.received.options)
+    vectors = np.array([event.faces[i].vector(generation) for i in embedded], np.float32).reshape(len(embedded), dimension)
+    return Photo(event.faces, vectors, embedded, event.received.options)
 
 
 def _check(record: Record, event: FacesEmbedded, manifest: Manifest) -> None:

@@ -33,7 +33,7 @@ class LagWatch:
         self._log, self._pairs, self._every_s = log_, pairs, every_s
         self._retention = {spec.name: spec.retention_s for spec in TOPICS}
         self._oldest: dict[tuple[str, str], int] = {}  # append time in ms
-        self._warned = float("-inf")
+        self._warned: dict[tuple[str, str], float] = {}
 
     async def run(self) -> None:
         while True:
@@ -65,8 +65,9 @@ class LagWatch:
         if retention is None:
             return
         NEAR_RETENTION.labels(group, topic).set(age / retention)
-        if age / retention >= ALARM and time.monotonic() - self._warned > WARN_EVERY_S:
-            self._warned = time.monotonic()
+        warned = self._warned.get((group, topic), float("-inf"))
+        if age / retention >= ALARM and time.monotonic() - warned > WARN_EVERY_S:
+            self._warned[group, topic] = time.monotonic()
             log.error(
                 "a group is so far behind that records will be lost: start more of its role, or mend what stops it",
                 group=group,

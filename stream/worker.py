@@ -148,8 +148,8 @@ class Worker:
         busy = any(count for topic, count in self._in_flight.items() if topic not in self._bulk)
         bulk_in_flight = sum(self._in_flight[topic] for topic in self._bulk)
         room = min(free, (BULK_BESIDE if busy else max(1, self._max_in_flight // BULK_SHARE)) - bulk_in_flight)
-        if room <= 0:
-            return await consumer.poll(free, wait_s, topics=self._topics, paused=crowded)
+        if room <= 0:  # briefly: places of the bulk lane become free meanwhile
+            return await consumer.poll(free, POLL_S / 20, topics=self._topics, paused=crowded)
         lanes: list[tuple[Collection[str], int]] = [(self._topics, free), (self._bulk, room)]
         for topics, most in reversed(lanes) if self._polls % BULK_EVERY == 0 else lanes:
             records = await consumer.poll(most, 0, topics=topics, paused=crowded)

@@ -10,6 +10,7 @@ from facestream import environment
 from scripts.photos import get as get_photos
 from scripts.services import Services
 from scripts.services_packages import MissingTools
+from tests.keyspaces import temporary_keyspace
 
 environment.prepare()
 
@@ -57,6 +58,13 @@ def servers() -> Iterator[Services]:
 def services(servers: Services) -> dict[str, str]:
     """The settings that choose the real servers: FACESTREAM_LOG and so on."""
     return servers.settings()
+
+
+@pytest.fixture(scope="session")
+def keyspace(services: dict[str, str]) -> Iterator[str]:
+    """The URL of a keyspace on the real Cassandra."""
+    with temporary_keyspace(services) as url:
+        yield url
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -16,7 +16,7 @@ from backends.log import open_log as open_log_at
 from backends.objects import ObjectStore
 from backends.objects import open_objects as open_objects_at
 from backends.vectors import VectorStore
-from backends.vectors_sqlite import SqliteVectors
+from backends.vectors import open_vectors as open_vectors_at
 from tests.buckets import temporary_bucket
 from tests.topics import temporary_topics
 
@@ -58,14 +58,22 @@ async def open_objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         yield opening
 
 
-@pytest.fixture(params=["sqlite"])
+@pytest.fixture(params=["sqlite", "cassandra"])
 async def open_vectors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], VectorStore]]:
-    adapters: dict[str, Callable[[], VectorStore]] = {"sqlite": lambda: SqliteVectors(tmp_path / "vectors.db")}
     async with AsyncExitStack() as opened:
+        url = f"sqlite:///{tmp_path / 'vectors.db'}"
+        if request.param == "cassandra":
+            url = request.getfixturevalue("keyspace")
 
         def opening() -> VectorStore:
-            vectors = adapters[request.param]()
+            vectors = open_vectors_at(url)
             opened.push_async_callback(vectors.close)
             return vectors
 
         yield opening
+
+
+@pytest.fixture
+def beyond_a_block(request: pytest.FixtureRequest) -> int:
+    """More faces than a block of read_gallery has in this adapter: a server takes its time to write as many as a block may have."""
+    return {"sqlite": 66_000, "cassandra": 9_000}[request.node.callspec.params["open_vectors"]]

@@ -28,15 +28,19 @@ def a_face(directory: str, person: str, face_id: str, *, generation: str = "g1",
 
 
 async def gallery(vectors: VectorStore, directory: str, generation: str = "g1") -> dict[tuple[str, str], tuple[Face, bytes]]:
-    found: dict[tuple[str, str], tuple[Face, bytes]] = {}
+    """Each face with its vector, from the gallery and from the faces of its people."""
+    found: dict[tuple[str, str], bytes] = {}
     async for block in vectors.read_gallery(directory, generation):
         assert block.vectors.dtype == np.float32
         assert block.vectors.ndim == 2
-        assert 0 < len(block.faces) == len(block.vectors) <= 65_536
-        for face, vector in zip(block.faces, block.vectors, strict=True):
-            assert (face.person, face.face_id) not in found
-            found[face.person, face.face_id] = (face, vector.tobytes())
-    return found
+        assert 0 < len(block) == len(block.vectors) <= 65_536
+        for person, face_id, vector in zip(block.persons, block.face_ids, block.vectors, strict=True):
+            assert (person, face_id) not in found
+            found[person, face_id] = vector.tobytes()
+    people = await asyncio.gather(*(vectors.faces(directory, generation, it) for it in {person for person, _ in found}))
+    faces = {(face.person, face.face_id): face for those in people for face in those}
+    assert faces.keys() == found.keys()
+    return {key: (faces[key], vector) for key, vector in found.items()}
 
 
 async def test_faces_come_back_as_they_were_put(vectors: VectorStore, open_vectors: OpenVectors, unique: Unique) -> None:
@@ -126,23 +130,25 @@ async def test_the_faces_of_a_person_are_sorted(vectors: VectorStore, unique: Un
     assert await vectors.faces(unique("acme"), "g1", "nobody") == []
 
 
-async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Unique) -> None:
-    count = 66_000
+async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Unique, beyond_a_block: int) -> None:
+    count = beyond_a_block
     numbers = np.arange(count, dtype=np.float32).repeat(2).reshape(count, 2)
     faces = [
         FaceVector(unique("big"), "g1", Face(f"person {number // 3}", f"{number}", "", "", 1), numbers[number])
         for number in range(count)
     ]
-    for start in range(0, count, 11_000):
-        await vectors.put_faces(faces[start : start + 11_000])
+    for start in range(0, count, count // 6):
+        await vectors.put_faces(faces[start : start + count // 6])
     sizes: list[int] = []
     seen: set[str] = set()
     async for block in vectors.read_gallery(unique("big"), "g1"):
-        sizes.append(len(block.faces))
-        expected = np.array([float(face.face_id) for face in block.faces], np.float32)
+        sizes.append(len(block))
+        expected = np.array([float(face_id) for face_id in block.face_ids], np.float32)
         np.testing.assert_array_equal(block.vectors, np.stack([expected, expected], axis=1))
-        seen.update(face.face_id for face in block.faces)
+        assert list(block.persons) == [f"person {int(face_id) // 3}" for face_id in block.face_ids]
+        seen.update(block.face_ids)
     assert sum(sizes) == len(seen) == count
+    assert 1 < len(sizes)
     assert max(sizes) <= 65_536
 
 

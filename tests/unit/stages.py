@@ -158,5 +158,3 @@ async def kill(task: asyncio.Task[None]) -> None:
     """Ends a worker as a crash does: nothing more is handled, appended or committed."""
     task.cancel()
     await asyncio.wait([task])
-
-

@@ -24,7 +24,7 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, open_log
 from backends.log_kafka import KafkaLog
-from backends.log_kafka_group import member_name
+from backends.log_kafka_group import SESSION_S, member_name
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
 from tests.topics import admin_of, temporary_topics
 
@@ -215,10 +215,10 @@ def test_a_members_name_has_kafkas_characters_and_stays_its_own() -> None:
 def test_what_aiokafka_repeats_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(KafkaLog("kafka://host")._servers._settings())
     for node in range(50):
-        logging.getLogger("aiokafka.made_up").warning("cannot reach node %s", node)
+        logging.getLogger("aiokafka.made_up").warning("cannot reach node %s: %s", node, "refused" if node < 25 else "login")
     logging.getLogger("aiokafka.conn").debug("Request: a password")
     said = "".join(capsys.readouterr())
-    assert said.count("cannot reach node") == 1
+    assert (said.count("refused"), said.count("login")) == (1, 1)
     assert "password" not in said
 
 
@@ -412,7 +412,8 @@ async def test_a_reader_passes_over_what_is_gone(log: KafkaLog, admin: AIOKafkaA
     assert offsets[-2:] == [38, 39]
 
 
-async def test_fetching_begins_again_where_it_was_when_aiokafka_gives_up(log: KafkaLog) -> None:
+@pytest.mark.parametrize("way", ["ends", "fails"])
+async def test_fetching_begins_again_where_it_was_when_aiokafkas_fetcher_has_ended(log: KafkaLog, way: str) -> None:
     await log.create_topics([TopicSpec("events", 4)])
     consumer = await log.consumer("group", ["events"], member="one")
     await assigned(consumer, 4)
@@ -420,8 +421,11 @@ async def test_fetching_begins_again_where_it_was_when_aiokafka_gives_up(log: Ka
     for number in range(3):
         await log.append([NewRecord("events", f"{number}.{each}", b"") for each in range(20)])
         keys += [record.key for record in await drain(consumer, 5)]
-        fetching = consumer._fetching._consumer  # type: ignore[attr-defined]  # the adapter's own
-        fetching._fetcher._fetch_task.cancel()
+        fetcher = consumer._fetching._consumer._fetcher  # type: ignore[attr-defined]  # the adapter's own
+        if way == "ends":
+            fetcher._fetch_task.cancel()
+        else:
+            fetcher._get_actions_per_node = None
     keys += [record.key for record in await drain(consumer, 60 - len(keys))]
     assert sorted(keys) == sorted(f"{number}.{each}" for number in range(3) for each in range(20))
     assert consumer.epoch == 1
@@ -497,9 +501,10 @@ async def test_a_process_that_slept_through_its_session_cannot_commit(log: Kafka
         assert await asyncio.to_thread(line, zombie) == "fenced"
         # It may join again, and gets nothing while it has no place.
         assert await asyncio.to_thread(line, zombie) == "then 0"
-        await heir.poll(1, 0)
-        if at in heir.assignment:
-            await heir.commit({at: Committed(1)})
+        epoch = heir.epoch
+        while heir.epoch == epoch:
+            await heir.poll(1, 1)
+        await heir.commit({at: Committed(1)})  # which has the partition still
     assert time.monotonic() - began > 10
     await busy.commit({at: Committed(1)})
     assert busy.epoch == 1
@@ -533,6 +538,27 @@ async def test_who_comes_back_under_a_dead_members_name_takes_its_place_at_once(
     assert [record.key for record in await drain(consumer, 1)] == ["a"]
     assert time.monotonic() - began < 5  # its session lasts longer than that
     assert consumer.epoch == epoch  # and the others of the group did not notice
+
+
+@pytest.mark.parametrize("when", ["later", "at once"])
+async def test_who_closes_gives_its_partitions_to_the_others_at_once(
+    log: KafkaLog, opened: Callable[[str], KafkaLog], when: str
+) -> None:
+    await log.create_topics([TopicSpec("events", 2)])
+    staying = await log.consumer("group", ["events"], member="staying")
+    await assigned(staying, 2)
+    leaving = await opened("").consumer("group", ["events"], member="leaving")
+    if when == "later":
+        await asyncio.gather(assigned(staying, 1), assigned(leaving, 1))
+    await leaving.close()
+    began = time.monotonic()
+    for _ in range(2):  # what it holds may still be that of before
+        epoch = staying.epoch
+        while staying.epoch == epoch and time.monotonic() - began < SESSION_S / 2:
+            await staying.poll(1, 0.1, topics=[])
+    await log.append([NewRecord("events", f"{number}", b"") for number in range(20)])
+    assert len(await drain(staying, 20)) == 20
+    assert time.monotonic() - began < SESSION_S  # others would wait for so long when it had just vanished
 
 
 async def test_partitions_stay_where_they_are_when_members_come_and_go(opened: Callable[[str], KafkaLog]) -> None:

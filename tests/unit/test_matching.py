@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from backends.vectors import FaceBlock
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
-from sink.matching import matched
+from sink.matching import Photo, matched
 from weights.manifest import Calibration, EmbedderModel, manifest
 
 Floats = NDArray[np.float32]
@@ -56,7 +56,8 @@ def match(
     probes: list[Floats], known: Gallery, options: Options | None = None, model: EmbedderModel = MODEL
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
-    return matched([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), known, model, options or Options())
+    photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
+    return matched([photo], known, model)[0]
 
 
 def test_a_face_gets_the_name_of_the_person_it_is_like() -> None:
@@ -93,16 +94,30 @@ def test_nobody_to_be_found_in_an_empty_directory() -> None:
 
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
-    (person,) = matched([seen(0)], np.empty((0, DIMENSION), np.float32), [], known, MODEL, Options(strangers=1))
+    photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
+    ((person,),) = matched([photo], known, MODEL)
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
     faces = [seen(0), seen(1), seen(2)]
-    found = matched(faces, np.stack([axis(0), axis(1)]), [0, 2], gallery(a=axis(0), b=axis(1)), MODEL, Options())
+    photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
+    (found,) = matched([photo], gallery(a=axis(0), b=axis(1)), MODEL)
     assert [it["id"] for it in found] == ["a", None, "b"]
     assert found[1]["reason"] == "too-small"
     assert [it["face_id"] for it in found] == [it.face_id for it in faces]
+
+
+def test_photos_matched_together_are_answered_as_each_alone() -> None:
+    known = gallery(a=axis(0), b=axis(1), c=axis(2))
+    photos = [
+        Photo([seen(0), seen(1)], np.stack([axis(0), near(axis(1), 0.9, towards=7)]), [0, 1], Options(top=1)),
+        Photo([seen(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
+        Photo([seen(3), seen(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
+    ]
+    together = matched(photos, known, MODEL)
+    assert together == [matched([photo], known, MODEL)[0] for photo in photos]
+    assert [[len(person["candidates"]) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 
 def test_one_person_twice_in_a_photo_both_stand_and_the_weaker_says_so() -> None:

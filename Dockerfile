@@ -1,0 +1,46 @@
+# One image for all roles: `docker build -t facestream .`, then `docker run facestream --help`. docker-compose.yml starts them all.
+#
+# torch is what the package index has: on x86 a build with CUDA, 6 GB, which runs without a GPU too. Without a GPU an image of 2 GB
+# is enough: give the index of the CPU-only builds (pytorch.org, "Get Started") with --build-arg TORCH_INDEX=…, or as TORCH_INDEX in
+# the environment of `docker compose build`.
+
+FROM python:3.11-slim AS build
+
+ARG TORCH_INDEX=""
+# A machine behind a proxy or a mirror of the package index gives pip's own settings here.
+ARG PIP_INDEX_URL
+
+RUN python -m venv /opt/facestream
+ENV PATH=/opt/facestream/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /build
+
+# torch comes first, and its layer stays when only the code changes.
+COPY constraints.txt .
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install -c constraints.txt --upgrade pip setuptools && \
+    pip install -c constraints.txt ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+
+# Then what the code needs, then the code.
+COPY pyproject.toml README.md ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed && \
+    pip install -c constraints.txt -r needed
+COPY . .
+RUN pip install --no-build-isolation --no-deps . && facestream weights get --weights /opt/facestream/weights
+
+
+FROM python:3.11-slim
+
+# A user of its own, the same in every image, so that what it has in a volume stays its own. Volumes that are mounted here become its
+# own too: data of the embedded stores, and the passwords of servers.
+RUN useradd --uid 10001 --create-home --home-dir /home/facestream facestream && \
+    install --directory --owner=facestream --group=facestream --mode=700 /var/lib/facestream /run/facestream
+
+COPY --from=build /opt/facestream /opt/facestream
+ENV PATH=/opt/facestream/bin:$PATH \
+    FACESTREAM_DATA=/var/lib/facestream \
+    FACESTREAM_WEIGHTS=/opt/facestream/weights
+USER facestream
+WORKDIR /var/lib/facestream
+ENTRYPOINT ["facestream"]
+CMD ["--help"]

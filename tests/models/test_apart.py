@@ -1,0 +1,222 @@
+"""Detect and embed apart find and say what the fused stage does, with the real networks and real faces."""
+
+import hashlib
+import io
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backends.log import NewRecord, Record
+from backends.objects_files import FileObjects
+from backends.vectors_sqlite import SqliteVectors
+from processors.apart import Detect, Embed
+from processors.decode import DecodePool
+from processors.detecting import SMALLEST_EMBEDDED
+from processors.embed import Cutting
+from processors.inference import Inference, Networks
+from processors.networks import Detector, Embedder
+from processors.processor import Processor
+from schemas.errors import ObjectMissing
+from schemas.records import Answer, EmbeddedFace, FacesDetected, FacesEmbedded, ImageReceived, Purpose
+from sink.answers import Answers
+from stream.answers import answer
+from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, RESULTS
+from weights.manifest import manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    objects: FileObjects
+    fused: Processor
+    detect: Detect
+    embed: Embed
+
+    async def announce(self, photo: bytes, purpose: Purpose) -> Record:
+        """The record of a photo that lies in the object store."""
+        image_id = str(uuid.uuid4())
+        key = f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
+        await self.objects.put(key, photo, {"directory": "acme"})
+        received = ImageReceived(
+            image_id=image_id,
+            purpose=purpose,
+            directory="acme",
+            person="somebody" if purpose == "learn" else None,
+            object_key=key,
+            media_type="image/jpeg",
+            sha256=hashlib.sha256(photo).hexdigest(),
+        )
+        return appended(NewRecord(IMAGES_RECEIVED, image_id, received.encode()))
+
+    async def both(self, photo: bytes, purpose: Purpose) -> tuple[FacesEmbedded, FacesDetected, FacesEmbedded]:
+        """What the fused stage says, what is detected, and what is embedded from that."""
+        record = await self.announce(photo, purpose)
+        (fused,) = await self.fused.handle([record])
+        (detected,) = await self.detect.handle([record])
+        (embedded,) = await self.embed.handle([appended(detected)])
+        assert (detected.topic, detected.key, detected.partition_key) == (FACES_DETECTED, record.key, None)
+        assert (fused.topic, fused.key, fused.partition_key) == (FACES_EMBEDDED, record.key, "acme")
+        assert (embedded.topic, embedded.key, embedded.partition_key) == (fused.topic, fused.key, fused.partition_key)
+        return FacesEmbedded.decode(fused.value), FacesDetected.decode(detected.value), FacesEmbedded.decode(embedded.value)
+
+    async def stored(self) -> set[str]:
+        return {info.key async for info in self.objects.list()}
+
+
+def appended(record: NewRecord) -> Record:
+    return Record(record.topic, 0, 0, 0, record.key, record.value)
+
+
+@pytest.fixture
+async def stages(tmp_path: Path, detector: Detector, embedder: Embedder) -> AsyncIterator[Stages]:
+    objects, decoders, cutting = FileObjects(tmp_path / "objects"), DecodePool(workers=1), Cutting()
+    inference = Inference(lambda: Networks(detector, embedder, chunk_pixels=1_300_000, chunk_chips=32))
+    await decoders.start()
+    known = manifest()
+    yield Stages(
+        objects,
+        Processor(objects, decoders, cutting, inference, known),
+        Detect(objects, decoders, cutting, inference, known),
+        Embed(objects, cutting, inference, known),
+    )
+    inference.close()
+    cutting.close()
+    await decoders.close()
+    await objects.close()
+
+
+def street(photos: Path, size: tuple[int, int], places: Sequence[tuple[str, int, int, int]]) -> bytes:
+    """A grey picture with heads of two people: name, left, top, height."""
+    heads = {"obama": (300, 30, 690, 480), "biden": (350, 100, 820, 640)}
+    canvas = Image.new("RGB", size, (128, 128, 128))
+    for name, left, top, height in places:
+        with Image.open(photos / f"{name}.jpg") as picture:
+            head = picture.convert("RGB").crop(heads[name])
+            canvas.paste(head.resize((round(height * head.width / head.height), height)), (left, top))
+    file = io.BytesIO()
+    canvas.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def geometry(face: EmbeddedFace) -> object:
+    return face.model_dump(exclude={"vectors"})
+
+
+def cosine(one: EmbeddedFace, other: EmbeddedFace, generation: str) -> float:
+    a, b = one.vector(generation), other.vector(generation)
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+@pytest.mark.parametrize(
+    ("size", "places"),
+    [
+        ((900, 500), [("obama", 60, 60, 320), ("biden", 480, 60, 300), ("obama", 800, 300, 90)]),
+        # Decoded reduced; the faces need all pixels, and are cut from those.
+        ((4200, 2600), [("obama", 300, 300, 180), ("biden", 2000, 1000, 200), ("obama", 3500, 2000, 170)]),
+        ((4200, 2600), [("obama", 300, 300, 1500), ("biden", 2300, 300, 1600)]),
+    ],
+    ids=["small", "large with small faces", "large with large faces"],
+)
+async def test_a_photo_has_the_same_faces_and_nearly_the_same_vectors(
+    stages: Stages, photos: Path, size: tuple[int, int], places: list[tuple[str, int, int, int]]
+) -> None:
+    fused, detected, apart = await stages.both(street(photos, size, places), "recognize")
+    assert len(fused.faces) == len(places)
+    assert [geometry(face) for face in apart.faces] == [geometry(face) for face in fused.faces]
+    assert apart.models == fused.models
+    assert apart.received == fused.received
+    generation = fused.models.generation or ""
+    assert min(cosine(*faces, generation) for faces in zip(fused.faces, apart.faces, strict=True)) >= 0.999
+    for i, face in enumerate(apart.faces):  # each cell is its own face's: no other's vector is as near
+        assert i == np.argmax([cosine(face, other, generation) for other in fused.faces])
+    assert detected.sheet_key == f"{fused.received.object_key}.crops"
+    assert sorted(face.cell for face in detected.faces if face.cell is not None) == list(range(len(places)))
+
+
+async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photos: Path) -> None:
+    fused, detected, apart = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
+    (one,), (other,) = fused.faces, apart.faces
+    assert geometry(one) == geometry(other)
+    assert one.crop is not None
+    assert one.source is not None
+    assert cosine(one, other, fused.models.generation or "") >= 0.99999
+    assert (apart.models, apart.ignored, apart.received) == (fused.models, fused.ignored, fused.received)
+    assert detected.sheet_key is None
+    assert await stages.stored() == {fused.received.object_key, one.crop.object_key}
+
+
+async def test_who_is_ignored_beside_a_learned_face_is_passed_on(stages: Stages, photos: Path) -> None:
+    photo = street(photos, (900, 500), [("obama", 60, 60, 400), ("biden", 700, 100, 100)])
+    fused, detected, apart = await stages.both(photo, "learn")
+    assert len(fused.ignored) == 1
+    assert detected.ignored == apart.ignored == fused.ignored
+
+
+async def test_a_face_that_is_too_small_has_no_vector_and_no_cell(stages: Stages, photos: Path) -> None:
+    photo = street(photos, (400, 300), [("obama", 20, 40, 200), ("biden", 330, 100, 24)])
+    fused, detected, apart = await stages.both(photo, "recognize")
+    small = [face.side < SMALLEST_EMBEDDED for face in fused.faces]
+    assert small == [False, True]
+    assert [bool(face.vectors) for face in fused.faces] == [True, False]
+    assert [bool(face.vectors) for face in apart.faces] == [True, False]
+    assert [face.cell for face in detected.faces] == [0, None]
+    assert [geometry(face) for face in apart.faces] == [geometry(face) for face in fused.faces]
+
+
+async def test_where_all_faces_are_too_small_there_is_no_sheet(stages: Stages, photos: Path) -> None:
+    fused, detected, apart = await stages.both(street(photos, (300, 200), [("biden", 100, 100, 24)]), "recognize")
+    assert [face.vectors for face in fused.faces] == [{}]
+    assert [face.vectors for face in apart.faces] == [{}]
+    assert detected.sheet_key is None
+    assert await stages.stored() == {fused.received.object_key}
+
+
+async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos: Path) -> None:
+    nobody = street(photos, (300, 200), [])
+    somebody = (photos / "biden.jpg").read_bytes()
+    cases: list[tuple[bytes, Purpose, int]] = [(nobody, "recognize", 0), (nobody, "detect", 0), (somebody, "detect", 1)]
+    for photo, purpose, faces in cases:
+        record = await stages.announce(photo, purpose)
+        (fused,) = await stages.fused.handle([record])
+        (apart,) = await stages.detect.handle([record])
+        assert apart == fused
+        assert apart.topic == RESULTS
+        said = Answer.decode(apart.value)
+        assert said.status == 200
+        assert len(said.body["persons"]) == faces
+    assert not any(key.endswith(".crops") for key in await stages.stored())
+
+
+async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_answer(
+    stages: Stages, photos: Path, tmp_path: Path
+) -> None:
+    probe, _, _ = await stages.both((photos / "biden.jpg").read_bytes(), "recognize")
+    learned, _, _ = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
+    assert len(await stages.stored()) == 4
+    vectors = SqliteVectors(tmp_path / "vectors.db")
+    keeping, forgetting = (Answers(vectors, stages.objects, keep_probes=keep) for keep in (True, False))
+    answers = [appended(answer(event.received, 200, {"status": "OK"})) for event in (probe, learned)]
+    fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
+    await keeping.handle(fresh)
+    assert len(await stages.stored()) == 4
+    await forgetting.handle(fresh)
+    crop = learned.faces[0].crop
+    assert crop is not None
+    assert await stages.stored() == {learned.received.object_key, crop.object_key}
+    await vectors.close()
+
+
+async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> None:
+    """It went with the answer, and the record came again: the stage behind it knows by this that it came too late."""
+    record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
+    (detected,) = await stages.detect.handle([record])
+    sheet = FacesDetected.decode(detected.value).sheet_key
+    assert sheet is not None
+    await stages.objects.delete([sheet])
+    with pytest.raises(ObjectMissing):
+        await stages.embed.handle([appended(detected)])
+    assert stages.embed.received(appended(detected)) == ImageReceived.decode(record.value)
