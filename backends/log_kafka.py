@@ -118,7 +118,7 @@ class KafkaLog(EventLog):
         self._closed = True
         await self._appends.close()
         await asyncio.gather(*(each.close() for each in list(self._reading)))
-        await self._offsets.close()
+        await asyncio.gather(self._offsets.close(), self._topics.close())
         if self._admin.made is not None:
             await self._admin.made.close()
 

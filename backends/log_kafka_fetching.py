@@ -16,6 +16,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from backends.log import Record, TopicPartition, fair_shares
 from backends.log_kafka_connect import AWAY, KafkaServers
+from backends.log_kafka_sessions import use_sessions
 from schemas.errors import Unavailable
 
 # What is fetched ahead, of all partitions and of one, and what one poll gives out; a record may have 8 MB.
@@ -77,6 +78,7 @@ class Fetching:
                     fetch_max_bytes=REQUEST_BYTES,
                     max_partition_fetch_bytes=REQUEST_OF_ONE_BYTES,
                 )
+                use_sessions(consumer)
                 try:
                     await self._fetch(consumer)
                 finally:

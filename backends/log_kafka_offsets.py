@@ -17,8 +17,9 @@ class KafkaOffsets:
     def __init__(self, servers: KafkaServers, admin: Lazily[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin
+        self._consumer: Lazily[AIOKafkaConsumer] = Lazily(servers.consumer)
         # Of each partition only the first batch is wanted.
-        self._consumer: Lazily[AIOKafkaConsumer] = Lazily(
+        self._peeker: Lazily[AIOKafkaConsumer] = Lazily(
             lambda: servers.consumer(auto_offset_reset="earliest", max_partition_fetch_bytes=4096)
         )
         self._peeking = asyncio.Lock()
@@ -82,20 +83,18 @@ class KafkaOffsets:
         times: dict[TopicPartition, int] = {}
         if not offsets:
             return times
-        consumer = await self._consumer()
+        peeker = await self._peeker()
         async with self._peeking:
-            consumer.assign([self._servers.theirs(at) for at in offsets])
+            peeker.assign([self._servers.theirs(at) for at in offsets])
             for at, offset in offsets.items():
-                consumer.seek(self._servers.theirs(at), offset)
-            try:
-                while len(times) < len(offsets):
-                    for partition, records in (await consumer.getmany(timeout_ms=int(ASK_S * 1000))).items():
-                        times.setdefault(self._servers.ours(partition), records[0].timestamp)
-                        consumer.pause(partition)
-            finally:
-                consumer.assign([])
+                peeker.seek(self._servers.theirs(at), offset)
+            while len(times) < len(offsets):
+                for partition, records in (await peeker.getmany(timeout_ms=int(ASK_S * 1000))).items():
+                    times[self._servers.ours(partition)] = records[0].timestamp
+                    peeker.pause(partition)
         return times
 
     async def close(self) -> None:
-        if self._consumer.made is not None:
-            await self._consumer.made.stop()
+        for consumer in (self._consumer.made, self._peeker.made):
+            if consumer is not None:
+                await consumer.stop()

@@ -1,12 +1,14 @@
 """The topics of a Kafka cluster: how many partitions they have, making them as their specs say, refusing those that differ."""
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from aiokafka import AIOKafkaClient
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.protocol.metadata import MetadataRequest
 
 from backends.log import TopicSpec, mismatch
 from backends.log_kafka_connect import LARGEST_BATCH, RETRY_S, SETTING, KafkaServers, Lazily
@@ -32,27 +34,31 @@ class KafkaTopics:
     def __init__(self, servers: KafkaServers, admin: Lazily[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin
+        self._client: Lazily[AIOKafkaClient] = Lazily(servers.client)
         self._counts: dict[str, int] = {}
+        self._counting = asyncio.Lock()
 
     async def count(self, name: str) -> int:
         """The partition count, which never changes. Raises InvalidRequest for an unknown topic."""
         if name not in self._counts:
-            leaders = await self._servers.asked("reading topics", self._leaders)
-            self._counts |= {topic: len(partitions) for topic, partitions in leaders.items()}
-        if name not in self._counts:
-            raise InvalidRequest(f"there is no topic '{name}': create the topics first (facestream init)")
+            async with self._counting:  # of many who ask at once, one does
+                if name not in self._counts:
+                    leaders = await self._servers.asked("reading topics", lambda: self._leaders([name]))
+                    if name not in leaders:
+                        raise InvalidRequest(f"there is no topic '{name}': create the topics first (facestream init)")
+                    self._counts[name] = len(leaders[name])
         return self._counts[name]
 
-    async def _leaders(self) -> dict[str, list[bool]]:
-        """All topics, and of each partition whether it has a leader. All, because a missing one that is asked for by name may be
-        created by that.
-        """
-        found = await (await self._admin()).describe_topics()
-        prefix = self._servers.prefix
+    async def _leaders(self, names: Collection[str]) -> dict[str, list[bool]]:
+        """Those of the topics that exist, and of each partition whether it has a leader."""
+        client = await self._client()
+        # aiokafka's admin client would have the servers create what is missing.
+        request = MetadataRequest([self._servers.prefix + name for name in names], allow_auto_topic_creation=False)
+        found = (await client.send(client.get_random_node(), request)).to_object()["topics"]
         return {
-            each["topic"].removeprefix(prefix): [not partition["error_code"] for partition in each["partitions"]]
+            each["topic"].removeprefix(self._servers.prefix): [not partition["error_code"] for partition in each["partitions"]]
             for each in found
-            if each["topic"].startswith(prefix) and not each["error_code"]
+            if not each["error_code"]
         }
 
     async def create(self, specs: Sequence[TopicSpec]) -> None:
@@ -68,7 +74,7 @@ class KafkaTopics:
 
     async def _mend(self, specs: Sequence[TopicSpec]) -> bool:
         """Whether there was something to mend."""
-        found = await self._look(spec.name for spec in specs)
+        found = await self._look([spec.name for spec in specs])
         for spec in specs:
             if spec.name in found and found[spec.name].partitions != spec.partitions:
                 raise mismatch(spec, found[spec.name].partitions)
@@ -84,7 +90,7 @@ class KafkaTopics:
 
     async def require(self, specs: Sequence[TopicSpec]) -> None:
         """See EventLog.require_topics."""
-        found = await self._servers.asked("reading topics", lambda: self._look(spec.name for spec in specs))
+        found = await self._servers.asked("reading topics", lambda: self._look([spec.name for spec in specs]))
         for spec in specs:
             if spec.name not in found:
                 raise TopicMismatch(f"there is no topic '{spec.name}': `facestream init` creates the topics")
@@ -116,9 +122,9 @@ class KafkaTopics:
             settings["min.insync.replicas"] = str(self._servers.min_insync_replicas)
         return settings
 
-    async def _look(self, names: Iterable[str]) -> dict[str, _Found]:
-        leaders = await self._leaders()
-        there = {self._servers.prefix + name: name for name in names if name in leaders}
+    async def _look(self, names: Collection[str]) -> dict[str, _Found]:
+        leaders = await self._leaders(names)
+        there = {self._servers.prefix + name: name for name in leaders}
         if not there:
             return {}
         admin = await self._admin()
@@ -160,6 +166,10 @@ class KafkaTopics:
         ):
             for code, message, _, name in response.resources:
                 self._check(name, code, message)
+
+    async def close(self) -> None:
+        if self._client.made is not None:
+            await self._client.made.close()
 
     @staticmethod
     def _check(name: str, code: int, message: str | None) -> None:

@@ -87,6 +87,7 @@ class ApiKey:
     created_at: float
 
 
+MOST_IN_BLOCK = 2_048  # faces: few enough to be taken in between two others of the event loop's tasks
 EXPIRED_KEPT_S = 7 * 86_400.0  # an expired answer is told from one that never was for so long
 
 
@@ -109,7 +110,7 @@ class VectorStore(ABC):
 
     @abstractmethod
     def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
-        """All faces of a gallery, in blocks of at most 65,536, in no order that counts. Memory in use is a block at a time."""
+        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no order that counts. Memory in use is that of a few."""
 
     @abstractmethod
     async def directories(self, generation: str) -> list[str]:

@@ -95,15 +95,11 @@ class CassandraVectors(VectorStore):
         directories: dict[tuple[str, str], int] = {}
         requests: list[tuple[Statement, Sequence[Any]]] = []
         for it in faces:
-            it.check()
-            face, at = it.face, 1000 * it.face.timestamp
-            names = (it.directory, it.generation, _bucket(face.person), face.person, face.face_id, face.image_id, face.source)
-            vector = it.vector.astype("<f4", copy=False).tobytes()
-            requests.append((_PUT_FACE, (*names, face.timestamp, vector, at)))
+            requests.append((_PUT_FACE, _row(it)))
             place = (it.generation, it.directory)
-            directories[place] = max(at, directories.get(place, at))
-        for (generation, directory), at in directories.items():
-            requests.append((_PUT_DIRECTORY, (generation, _bucket(directory), directory, at)))
+            directories[place] = max(it.face.timestamp, directories.get(place, it.face.timestamp))
+        for (generation, directory), timestamp in directories.items():
+            requests.append((_PUT_DIRECTORY, (generation, _bucket(directory), directory, 1000 * timestamp)))
         await self._client.run_all(requests)
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
@@ -198,6 +194,13 @@ class CassandraVectors(VectorStore):
 def _bucket(name: str) -> int:
     """Where a person or a directory lies, for ever."""
     return zlib.crc32(name.encode()) % len(BUCKETS)
+
+
+def _row(it: FaceVector) -> tuple[Any, ...]:
+    it.check()
+    face = it.face
+    names = (it.directory, it.generation, _bucket(face.person), face.person, face.face_id, face.image_id, face.source)
+    return (*names, face.timestamp, it.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
 
 
 def _ttl(expires_at: float, now: float) -> int:

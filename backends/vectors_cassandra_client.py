@@ -15,7 +15,7 @@ from cassandra import DriverException, Unauthorized, UnresolvableContactPoints
 from cassandra import InvalidRequest as Refused
 from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, ResultSet, Session
 from cassandra.connection import ConnectionException
-from cassandra.protocol import ErrorMessage, NumpyProtocolHandler
+from cassandra.protocol import ErrorMessage, NumpyProtocolHandler, ProtocolHandler
 
 from backends.urls import ServerUrl
 from backends.vectors_cassandra_connect import cluster_of
@@ -55,8 +55,7 @@ class Columns(NamedTuple):
 @dataclass
 class _Connected:
     cluster: Cluster
-    rows: Session
-    columns: Session  # whose answers are parsed into columns
+    session: Session
     prepared: dict[Statement, Any]
     away_since: float | None = None
 
@@ -152,16 +151,18 @@ class Client:
     async def _ask(self, statement: Statement, values: Sequence[Any], begin: bytes | None, *, columns: bool = False) -> Page:
         self._check_open()
         connected = self._connected or await self._connect()
-        session = connected.columns if columns else connected.rows
+        session = connected.session
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self._asking.add(answer)
         try:
+            # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the driver
+            # does not restore the one that loses its connection alone.
+            session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
             asked = session.execute_async(connected.prepared[statement], values, paging_state=begin)
             asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(answer,))
             page = await answer
         except Refused as error:
-            # Something with this request, or the keyspace is gone.
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._ready, connected.rows)
+            await self.once(self._ready)  # or the keyspace is gone
             raise InvalidRequest(f"{self}: {error}") from error
         except FAILURES as error:
             if isinstance(error, NoHostAvailable):
@@ -216,17 +217,15 @@ class Client:
         try:
             cluster = cluster_of(self._server)
             try:
-                rows = cluster.connect()
-                self._ready(rows)
-                prepared = {it: _prepared(rows, it, self._server.path) for it in self._statements}
-                columns = cluster.connect()
-                columns.client_protocol_handler = NumpyProtocolHandler
+                session = cluster.connect()
+                self._ready(session)
+                prepared = {it: _prepared(session, it, self._server.path) for it in self._statements}
             except BaseException:
                 cluster.shutdown()
                 raise
         except FAILURES as error:
             raise self._translated(error) from error
-        return _Connected(cluster, rows, columns, prepared)
+        return _Connected(cluster, session, prepared)
 
     def _is_away(self, connected: _Connected) -> None:
         now = time.monotonic()

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.sqlite_threads import GroupWriter, Operation, ReadThread
-from backends.vectors import ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
+from backends.vectors import MOST_IN_BLOCK, ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
 
-BLOCK_FACES = 65_536
 # Answers deleted in one transaction, so that a sweep holds up nobody who writes.
 SWEEP_ANSWERS = 500
 
@@ -123,7 +122,7 @@ class SqliteVectors(VectorStore):
             if block is None:
                 return
             yield block
-            if len(block) < BLOCK_FACES:
+            if len(block) < MOST_IN_BLOCK:
                 return
             after = (block.persons[-1], block.face_ids[-1])
 
@@ -209,8 +208,8 @@ def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> O
         persons: list[str] = []
         face_ids: list[str] = []
         blobs: list[bytes] = []
-        # Not fetchall: the garbage collector would stop every thread to look through 65,536 tuples.
-        for person, face_id, blob in connection.execute(_READ_BLOCK, (directory, generation, *after, BLOCK_FACES)):
+        # Not fetchall: the garbage collector would look through all the tuples.
+        for person, face_id, blob in connection.execute(_READ_BLOCK, (directory, generation, *after, MOST_IN_BLOCK)):
             persons.append(person)
             face_ids.append(face_id)
             blobs.append(blob)

@@ -52,7 +52,7 @@ async def serve(
             return
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
-        background: list[Coroutine[Any, Any, None]] = []
+        background: list[Callable[[], Coroutine[Any, Any, None]]] = []
         service: HttpService | None = None
         if "process" in roles:
             from facestream.role_process import process_workers  # torch takes a second to import: not for the other roles
@@ -61,19 +61,19 @@ async def serve(
         if "sink" in roles:
             of_sink, housekeeping = sink_workers(settings, stores, known, member)
             workers += of_sink
-            background.append(housekeeping.run())
+            background.append(housekeeping.run)
         pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
-        background.append(LagWatch(stores.log, pairs, LOOK_EVERY_S).run())
+        background.append(LagWatch(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
         if "ingest" in roles:
             service = await stack.enter_async_context(http_service(settings, stores, known, checks, owners_socket))
-            background.append(service.run())
+            background.append(service.run)
 
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(worker.run()) for worker in workers]
-            beside = [tasks.create_task(each) for each in background]
+            beside = [tasks.create_task(run()) for run in background]
             for worker, task in zip(workers, running, strict=True):
-                await _ready(worker, task)
+                await _ready(worker, task, stop)
             gc.collect()
             gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
             stack.callback(gc.unfreeze)
@@ -92,11 +92,12 @@ async def serve(
                 beside_task.cancel()
 
 
-async def _ready(worker: Worker, task: asyncio.Task[None]) -> None:
-    """Returns when the worker has joined its group, or has ended."""
-    ready = asyncio.ensure_future(worker.ready.wait())
-    await asyncio.wait([ready, task], return_when=asyncio.FIRST_COMPLETED)
-    ready.cancel()
+async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Returns when the worker has joined its group, has ended, or is to end."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (worker.ready, stop)]
+    await asyncio.wait([*waits, task], return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
 
 
 def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:

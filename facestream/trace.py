@@ -133,9 +133,10 @@ def _told(record: Record) -> str:
     """One line on what a record says."""
     event = _event(record)
     if isinstance(event, ImageReceived):
-        return f"accepted to {event.purpose}, directory '{event.directory}', {event.media_type}, {event.object_key}"
+        directory = "" if event.directory is None else f", directory '{event.directory}'"
+        return f"accepted to {event.purpose}{directory}, {event.media_type}, {event.object_key}"
     if isinstance(event, FacesDetected | FacesEmbedded):
-        return f"{len(event.faces)} faces"
+        return f"faces: {len(event.faces)}"
     if isinstance(event, Answer):
         return f"answered {event.status} {event.body.get('code', event.body.get('status', ''))}"
     if isinstance(event, DeadLetter):

@@ -1,6 +1,5 @@
 """The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is short."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -26,7 +25,7 @@ class Galleries:
         if gallery is None:
             gallery, dropped = Gallery(dimension), self._dropped
             async for block in self._vectors.read_gallery(directory, generation):
-                await asyncio.to_thread(gallery.load, block)
+                gallery.load(block)
             if dropped != self._dropped:  # while it was read it may have become stale: it serves this once
                 return gallery
             self._galleries[key] = gallery

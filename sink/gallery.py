@@ -60,25 +60,27 @@ class Gallery:
 
     def load(self, block: FaceBlock) -> None:
         """Adds faces that are not there yet, many at a time."""
-        self._append(_keys(block.face_ids), self._names.numbers(block.persons), _units(block.vectors))
+        self._append(_keys(block.face_ids), self._names.numbers(block.persons), block.vectors)
         self._strangers = None
 
     def add(self, block: FaceBlock) -> None:
         """Adds faces as they are learned; one that is there already (the same face_id) is replaced."""
-        keys, people, units = _keys(block.face_ids), self._names.numbers(block.persons), _units(block.vectors)
+        keys, people = _keys(block.face_ids), self._names.numbers(block.persons)
         last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id
         known = self._rows_of(keys)
         for i in last.values():
             if (row := known.get(keys[i].tobytes())) is not None:
-                self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS] = units[i]
+                _to_unit_length(block.vectors[i : i + 1], self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS][None])
         new = [i for key, i in last.items() if key not in known]
-        self._append(keys[new], people[new], units[new])
+        self._append(keys[new], people[new], block.vectors[new])
         if self._strangers is not None:
             self._strangers.changed(self, sorted({*people.tolist()}))
 
     def match(self, probes: Floats, top: int) -> list[list[Candidate]]:
         """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
-        return [[self._candidate(it) for it in found] for found in self.best(_units(probes), top)]
+        units = np.empty(probes.shape, np.float32)
+        _to_unit_length(probes, units)
+        return [[self._candidate(it) for it in found] for found in self.best(units, top)]
 
     def best(self, units: Floats, top: int) -> list[list[Match]]:
         """The same with numbers for names and ids. units: (B, D), unit length."""
@@ -132,12 +134,13 @@ class Gallery:
         face_id = f"{hex_[:8]}-{hex_[8:12]}-{hex_[12:16]}-{hex_[16:20]}-{hex_[20:]}"
         return Candidate(self._names[match.person], match.similarity, face_id)
 
-    def _append(self, keys: NDArray[np.uint64], people: NDArray[np.int32], units: Floats) -> None:
+    def _append(self, keys: NDArray[np.uint64], people: NDArray[np.int32], vectors: Floats) -> None:
         begin, end = self._rows, self._rows + len(keys)
         self._reserve(end)
         for i in range(begin // BLOCK_ROWS, -(-end // BLOCK_ROWS)):
             low, high = max(begin, i * BLOCK_ROWS), min(end, (i + 1) * BLOCK_ROWS)
-            self._blocks[i][low - i * BLOCK_ROWS : high - i * BLOCK_ROWS] = units[low - begin : high - begin]
+            rows = self._blocks[i][low - i * BLOCK_ROWS : high - i * BLOCK_ROWS]
+            _to_unit_length(vectors[low - begin : high - begin], rows)
         self._face_ids[begin:end] = keys
         self._person_of[begin:end] = people
         self._rows = end
@@ -155,20 +158,17 @@ class Gallery:
     def _reserve(self, rows: int) -> None:
         while rows > len(self._blocks) * BLOCK_ROWS:
             self._blocks.append(np.empty((BLOCK_ROWS, self.dimension), np.float32))
-        if rows > len(self._person_of):
+            # Pages that nothing was written to take no memory.
             person_of, face_ids = self._person_of, self._face_ids
-            capacity = max(64, rows + rows // 8)
+            capacity = len(self._blocks) * BLOCK_ROWS
             self._person_of, self._face_ids = np.empty(capacity, np.int32), np.empty((capacity, 2), np.uint64)
             self._person_of[: len(person_of)], self._face_ids[: len(face_ids)] = person_of, face_ids
 
 
-def _units(vectors: Floats) -> Floats:
-    """(n, D) of unit length; a vector without a length, or an endless one, is not similar to anything."""
-    vectors = np.asarray(vectors, np.float32)
+def _to_unit_length(vectors: Floats, units: Floats) -> None:
+    """Both (n, D). One without a length, or an endless one, gets nothing that is similar to anything."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    with np.errstate(invalid="ignore"):
-        units: Floats = vectors / np.maximum(lengths, 1e-12)[:, None]
-    return units
+    np.divide(vectors, np.maximum(lengths, 1e-12)[:, None], out=units)
 
 
 def _keys(face_ids: Sequence[str]) -> NDArray[np.uint64]:

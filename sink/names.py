@@ -18,9 +18,8 @@ class Names:
     def __init__(self) -> None:
         self._text = bytearray()  # UTF-8, one after the other
         self._ends = array("q")  # of each in the text
-        self._hashes = array("q")
-        # A hash table by linear probing: each slot holds a number. At most two thirds are taken, so that searches end soon.
-        self._slots = array("i", [FREE]) * 8
+        self._hashes = array("I")  # 32 bits of each
+        self._spread(8)
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -33,7 +32,7 @@ class Names:
 
     @property
     def nbytes(self) -> int:
-        return len(self._text) + sum(len(it) * it.itemsize for it in (self._ends, self._hashes, self._slots))
+        return len(self._text) + 12 * len(self) + self._slots.nbytes
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.int32]:
         """The number of each; new ones are added. Equal names in a row cost next to nothing."""
@@ -48,7 +47,7 @@ class Names:
     def _find(self, name: str) -> tuple[int, int]:
         """Its number and its slot, FREE and the slot for it where it is new."""
         slots, hashes = self._slots, self._hashes
-        mask, hash_ = len(slots) - 1, hash(name)
+        mask, hash_ = len(slots) - 1, hash(name) & 0xFFFF_FFFF
         slot = hash_ & mask
         while (number := slots[slot]) != FREE:
             if hashes[number] == hash_ and self._bytes(number) == name.encode():
@@ -63,11 +62,11 @@ class Names:
             return number
         number = len(self)
         slots[slot] = number
-        self._hashes.append(hash(name))
+        self._hashes.append(hash(name) & 0xFFFF_FFFF)
         self._text += name.encode()
         self._ends.append(len(self._text))
-        if 3 * len(self) > 2 * len(slots):
-            self._spread(4 * len(slots) if len(slots) < 1 << 16 else 2 * len(slots))
+        if 3 * len(self) > 2 * len(slots):  # fuller, searches get long
+            self._spread(2 * len(slots))
         return number
 
     def _bytes(self, number: int) -> bytes:
@@ -75,13 +74,15 @@ class Names:
         return bytes(self._text[begin : self._ends[number]])
 
     def _spread(self, size: int) -> None:
-        """Fills a table of so many slots, all names at once: each goes on from a slot that another one took."""
+        """Makes a hash table of so many slots, each of which holds a number, by linear probing. All names enter it at once: each
+        goes on from a slot that another one took.
+        """
         slots = np.full(size, FREE, np.int32)
         left = np.arange(len(self), dtype=np.int32)
-        at = np.array(self._hashes, np.int64) & (size - 1)
+        at = np.frombuffer(self._hashes, np.uint32) & np.uint32(size - 1)
         while len(left):
             free = slots[at[left]] == FREE
             slots[at[left[free]]] = left[free]
             left = left[slots[at[left]] != left]
             at[left] = at[left] + 1 & size - 1
-        self._slots = array("i", slots.tobytes())
+        self._slots = memoryview(slots)

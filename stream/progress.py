@@ -45,8 +45,9 @@ class Progress:
         return bool(self._suspected)
 
     @property
-    def waiting_records(self) -> int:
-        return sum(map(len, self.waiting.values()))
+    def undone(self) -> int:
+        """How many records were polled and are not done."""
+        return len(self._polled) - len(self._done)
 
     def is_suspect(self, offset: int) -> bool:
         """Whether the record may have been under way in a process that ended uncleanly: it was there when this epoch began, among

@@ -23,6 +23,8 @@ RUN_BY = "run by "  # and the member: it has the partition, and something may be
 ATTEMPT = "attempt "  # and its number: the record at this offset is being tried alone
 NO_EPOCH = -1
 POLL_S = 0.5
+BRIEFLY_S = 0.02  # a poll that leaves something out: it may be wanted again before a record comes
+COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; what is done again after a crash has the same effect
 LOG_AWAY_S = 1.0
 MOST_RETRYING = 1_000
 BULK_EVERY = 20  # polls: one in so many asks the bulk lane first
@@ -138,18 +140,22 @@ class Worker:
 
     async def _poll(self, consumer: Consumer, free: int) -> list[Record]:
         """The first lane goes first. The bulk lane gets a few records at a time: when the first has none, and in one poll of
-        BULK_EVERY in any case.
+        BULK_EVERY in any case. Where order counts a partition gets at most three quarters of the places, so that one sequence
+        that takes its time leaves room for others.
         """
-        crowded = [at for at, it in self._partitions.items() if it.waiting_records > self._max_in_flight // 4]
-        wait_s = POLL_S / 5 if crowded else POLL_S
+        crowded: list[TopicPartition] = []
+        if self._sequence_of is not None:
+            free = min(free, max(1, self._max_in_flight // 4))
+            crowded = [at for at, it in self._partitions.items() if it.undone > self._max_in_flight // 2]
+        wait_s = BRIEFLY_S if crowded else POLL_S
         if not self._bulk:
             return await consumer.poll(free, wait_s, paused=crowded)
         self._polls += 1
         busy = any(count for topic, count in self._in_flight.items() if topic not in self._bulk)
         bulk_in_flight = sum(self._in_flight[topic] for topic in self._bulk)
         room = min(free, (BULK_BESIDE if busy else max(1, self._max_in_flight // BULK_SHARE)) - bulk_in_flight)
-        if room <= 0:  # briefly: places of the bulk lane become free meanwhile
-            return await consumer.poll(free, POLL_S / 20, topics=self._topics, paused=crowded)
+        if room <= 0:
+            return await consumer.poll(free, BRIEFLY_S, topics=self._topics, paused=crowded)
         lanes: list[tuple[Collection[str], int]] = [(self._topics, free), (self._bulk, room)]
         for topics, most in reversed(lanes) if self._polls % BULK_EVERY == 0 else lanes:
             records = await consumer.poll(most, 0, topics=topics, paused=crowded)
@@ -249,6 +255,7 @@ class Worker:
             unit.add_done_callback(lambda _: self._changed.set())
             while not unit.done() and record not in self._retrying:
                 await self._change()
+            await self._commit(consumer, self._note_of_run)  # at once: what comes next may end the process, and this one did not
 
     async def _note(self, consumer: Consumer, offsets: dict[TopicPartition, Committed]) -> bool:
         """Commits, without end while the log is away or full. False when the worker was stopped before that, or the group has
@@ -306,6 +313,7 @@ class Worker:
     async def _keep_committing(self, consumer: Consumer) -> None:
         while True:
             await self._advanced.wait()
+            await asyncio.sleep(COMMIT_EVERY_S)
             self._advanced.clear()
             await self._commit(consumer, self._note_of_run)
 

@@ -71,9 +71,3 @@ async def open_vectors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
             return vectors
 
         yield opening
-
-
-@pytest.fixture
-def beyond_a_block(request: pytest.FixtureRequest) -> int:
-    """More faces than a block of read_gallery has in this adapter: a server takes its time to write as many as a block may have."""
-    return {"sqlite": 66_000, "cassandra": 9_000}[request.node.callspec.params["open_vectors"]]

@@ -96,6 +96,7 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.02)
     monkeypatch.setattr(worker_module, "LOG_AWAY_S", 0.02)
     monkeypatch.setattr(worker_module, "POLL_S", 0.05)
+    monkeypatch.setattr(worker_module, "COMMIT_EVERY_S", 0.005)
     with structlog.testing.capture_logs():
         yield
 

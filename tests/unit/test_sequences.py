@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.log import TopicSpec
+from backends.log import TopicSpec, partition_of
 from backends.log_sqlite import SqliteLog
 from schemas.errors import Unavailable
 from schemas.records import ImageReceived
@@ -142,3 +142,25 @@ async def test_what_waits_in_a_sequence_is_not_handed_over_once_its_epoch_is_ove
         await until(lambda: committed_is(log, 3))
         await other.close()
     assert stage.handled == ["a0", "a0", "a1", "a2"]
+
+
+async def test_a_backlog_of_one_sequence_leaves_room_for_other_partitions(tmp_path: Path) -> None:
+    """A directory whose gallery is being loaded, with more records behind it than the worker may have in flight."""
+    log = SqliteLog(tmp_path / "wide.db")
+    await log.create_topics([TopicSpec(name, 2) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS)])
+    slow, quick = (next(key for key in "abcd" if partition_of(key, 2) == partition) for partition in (0, 1))
+    backlog = [f"{slow}{number}" for number in range(300)]
+    await send(log, *backlog, partition_key=slow)
+    stage = Stage()
+    gate = asyncio.Event()
+    stage.blocked = dict.fromkeys(backlog, gate)
+    async with running(worker(log, stage, most=64)):
+        await until(lambda: len(stage.running) > 0)
+        await asyncio.sleep(0.15)  # three polls' time to fill up
+        await send(log, f"{quick}0", partition_key=quick)
+        await until(lambda: f"{quick}0" in stage.handled)
+        assert len(stage.running) < 64
+        gate.set()
+        await until(lambda: handled_and_answered(log, *backlog, f"{quick}0"))
+    assert [name for name in stage.handled if name[0] == slow] == backlog
+    await log.close()

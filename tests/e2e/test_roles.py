@@ -1,0 +1,219 @@
+"""Each role as a process of its own, several of each, on the embedded stores in one data folder; detect and embed apart."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from backends.log import partition_of
+from backends.log_sqlite import SqliteLog
+from facestream.serving import Serving
+from facestream.trace import way_of
+from stream.topics import IMAGES_RECEIVED, PARTITIONS
+from tests.conftest import ROOT
+from tests.e2e.conftest import Client
+
+EVEN, ODD = (next(name for name in map(str, range(99)) if partition_of(name, PARTITIONS) % 2 == odd) for odd in (0, 1))
+
+
+def init(data: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+    command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(data)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What runs, by name; `role` makes another one of the same data folder."""
+
+    data: Path
+    weights: Path
+    running: dict[str, Serving]
+
+    def role(self, name: str, *command: str, **settings: str) -> Serving:
+        return Serving(self.data, self.weights, command=command, name=name, **settings)
+
+
+@pytest.fixture(scope="module")
+def roles(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Roles]:
+    data = tmp_path_factory.mktemp("roles") / "data"
+    init(data)
+    roles = Roles(data, weights_folder, {})
+    for name, command in {
+        "ingest-a": ("ingest",),
+        "ingest-b": ("ingest",),
+        "detect": ("process", "--stage", "detect"),
+        "embed": ("process", "--stage", "embed"),
+        "sink-a": ("sink",),
+        "sink-b": ("sink",),
+    }.items():
+        roles.running[name] = roles.role(name, *command)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(Serving.start, roles.running.values()))
+    yield roles
+    with ThreadPoolExecutor() as threads:
+        codes = dict(zip(roles.running, threads.map(Serving.stop, roles.running.values()), strict=True))
+    assert codes == dict.fromkeys(roles.running, 0)
+
+
+@pytest.fixture
+async def session() -> Any:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        yield session
+
+
+def client(session: aiohttp.ClientSession, serving: Serving) -> Client:
+    return Client(session, serving.url)
+
+
+async def metrics(session: aiohttp.ClientSession, serving: Serving) -> dict[str, float]:
+    async with session.get(f"{serving.url}/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+async def test_what_one_replica_learned_another_recognizes(roles: Roles, session: aiohttp.ClientSession, photos: Path) -> None:
+    a, b = (client(session, roles.running[name]) for name in ("ingest-a", "ingest-b"))
+    for directory in (EVEN, ODD):
+        status, learned, _ = await a.post("/learn", photos / "obama.jpg", person="obama", directory=directory)
+        assert status == 201
+        status, seen, _ = await b.post("/recognize", photos / "obama2.jpg", directory=directory)
+        assert (status, seen["persons"][0]["id"]) == (200, "obama")
+        async with asyncio.timeout(10):
+            while (kept := await b.get(f"/results/{learned['image_id']}"))[0] == 202:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.02)
+        assert kept[:2] == (201, learned)
+        assert (await b.get(learned["url"]))[0] == 200
+    # Each sink has its directories.
+    done = [await metrics(session, roles.running[name]) for name in ("sink-a", "sink-b")]
+    handled = [it['facestream_records_total{stage="sink",topic="faces.embedded"}'] for it in done]
+    assert handled == [2, 2]
+    log = SqliteLog(roles.data / "log.db")
+    topics = [step.record.topic for step in await way_of(log, learned["image_id"])]
+    await log.close()
+    assert topics == ["images.received", "faces.detected", "faces.embedded", "faces.learned", "results"]
+
+
+async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(roles: Roles, session: aiohttp.ClientSession) -> None:
+    stores = {"log", "objects", "vectors"}
+    workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": {"sink", "answers"}, "sink-b": {"sink", "answers"}}
+    members = []
+    for name, serving in roles.running.items():
+        status, body, _ = await client(session, serving).get("/readyz")
+        assert (status, body) == (200, {"status": "OK", "checks": dict.fromkeys(body["checks"], "OK")})
+        assert set(body["checks"]) == stores | workers.get(name, set())
+        assert (await client(session, serving).get("/healthz"))[0] == 200
+        shown = await metrics(session, serving)
+        for group in workers.get(name, ()):
+            assert any(it.startswith(f'facestream_lag_records{{group="{group}"') for it in shown)
+        said = [json.loads(line) for line in serving.log().splitlines() if line.startswith("{")]
+        members += [it["member"] for it in said if it["event"] == "serving"]
+    assert len(set(members)) == len(roles.running)
+
+
+async def test_an_image_can_be_followed_through_the_logs_of_all_roles(
+    roles: Roles, session: aiohttp.ClientSession, photos: Path
+) -> None:
+    _, body, _ = await client(session, roles.running["ingest-a"]).post("/recognize", photos / "biden.jpg", directory=EVEN)
+    events = set()
+    for serving in roles.running.values():
+        for line in serving.log().splitlines():
+            if body["image_id"] in line:
+                said = json.loads(line)
+                assert said["image_id"] == body["image_id"]
+                events.add((said["event"], said.get("stage")))
+    assert {("accepted", None), ("handled", "processors"), ("handled", "embedders"), ("handled", "sink")} <= events
+    assert ("answered", None) in events
+
+
+async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
+    roles: Roles, session: aiohttp.ClientSession, photos: Path
+) -> None:
+    b = client(session, roles.running["ingest-b"])
+    dying = roles.role("ingest-dying", "ingest")
+    await asyncio.to_thread(dying.start)
+    directory = str(uuid.uuid4())
+    waiting = [
+        asyncio.create_task(client(session, ingest).post("/learn", photos / "obama.jpg", person=f"{i}", directory=directory))
+        for i, ingest in enumerate([roles.running["ingest-b"], dying] * 6)
+    ]
+    status, accepted, _ = await client(session, dying).post(
+        "/learn", photos / "biden.jpg", person="biden", directory=directory, headers={"Prefer": "respond-async"}
+    )
+    assert status == 202
+    assert not any(task.done() for task in waiting)
+    dying.kill()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [it[0] for it in outcomes[::2] if not isinstance(it, BaseException)] == [201] * 6
+    assert all(isinstance(it, aiohttp.ClientError) for it in outcomes[1::2])
+    # What it had accepted is done all the same, and any other replica knows.
+    async with asyncio.timeout(30):
+        while (kept := await b.get(accepted["location"]))[0] == 202:  # noqa: ASYNC110 - it is another process that we wait for
+            await asyncio.sleep(0.05)
+    assert (kept[0], kept[1]["persons"][0]["id"]) == (201, "biden")
+
+
+async def test_sigterm_drains_each_role_while_others_go_on(roles: Roles, session: aiohttp.ClientSession, photos: Path) -> None:
+    """A sink and a replica come and go under load; nothing is lost and everybody is answered."""
+    leaving = [roles.role("sink-leaving", "sink"), roles.role("ingest-leaving", "ingest")]
+    for serving in leaving:
+        await asyncio.to_thread(serving.start)
+    directories = [str(uuid.uuid4()) for _ in range(12)]
+    ingests = [roles.running["ingest-a"], leaving[1]]
+    learns = [
+        asyncio.create_task(client(session, ingests[i % 2]).post("/learn", photos / "obama.jpg", person="obama", directory=it))
+        for i, it in enumerate(directories)
+    ]
+    async with asyncio.timeout(10):
+        while "accepted" not in leaving[1].log():  # noqa: ASYNC110 - it is another process that we wait for
+            await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(lambda: [serving.stop() for serving in leaving]) == [0, 0]
+    answers = await asyncio.gather(*learns, return_exceptions=True)
+    answered = [it for it in answers if not isinstance(it, BaseException)]
+    assert {status for status, _, _ in answered} == {201}
+    assert len(answered) >= 6  # those of the replica that stays; the other may have closed its door before some came
+    a = client(session, roles.running["ingest-a"])
+    for _, body, _ in answered:
+        status, seen, _ = await a.post("/recognize", photos / "obama2.jpg", directory=body["directory"])
+        assert (status, seen["persons"][0]["id"]) == (200, "obama")
+
+
+async def test_behind_images_that_nobody_processes_requests_are_turned_away_before_anything_is_taken_in(
+    tmp_path: Path, session: aiohttp.ClientSession, photos: Path
+) -> None:
+    data = tmp_path / "data"
+    init(data)
+
+    async def taken_in() -> tuple[int, int]:
+        log = SqliteLog(data / "log.db")
+        announced = sum((await log.end_offsets(IMAGES_RECEIVED)).values())
+        await log.close()
+        return announced, sum(path.is_file() for path in (data / "objects").rglob("*"))
+
+    with Serving(data, tmp_path, command=("ingest",), max_age="0.5") as ingest:
+        alone = client(session, ingest)
+        status, _, _ = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "respond-async"})
+        assert status == 202
+        async with asyncio.timeout(20):
+            while True:
+                before = await taken_in()
+                status, body, headers = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "wait=0.1"})
+                if status == 429:
+                    break
+                assert status == 202
+        assert await taken_in() == before
+        assert body["code"] == "too_much_in_flight"
+        assert int(headers["Retry-After"]) >= 1
+        status, _, _ = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "respond-async"})
+        assert status == 202
+        assert await taken_in() > before

@@ -1,0 +1,78 @@
+"""A process of the system: it starts when its stores are there, and ends when it is told to, or when it cannot go on."""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.log import Consumer
+from backends.log_sqlite import SqliteLog
+from backends.objects_files import FileObjects
+from facestream.config import Settings
+from facestream.running import run_roles
+from facestream.stores import create, open_stores
+from facestream.system import serve
+from schemas.errors import Unavailable
+
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+async def settings(tmp_path: Path) -> Settings:
+    settings = Settings(data=tmp_path / "data", listen="127.0.0.1:0")
+    async with open_stores(settings) as stores:
+        await create(stores)
+    return settings
+
+
+async def test_a_stop_is_heard_while_a_role_cannot_join_its_group(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+
+    async def away(log: SqliteLog, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+        tried.set()
+        raise Unavailable("the coordinator is away")
+
+    monkeypatch.setattr(SqliteLog, "consumer", away)
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), started=lambda url: None))
+    await asyncio.wait_for(tried.wait(), PATIENCE_S)
+    stop.set()
+    await asyncio.wait_for(serving, PATIENCE_S)
+
+
+async def test_a_stop_is_heard_while_the_stores_are_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+
+    async def away(objects: FileObjects) -> None:
+        tried.set()
+        raise Unavailable("the store is away")
+
+    monkeypatch.setattr(FileObjects, "ping", away)
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), started=lambda url: None))
+    await asyncio.wait_for(tried.wait(), PATIENCE_S)
+    stop.set()
+    await asyncio.wait_for(serving, PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "said"),
+    [({"listen": "0.0.0.0:0"}, 2, "facestream keys create"), ({"watch": "nowhere"}, 2, "FACESTREAM_WATCH")],
+    ids=["no key", "no address"],
+)
+def test_what_cannot_be_served_ends_with_a_message_alone(
+    tmp_path: Path, wrong: dict[str, Any], code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def init() -> None:
+        async with open_stores(chosen) as stores:
+            await create(stores)
+
+    chosen = Settings(data=tmp_path / "data", **{"listen": "127.0.0.1:0"} | wrong)
+    asyncio.run(init())
+    assert run_roles(chosen, ("ingest", "sink"), lambda url: None) == code
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(errors) == 1
+    assert errors[0].startswith("facestream: ")
+    assert said in errors[0]
