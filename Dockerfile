@@ -7,8 +7,6 @@
 FROM python:3.11-slim AS build
 
 ARG TORCH_INDEX=""
-# A machine behind a proxy or a mirror of the package index gives pip's own settings here.
-ARG PIP_INDEX_URL
 
 RUN python -m venv /opt/facestream
 ENV PATH=/opt/facestream/bin:$PATH PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -191,9 +191,10 @@ class EventLog(ABC):
         """
 
     @abstractmethod
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this member's
-        stable name: one that comes back under the name of a dead member takes its place.
+        stable name: one that comes back under the name of a dead member takes its place. Records may be held back for
+        `linger_s`, so that who is in no hurry gets more of them at a time.
         """
 
     @abstractmethod

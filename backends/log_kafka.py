@@ -57,7 +57,7 @@ class KafkaLog(EventLog):
             await self._appends.append(placed)
         return [each.at for each in placed]
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         for topic in topics:
             await self.partitions(topic)
         client = await self._servers.client(request_timeout_ms=int(REQUEST_S * 1000))
@@ -68,6 +68,7 @@ class KafkaLog(EventLog):
             group=group,
             topics=topics,
             member=member,
+            linger_s=linger_s,
             closed=self._reading.discard,
         )
         self._reading.add(consumer)

@@ -27,6 +27,7 @@ class KafkaConsumer(Consumer):
         group: str,
         topics: Collection[str],
         member: str,
+        linger_s: float,
         closed: Callable[["KafkaConsumer"], None],
     ) -> None:
         self.epoch = 0
@@ -37,7 +38,7 @@ class KafkaConsumer(Consumer):
         self._place: Place | None = None
         self._committing = asyncio.Lock()
         self._closed = False
-        self._fetching = Fetching(servers, self._news.set, may_skip=False)
+        self._fetching = Fetching(servers, self._news.set, may_skip=False, linger_s=linger_s)
         self._member = GroupMember(servers, client, group, member, topics, self._news.set)
 
     async def poll(

@@ -42,10 +42,11 @@ class _Fetched:
 class Fetching:
     """`gone` is a partition and the offset in it that the servers no longer have, `failure` what else kept aiokafka from
     fetching. `changed` is called when there is news. With `may_skip`, a partition whose offset is gone goes on at its earliest
-    record.
+    record. With `linger_s`, records are left on the servers for so long, unless there are many.
     """
 
-    def __init__(self, servers: KafkaServers, changed: Callable[[], None], *, may_skip: bool) -> None:
+    def __init__(self, servers: KafkaServers, changed: Callable[[], None], *, may_skip: bool, linger_s: float = 0.0) -> None:
+        self._linger_s = linger_s
         self.gone: tuple[TopicPartition, int] | None = None
         self.failure: Exception | None = None
         self._servers, self._changed, self._may_skip = servers, changed, may_skip
@@ -74,7 +75,8 @@ class Fetching:
             try:
                 consumer = await self._servers.consumer(
                     auto_offset_reset="earliest" if self._may_skip else "none",
-                    fetch_max_wait_ms=int(HELD_OPEN_S * 1000),
+                    fetch_min_bytes=REQUEST_OF_ONE_BYTES if self._linger_s else 1,
+                    fetch_max_wait_ms=int((self._linger_s or HELD_OPEN_S) * 1000),
                     fetch_max_bytes=REQUEST_BYTES,
                     max_partition_fetch_bytes=REQUEST_OF_ONE_BYTES,
                 )

@@ -26,7 +26,7 @@ class _Session:
     partitions: dict[Partition, tuple[int, int]] = field(default_factory=dict)
 
 
-class _SessionRequest(FetchRequest):
+class _SessionRequest(FetchRequest):  # type: ignore[misc]  # aiokafka says nothing of its types
     """What has changed since the last request, or the whole request for a server that knows no sessions."""
 
     def __init__(self, whole: FetchRequest, session: _Session) -> None:

@@ -70,7 +70,7 @@ class SqliteLog(EventLog):
         partition = place_of(record, topic.partitions)
         return Placed(topic.first_id + partition, partition, record)
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         for topic in topics:
             await self._topic(topic)
         me = Membership(uuid.uuid4().hex, group, member, json.dumps(sorted(set(topics))))
@@ -81,7 +81,7 @@ class SqliteLog(EventLog):
             self._writer.watching -= 1
             raise
         self._writer.memberships[me.session] = me
-        return SqliteConsumer(self._writer, self._view, self._reads, me, topics)
+        return SqliteConsumer(self._writer, self._view, self._reads, me, topics, linger_s)
 
     async def reader(self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None) -> Reader:
         first_id, count = await self._topic(topic)

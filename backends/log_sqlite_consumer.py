@@ -155,7 +155,10 @@ class SqliteReader(Reader):
 class SqliteConsumer(Consumer):
     """See Consumer. Membership is the writer's thread: it renews the lease whatever the event loop does."""
 
-    def __init__(self, writer: LogWriter, view: LogView, reads: ReadThread, me: Membership, topics: Sequence[str]) -> None:
+    def __init__(
+        self, writer: LogWriter, view: LogView, reads: ReadThread, me: Membership, topics: Sequence[str], linger_s: float
+    ) -> None:
+        self._linger_s = linger_s
         self.epoch = 0
         self.assignment: Mapping[TopicPartition, Committed] = {}
         self._writer = writer
@@ -176,7 +179,8 @@ class SqliteConsumer(Consumer):
         paused: Collection[TopicPartition] = (),
     ) -> list[Record]:
         deadline = asyncio.get_running_loop().time() + timeout_s
-        await asyncio.sleep(0)  # a poll answered from memory must not starve the other tasks
+        # Without any sleep a poll answered from memory would starve the other tasks.
+        await asyncio.sleep(min(self._linger_s, timeout_s))
         while True:
             turn = self._view.turn
             if self._closed or self._writer.closed:

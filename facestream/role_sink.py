@@ -10,6 +10,7 @@ from stream.worker import Worker
 from weights.manifest import Manifest
 
 IN_FLIGHT = 512
+ANSWERS_LINGER_S = 0.1  # nobody waits for a stored answer, and one at a time it costs as much as all the rest of a request
 
 
 def sink_workers(settings: Settings, stores: Stores, known: Manifest, member: str) -> tuple[list[Worker], Housekeeping]:
@@ -17,7 +18,15 @@ def sink_workers(settings: Settings, stores: Stores, known: Manifest, member: st
     answers = Answers(stores.vectors, stores.objects, keep_probes=settings.keep_probes > 0)
     workers = [
         Worker(stores.log, sink, [FACES_EMBEDDED], sequence_of=sink.sequence_of, member=member, max_in_flight=IN_FLIGHT),
-        Worker(stores.log, answers, [RESULTS], sequence_of=lambda record: "", member=member, max_in_flight=IN_FLIGHT),
+        Worker(
+            stores.log,
+            answers,
+            [RESULTS],
+            sequence_of=lambda record: "",
+            member=member,
+            max_in_flight=IN_FLIGHT,
+            linger_s=ANSWERS_LINGER_S,
+        ),
     ]
     housekeeping = Housekeeping(stores.log, stores.objects, stores.vectors, settings.keep_probes, is_mine=lambda: sink.leads)
     return workers, housekeeping

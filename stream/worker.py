@@ -33,7 +33,7 @@ BULK_SHARE, BULK_BESIDE = 4, 2  # of max_in_flight a quarter while the first lan
 
 class Worker:
     """Runs one stage as one member of its consumer group, until `stop`. `bulk` are the topics of the second lane; `sequence_of`
-    names the sequence of a record, None where order does not count.
+    names the sequence of a record, None where order does not count; `linger_s` is as for EventLog.consumer.
     """
 
     def __init__(
@@ -46,10 +46,12 @@ class Worker:
         sequence_of: Callable[[Record], str] | None = None,
         member: str,
         max_in_flight: int,
+        linger_s: float = 0.0,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
         self._log, self._stage, self._topics, self._bulk, self._member = log_, stage, topics, frozenset(bulk), member
         self._sequence_of, self._max_in_flight = sequence_of, max_in_flight
+        self._linger_s = linger_s
         self._partitions: dict[TopicPartition, Progress] = {}
         self._epoch = NO_EPOCH
         self._epochs = 0
@@ -103,7 +105,9 @@ class Worker:
         """None when the worker was stopped before the log was there."""
         while not self._stopping.is_set():
             try:
-                return await self._log.consumer(self._stage.name, [*self._topics, *self._bulk], member=self._member)
+                return await self._log.consumer(
+                    self._stage.name, [*self._topics, *self._bulk], member=self._member, linger_s=self._linger_s
+                )
             except Unavailable as error:
                 await self._log_is_away("join", error)
         return None

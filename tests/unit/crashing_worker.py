@@ -106,8 +106,8 @@ class CrashingLog(SqliteLog):
             self.appended = True
         return places
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
-        return CrashingConsumer(await super().consumer(group, topics, member=member), self)
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        return CrashingConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s), self)
 
 
 async def main(folder: Path, mode: str, *, ordered: bool) -> None:

@@ -19,16 +19,21 @@ KEYS = "ad"  # each goes to a partition of its own
 
 
 class LateLog(SqliteLog):
-    """A log that no group can join before `there`."""
+    """A log that no group can join before `there`. `looked`: how often it was asked for the ends of the images."""
 
     there = True
     refused = 0
+    looked = 0
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        self.looked += topic == IMAGES_RECEIVED
+        return await super().end_offsets(topic)
+
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         if not self.there:
             self.refused += 1
             raise Unavailable("the log is not up yet")
-        return await super().consumer(group, topics, member=member)
+        return await super().consumer(group, topics, member=member, linger_s=linger_s)
 
 
 @pytest.fixture
@@ -112,10 +117,10 @@ async def test_a_killed_worker_leaves_its_name_a_stopped_one_that_it_stopped(log
     assert sorted(offset for offset, _ in left.values()) == [1, 1]
 
 
-async def test_records_that_wait_for_another_try_through_a_rebalance_leave_the_count_right(
-    log: LateLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They were set aside in one epoch and come back in the next, where they are not this member's, or were polled again."""
+async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(log: LateLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some were under way when it came. Some waited for another try, and come back when their partitions are another's, or when
+    they were polled again.
+    """
     monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.4)
     monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.4)
     most = 4
@@ -123,21 +128,24 @@ async def test_records_that_wait_for_another_try_through_a_rebalance_leave_the_c
     stage = Stage({name: [Unavailable("away")] for name in waiting})
     held = [f"held-{number}" for number in range(3 * most)]
     gate = asyncio.Event()
-    stage.blocked = dict.fromkeys(held, gate)
+    stage.blocked = {"under way": asyncio.Event()} | dict.fromkeys(held, gate)
     async with running(worker(log, stage, most=most)):
-        await send(log, *waiting)
-        await until(lambda: all(stage.tries(name) == 1 for name in waiting))
+        await send(log, *waiting, "under way")
+        await until(lambda: all(stage.tries(name) == 1 for name in [*waiting, "under way"]))
+        log.looked = 0
         other = await log.consumer(Stage.name, [IMAGES_RECEIVED], member="two")
+        await until(lambda: log.looked > 0)  # the new epoch begins, and waits for what is under way
+        stage.blocked["under way"].set()
         await until(lambda: len(stage.assignments) == 2)
         await other.close()
-        await until(lambda: eventually(log, *waiting))
+        await until(lambda: eventually(log, *waiting, "under way"))
         await asyncio.sleep(0.5)  # those of the first epoch come back too
         await send(log, *held)
         await until(lambda: len(stage.running) == most)  # it does not stall
         await asyncio.sleep(0.15)  # three polls' time to take more than it may
         assert len(stage.running) == most
         gate.set()
-        await until(lambda: eventually(log, *waiting, *held))
+        await until(lambda: eventually(log, *waiting, "under way", *held))
     assert stage.most_running == most
 
 

@@ -48,8 +48,8 @@ class SeenLog(SqliteLog):
         super().__init__(path)
         self.polls: list[list[str]] = []
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
-        return SeenConsumer(await super().consumer(group, topics, member=member), self.polls)
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        return SeenConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s), self.polls)
 
 
 class BusyStage(Stage):

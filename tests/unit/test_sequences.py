@@ -114,6 +114,22 @@ async def test_after_the_suspects_of_a_partition_its_sequences_run_beside_each_o
         await until(lambda: committed_is(log, 4))
 
 
+async def test_what_is_new_does_not_pass_a_suspect_of_its_sequence_that_waits_for_another_try(log: SqliteLog) -> None:
+    async with running(worker(log, Stage())) as task:
+        await kill(task)
+    await send(log, "a0")
+    stage = Stage({"a0": [Unavailable("away")] * 1_000})
+    async with running(worker(log, stage)):
+        await until(lambda: stage.tries("a0") > 1)
+        await send(log, "a1")
+        tries = stage.tries("a0")
+        await until(lambda: stage.tries("a0") > tries + 20)  # meanwhile the worker polls
+        assert set(stage.handled) == {"a0"}
+        stage.script.clear()
+        await until(lambda: committed_is(log, 2))
+    assert stage.handled[-2:] == ["a0", "a1"]
+
+
 async def test_a_sequence_goes_on_in_order_after_errors(log: SqliteLog) -> None:
     names = [f"{sequence}{number}" for number in range(20) for sequence in "abc"]
     stage = Stage({name: [Unavailable("away")] * 3 for name in ("a3", "a4", "b0", "c19")})

@@ -468,8 +468,8 @@ class AwayConsumer(Consumer):
 class AwayCommits(AwayLog):
     commits_fail = True
 
-    async def consumer(self, group: str, topics: Sequence[str], *, member: str) -> Consumer:
-        return AwayConsumer(self, await super().consumer(group, topics, member=member))
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        return AwayConsumer(self, await super().consumer(group, topics, member=member, linger_s=linger_s))
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         if self.commits_fail and topic == IMAGES_RECEIVED:
