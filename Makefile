@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test install install-dev photos services services-down soak bench
+.PHONY: help run test install install-dev photos services services-down soak soak-services bench bench-services
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -37,10 +37,20 @@ soak: install-dev
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.soak --kills 50
 
+# make soak-services   kill every role and every server under load, hold some, then check that nothing was lost (minutes)
+soak-services: install-dev photos
+	@$(BIN)/facestream weights get
+	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.faults
+
 # make bench  speed of this machine, the bare models against the service (minutes)
 bench: install-dev
 	@$(BIN)/facestream weights get
 	$(BIN)/facestream bench
+
+# make bench-services  what the stream costs beside its servers, and many processes at once (minutes)
+bench-services: install-dev photos
+	@$(BIN)/facestream weights get
+	eval "$$($(BIN)/python scripts/services.py up)" && for each in floor efficiency cassandra many; do $(BIN)/python -m bench.$$each || failed=1; done; test -z "$$failed"
 
 install:
 	@$(PYTHON) scripts/install.py

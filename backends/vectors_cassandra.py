@@ -116,12 +116,18 @@ class CassandraVectors(VectorStore):
             read_on()
             while reading:
                 done, _ = await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
-                pages = [(reading.pop(task), task.result()) for task in done]
-                begins += [(bucket, page.next) for bucket, page in pages if page.next is not None]
-                read_on()
-                for _, page in pages:
+                blocks = []
+                while done:
+                    task = done.pop()
+                    bucket, page = reading.pop(task), task.result()
+                    if page.next is not None:
+                        begins.append((bucket, page.next))
                     if len(page.columns["face_id"]):
-                        yield _block(page.columns)
+                        blocks.append(_block(page.columns))
+                    del task, page
+                read_on()
+                while blocks:
+                    yield blocks.pop()
         finally:
             for task in reading:
                 task.cancel()

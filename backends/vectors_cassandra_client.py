@@ -159,7 +159,7 @@ class Client:
             # does not restore the one that loses its connection alone.
             session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
             asked = session.execute_async(connected.prepared[statement], values, paging_state=begin)
-            asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(answer,))
+            asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(asked, answer))
             page = await answer
         except Refused as error:
             await self.once(self._ready)  # or the keyspace is gone
@@ -176,12 +176,13 @@ class Client:
     # In the driver's threads.
 
     def _succeeded(self, rows: Any, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(answer, Page(rows, ResultSet(asked, rows).paging_state))
+        self._deliver(asked, answer, Page(rows, ResultSet(asked, rows).paging_state))
 
-    def _failed(self, error: Exception, answer: asyncio.Future[Page]) -> None:
-        self._deliver(answer, error)
+    def _failed(self, error: Exception, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(asked, answer, error)
 
-    def _deliver(self, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+    def _deliver(self, asked: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+        asked.clear_callbacks()  # they refer to it, which would keep its rows until the next garbage collection
         self._answers.append((answer, outcome))
         if not self._woken:  # once for all that arrive meanwhile: waking the event loop costs more than they do
             self._woken = True

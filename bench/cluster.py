@@ -5,7 +5,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,19 +91,6 @@ class Cluster:
         if role == "process" and self._processor == STAND_IN:
             return Serving(self.data, self._weights, command=(), name=name, module="bench.standin", member=name, **self._settings)
         return Serving(self.data, self._weights, command=(role,), name=name, **self._settings)
-
-
-def own_stores(name: str, servers: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The servers of FACESTREAM_LOG, FACESTREAM_OBJECTS and FACESTREAM_VECTORS with topics, bucket and keyspace of one's own.
-    name: lower-case letters and digits.
-    """
-    log, objects, vectors = (servers[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
-    return {
-        "log": f"{log}?prefix={name}.",
-        "objects": f"{objects.rpartition('/')[0]}/{name}",
-        "vectors": f"{vectors.rpartition('/')[0]}/{name}",
-        "objects_password": servers.get("FACESTREAM_OBJECTS_PASSWORD", ""),
-    }
 
 
 def unique(word: str) -> str:

@@ -12,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.cluster import ROLES, Cluster, own_stores, unique
+from bench.cluster import ROLES, Cluster
+from bench.stores import temporary_stores
 from facestream import bench_bare
 from facestream.bench_http import learn, load
 from facestream.bench_photos import Photos, default_folder, gather
@@ -34,7 +35,7 @@ def bare(photos: Photos, settings: Settings, rounds: int) -> float:
 async def roles(photos: Photos, data: Path, weights: Path, rounds: int) -> float:
     """Images per second of CPU of all roles."""
     counts = dict.fromkeys(ROLES, 1)
-    async with Cluster(own_stores(unique("efficiency")), data, weights, counts) as cluster:
+    async with temporary_stores("efficiency") as stores, Cluster(stores, data, weights, counts) as cluster:
         await learn(cluster.urls[0], photos.learned)
         (ingest,) = cluster.running["ingest"]
         await load(ingest, photos.listed, CONCURRENCY, lambda _: None)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from backends.log import open_log
 from bench.clients import Clients, Outcome
-from bench.cluster import Cluster, own_stores, unique
+from bench.cluster import Cluster, unique
+from bench.stores import temporary_stores
 from scripts.services import Services
 from stream.topics import DEAD_LETTERS, GROUPS
 
@@ -130,11 +131,14 @@ def main() -> int:
     }
     if arguments.only:
         faults = {arguments.only: faults[arguments.only]}
-    stores = own_stores(unique("faults"))
     with tempfile.TemporaryDirectory() as folder:
 
         async def all_of_them() -> list[str]:
-            async with Cluster(stores, Path(folder) / "data", arguments.weights.resolve(), COUNTS, decoders="1") as cluster:
+            data, weights = Path(folder) / "data", arguments.weights.resolve()
+            async with (
+                temporary_stores("faults") as stores,
+                Cluster(stores, data, weights, COUNTS, decoders="1") as cluster,
+            ):
                 return await run(cluster, stores, photos, faults, arguments.seed)
 
         wrong = asyncio.run(all_of_them())

@@ -25,7 +25,8 @@ from cassandra.cluster import Cluster as CassandraCluster
 from minio import Minio
 
 from backends.urls import server_of
-from bench.cluster import ROLES, STAND_IN, Cluster, own_stores, unique
+from bench.cluster import ROLES, STAND_IN, Cluster
+from bench.stores import temporary_stores
 from facestream.bench_http import HEADERS, multipart
 
 WANTED_P50, WANTED_P99 = 1.3, 2.0
@@ -36,13 +37,15 @@ PHOTO_BYTES = 200_000
 class Bare:
     """The three servers through their clients, with the settings that the adapters use."""
 
-    def __init__(self, log: str, objects: str, vectors: str, name: str) -> None:
-        kafka = server_of(log, setting="FACESTREAM_LOG", default_port=9092, options=("prefix",))
-        s3 = server_of(objects, setting="FACESTREAM_OBJECTS", default_port=9000, options=("region",))
-        cassandra = server_of(vectors, setting="FACESTREAM_VECTORS", default_port=9042, options=())
+    def __init__(self, stores: dict[str, str]) -> None:
+        kafka = server_of(stores["log"], setting="FACESTREAM_LOG", default_port=9092, options=("prefix",))
+        s3 = server_of(stores["objects"], setting="FACESTREAM_OBJECTS", default_port=9000, options=())
+        cassandra = server_of(stores["vectors"], setting="FACESTREAM_VECTORS", default_port=9042, options=())
         self._bootstrap = ",".join(f"{host}:{port}" for host, port in kafka.hosts)
-        self._minio = Minio("{}:{}".format(*s3.hosts[0]), access_key=s3.user or "", secret_key=s3.password or "", secure=False)
-        self._bucket, self._keyspace, self._topic = s3.path, cassandra.path, f"{name}.bare"
+        self._minio = Minio(
+            "{}:{}".format(*s3.hosts[0]), access_key=s3.user or "", secret_key=stores["objects_password"], secure=False
+        )
+        self._bucket, self._keyspace, self._topic = s3.path, cassandra.path, kafka.options["prefix"] + "bare"
         self._cluster = CassandraCluster([host for host, _ in cassandra.hosts], port=cassandra.hosts[0][1])
 
     async def open(self) -> None:
@@ -111,9 +114,12 @@ async def measured(request: Callable[[], Awaitable[None]], count: int) -> tuple[
     return float(np.percentile(times, 50)), float(np.percentile(times, 99))
 
 
-async def run(stores: dict[str, str], data: Path, runs: int, requests: int, bare: Bare) -> bool:
+async def run(data: Path, runs: int, requests: int) -> bool:
     counts = dict.fromkeys(ROLES, 1)
-    async with Cluster(stores, data, data, counts, processor=STAND_IN) as cluster, AsyncExitStack() as stack:
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(temporary_stores("floor"))
+        cluster = await stack.enter_async_context(Cluster(stores, data, data, counts, processor=STAND_IN))
+        bare = Bare(stores)
         await bare.open()
         stack.push_async_callback(bare.close)
         session = await stack.enter_async_context(aiohttp.ClientSession(cluster.urls[0]))
@@ -162,10 +168,8 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--requests", type=int, default=100, help="a run")
     arguments = parser.parse_args()
-    stores = own_stores(unique("floor"))
-    bare = Bare(stores["log"], stores["objects"], stores["vectors"], unique("bare"))
     with tempfile.TemporaryDirectory() as folder:
-        good = asyncio.run(run(stores, Path(folder) / "data", arguments.runs, arguments.requests, bare))
+        good = asyncio.run(run(Path(folder) / "data", arguments.runs, arguments.requests))
     return 0 if good else 1
 
 

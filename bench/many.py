@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.clients import Clients, Outcome
-from bench.cluster import ROLES, Cluster, own_stores, unique
+from bench.cluster import ROLES, Cluster, unique
 from bench.faults import left_behind
+from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 10, "process": 4, "sink": 3}
 EVERY_S = 20.0  # something is added or removed
@@ -52,10 +53,10 @@ def grown(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str
     return wrong
 
 
-async def run(stores: dict[str, str], data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int) -> list[str]:
+async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int) -> list[str]:
     outcome, directory = Outcome(), unique("d")
     sizes: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    async with Cluster(stores, data, weights, COUNTS, decoders="1") as cluster:
+    async with temporary_stores("many") as stores, Cluster(stores, data, weights, COUNTS, decoders="1") as cluster:
         async with Clients(
             cluster, photos, outcome, directory=directory, seed=random.randrange(1 << 30), clients=clients
         ) as them:
@@ -86,7 +87,7 @@ def main() -> int:
     photos = [path.read_bytes() for path in sorted(arguments.photos.glob("obama*.jpg")) if "partial" not in path.name]
     with tempfile.TemporaryDirectory() as folder:
         data, weights = Path(folder) / "data", arguments.weights.resolve()
-        wrong = asyncio.run(run(own_stores(unique("many")), data, weights, photos, arguments.seconds, arguments.clients))
+        wrong = asyncio.run(run(data, weights, photos, arguments.seconds, arguments.clients))
     for line in wrong:
         print(f"WRONG: {line}")
     print("all is well" if not wrong else f"{len(wrong)} things are wrong")

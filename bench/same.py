@@ -17,7 +17,8 @@ from typing import Any
 
 import aiohttp
 
-from bench.cluster import ROLES, Cluster, own_stores, unique
+from bench.cluster import ROLES, Cluster
+from bench.stores import temporary_stores
 from facestream.serving import Serving
 
 AT_ONCE = 8
@@ -96,7 +97,10 @@ async def distributed(
 ) -> Answers:
     """each: processes of each role."""
     counts = dict.fromkeys(ROLES, each)
-    async with Cluster(own_stores(unique("same"), servers), folder / f"data-{each}", weights, counts, decoders="1") as cluster:
+    async with (
+        temporary_stores("same", servers) as stores,
+        Cluster(stores, folder / f"data-{each}", weights, counts, decoders="1") as cluster,
+    ):
         return await answers(cluster.urls, photos, count)
 
 

@@ -10,16 +10,18 @@ import pytest
 from PIL import Image
 
 from bench import faults, same
-from bench.cluster import Cluster, own_stores, unique
+from bench.cluster import Cluster, unique
+from bench.stores import temporary_stores
 from scripts.services import Services
 from tests.e2e.conftest import Client, jpeg
 
 COUNTS = {"ingest": 2, "process": 1, "sink": 2}
 
 
-@pytest.fixture(scope="module")
-def stores(services: dict[str, str]) -> dict[str, str]:
-    return own_stores(unique("test"), services)
+@pytest.fixture
+async def stores(services: dict[str, str]) -> AsyncIterator[dict[str, str]]:
+    async with temporary_stores("test", services) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,0 +1,65 @@
+"""Topics, bucket and keyspace of one's own on the real servers, deleted at the end: a server that keeps those of all measurements
+gets slower with each.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+from aiokafka.admin import AIOKafkaAdminClient
+from minio import Minio
+from minio.deleteobjects import DeleteObject
+
+from backends.urls import server_of
+from backends.vectors_cassandra_connect import OPTIONS, PORT, cluster_of
+
+DROP_S = 30.0
+
+
+@asynccontextmanager
+async def temporary_stores(word: str, servers: Mapping[str, str] = os.environ) -> AsyncIterator[dict[str, str]]:
+    """The settings log, objects, vectors and objects_password, on the servers of FACESTREAM_LOG and so on."""
+    name = f"{word}{secrets.token_hex(4)}"
+    log, objects, vectors = (servers[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
+    password = servers.get("FACESTREAM_OBJECTS_PASSWORD", "")
+    stores = {
+        "log": f"{log}?prefix={name}.",
+        "objects": f"{objects.rpartition('/')[0]}/{name}",
+        "vectors": f"{vectors.rpartition('/')[0]}/{name}",
+        "objects_password": password,
+    }
+    try:
+        yield stores
+    finally:
+        await _delete_topics(log, f"{name}.")
+        await asyncio.to_thread(_remove_bucket, objects, password, name)
+        await asyncio.to_thread(_drop_keyspace, vectors, name)
+
+
+async def _delete_topics(url: str, prefix: str) -> None:
+    hosts = server_of(url, setting="FACESTREAM_LOG", default_port=9092, options=()).hosts
+    admin = AIOKafkaAdminClient(bootstrap_servers=[f"{host}:{port}" for host, port in hosts])
+    await admin.start()
+    try:
+        made = [topic for topic in await admin.list_topics() if topic.startswith(prefix)]
+        if made:
+            await admin.delete_topics(made)
+    finally:
+        await admin.close()
+
+
+def _remove_bucket(url: str, password: str, name: str) -> None:
+    server = server_of(url, setting="FACESTREAM_OBJECTS", default_port=9000, options=())
+    client = Minio("{}:{}".format(*server.hosts[0]), server.user, password, secure=False)
+    if client.bucket_exists(name):
+        objects = [DeleteObject(each.object_name or "") for each in client.list_objects(name, recursive=True)]
+        for error in client.remove_objects(name, objects):
+            raise RuntimeError(f"the bucket {name} cannot be emptied: {error}")
+        client.remove_bucket(name)
+
+
+def _drop_keyspace(url: str, name: str) -> None:
+    with cluster_of(server_of(url, setting="FACESTREAM_VECTORS", default_port=PORT, options=OPTIONS)) as cluster:
+        cluster.connect().execute(f'DROP KEYSPACE IF EXISTS "{name}"', timeout=DROP_S)
