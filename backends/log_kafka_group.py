@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaClient
 from aiokafka.client import ConnectionGroup, CoordinationType
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocol
-from aiokafka.errors import StaleMetadata, for_code
+from aiokafka.errors import NodeNotReadyError, StaleMetadata, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
@@ -107,6 +107,9 @@ class GroupMember:
 
     async def _ask(self, request: Any, connection: ConnectionGroup = ConnectionGroup.COORDINATION) -> Any:
         if self._node is None:
+            if self._client.get_random_node() is None:  # as from a server that is just starting
+                await self._client.force_metadata_update()
+                raise NodeNotReadyError("no server is known yet")
             self._node = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
         try:
             return await self._client.send(self._node, request, group=connection)
@@ -153,13 +156,12 @@ class GroupMember:
             await self._refused(synced.error_code)
             return None
         self._answered()
-        partitions: list[TopicPartition] = []
+        share = ConsumerProtocol.ASSIGNMENT(0, [], b"")
         if synced.member_assignment:
-            assignment = ConsumerProtocol.ASSIGNMENT.decode(synced.member_assignment)
-            self._assignor.on_assignment(assignment)
-            partitions = [self._servers.ours(each) for each in assignment.partitions()]
+            share = ConsumerProtocol.ASSIGNMENT.decode(synced.member_assignment)
+        self._assignor.on_assignment(share)
         self._assignor.on_generation_assignment(joined.generation_id)
-        return Place(joined.generation_id, self._member_id, frozenset(partitions))
+        return Place(joined.generation_id, self._member_id, frozenset(map(self._servers.ours, share.partitions())))
 
     async def _refused(self, code: int) -> None:
         """Waits before the next round. Raises Fenced when there must not be one."""

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaTimeoutError
 
 from backends.log import NewRecord, TopicPartition
 from backends.log_kafka_connect import AWAY, LARGEST_BATCH, KafkaServers, Lazily
@@ -132,15 +131,15 @@ def _seen(acknowledgement: asyncio.Future[object]) -> None:
 
 
 async def _end(producer: AIOKafkaProducer) -> None:
-    """Stops a producer. aiokafka's own stop waits for what it holds, which it would send without end, long after its callers were
-    told: after a while that is given up, for which aiokafka has no public way.
+    """Stops a producer. aiokafka's own stop waits for all that it holds, which it would send without end, long after the callers
+    were told: after a while that is given up, for which aiokafka has no public way.
     """
-    stopping = asyncio.create_task(producer.stop())
-    await asyncio.wait([stopping], timeout=DRAIN_S)
-    if not stopping.done():
-        sending = producer._sender.sender_task
-        sending.cancel()
-        await asyncio.wait([sending])
-        producer._message_accumulator.fail_all(KafkaTimeoutError("given up"))
+    with suppress(TimeoutError):
+        await asyncio.wait_for(producer.flush(), DRAIN_S)
+    sending = producer._sender.sender_task
+    sending.cancel()
+    await asyncio.wait([sending])
+    producer._message_accumulator._batches.clear()
+    producer._message_accumulator._pending_batches.clear()
     with suppress(*AWAY):
-        await stopping
+        await producer.stop()

@@ -29,8 +29,8 @@ HEARTBEAT_S = 10.0
 RECONNECT_S = 5.0
 # A server that keeps a request waiting gets company: the next one is asked too.
 SECOND_ATTEMPT_S = 0.5
-# The driver reads 4 kB at a time, which for the megabytes of a gallery takes half as long again.
-READ_BYTES = 65_536
+# The profile for what is asked once and without the driver's timers.
+PLAIN = "plain"
 
 
 class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
@@ -45,28 +45,33 @@ class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 def cluster_of(server: ServerUrl) -> Cluster:
     """A client that is not connected yet, but that has looked up the hosts' names: it may block."""
-    profile = ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
-        retry_policy=Retries(),
-        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-        serial_consistency_level=ConsistencyLevel.SERIAL,
-        request_timeout=REQUEST_S,
-        row_factory=tuple_factory,
-        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1),
-    )
+    company = ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1)
     return Cluster(
         contact_points=list(server.hosts),
         port=server.hosts[0][1],
         auth_provider=PlainTextAuthProvider(server.user, server.password or "") if server.user else None,
         ssl_context=tls_of(server),
-        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        execution_profiles={
+            EXEC_PROFILE_DEFAULT: _profile(server, request_timeout=REQUEST_S, speculative_execution_policy=company),
+            PLAIN: _profile(server, request_timeout=None),
+        },
         reconnection_policy=ExponentialReconnectionPolicy(0.5, RECONNECT_S, max_attempts=None),
         protocol_version=ProtocolVersion.V5,
         connect_timeout=CONNECT_S,
         control_connection_timeout=CONNECT_S,
         idle_heartbeat_interval=HEARTBEAT_S,
         idle_heartbeat_timeout=HEARTBEAT_S,
-        connection_class=type("Connection", (Cluster.connection_class,), {"in_buffer_size": READ_BYTES}),
+    )
+
+
+def _profile(server: ServerUrl, **more: Any) -> ExecutionProfile:
+    return ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
+        retry_policy=Retries(),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.SERIAL,
+        row_factory=tuple_factory,
+        **more,
     )
 
 

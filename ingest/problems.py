@@ -7,11 +7,13 @@ from typing import Any
 
 import structlog
 from aiohttp import web
+from prometheus_client import Counter
 
 from schemas.errors import FacestreamError, TooMuchInFlight, Unauthorized
 from schemas.records import problem
 
 log = structlog.get_logger(__name__)
+ERRORS = Counter("facestream_http_errors_total", "Answers that the service itself refuses with, by code", ["code"])
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -22,6 +24,7 @@ def json_response(status: int, body: Any, headers: dict[str, str] | None = None)
 
 
 def error_response(error: FacestreamError) -> web.Response:
+    ERRORS.labels(error.code).inc()
     headers = {}
     if isinstance(error, TooMuchInFlight):
         headers["Retry-After"] = str(error.details.get("retry_after", 1))

@@ -4,9 +4,19 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
+from prometheus_client import Gauge, Histogram
 
 from backends.vectors import FaceBlock, FaceVector, VectorStore
 from sink.gallery import Gallery
+
+LOADED = Gauge("facestream_galleries", "Galleries in memory")
+FACES = Gauge("facestream_gallery_faces", "Faces in the galleries in memory")
+BYTES = Gauge("facestream_gallery_bytes", "Memory of the galleries, roughly")
+LOAD_SECONDS = Histogram(
+    "facestream_gallery_load_seconds",
+    "Time that it takes to read a gallery from the vector store",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
 
 
 class Galleries:
@@ -24,8 +34,9 @@ class Galleries:
         gallery = self._galleries.get(key)
         if gallery is None:
             gallery, dropped = Gallery(dimension), self._dropped
-            async for block in self._vectors.read_gallery(directory, generation):
-                gallery.load(block)
+            with LOAD_SECONDS.time():
+                async for block in self._vectors.read_gallery(directory, generation):
+                    gallery.load(block)
             if dropped != self._dropped:  # while it was read it may have become stale: it serves this once
                 return gallery
             self._galleries[key] = gallery
@@ -48,7 +59,14 @@ class Galleries:
         self._dropped += 1
         for key in [key for key in self._galleries if stale(key[0])]:
             del self._galleries[key]
+        self._show()
 
     def _shrink(self) -> None:
         while len(self._galleries) > 1 and sum(gallery.nbytes for gallery in self._galleries.values()) > self._memory:
             self._galleries.popitem(last=False)
+        self._show()
+
+    def _show(self) -> None:
+        LOADED.set(len(self._galleries))
+        FACES.set(sum(gallery.faces for gallery in self._galleries.values()))
+        BYTES.set(sum(gallery.nbytes for gallery in self._galleries.values()))

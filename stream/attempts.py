@@ -29,6 +29,7 @@ DEAD_LETTERS = Counter("facestream_dead_letters_total", "Records that could not 
 DEADLY_ATTEMPTS = 3
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 10.0
 GIVE_UP_AFTER_S = 900.0
+MOST_NAMED = 8  # images in a line of the log
 
 
 class Stage(Protocol):
@@ -92,7 +93,14 @@ class Attempts:
                 return True
             if not again:
                 return await self.give_up(records[0], error, attempt)
-            log.warning("will try again", stage=self._stage.name, code=error.code, reason=error.message, attempt=attempt)
+            log.warning(
+                "will try again",
+                stage=self._stage.name,
+                image_ids=[record.key for record in records[:MOST_NAMED]],
+                code=error.code,
+                reason=error.message,
+                attempt=attempt,
+            )
             self._paused(records, current())
             await self.sleep(min(BACKOFF_FIRST_S * 2**attempt, BACKOFF_MOST_S) * random.uniform(0.5, 1))
             self._resumed(records, current())

@@ -14,8 +14,8 @@ Pixels = NDArray[np.uint8]
 
 
 def crop(seed: int) -> Pixels:
-    """A picture without hard edges, as a face is: (240, 240, 3)."""
-    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    """A picture of smooth spots: (240, 240, 3)."""
+    small = np.random.default_rng(seed).integers(0, 256, (24, 24, 3), np.uint8)
     return np.asarray(Image.fromarray(small).resize((CROP, CROP), Image.Resampling.BICUBIC))
 
 
@@ -27,8 +27,7 @@ def test_each_crop_comes_out_at_its_place(count: int) -> None:
     for before, after in zip(crops, out, strict=True):
         assert after.shape == (CROP, CROP, 3)
         assert after.dtype == np.uint8
-        assert np.abs(after.astype(int) - before.astype(int)).mean() < 1.5
-        assert np.abs(after.astype(int) - before.astype(int)).max() < 24
+        assert np.abs(after.astype(int) - before.astype(int)).mean() < 1.25  # 1.1 at quality 95, 1.4 at 92
 
 
 def test_neighbours_do_not_bleed_into_each_other() -> None:

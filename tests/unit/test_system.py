@@ -30,7 +30,7 @@ async def settings(tmp_path: Path) -> Settings:
 async def test_a_stop_is_heard_while_a_role_cannot_join_its_group(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = asyncio.Event()
 
-    async def away(log: SqliteLog, group: str, topics: Sequence[str], *, member: str) -> Consumer:
+    async def away(log: SqliteLog, group: str, topics: Sequence[str], **named: object) -> Consumer:
         tried.set()
         raise Unavailable("the coordinator is away")
 
