@@ -26,7 +26,7 @@ from schemas.errors import ConfigurationError
 SETTING = "FACESTREAM_VECTORS"
 BUCKETS = range(16)
 # Rows of a page of a gallery, and how many pages are on their way at once: with twice as many of either it is read no faster.
-BLOCK_FACES, PAGES_AHEAD = 2_000, 3
+PAGE_FACES, PAGES_AHEAD = 300, 3
 # People asked of each bucket above its share, so that their listing seldom has to ask twice.
 SPARE = 10
 # An answer is kept for days. Cassandra 4 takes no time after January 2038.
@@ -41,7 +41,7 @@ _PUT_DIRECTORY = Statement(
     "INSERT INTO {keyspace}.directories (generation, bucket, directory) VALUES (?, ?, ?) USING TIMESTAMP ?"
 )
 _GALLERY = Statement(
-    "SELECT person, face_id, vector FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ?", BLOCK_FACES
+    "SELECT person, face_id, vector FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ?", PAGE_FACES
 )
 _DIRECTORIES = Statement("SELECT directory FROM {keyspace}.directories WHERE generation = ? AND bucket = ?")
 _PERSONS = Statement(

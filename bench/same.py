@@ -130,12 +130,13 @@ def main() -> int:
     parser.add_argument("photos", type=Path, help="folder with a folder of portraits for each person")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--people", type=int, default=40)
+    parser.add_argument("--each", type=int, nargs="+", default=[1, 3], help="processes of each role, in turn (default: 1 3)")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
     arguments = parser.parse_args()
     people = [person for person in sorted(arguments.photos.iterdir()) if len(list(person.glob("*.jpg"))) > 1]
     photos = [photo for person in people[: arguments.people] for photo in sorted(person.glob("*.jpg"))[:5]]
     with tempfile.TemporaryDirectory() as folder:
-        wrong = asyncio.run(compare(Path(folder), arguments.weights.resolve(), photos, arguments.requests, (1, 3)))
+        wrong = asyncio.run(compare(Path(folder), arguments.weights.resolve(), photos, arguments.requests, arguments.each))
     for line in wrong[:20]:
         print(f"WRONG: {line}")
     print("all answers are the same" if not wrong else f"{len(wrong)} differences")

@@ -82,8 +82,13 @@ async def metrics(session: aiohttp.ClientSession, serving: Serving) -> dict[str,
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
 
+async def handled(session: aiohttp.ClientSession, sink: Serving) -> float:
+    return (await metrics(session, sink)).get('facestream_records_total{stage="sink",topic="faces.embedded"}', 0)
+
+
 async def test_what_one_replica_learned_another_recognizes(roles: Roles, session: aiohttp.ClientSession, photos: Path) -> None:
     a, b = (client(session, roles.running[name]) for name in ("ingest-a", "ingest-b"))
+    before = [await handled(session, roles.running[name]) for name in ("sink-a", "sink-b")]
     for directory in (EVEN, ODD):
         status, learned, _ = await a.post("/learn", photos / "obama.jpg", person="obama", directory=directory)
         assert status == 201
@@ -94,10 +99,8 @@ async def test_what_one_replica_learned_another_recognizes(roles: Roles, session
                 await asyncio.sleep(0.02)
         assert kept[:2] == (201, learned)
         assert (await b.get(learned["url"]))[0] == 200
-    # Each sink has its directories.
-    done = [await metrics(session, roles.running[name]) for name in ("sink-a", "sink-b")]
-    handled = [it['facestream_records_total{stage="sink",topic="faces.embedded"}'] for it in done]
-    assert handled == [2, 2]
+    after = [await handled(session, roles.running[name]) for name in ("sink-a", "sink-b")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2]  # each sink has its directories
     log = SqliteLog(roles.data / "log.db")
     topics = [step.record.topic for step in await way_of(log, learned["image_id"])]
     await log.close()

@@ -28,10 +28,11 @@ class Server:
         return SimpleNamespace(error_code=self.error_code, session_id=self.session_id)
 
     @property
-    def last(self) -> tuple[tuple[int, int], dict[tuple[str, int], int], list[Any]]:
+    def last(self) -> tuple[tuple[int, int], dict[tuple[str, int], int], list[tuple[str, list[int]]]]:
         """Session and epoch, the offsets that were asked for, and what is to be forgotten."""
         sent = self.requests[-1]
-        offsets = {(topic, part[0]): part[2] for topic, parts in sent.topics for part in parts}
+        topics: list[tuple[str, list[tuple[int, ...]]]] = sent.topics
+        offsets = {(topic, part[0]): part[2] for topic, parts in topics for part in parts}
         return (sent.session_id, sent.session_epoch), offsets, sent.forgotten_topics_data
 
 
