@@ -59,7 +59,8 @@ async def test_only_what_has_changed_is_asked_for_again(server: Server, sessions
     assert server.last == ((7, 2), {}, [])
     await sessions.send(1, fetch(p0=5, p3=1))
     assert server.last[:2] == ((7, 3), {("t", 3): 1})
-    assert [(topic, sorted(parts)) for topic, parts in server.last[2]] == [("t", [1, 2])]
+    ((topic, parts),) = server.requests[-1].forgotten_topics_data
+    assert (topic, sorted(parts)) == ("t", [1, 2])
 
 
 async def test_each_server_has_a_session_of_its_own(server: Server, sessions: FetchSessions) -> None:
