@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -121,27 +121,31 @@ async def loading(vectors: store.CassandraVectors, session: Session, directory: 
 
 
 def resident(url: str, directory: str, before: str) -> tuple[int, int]:
-    """Bytes that this process grew by while it loaded a gallery, at most and in the end. `before`: a small one to warm up with."""
+    """Bytes that this process grows by when it loads a gallery: at most, and in the end. It loads the one `before` to warm up."""
 
-    async def load(directory: str) -> Gallery:
+    async def sizes() -> tuple[int, int]:
         vectors = store.CassandraVectors(url)
-        gallery = await Galleries(vectors, 1 << 40).get(before, GENERATION, DIMENSION)
+        await Galleries(vectors, 1 << 40).get(before, GENERATION, DIMENSION)
         gc.collect()
-        Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+        _forget_highest()
         begin = _status("VmRSS")
         gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
-        sizes[:] = _status("VmHWM") - begin, _status("VmRSS") - begin
+        sizes = _status("VmHWM") - begin, _status("VmRSS") - begin
         await vectors.close()
-        return gallery
+        del gallery  # not before it was measured
+        return sizes
 
-    sizes = [0, 0]
-    asyncio.run(load(directory))
-    return sizes[0], sizes[1]
+    return asyncio.run(sizes())
 
 
 def _status(name: str) -> int:
+    """Linux: what this process takes now (VmRSS), and took at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _forget_highest() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def memory(url: str, directory: str, before: str, faces: int) -> list[Line]:
@@ -168,18 +172,16 @@ def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list
             units = probes / np.linalg.norm(probes, axis=1, keepdims=True)
             bare, ours = [], []
             for _ in range(20 * rounds):
-                bare.append(_seconds(lambda units=units: units @ matrix.T))
-                ours.append(_seconds(lambda probes=probes: gallery.match(probes, TOP)))
+                begin = time.perf_counter()
+                units @ matrix.T
+                middle = time.perf_counter()
+                gallery.match(probes, TOP)
+                bare.append(middle - begin)
+                ours.append(time.perf_counter() - middle)
                 tell(1)
             one, other = 1e3 * statistics.median(bare), 1e3 * statistics.median(ours)
             lines.append(Line(f"{count} probe{'s' * (count > 1)}, ms", f"{one:.2f}", f"{other:.2f}", other / one, MATCHED))
     return lines
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
 
 
 async def measured(url: str, session: Session, chosen: argparse.Namespace) -> list[Line]:

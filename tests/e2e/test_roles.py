@@ -19,7 +19,7 @@ from backends.log import partition_of
 from backends.log_sqlite import SqliteLog
 from facestream.serving import Serving
 from facestream.trace import way_of
-from stream.topics import IMAGES_RECEIVED, PARTITIONS
+from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, PARTITIONS
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
@@ -189,6 +189,21 @@ async def test_sigterm_drains_each_role_while_others_go_on(roles: Roles, session
     for _, body, _ in answered:
         status, seen, _ = await a.post("/recognize", photos / "obama2.jpg", directory=body["directory"])
         assert (status, seen["persons"][0]["id"]) == (200, "obama")
+
+
+async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> None:
+    """So that the next start suspects no record of having killed it."""
+    data = tmp_path / "data"
+    init(data)
+    with Serving(data, tmp_path, command=("sink",)):
+        pass
+    log = SqliteLog(data / "log.db")
+    looking = await log.consumer("sink", [FACES_EMBEDDED], member="looking")
+    async with asyncio.timeout(20):
+        while not looking.assignment:
+            await looking.poll(1, 0.1)
+    assert [committed.metadata for committed in looking.assignment.values()] == ["stopped"] * PARTITIONS
+    await log.close()
 
 
 async def test_behind_images_that_nobody_processes_requests_are_turned_away_before_anything_is_taken_in(
