@@ -162,9 +162,9 @@ class CassandraVectors(VectorStore):
 
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
         now = time.time()
-        last = {it.image_id: it for it in answers}  # they are written side by side
+        # They are on their way together, and have the times at which they were sent: of two to an image the later one stays.
         await self._client.run_all(
-            [(_PUT_ANSWER, (it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now))) for it in last.values()]
+            [(_PUT_ANSWER, (it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now))) for it in answers]
         )
 
     async def answer(self, image_id: str) -> StoredAnswer | None:

@@ -56,7 +56,7 @@ def grown(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str
 async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int) -> list[str]:
     outcome, directory = Outcome(), unique("d")
     sizes: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    async with temporary_stores("many") as stores, Cluster(stores, data, weights, COUNTS, decoders="1") as cluster:
+    async with temporary_stores("many") as stores, Cluster(stores, data, weights, COUNTS, threads="1", decoders="1") as cluster:
         async with Clients(
             cluster, photos, outcome, directory=directory, seed=random.randrange(1 << 30), clients=clients
         ) as them:

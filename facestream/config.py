@@ -45,6 +45,11 @@ class Settings(BaseSettings):
     gallery_memory: int = Field(
         2048 * MEBI, ge=1, description="memory for galleries in bytes; the least recently used are dropped"
     )
+    threads: int = Field(
+        0,
+        ge=0,
+        description="threads of the networks on a CPU (0: one a core); several processors on one machine want a share each",
+    )
     decoders: int = Field(0, ge=0, description="decoding processes (0: one a core, at most 4)")
 
     @property

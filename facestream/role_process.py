@@ -29,7 +29,7 @@ async def process_workers(settings: Settings, stores: Stores, known: Manifest, m
     """The workers of `settings.stage`: detect and embed in one, or one of them."""
     stage = settings.stage
     async with AsyncExitStack() as stack:
-        inference = Inference(lambda: load_networks(settings, known))
+        inference = Inference(lambda: load_networks(settings, known), settings.threads)
         stack.callback(inference.close)
         await inference.loaded()
         cutting = Cutting()

@@ -58,8 +58,10 @@ class Inference:
     own, and with more of them than cores every small forward takes half as long again.
     """
 
-    def __init__(self, load: Callable[[], Networks]) -> None:
+    def __init__(self, load: Callable[[], Networks], threads: int = 0) -> None:
+        """threads: of one forward on a CPU; 0 takes one a core."""
         self._load = load
+        self._threads = threads or len(os.sched_getaffinity(0))
         self._loaded: Future[None] = Future()
         self._waiting: list[_Request] = []
         self._wake = threading.Condition()
@@ -107,7 +109,7 @@ class Inference:
         return asyncio.wrap_future(request.future)
 
     def _run(self) -> None:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(self._threads)
         try:
             networks = self._load()
         except BaseException as error:

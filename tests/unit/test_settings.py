@@ -55,6 +55,7 @@ def test_each_setting_comes_from_the_environment_and_a_flag_wins(monkeypatch: py
         "watch": ("one", "two"),
         "member": ("one", "two"),
         "stage": ("detect", "embed"),
+        "threads": ("1", "2"),
         "max_age": ("1.5", "2.5"),
     }
     assert set(given) | {"open"} == set(Settings.model_fields)
