@@ -18,7 +18,7 @@ from cassandra.connection import ConnectionException
 from cassandra.protocol import ErrorMessage, NumpyProtocolHandler, ProtocolHandler
 
 from backends.urls import ServerUrl
-from backends.vectors_cassandra_connect import PLAIN, REQUEST_S, cluster_of
+from backends.vectors_cassandra_connect import COLUMNS, cluster_of
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
 
 # Requests on their way at once: with fewer the server waits for the client, with more each of them waits for the others.
@@ -108,11 +108,8 @@ class Client:
 
     async def columns(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Columns:
         """One page of the answer."""
-        try:
-            async with asyncio.timeout(REQUEST_S):
-                columns, following = await self._ask(statement, values, begin, columns=True)
-        except TimeoutError:
-            raise Unavailable(f"{self}: no answer in time") from None
+        rows, following = await self._ask(statement, values, begin, columns=True)
+        columns = rows.pop()
         # With a column of numbers the driver's parser gives up silently under numpy 2.
         if not isinstance(columns, dict):
             raise TypeError(f"cassandra-driver gave no columns for {statement.cql}")
@@ -162,10 +159,9 @@ class Client:
             # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the driver
             # does not restore the one that loses its connection alone.
             session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
-            # A timer and what it is for refer to each other, which keeps the columns until the next garbage collection.
-            profile = PLAIN if columns else EXEC_PROFILE_DEFAULT
+            profile = COLUMNS if columns else EXEC_PROFILE_DEFAULT
             asked = session.execute_async(connected.prepared[statement], values, paging_state=begin, execution_profile=profile)
-            asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(asked, answer))
+            asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(answer,))
             page = await answer
         except Refused as error:
             await self.once(self._ready)  # or the keyspace is gone
@@ -182,13 +178,12 @@ class Client:
     # In the driver's threads.
 
     def _succeeded(self, rows: Any, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(asked, answer, Page(rows, ResultSet(asked, rows).paging_state))
+        self._deliver(answer, Page(rows, ResultSet(asked, rows).paging_state))
 
-    def _failed(self, error: Exception, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(asked, answer, error)
+    def _failed(self, error: Exception, answer: asyncio.Future[Page]) -> None:
+        self._deliver(answer, error)
 
-    def _deliver(self, asked: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
-        asked.clear_callbacks()  # so do they
+    def _deliver(self, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
         self._answers.append((answer, outcome))
         if not self._woken:  # once for all that arrive meanwhile: waking the event loop costs more than they do
             self._woken = True

@@ -1,6 +1,7 @@
 """How a client of Cassandra is set up: contact points, login, TLS, and what is asked of the servers and how often."""
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 from cassandra import ConsistencyLevel, ProtocolVersion
@@ -29,8 +30,8 @@ HEARTBEAT_S = 10.0
 RECONNECT_S = 5.0
 # A server that keeps a request waiting gets company: the next one is asked too.
 SECOND_ATTEMPT_S = 0.5
-# The profile for what is asked once and without the driver's timers.
-PLAIN = "plain"
+# The profile for answers that are parsed into columns.
+COLUMNS = "columns"
 
 
 class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
@@ -45,16 +46,12 @@ class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 def cluster_of(server: ServerUrl) -> Cluster:
     """A client that is not connected yet, but that has looked up the hosts' names: it may block."""
-    company = ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1)
     return Cluster(
         contact_points=list(server.hosts),
         port=server.hosts[0][1],
         auth_provider=PlainTextAuthProvider(server.user, server.password or "") if server.user else None,
         ssl_context=tls_of(server),
-        execution_profiles={
-            EXEC_PROFILE_DEFAULT: _profile(server, request_timeout=REQUEST_S, speculative_execution_policy=company),
-            PLAIN: _profile(server, request_timeout=None),
-        },
+        execution_profiles={EXEC_PROFILE_DEFAULT: _profile(server, tuple_factory), COLUMNS: _profile(server, _to_take_out)},
         reconnection_policy=ExponentialReconnectionPolicy(0.5, RECONNECT_S, max_attempts=None),
         protocol_version=ProtocolVersion.V5,
         connect_timeout=CONNECT_S,
@@ -64,15 +61,21 @@ def cluster_of(server: ServerUrl) -> Cluster:
     )
 
 
-def _profile(server: ServerUrl, **more: Any) -> ExecutionProfile:
+def _profile(server: ServerUrl, row_factory: Callable[[Any, Any], Any]) -> ExecutionProfile:
     return ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
         retry_policy=Retries(),
         consistency_level=ConsistencyLevel.LOCAL_QUORUM,
         serial_consistency_level=ConsistencyLevel.SERIAL,
-        row_factory=tuple_factory,
-        **more,
+        request_timeout=REQUEST_S,
+        row_factory=row_factory,
+        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1),
     )
+
+
+def _to_take_out(names: Any, rows: Any) -> list[Any]:
+    """The driver keeps an answer until the next garbage collection, but not what was taken out of it."""
+    return [rows]
 
 
 def tls_of(server: ServerUrl) -> ssl.SSLContext | None:

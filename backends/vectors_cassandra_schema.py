@@ -6,9 +6,11 @@ condition, is a lock. Its own table is the only one that several may create at o
 
 import time
 import uuid
+from contextlib import suppress
 
-from cassandra import ConsistencyLevel, InvalidRequest
+from cassandra import ConsistencyLevel, InvalidRequest, OperationTimedOut, RequestExecutionException
 from cassandra.cluster import ResultSet, Session
+from cassandra.protocol import ErrorMessage
 from cassandra.query import SimpleStatement
 
 from schemas.errors import ConfigurationError, Unavailable
@@ -19,6 +21,9 @@ PATIENCE_S = 150.0
 LOOK_EVERY_S = 0.2
 # A table takes a server that is busy some seconds.
 CREATE_TIMEOUT_S = 30.0
+# What servers say as long as a change has not come to all of them, or when several processes try for the lock. It was seen with
+# three servers: a table "does not exist" right after it was created through another server.
+PASSING = (InvalidRequest, OperationTimedOut, RequestExecutionException, ErrorMessage)
 
 _KEYSPACE = """
 CREATE KEYSPACE IF NOT EXISTS {keyspace}
@@ -67,21 +72,19 @@ VERSIONS = (_VERSION_1,)
 
 
 def create(session: Session, keyspace: str, replication: int) -> None:
-    """Blocks. Raises Unavailable when the servers do not agree, or another process does not get done."""
-    _change(session, _KEYSPACE, keyspace, replication=replication)
-    _change(session, _VERSIONS, keyspace, id=uuid.uuid5(uuid.NAMESPACE_URL, f"cassandra:{keyspace}/schema_versions"))
+    """Blocks. Raises Unavailable when the servers do not get to agree, or another process does not get done."""
     holder = uuid.uuid4()
     until = time.monotonic() + PATIENCE_S
-    while (version := _version(session, keyspace, ConsistencyLevel.SERIAL)) < len(VERSIONS):
-        if _update(session, keyspace, f"USING TTL {LOCK_S} SET holder = %s IF holder = null", holder) in (None, holder):
-            try:
-                _migrate(session, keyspace, version, holder)
-            finally:
-                _update(session, keyspace, "SET holder = null IF holder = %s", holder)
-        elif time.monotonic() > until:
-            raise Unavailable(f"another process does not get done with creating the tables of the keyspace '{keyspace}'")
-        else:
-            time.sleep(LOOK_EVERY_S)
+    while True:
+        try:
+            if _created(session, keyspace, replication, holder):
+                return
+            reason = "another process has begun with it, and does not get done"
+        except PASSING as error:
+            reason = str(error)
+        if time.monotonic() > until:
+            raise Unavailable(f"the keyspace '{keyspace}' cannot be created: {reason}")
+        time.sleep(LOOK_EVERY_S)
 
 
 def require(session: Session, keyspace: str) -> None:
@@ -95,6 +98,23 @@ def require(session: Session, keyspace: str) -> None:
         raise ConfigurationError(f"the keyspace '{keyspace}' {state}: run `facestream init` first")
 
 
+def _created(session: Session, keyspace: str, replication: int, holder: uuid.UUID) -> bool:
+    """False while somebody else holds the lock, or has taken it meanwhile."""
+    _change(session, _KEYSPACE, keyspace, replication=replication)
+    _change(session, _VERSIONS, keyspace, id=uuid.uuid5(uuid.NAMESPACE_URL, f"cassandra:{keyspace}/schema_versions"))
+    version = _version(session, keyspace, ConsistencyLevel.SERIAL)
+    if version >= len(VERSIONS):
+        return True
+    if _update(session, keyspace, f"USING TTL {LOCK_S} SET holder = %s IF holder = null", holder) not in (None, holder):
+        return False
+    try:
+        _migrate(session, keyspace, version, holder)
+    finally:
+        with suppress(*PASSING):  # then it goes by itself
+            _update(session, keyspace, "SET holder = null IF holder = %s", holder)
+    return _version(session, keyspace, ConsistencyLevel.SERIAL) >= len(VERSIONS)
+
+
 def _migrate(session: Session, keyspace: str, version: int, holder: uuid.UUID) -> None:
     for number, statements in enumerate(VERSIONS[version:], version + 1):
         for cql in statements:
@@ -106,7 +126,7 @@ def _change(session: Session, cql: str, keyspace: str, **values: object) -> None
     """Changes the schema, and waits until all servers have it."""
     answer: ResultSet = session.execute(cql.format(keyspace=f'"{keyspace}"', **values), timeout=CREATE_TIMEOUT_S)
     if not answer.response_future.is_schema_agreed:
-        raise Unavailable(f"the servers do not agree on the keyspace '{keyspace}' yet: try again")
+        raise OperationTimedOut("the servers do not agree on its tables")
 
 
 def _version(session: Session, keyspace: str, consistency: int) -> int:

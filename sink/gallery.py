@@ -174,6 +174,6 @@ def _to_unit_length(vectors: Floats, units: Floats) -> None:
 def _keys(face_ids: Sequence[str]) -> NDArray[np.uint64]:
     """(n, 2), the 16 bytes of each id."""
     digits = "".join(face_ids).replace("-", "")
-    if {len(it) for it in face_ids} <= {36} and len(digits) == 32 * len(face_ids):  # as uuid writes them
+    if set(map(len, face_ids)) <= {36} and len(digits) == 32 * len(face_ids):  # as uuid writes them
         return np.frombuffer(bytes.fromhex(digits), np.uint64).reshape(-1, 2)
     return np.frombuffer(b"".join(uuid.UUID(it).bytes for it in face_ids), np.uint64).reshape(-1, 2)

@@ -75,14 +75,14 @@ class Names:
         return np.frombuffer(numbers, np.int32)
 
     def _append(self, names: list[str]) -> None:
-        texts = [name.encode() for name in names]
+        text = "".join(names).encode()
+        lengths = map(len, names if len(text) == sum(map(len, names)) else [name.encode() for name in names])
         begin = int(self._ends[self._count - 1]) if self._count else 0
-        ends = begin + np.cumsum([len(text) for text in texts], dtype=np.int64)
-        end = int(ends[-1]) if names else begin
+        end = begin + len(text)
         if end > len(self._text):
             self._text = _longer(self._text, begin, 2 * end)
-        self._text[begin:end] = np.frombuffer(b"".join(texts), np.uint8)
-        self._ends[self._count : self._count + len(names)] = ends
+        self._text[begin:end] = np.frombuffer(text, np.uint8)
+        self._ends[self._count : self._count + len(names)] = begin + np.cumsum(list(lengths), dtype=np.int64)
         self._count += len(names)
 
     def _make_room(self, more: int) -> None:

@@ -316,7 +316,6 @@ async def test_a_server_that_does_not_answer_is_unavailable_after_a_while(
     relay: Relay, away: CassandraVectors, directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backends.vectors_cassandra_connect.REQUEST_S", 0.5)
-    monkeypatch.setattr(client, "REQUEST_S", 0.5)
     await away.ping()
     relay.hold()
     for asking in (away.ping(), everything(away, directory)):
