@@ -25,8 +25,9 @@ from schemas.errors import ConfigurationError
 
 SETTING = "FACESTREAM_VECTORS"
 BUCKETS = range(16)
-# Rows of a page of a gallery, and how many pages are on their way at once: with twice as many of either it is read no faster.
-PAGE_FACES, PAGES_AHEAD = 250, 3
+# Rows of a page of a gallery, and how many pages are on their way at once: with more of either it is read no faster, and a page
+# takes four times its size.
+PAGE_FACES, PAGES_AHEAD = 500, 2
 # People asked of each bucket above its share, so that their listing seldom has to ask twice.
 SPARE = 10
 # An answer is kept for days. Cassandra 4 takes no time after January 2038.

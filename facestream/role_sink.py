@@ -10,7 +10,7 @@ from stream.worker import Worker
 from weights.manifest import Manifest
 
 IN_FLIGHT = 512
-ANSWERS_LINGER_S = 0.1  # nobody waits for a stored answer, and one at a time it costs as much as all the rest of a request
+ANSWERS_LINGER_S = 0.5  # who asks for a stored answer was told to wait a second; one at a time they cost half of a request
 
 
 def sink_workers(settings: Settings, stores: Stores, known: Manifest, member: str) -> tuple[list[Worker], Housekeeping]:

@@ -6,6 +6,7 @@ sink/people.py says what the similarity to a person is, and finds the best peopl
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,12 @@ from sink.names import Names
 from sink.people import BELOW_ALL, FOLDS, Floats, Match, People
 from sink.strangers import Strangers
 
+T = TypeVar("T", bound=np.generic)
+
 BLOCK_ROWS = 65_536
 MOST_SIMILARITIES = 8_000_000  # of one matrix product, 32 MB: probes are taken in parts
 FEW = 64  # faces: so many ids are found sooner one by one
+LEAST_ROWS, SMALL = 64, 4_096
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,8 @@ class Gallery:
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
-        self._blocks: list[Floats] = []  # (BLOCK_ROWS, D) each, unit length
+        # (BLOCK_ROWS, D) each, of unit length; that of a small gallery is smaller.
+        self._blocks: list[Floats] = [np.empty((0, dimension), np.float32)]
         self._rows = 0
         self._person_of = np.empty(0, np.int32)  # (capacity,), the person of each row
         self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
@@ -55,8 +60,8 @@ class Gallery:
 
     @property
     def nbytes(self) -> int:
-        """Memory in use, roughly."""
-        return sum(block.nbytes for block in self._blocks) + 24 * len(self._person_of) + self._names.nbytes + 8 * self.people
+        """Memory in use, roughly: what nothing was written to takes none."""
+        return self._rows * (4 * self.dimension + 24) + self._names.nbytes + 8 * self.people
 
     def load(self, block: FaceBlock) -> None:
         """Adds faces that are not there yet, many at a time."""
@@ -65,16 +70,17 @@ class Gallery:
 
     def add(self, block: FaceBlock) -> None:
         """Adds faces as they are learned; one that is there already (the same face_id) is replaced."""
-        keys, people = _keys(block.face_ids), self._names.numbers(block.persons)
+        keys = _keys(block.face_ids)
         last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id
         known = self._rows_of(keys)
-        for i in last.values():
-            if (row := known.get(keys[i].tobytes())) is not None:
-                _to_unit_length(block.vectors[i : i + 1], self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS][None])
         new = [i for key, i in last.items() if key not in known]
-        self._append(keys[new], people[new], block.vectors[new])
+        for key, row in known.items():
+            i = last[key]
+            _to_unit_length(block.vectors[i : i + 1], self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS][None])
+        people = self._names.numbers([block.persons[i] for i in new])
+        self._append(keys[new], people, block.vectors[new])
         if self._strangers is not None:
-            self._strangers.changed(self, sorted({*people.tolist()}))
+            self._strangers.changed(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
 
     def match(self, probes: Floats, top: int) -> list[list[Candidate]]:
         """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
@@ -153,22 +159,35 @@ class Gallery:
             rows = [row for first in keys[:, 0] for row in np.flatnonzero(firsts == first)]
         else:
             rows = list(np.flatnonzero(np.isin(firsts, keys[:, 0])))
-        return {self._face_ids[row].tobytes(): int(row) for row in rows}
+        found = {self._face_ids[row].tobytes(): int(row) for row in rows}
+        return {key: found[key] for key in map(bytes, keys) if key in found}
 
     def _reserve(self, rows: int) -> None:
-        while rows > len(self._blocks) * BLOCK_ROWS:
-            self._blocks.append(np.empty((BLOCK_ROWS, self.dimension), np.float32))
-            # Pages that nothing was written to take no memory.
-            person_of, face_ids = self._person_of, self._face_ids
-            capacity = len(self._blocks) * BLOCK_ROWS
-            self._person_of, self._face_ids = np.empty(capacity, np.int32), np.empty((capacity, 2), np.uint64)
-            self._person_of[: len(person_of)], self._face_ids[: len(face_ids)] = person_of, face_ids
+        """Makes room for so many. Most galleries are small; others grow by whole blocks, which are not copied."""
+        while rows > len(self._person_of):
+            length = max(2 * len(self._person_of), rows, LEAST_ROWS)
+            if length > SMALL:
+                length = (len(self._person_of) // BLOCK_ROWS + 1) * BLOCK_ROWS
+            if len(self._person_of) < BLOCK_ROWS:
+                self._blocks = [_longer(block, length) for block in self._blocks]
+            else:
+                self._blocks.append(np.empty((BLOCK_ROWS, self.dimension), np.float32))
+            self._person_of, self._face_ids = _longer(self._person_of, length), _longer(self._face_ids, length)
+
+
+def _longer(values: NDArray[T], length: int) -> NDArray[T]:
+    """With so many rows."""
+    longer = np.empty((length, *values.shape[1:]), values.dtype)
+    longer[: len(values)] = values
+    return longer
 
 
 def _to_unit_length(vectors: Floats, units: Floats) -> None:
     """Both (n, D). One without a length, or an endless one, gets nothing that is similar to anything."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-    np.divide(vectors, np.maximum(lengths, 1e-12)[:, None], out=units)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        np.divide(vectors, np.maximum(lengths, 1e-12)[:, None], out=units)
+    units[~np.isfinite(lengths)] = 0
 
 
 def _keys(face_ids: Sequence[str]) -> NDArray[np.uint64]:

@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
-FOLDS = 32  # rows: so many far apart are looked at together, their highest similarity first
-LEADERS = 48  # whose best face is the best in their part of the gallery: the limit comes from them
+FOLDS = 32  # rows that are looked at together, their highest similarity first
+LEADERS = 48  # the best of each part of the gallery, from whom the limit comes
 MOST_CANDIDATES = 4_000_000  # similarities looked at one by one, in one go
 BELOW_ALL = -2.0  # is less than any cosine
 EVERYBODY = -1.5  # as a limit: more than BELOW_ALL, less than any cosine

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from PIL import Image
 
 from bench import faults, same
@@ -15,18 +16,24 @@ from bench.stores import temporary_stores
 from scripts.services import Services
 from tests.e2e.conftest import Client, jpeg
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 COUNTS = {"ingest": 2, "process": 1, "sink": 2}
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stores(services: dict[str, str]) -> AsyncIterator[dict[str, str]]:
     async with temporary_stores("test", services) as made:
         yield made
 
 
-@pytest.fixture
-async def cluster(stores: dict[str, str], tmp_path: Path, weights_folder: Path) -> AsyncIterator[Cluster]:
-    async with Cluster(stores, tmp_path / "data", weights_folder, COUNTS, decoders="1") as running:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(
+    stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+) -> AsyncIterator[Cluster]:
+    """One for all tests of this file, each with directories of its own: its start takes as long as they do."""
+    data = tmp_path_factory.mktemp("distributed") / "data"
+    async with Cluster(stores, data, weights_folder, COUNTS, decoders="1") as running:
         yield running
 
 
@@ -92,6 +99,7 @@ async def test_a_replica_that_dies_takes_no_other_answer_along(cluster: Cluster,
         dying.kill()
         assert {status for status, _, _ in await asyncio.gather(*kept)} == {200}
         await asyncio.gather(lost, return_exceptions=True)
+    await asyncio.to_thread(dying.start)
 
 
 async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:

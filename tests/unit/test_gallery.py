@@ -83,6 +83,8 @@ def test_a_thousand_probes_get_what_each_gets_alone(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("one_each", [True, False], ids=["one face each", "several faces"])
 def test_rows_beyond_a_block_are_found(monkeypatch: pytest.MonkeyPatch, one_each: bool) -> None:
     monkeypatch.setattr(sink.gallery, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(sink.gallery, "LEAST_ROWS", 2)
+    monkeypatch.setattr(sink.gallery, "SMALL", 4)
     gallery = Gallery(DIMENSION)
     vectors = random_vectors(61)
     people = [f"{i if one_each else i % 20}" for i in range(61)]
@@ -119,8 +121,28 @@ def test_ids_that_share_their_first_half_are_two_faces() -> None:
     assert [found[0].face_id for found in gallery.match(vectors, 1)] == [one, other]
 
 
+def test_a_face_stays_with_its_person_whoever_claims_it() -> None:
+    gallery = Gallery(DIMENSION)
+    one, other = random_vectors(2)
+    gallery.add(faces(["obama"], one[None]))
+    gallery.add(faces(["biden"], other[None]))
+    assert (gallery.people, gallery.faces) == (1, 1)
+    assert [it.person for it in gallery.match(other[None], 5)[0]] == ["obama"]
+
+
+@pytest.mark.parametrize("number", [0.0, np.inf, np.nan, 3e38])
+def test_a_vector_without_a_usable_length_hides_nobody(number: float) -> None:
+    gallery = Gallery(DIMENSION)
+    vectors = random_vectors(200)
+    vectors[::3] = number
+    gallery.load(faces([f"{i}" for i in range(200)], vectors))
+    found = gallery.match(vectors[1::3], 1)
+    assert [it[0].person for it in found] == [f"{i}" for i in range(1, 200, 3)]
+
+
 def test_memory_in_use_grows_with_what_is_in_it() -> None:
     gallery = Gallery(DIMENSION)
     assert gallery.nbytes < 1_000
-    gallery.load(faces([f"{i}" for i in range(10)], random_vectors(10)))
-    assert gallery.nbytes >= sink.gallery.BLOCK_ROWS * DIMENSION * 4
+    gallery.load(faces([f"{i}" for i in range(3_000)], random_vectors(3_000)))
+    raw = 3_000 * DIMENSION * 4
+    assert raw < gallery.nbytes < 3 * raw
