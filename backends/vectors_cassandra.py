@@ -10,6 +10,7 @@ import re
 import time
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -92,16 +93,14 @@ class CassandraVectors(VectorStore):
         await self._client.once(lambda session: schema.create(session, self._keyspace, self._replication))
 
     async def put_faces(self, faces: Sequence[FaceVector]) -> None:
-        # The directories are written each time: what another process has deleted since must be there again.
-        directories: dict[tuple[str, str], int] = {}
-        requests: list[tuple[Statement, Sequence[Any]]] = []
+        newest: dict[tuple[str, str], int] = {}  # timestamp in each directory
         for it in faces:
-            requests.append((_PUT_FACE, _row(it)))
             place = (it.generation, it.directory)
-            directories[place] = max(it.face.timestamp, directories.get(place, it.face.timestamp))
-        for (generation, directory), timestamp in directories.items():
-            requests.append((_PUT_DIRECTORY, (generation, _bucket(directory), directory, 1000 * timestamp)))
-        await self._client.run_all(requests)
+            newest[place] = max(it.face.timestamp, newest.get(place, it.face.timestamp))
+        # The directories are written each time: what another process has deleted since must be there again.
+        directories = ((generation, _bucket(name), name, 1000 * timestamp) for (generation, name), timestamp in newest.items())
+        requests = chain(((_PUT_FACE, _row(it)) for it in faces), ((_PUT_DIRECTORY, row) for row in directories))
+        await self._client.run_all(requests, len(faces) + len(newest))
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
         begins: list[tuple[int, bytes | None]] = [(bucket, None) for bucket in BUCKETS]
@@ -164,9 +163,8 @@ class CassandraVectors(VectorStore):
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
         now = time.time()
         # They are on their way together, and have the times at which they were sent: of two to an image the later one stays.
-        await self._client.run_all(
-            [(_PUT_ANSWER, (it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now))) for it in answers]
-        )
+        rows = ((it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now)) for it in answers)
+        await self._client.run_all(((_PUT_ANSWER, row) for row in rows), len(answers))
 
     async def answer(self, image_id: str) -> StoredAnswer | None:
         rows = await self._client.run(_ANSWER, (image_id,))

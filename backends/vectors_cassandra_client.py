@@ -5,7 +5,7 @@ into asyncio's.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -90,8 +90,8 @@ class Client:
                 if page.next is None:
                     return found
 
-    async def run_all(self, requests: Sequence[tuple[Statement, Sequence[Any]]]) -> None:
-        """Runs them side by side, until one fails."""
+    async def run_all(self, requests: Iterable[tuple[Statement, Sequence[Any]]], count: int) -> None:
+        """Runs so many side by side, until one fails. They are made as they are needed: many of them take their time."""
         self._check_open()
         left = iter(requests)
 
@@ -101,7 +101,7 @@ class Client:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(len(requests), IN_FLIGHT)):
+                for _ in range(min(count, IN_FLIGHT)):
                     group.create_task(work())
         except BaseExceptionGroup as failed:
             raise failed.exceptions[0] from None
@@ -152,14 +152,13 @@ class Client:
     async def _ask(self, statement: Statement, values: Sequence[Any], begin: bytes | None, *, columns: bool = False) -> Page:
         self._check_open()
         connected = self._connected or await self._connect()
-        session = connected.session
+        session, profile = connected.session, COLUMNS if columns else EXEC_PROFILE_DEFAULT
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         self._asking.add(answer)
         try:
             # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the driver
             # does not restore the one that loses its connection alone.
             session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
-            profile = COLUMNS if columns else EXEC_PROFILE_DEFAULT
             asked = session.execute_async(connected.prepared[statement], values, paging_state=begin, execution_profile=profile)
             asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(answer,))
             page = await answer

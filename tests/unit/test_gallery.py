@@ -100,6 +100,16 @@ def test_rows_beyond_a_block_are_found(monkeypatch: pytest.MonkeyPatch, one_each
     assert [it.face_id for it in nearest] == [face_id(i) for i in range(61)]
 
 
+def test_a_gallery_grows_face_by_face() -> None:
+    gallery = Gallery(DIMENSION)
+    vectors = random_vectors(300)
+    for i, vector in enumerate(vectors):
+        gallery.add(FaceBlock([f"{i}"], [face_id(i)], vector[None]))
+    found = [it[0] for it in gallery.match(vectors, 1)]
+    assert [(it.person, it.face_id) for it in found] == [(f"{i}", face_id(i)) for i in range(300)]
+    assert [it.similarity for it in found] == pytest.approx([1] * 300, abs=1e-6)
+
+
 def test_a_face_that_comes_again_replaces_itself() -> None:
     gallery = Gallery(DIMENSION)
     before, after = random_vectors(2)

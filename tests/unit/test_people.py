@@ -93,8 +93,17 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     similarities = padded(random.uniform(-1, 1, (len(person_of), 9)).astype(np.float32))
     people = People(person_of, 700)
     together = people.best(similarities, 5)
+    probes: list[int] = []
+    limits = People._limits
+
+    def counting(self: People, folds: Floats, highest: Floats, top: int) -> Floats:
+        probes.append(highest.shape[1])
+        return limits(self, folds, highest, top)
+
+    monkeypatch.setattr(People, "_limits", counting)
     monkeypatch.setattr(sink.people, "MOST_CANDIDATES", 1)
     assert people.best(similarities, 5) == together
+    assert probes.count(1) == 9
 
 
 def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
