@@ -72,8 +72,13 @@ class Accept:
             options=options,
         )
 
-    async def earlier_answer(self, received: ImageReceived) -> Answer | None:
-        """The stored answer of the same request. Raises IdempotencyKeyReused when the key came with another body before."""
+    async def earlier_answer(self, received: ImageReceived, recent: Answer | None) -> Answer | None:
+        """The answer of the same request: `recent` where it was given a moment ago, else from the store. Raises
+        IdempotencyKeyReused when the key came with another body before.
+        """
+        if recent is not None:
+            _require_same(recent.request_digest, received)
+            return recent
         stored = await self._vectors.answer(received.image_id)
         if stored is not None and stored.expires_at > time.time():
             answer = Answer.decode(stored.value.encode())

@@ -52,6 +52,9 @@ async def result(request: web.Request) -> web.Response:
     unknown = NotFound(f"there is no image {image_id}", image_id=image_id)
     if not is_image_id(image_id):
         raise unknown
+    recent = service.replies.recent(image_id)
+    if recent is not None and access.sees(recent.directory):
+        return json_response(recent.status, recent.body)
     stored = await service.vectors.answer(image_id)
     if stored is not None:
         answer = Answer.decode(stored.value.encode())
@@ -98,7 +101,7 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
         if key is None:
             return await _announce(service, received, upload, wait_s)
         async with service.accept.one_at_a_time(received.image_id):
-            earlier = await service.accept.earlier_answer(received)
+            earlier = await service.accept.earlier_answer(received, service.replies.recent(received.image_id))
             if earlier is not None:
                 return json_response(earlier.status, earlier.body)
             return await _announce(service, received, upload, wait_s)

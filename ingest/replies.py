@@ -16,6 +16,7 @@ log = structlog.get_logger(__name__)
 
 RATE_WINDOW = 64
 LOG_AWAY_S = 1.0
+RECENT_S = 5.0  # the answers' stage has stored an answer by then
 
 
 class Replies:
@@ -26,6 +27,7 @@ class Replies:
         self._reader: Reader | None = None
         self._waiting: dict[str, list[asyncio.Future[Answer]]] = {}
         self._answered_at: deque[float] = deque(maxlen=RATE_WINDOW)
+        self._recent: dict[str, tuple[float, Answer]] = {}  # by image_id, when it was given; the oldest first
         self.reply_to = f"ingest-{uuid.uuid4()}"
 
     async def start(self) -> None:
@@ -47,6 +49,7 @@ class Replies:
                 if waiting:
                     answer = Answer.decode(record.value)
                     self._answered_at.append(time.monotonic())
+                    self._remember(answer)
                     for future in waiting:
                         if not future.done():
                             future.set_result(answer)
@@ -67,6 +70,19 @@ class Replies:
             waiting.remove(future)
             if not waiting:
                 del self._waiting[image_id]
+
+    def recent(self, image_id: str) -> Answer | None:
+        """What a request was answered a moment ago: the store may not have it yet."""
+        return self._recent[image_id][1] if image_id in self._recent else None
+
+    def _remember(self, answer: Answer) -> None:
+        now = time.monotonic()
+        for image_id, (since, _) in list(self._recent.items()):
+            if now - since < RECENT_S:
+                break
+            del self._recent[image_id]
+        self._recent.pop(answer.image_id, None)
+        self._recent[answer.image_id] = now, answer
 
     @property
     def in_flight(self) -> int:

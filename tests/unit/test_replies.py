@@ -56,6 +56,22 @@ async def test_each_request_gets_the_answer_of_its_own_image(log: SqliteLog, rep
     assert replies.in_flight == 0
 
 
+async def test_what_was_answered_is_remembered_until_the_store_has_it(
+    log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to)
+    async with asyncio.timeout(10):
+        given = await first
+        assert replies.recent(image_id("a")) == given
+        monkeypatch.setattr(replies_module, "RECENT_S", 0.0)
+        second = replies.expect(image_id("b"))
+        await answer(log, "b", replies.reply_to)
+        given = await second
+        assert replies.recent(image_id("b")) == given
+    assert replies.recent(image_id("a")) is None
+
+
 async def test_all_who_wait_for_an_image_get_its_first_answer(log: SqliteLog, replies: Replies) -> None:
     futures = [replies.expect(image_id("a")) for _ in range(3)]
     await answer(log, "a", replies.reply_to, status=200)
