@@ -33,24 +33,31 @@ async def temporary_stores(word: str, servers: Mapping[str, str] = os.environ) -
     try:
         yield stores
     finally:
-        await _delete_topics(log, f"{name}.")
-        await asyncio.to_thread(_remove_bucket, objects, password, name)
-        await asyncio.to_thread(_drop_keyspace, vectors, name)
+        await delete_topics(log, f"{name}.")
+        await asyncio.to_thread(remove_bucket, objects, password, name)
+        await asyncio.to_thread(drop_keyspace, vectors, name)
 
 
-async def _delete_topics(url: str, prefix: str) -> None:
-    hosts = server_of(url, setting="FACESTREAM_LOG", default_port=9092, options=()).hosts
+@asynccontextmanager
+async def admin_of(url: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """The bare client of the cluster in a URL."""
+    hosts = server_of(url, setting="FACESTREAM_LOG", default_port=9092, options=("prefix",)).hosts
     admin = AIOKafkaAdminClient(bootstrap_servers=[f"{host}:{port}" for host, port in hosts])
     await admin.start()
     try:
-        made = [topic for topic in await admin.list_topics() if topic.startswith(prefix)]
-        if made:
-            await admin.delete_topics(made)
+        yield admin
     finally:
         await admin.close()
 
 
-def _remove_bucket(url: str, password: str, name: str) -> None:
+async def delete_topics(url: str, prefix: str) -> None:
+    async with admin_of(url) as admin:
+        if made := [topic for topic in await admin.list_topics() if topic.startswith(prefix)]:
+            await admin.delete_topics(made)
+
+
+def remove_bucket(url: str, password: str, name: str) -> None:
+    """With all that is in it."""
     server = server_of(url, setting="FACESTREAM_OBJECTS", default_port=9000, options=())
     client = Minio("{}:{}".format(*server.hosts[0]), server.user, password, secure=False)
     if client.bucket_exists(name):
@@ -60,6 +67,6 @@ def _remove_bucket(url: str, password: str, name: str) -> None:
         client.remove_bucket(name)
 
 
-def _drop_keyspace(url: str, name: str) -> None:
+def drop_keyspace(url: str, name: str) -> None:
     with cluster_of(server_of(url, setting="FACESTREAM_VECTORS", default_port=PORT, options=OPTIONS)) as cluster:
         cluster.connect().execute(f'DROP KEYSPACE IF EXISTS "{name}"', timeout=DROP_S)

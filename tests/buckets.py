@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit
 
 from minio import Minio
-from minio.deleteobjects import DeleteObject
 
 from backends.objects_s3 import S3Objects
+from bench.stores import remove_bucket
 
 
 def client_of(url: str) -> Minio:
@@ -29,13 +29,4 @@ async def temporary_bucket(services: Mapping[str, str]) -> AsyncIterator[str]:
     await objects.create()
     await objects.close()
     yield url
-    await asyncio.to_thread(_remove, url, name)
-
-
-def _remove(url: str, name: str) -> None:
-    client = client_of(url)
-    for _ in client.remove_objects(
-        name, [DeleteObject(each.object_name or "") for each in client.list_objects(name, recursive=True)]
-    ):
-        raise AssertionError(f"the bucket {name} cannot be emptied")
-    client.remove_bucket(name)
+    await asyncio.to_thread(remove_bucket, services["FACESTREAM_OBJECTS"], services["FACESTREAM_OBJECTS_PASSWORD"], name)

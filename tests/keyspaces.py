@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from backends import vectors_cassandra_schema as schema
 from backends.urls import ServerUrl, server_of
 from backends.vectors_cassandra_connect import OPTIONS, PORT, cluster_of
+from bench.stores import drop_keyspace
 
 
 def server_at(url: str) -> ServerUrl:
@@ -21,5 +22,4 @@ def temporary_keyspace(services: dict[str, str]) -> Iterator[str]:
     with cluster_of(server_at(url)) as cluster:
         schema.create(cluster.connect(), name, replication=1)
     yield url
-    with cluster_of(server_at(url)) as cluster:
-        cluster.connect().execute(f'DROP KEYSPACE "{name}"', timeout=schema.CREATE_TIMEOUT_S)
+    drop_keyspace(url, name)
