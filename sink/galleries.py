@@ -1,7 +1,8 @@
 """The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is short."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from weakref import WeakSet
 
 import numpy as np
 from prometheus_client import Gauge, Histogram
@@ -27,6 +28,7 @@ class Galleries:
         self._vectors, self._memory = vectors, memory
         self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()
         self._dropped = 0  # how often
+        _IN_USE.add(self)
 
     async def get(self, directory: str, generation: str, dimension: int) -> Gallery:
         """Raises Unavailable."""
@@ -59,14 +61,20 @@ class Galleries:
         self._dropped += 1
         for key in [key for key in self._galleries if stale(key[0])]:
             del self._galleries[key]
-        self._show()
 
     def _shrink(self) -> None:
         while len(self._galleries) > 1 and sum(gallery.nbytes for gallery in self._galleries.values()) > self._memory:
             self._galleries.popitem(last=False)
-        self._show()
 
-    def _show(self) -> None:
-        LOADED.set(len(self._galleries))
-        FACES.set(sum(gallery.faces for gallery in self._galleries.values()))
-        BYTES.set(sum(gallery.nbytes for gallery in self._galleries.values()))
+
+_IN_USE: WeakSet[Galleries] = WeakSet()
+
+
+def _in_memory() -> Iterator[Gallery]:
+    for galleries in list(_IN_USE):
+        yield from galleries._galleries.values()
+
+
+LOADED.set_function(lambda: sum(1 for _ in _in_memory()))
+FACES.set_function(lambda: sum(gallery.faces for gallery in _in_memory()))
+BYTES.set_function(lambda: sum(gallery.nbytes for gallery in _in_memory()))

@@ -1,12 +1,14 @@
 """Which galleries are in memory, and what comes into them while they are."""
 
 import asyncio
+import gc
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from backends.vectors import Face, FaceBlock, FaceVector
 from backends.vectors_sqlite import SqliteVectors
@@ -97,3 +99,23 @@ async def test_a_hundred_faces_learned_at_once_replace_those_that_are_there(vect
     for it in changed:
         nearest = gallery.match(it.vector[None], 7)[0]
         assert next(found for found in nearest if found.person == it.face.person).face_id == it.face.face_id
+
+
+async def test_the_galleries_of_all_that_are_in_use_are_shown(vectors: SlowVectors) -> None:
+    def shown() -> list[float]:
+        gc.collect()
+        names = ("facestream_galleries", "facestream_gallery_faces", "facestream_gallery_bytes")
+        return [REGISTRY.get_sample_value(name) or 0 for name in names]
+
+    before = np.array(shown())
+    await vectors.put_faces([a_face("ann", 1), a_face("bob", 2, directory="other")])
+    one, other = Galleries(vectors, 1 << 30), Galleries(vectors, 1 << 30)
+    sizes = [(await one.get(name, "g", DIMENSION)).nbytes for name in ("acme", "other")]
+    assert (shown() - before).tolist() == [2, 2, sum(sizes)]
+    another = await other.get("acme", "g", DIMENSION)
+    other.learned([a_face("eve", 3)])
+    assert (shown() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
+    one.drop(lambda directory: directory == "other")
+    assert (shown() - before).tolist() == [2, 3, sizes[0] + another.nbytes]
+    del other
+    assert (shown() - before).tolist() == [1, 1, sizes[0]]
