@@ -1,7 +1,8 @@
 """Clients that learn and recognize until they are answered, and remember what they were told: `bench.faults` holds it against
-what is there afterwards.
+what is there afterwards. With the arguments and the verdict of the commands that set them on a system.
 """
 
+import argparse
 import asyncio
 import random
 import time
@@ -9,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -129,3 +131,21 @@ class Clients:
         learned = self._outcome.learned
         self._outcome.wrong += [f"{person} was acknowledged and is not there" for person in sorted(learned - faces.keys())]
         self._outcome.wrong += [f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
+    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
+
+
+def portraits(folder: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(folder.glob("obama*.jpg")) if "partial" not in path.name]
+
+
+def verdict(wrong: Sequence[str]) -> int:
+    """Says it; returns the exit status."""
+    for line in wrong:
+        print(f"WRONG: {line}")
+    print("all is well" if not wrong else f"{len(wrong)} things are wrong")
+    return 1 if wrong else 0

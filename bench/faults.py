@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from backends.log import open_log
-from bench.clients import Clients, Outcome
+from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
 from bench.cluster import Cluster, unique
 from bench.stores import temporary_stores
 from scripts.services import Services
@@ -114,12 +114,10 @@ async def left_behind(stores: dict[str, str]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", metavar="FAULT", help="one of them")
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
+    add_arguments(parser)
     arguments = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(arguments.photos.glob("obama*.jpg")) if "partial" not in path.name]
+    photos = portraits(arguments.photos)
     services = Services()
     faults = {
         "kill": killing(arguments.kills),
@@ -142,8 +140,7 @@ def main() -> int:
                 return await run(cluster, stores, photos, faults, arguments.seed)
 
         wrong = asyncio.run(all_of_them())
-    print("all is well" if not wrong else f"{len(wrong)} things are wrong")
-    return 1 if wrong else 0
+    return verdict(wrong)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ acknowledged learn be there once, no group have lag, and no process have grown.
 
 import argparse
 import asyncio
-import random
 import tempfile
 import time
 from collections import defaultdict
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.clients import Clients, Outcome
+from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
 from bench.cluster import ROLES, Cluster, unique
 from bench.faults import left_behind
 from bench.stores import temporary_stores
@@ -53,13 +52,11 @@ def grown(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str
     return wrong
 
 
-async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int) -> list[str]:
+async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int, seed: int) -> list[str]:
     outcome, directory = Outcome(), unique("d")
     sizes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     async with temporary_stores("many") as stores, Cluster(stores, data, weights, COUNTS, threads="1", decoders="1") as cluster:
-        async with Clients(
-            cluster, photos, outcome, directory=directory, seed=random.randrange(1 << 30), clients=clients
-        ) as them:
+        async with Clients(cluster, photos, outcome, directory=directory, seed=seed, clients=clients) as them:
             began = time.monotonic()
             await come_and_go(cluster, seconds, sizes)
             await them.finish()
@@ -81,17 +78,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
+    add_arguments(parser)
     arguments = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(arguments.photos.glob("obama*.jpg")) if "partial" not in path.name]
+    photos = portraits(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
         data, weights = Path(folder) / "data", arguments.weights.resolve()
-        wrong = asyncio.run(run(data, weights, photos, arguments.seconds, arguments.clients))
-    for line in wrong:
-        print(f"WRONG: {line}")
-    print("all is well" if not wrong else f"{len(wrong)} things are wrong")
-    return 1 if wrong else 0
+        wrong = asyncio.run(run(data, weights, photos, arguments.seconds, arguments.clients, arguments.seed))
+    return verdict(wrong)
 
 
 if __name__ == "__main__":

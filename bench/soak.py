@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench.clients import Clients, Outcome
+from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
 from facestream.serving import Serving
 
 
@@ -47,29 +47,24 @@ async def soak(serving: Serving, photos: Sequence[bytes], kills: int, seed: int 
 def _check_files(data: Path, outcome: Outcome) -> None:
     for name in ("log.db", "vectors.db"):
         with closing(sqlite3.connect(data / name)) as connection:
-            verdict = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        if verdict != "ok":
-            outcome.wrong.append(f"{name}: {verdict}")
+            found = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if found != "ok":
+            outcome.wrong.append(f"{name}: {found}")
     outcome.wrong += [f"left over: {path.name}" for path in (data / "objects" / ".tmp").glob("*")]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
+    add_arguments(parser)
     arguments = parser.parse_args()
-    photos = [path.read_bytes() for path in sorted(arguments.photos.glob("obama*.jpg")) if "partial" not in path.name]
+    photos = portraits(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         serving = Serving(Path(folder) / "data", arguments.weights.resolve())
         outcome = asyncio.run(soak(serving, photos, arguments.kills, arguments.seed))
     print(f"{arguments.kills} kills in {time.monotonic() - began:.0f} s: {len(outcome.learned)} learned, {dict(outcome.answers)}")
-    for line in outcome.wrong:
-        print(f"WRONG: {line}")
-    print("all is well" if not outcome.wrong else f"{len(outcome.wrong)} things are wrong")
-    return 1 if outcome.wrong else 0
+    return verdict(outcome.wrong)
 
 
 if __name__ == "__main__":
