@@ -80,7 +80,7 @@ class KafkaLog(EventLog):
         if not set(wanted) <= set(every):
             named = ", ".join(str(each.partition) for each in wanted)
             raise InvalidRequest(f"topic '{topic}' has partitions 0 to {len(every) - 1}, not {named}")
-        offsets = await (self._offsets.earliest if at == "start" else self._offsets.latest)(wanted)
+        offsets = await self._offsets.bounds(at, wanted)
         reader = KafkaReader(self._servers, offsets, closed=self._reading.discard)
         self._reading.add(reader)
         return reader
@@ -90,10 +90,12 @@ class KafkaLog(EventLog):
         return await self._topics.count(topic)
 
     async def start_offsets(self, topic: str) -> dict[int, int]:
-        return {at.partition: offset for at, offset in (await self._offsets.earliest(await self._partitions_of(topic))).items()}
+        offsets = await self._offsets.bounds("start", await self._partitions_of(topic))
+        return {at.partition: offset for at, offset in offsets.items()}
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
-        return {at.partition: offset for at, offset in (await self._offsets.latest(await self._partitions_of(topic))).items()}
+        offsets = await self._offsets.bounds("end", await self._partitions_of(topic))
+        return {at.partition: offset for at, offset in offsets.items()}
 
     async def lag(self, group: str, topic: str) -> dict[int, int]:
         waiting = await self._offsets.waiting(group, await self._partitions_of(topic))

@@ -72,7 +72,7 @@ class GroupMember:
         self.place: Place | None = None
         self.failure: Exception | None = None
         self._servers, self._client, self._changed = servers, client, changed
-        self._group, self._name = servers.prefix + group, member_name(name)
+        self._group, self._name = servers.prefix + group, instance_id(name)
         self._topics = sorted(servers.prefix + topic for topic in set(topics))
         # aiokafka's assignor keeps what it knows in its class, and one process may be a member of several groups.
         self._assignor: Any = type("Assignor", (StickyPartitionAssignor,), {})
@@ -236,7 +236,7 @@ class GroupMember:
                     await self._ask(LeaveGroupRequest(self._group, self._member_id), ConnectionGroup.DEFAULT)
 
 
-def member_name(name: str) -> str:
-    """A member's name in the characters that Kafka takes; different names stay different."""
+def instance_id(name: str) -> str:
+    """The group.instance.id of a member: its name in the characters that Kafka takes; different names stay different."""
     clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
     return clean if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
+from typing import Literal
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
@@ -25,22 +26,13 @@ class KafkaOffsets:
         self._peeking = asyncio.Lock()
         self._times: dict[tuple[str, TopicPartition], tuple[int, int]] = {}
 
-    async def earliest(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset of the first record, or of the next where there is none."""
-        wanted = [self._servers.theirs(at) for at in partitions]
+    async def bounds(self, at: Literal["start", "end"], partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """At "start" the offset of the first record, or of the next where there is none; at "end" that of the next."""
+        wanted = [self._servers.theirs(each) for each in partitions]
 
         async def ask() -> dict[TopicPartition, int]:
-            offsets = await (await self._consumer()).beginning_offsets(wanted)
-            return {self._servers.ours(partition): offset for partition, offset in offsets.items()}
-
-        return await self._servers.asked("reading offsets", ask)
-
-    async def latest(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-        """The offset of the next record."""
-        wanted = [self._servers.theirs(at) for at in partitions]
-
-        async def ask() -> dict[TopicPartition, int]:
-            offsets = await (await self._consumer()).end_offsets(wanted)
+            consumer = await self._consumer()
+            offsets = await (consumer.beginning_offsets if at == "start" else consumer.end_offsets)(wanted)
             return {self._servers.ours(partition): offset for partition, offset in offsets.items()}
 
         return await self._servers.asked("reading offsets", ask)
@@ -64,7 +56,7 @@ class KafkaOffsets:
     async def waiting(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
         """For each partition the first offset that the group has not committed past, and the offset of the next record."""
         committed, starts, ends = await asyncio.gather(
-            self.committed(group, partitions), self.earliest(partitions), self.latest(partitions)
+            self.committed(group, partitions), self.bounds("start", partitions), self.bounds("end", partitions)
         )
         return {at: (max(starts[at], committed[at].offset if at in committed else 0), ends[at]) for at in partitions}
 
