@@ -5,6 +5,7 @@ import asyncio
 import sys
 from typing import Any
 
+from facestream.keys import new_key
 from facestream.settings_flags import add_flags, settings_from
 from facestream.stores import Stores, create, open_stores, patiently
 
@@ -20,7 +21,7 @@ def add_parser(commands: Any) -> None:
         "--wait", metavar="SECONDS", type=float, default=60.0, help="for servers that are not up yet (default: 60)"
     )
     parser.add_argument("--key", action="store_true", help="where no API key exists, make one with the scope admin and print it")
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    add_flags(parser, ("log", "objects", "vectors", "data", "keep_probes"))
     parser.set_defaults(run=run)
 
 
@@ -29,12 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    async with open_stores(settings_from(arguments)) as stores:
+    settings = settings_from(arguments)
+    async with open_stores(settings) as stores:
         try:
             async with asyncio.timeout(arguments.wait):
-                await patiently(stores, asyncio.Event(), create_them=True)
+                await patiently(stores, asyncio.Event(), create_for=settings.keep_probes)
         except TimeoutError:
-            await create(stores)  # says what is away
+            await create(stores, settings.keep_probes)  # says what is away
         print("topics, bucket and tables are there", file=sys.stderr)
         if arguments.key:
             await _first_key(stores)
@@ -42,12 +44,9 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _first_key(stores: Stores) -> None:
-    from ingest.keys import create as create_key
-
     if await stores.vectors.api_keys():
         print("an API key exists already: facestream keys list", file=sys.stderr)
         return
-    text, key = create_key("admin", None)
-    await stores.vectors.put_api_key(key)
+    text = await new_key(stores.vectors, "admin", None)
     print("the first API key, shown once (scope admin):", file=sys.stderr)
     print(text)

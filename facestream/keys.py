@@ -5,7 +5,7 @@ import asyncio
 import time
 from typing import Any
 
-from backends.vectors import open_vectors
+from backends.vectors import VectorStore, open_vectors
 from facestream.config import Settings
 from facestream.settings_flags import add_flags, settings_from
 from ingest.keys import SCOPES, create
@@ -47,14 +47,20 @@ async def _create(settings: Settings, scope: str, directory: str | None) -> int:
     except ValueError as error:
         raise ConfigurationError(f"--directory: {error}") from None
     settings.data.mkdir(parents=True, exist_ok=True)
-    text, key = create(scope, directory)
     vectors = open_vectors(settings.vectors_url)
     try:
-        await vectors.put_api_key(key)
+        text = await new_key(vectors, scope, directory)
     finally:
         await vectors.close()
     print(text)
     return 0
+
+
+async def new_key(vectors: VectorStore, scope: str, directory: str | None) -> str:
+    """Makes a key; returns its text for the owner."""
+    text, key = create(scope, directory)
+    await vectors.put_api_key(key)
+    return text
 
 
 async def _list(settings: Settings) -> int:
