@@ -21,7 +21,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 # Then what the code needs, then the code.
 COPY pyproject.toml README.md ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" > needed && \
+    python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*it['dependencies'], *it['optional-dependencies']['onnx'], sep='\n')" > needed && \
     pip install -c constraints.txt -r needed
 COPY . .
 RUN pip install --no-build-isolation --no-deps . && facestream weights get --weights /opt/facestream/weights

@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test install install-dev photos services services-down soak soak-services bench bench-services
+.PHONY: help run test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-services
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -42,10 +42,21 @@ soak-services: install-dev photos
 	@$(BIN)/facestream weights get
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.faults
 
+# make soak-erase   erase people while their images are in flight, killing and holding roles, in both settings (half an hour)
+soak-erase: install-dev photos
+	@$(BIN)/facestream weights get
+	$(BIN)/python -m bench.erase --embedded
+	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.erase
+
 # make bench  speed of this machine, the bare models against the service (minutes)
 bench: install-dev
 	@$(BIN)/facestream weights get
 	$(BIN)/facestream bench
+
+# make bench-bulk   5,000 pictures in bulk beside clients who wait (a quarter of an hour)
+bench-bulk: install-dev photos
+	@$(BIN)/facestream weights get
+	$(BIN)/python -m bench.bulk
 
 # make bench-services  what the stream costs beside its servers, and many processes at once (minutes)
 bench-services: install-dev photos

@@ -46,7 +46,7 @@ class NewRecord:
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record as the log gives it back. `timestamp` is the log's append time in milliseconds since the epoch, never a
-    producer's.
+    producer's. `headers` are what another system has put beside it; those that are appended here have none.
     """
 
     topic: str
@@ -55,6 +55,7 @@ class Record:
     timestamp: int
     key: str
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def topic_partition(self) -> TopicPartition:
@@ -149,6 +150,12 @@ class Consumer(ABC):
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began, Unavailable or
         StorageFull when the outcome is not known to be a success.
+        """
+
+    @abstractmethod
+    def holds(self) -> bool:
+        """Whether the group has confirmed this member lately enough that nobody else can have its partitions: False for one that
+        wakes from a long stop, until it has asked.
         """
 
     @abstractmethod

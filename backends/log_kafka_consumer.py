@@ -79,7 +79,7 @@ class KafkaConsumer(Consumer):
         """Begins the epoch of a place; False when it is lost again."""
         async with self._committing:  # what is being committed under the old place may still count
             committed = await self._offsets.committed(self._group, place.partitions)
-        earliest = await self._offsets.earliest(place.partitions - committed.keys())
+        earliest = await self._offsets.bounds("start", place.partitions - committed.keys())
         if self._member.place is not place or self._closed:
             return False
         # Nothing may wait from here on until poll returns: a commit in between would be under a place its caller does not know.
@@ -90,7 +90,7 @@ class KafkaConsumer(Consumer):
         return True
 
     async def _offset_gone(self, at: TopicPartition, offset: int) -> OffsetGone:
-        earliest = (await self._offsets.earliest([at]))[at]
+        earliest = (await self._offsets.bounds("start", [at]))[at]
         return OffsetGone(
             f"{self._name} has to go on in topic '{at.topic}', partition {at.partition}, at offset {offset}, which no longer"
             f" exists; the earliest is {earliest}: `facestream recover` shows what was lost and goes on from there"
@@ -103,6 +103,9 @@ class KafkaConsumer(Consumer):
             raise Fenced(f"{self._name} commits for partitions that are not its own")
         async with self._committing:
             await self._servers.asked("committing", lambda: self._member.commit(place, offsets))
+
+    def holds(self) -> bool:
+        return self._place is not None and self._member.place is self._place and self._member.heard()
 
     async def close(self) -> None:
         if not self._closed:

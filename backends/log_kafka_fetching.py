@@ -168,8 +168,10 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 def _record(at: TopicPartition, record: ConsumerRecord) -> Record:
     key = (record.key or b"").decode(errors="replace")  # other systems may append without a key
-    return Record(at.topic, at.partition, record.offset, record.timestamp, key, record.value)
+    headers = tuple((name, value or b"") for name, value in record.headers) if record.headers else ()
+    return Record(at.topic, at.partition, record.offset, record.timestamp, key, record.value, headers)
 
 
 def _size(record: ConsumerRecord) -> int:
-    return len(record.key or b"") + len(record.value or b"")
+    beside = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
+    return len(record.key or b"") + len(record.value or b"") + beside

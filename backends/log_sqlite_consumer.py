@@ -205,6 +205,9 @@ class SqliteConsumer(Consumer):
         rows = [(self._ids[topic_partition], committed) for topic_partition, committed in offsets.items()]
         await self._writer.run(lambda connection: commit(connection, session, group, epoch, rows))
 
+    def holds(self) -> bool:
+        return self._writer.leases_last() and self._view.epochs.get(self._me.group, 0) == self.epoch
+
     async def close(self) -> None:
         if self._closed:
             return

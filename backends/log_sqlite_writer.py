@@ -4,6 +4,7 @@ It holds the next offset of every partition in memory, and notices by SQLite's `
 inside each transaction, and between them as long as somebody in this process is reading.
 """
 
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ class LogWriter(GroupWriter):
         self.memberships: dict[str, Membership] = {}
         self._view = view
         self._lease_s = lease_s
+        self._renewing_at = self._renewed_at = -math.inf
         self._clock = clock
         self._heads: dict[int, _Head] = {}
         self._version: int | None = None
@@ -98,6 +100,7 @@ class LogWriter(GroupWriter):
 
     def join(self, me: Membership) -> Operation[None]:
         def operation(connection: sqlite3.Connection) -> None:
+            self._renewing_at = time.monotonic()
             join(connection, me, self.now(), self._lease_ms)
             self._news.epochs = read_epochs(connection)
 
@@ -109,6 +112,10 @@ class LogWriter(GroupWriter):
             self._news.epochs = read_epochs(connection)
 
         return operation
+
+    def leases_last(self) -> bool:
+        """Whether the leases of this process's memberships are not over yet."""
+        return time.monotonic() - self._renewed_at < self._lease_s
 
     @property
     def _lease_ms(self) -> int:
@@ -139,6 +146,7 @@ class LogWriter(GroupWriter):
         )
 
     def _committed(self) -> Callable[[], None] | None:
+        self._renewed_at = self._renewing_at
         news, self._news = self._news, News()
         news.fresh, self._fresh = self._fresh, []
         self._touched.clear()
@@ -149,6 +157,7 @@ class LogWriter(GroupWriter):
         return lambda: self._view.apply(news)
 
     def _rolled_back(self) -> None:
+        self._renewing_at = self._renewed_at
         self._news = News()
         self._fresh = []
         self._touched.clear()
@@ -173,6 +182,7 @@ class LogWriter(GroupWriter):
             self._look_for_others()
 
     def _heartbeat(self, connection: sqlite3.Connection) -> None:
+        self._renewing_at = time.monotonic()
         self._news.replaced = renew(connection, list(self.memberships.values()), self.now(), self._lease_ms)
         self._news.epochs = read_epochs(connection)
 

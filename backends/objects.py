@@ -49,6 +49,17 @@ class ObjectStore(ABC):
         """The metadata alone; None where there is no such object."""
 
     @abstractmethod
+    async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
+        """An object of any bucket on this store's server, by its name there, as other systems know it. Of a folder, its own name
+        is the bucket, keys are the names. Raises ObjectMissing, also when it is no longer what `etag` says, UploadTooLarge above
+        `largest` bytes, Unavailable.
+        """
+
+    @abstractmethod
+    def key_of(self, bucket: str, name: str) -> str | None:
+        """The key of the object that other systems know by this name; None where it is none of this store."""
+
+    @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
         """Deletes; durable on return. A key that is not there is no error."""
 

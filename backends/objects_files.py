@@ -6,6 +6,7 @@ A file is a line of JSON with the metadata, then the data. objects_paths says wh
 import asyncio
 import errno
 import fcntl
+import hashlib
 import itertools
 import json
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
-from backends.objects_bounds import LONGEST_KEY, check_key, check_metadata, check_text
+from backends.objects_bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects_paths import folder_of, is_file, key_of, may_hold, path_of
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
 
@@ -68,6 +69,18 @@ class FileObjects(ObjectStore):
     async def metadata(self, key: str) -> Mapping[str, str] | None:
         found = await self._run(_read, self._path(key), False)
         return None if found is None else found.metadata
+
+    async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
+        key = self.key_of(bucket, name)
+        found = None if key is None else await self._run(_read, self._path(key), True)
+        if found is None:
+            raise ObjectMissing(f"there is no object '{name}' in '{bucket}'")
+        sum_ = "" if etag is None else hashlib.md5(found.data, usedforsecurity=False).hexdigest()  # as S3 has it
+        check_fetched(name, len(found.data), sum_, wanted=etag, largest=largest)
+        return found.data
+
+    def key_of(self, bucket: str, name: str) -> str | None:
+        return name if bucket == self._root.name and len(name) <= LONGEST_KEY else None
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._path(key) for key in keys])

@@ -16,15 +16,16 @@ import urllib3
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
-from minio.helpers import check_bucket_name
+from minio.helpers import check_bucket_name, check_object_name
 from minio.sse import Sse
 from urllib3.exceptions import HTTPError
 
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
-from backends.objects_bounds import LONGEST_KEY, check_key, check_metadata, check_text
+from backends.objects_bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects_s3_errors import of_code, translated
 from backends.objects_s3_metadata import headers_of, metadata_of
-from backends.objects_s3_names import is_level, key_of_name, name_of_key, names_begin_with
+from backends.objects_s3_names import INCOMING, is_level, key_of_name, name_of_key, names_begin_with
+from backends.objects_s3_notifications import announce
 from backends.urls import ServerUrl, server_of
 from schemas.errors import ConfigurationError, InvalidRequest, ObjectMissing, Unavailable
 
@@ -45,6 +46,7 @@ PART_BYTES = 32 << 20
 PUT_ATTEMPTS = 5
 LIST_BATCH = 1000
 LONGEST_NAME = 1024
+NO_SUCH_OBJECT = ("NoSuchKey", "NoSuchBucket", "InvalidBucketName", "XMinioInvalidObjectName", "KeyTooLongError")
 
 
 class S3Objects(ObjectStore):
@@ -72,6 +74,12 @@ class S3Objects(ObjectStore):
     async def create(self) -> None:
         await self._run(self._create)
 
+    async def announce_incoming(self, target: str) -> None:
+        """Has the server tell its Kafka target of what is put below `incoming/`. Raises ConfigurationError where it has no such
+        target, Unavailable.
+        """
+        await self._run(announce, self._client, self._bucket, self._prefix + INCOMING, target)
+
     async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False) -> bool:
         check_metadata(metadata or {})
         return await self._run(self._put, self._name(key), data, headers_of(metadata or {}), if_absent)
@@ -84,6 +92,18 @@ class S3Objects(ObjectStore):
 
     async def metadata(self, key: str) -> Mapping[str, str] | None:
         return await self._run(self._metadata, self._name(key))
+
+    async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
+        found = await self._run(self._fetch, bucket, name, etag, largest)
+        if found is None:
+            raise ObjectMissing(f"there is no object '{name}' in the bucket '{bucket}'")
+        return found
+
+    def key_of(self, bucket: str, name: str) -> str | None:
+        if bucket != self._bucket or not name.startswith(self._prefix):
+            return None
+        key = key_of_name(name.removeprefix(self._prefix))
+        return key if key is not None and len(key) <= LONGEST_KEY else None
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._name(key) for key in keys])
@@ -171,6 +191,25 @@ class S3Objects(ObjectStore):
         finally:
             response.close()
             response.release_conn()
+
+    def _fetch(self, bucket: str, name: str, etag: str | None, largest: int) -> bytes | None:
+        try:
+            check_bucket_name(bucket)
+            check_object_name(name)
+        except ValueError:  # of no object
+            return None
+        try:
+            response = self._client.get_object(bucket, name)
+        except S3Error as error:
+            if error.code in NO_SUCH_OBJECT:
+                return None
+            raise
+        with response:
+            size = int(response.headers.get("Content-Length", 0))
+            check_fetched(name, size, response.headers.get("ETag", ""), wanted=etag, largest=largest)
+            data = response.read()
+            response.release_conn()
+            return data
 
     def _metadata(self, name: str) -> Mapping[str, str] | None:
         try:

@@ -88,7 +88,9 @@ class ApiKey:
 
 
 MOST_IN_BLOCK = 2_048  # faces: few enough to be taken in between two others of the event loop's tasks
+ANSWERS_IN_PAGE = 256  # some kB each
 EXPIRED_KEPT_S = 7 * 86_400.0  # an expired answer is told from one that never was for so long
+ERASURES_KEPT_S = 10 * 86_400.0  # what is put so long after it was erased is there again: gc_grace_seconds of Cassandra
 
 
 class VectorStore(ABC):
@@ -113,6 +115,40 @@ class VectorStore(ABC):
         """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no order that counts. Memory in use is that of a few."""
 
     @abstractmethod
+    def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
+        """All faces of a gallery without their vectors, sorted by (person, face_id) by code point, in pages of at most
+        MOST_IN_BLOCK. Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
+        """
+
+    @abstractmethod
+    async def delete_faces(
+        self,
+        directory: str,
+        generations: Sequence[str],
+        erased_at: int,
+        *,
+        person: str | None = None,
+        face_id: str | None = None,
+    ) -> None:
+        """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these generations, as
+        far as their timestamp is at most `erased_at` (ms); when it failed, do it again. For ERASURES_KEPT_S what is put later
+        with such a timestamp is not there either: who wakes late brings nothing back. A directory that has no faces left is not
+        listed. Whoever puts into a directory must not do so while its faces are deleted, but for who wakes late, and repeats.
+        """
+
+    @abstractmethod
+    async def delete_generation(self, generation: str) -> int:
+        """Deletes every face of a generation; returns how many there were. Others' writes go on meanwhile; where it was
+        interrupted, the next call deletes the rest. What becomes of faces put into that generation later is open.
+        """
+
+    @abstractmethod
+    async def sweep_erasures(self) -> None:
+        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the store's
+        files. Servers do so by themselves.
+        """
+
+    @abstractmethod
     async def directories(self, generation: str) -> list[str]:
         """Names of all directories with at least one face, sorted by code point."""
 
@@ -131,6 +167,16 @@ class VectorStore(ABC):
     @abstractmethod
     async def answer(self, image_id: str) -> StoredAnswer | None:
         """The answer, expired ones too for EXPIRED_KEPT_S or until they are swept; None where there is none."""
+
+    @abstractmethod
+    def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
+        """All answers, expired ones too as long as they are kept, in no order that counts, in pages of at most ANSWERS_IN_PAGE.
+        Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
+        """
+
+    @abstractmethod
+    async def delete_answers(self, image_ids: Sequence[str]) -> None:
+        """Deletes the answers to these images, where there are any. One that is put later is there."""
 
     @abstractmethod
     async def sweep_answers(self, expired_before: float) -> None:
@@ -152,6 +198,13 @@ class VectorStore(ABC):
 
     @abstractmethod
     async def close(self) -> None: ...
+
+
+def check_erased(person: str | None, face_id: str | None) -> tuple[str, ...]:
+    """Whom delete_faces was asked for within a directory: nobody alone, a person, or a person and the face_id."""
+    if person is None and face_id is not None:
+        raise ValueError("a face is deleted by its person and face_id")
+    return tuple(it for it in (person, face_id) if it is not None)
 
 
 def open_vectors(url: str) -> VectorStore:

@@ -8,7 +8,7 @@ nothing has to be kept in step with them.
 import asyncio
 import re
 import time
-import zlib
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from typing import Any
@@ -16,16 +16,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backends import vectors_cassandra_deletes as deletes
+from backends import vectors_cassandra_directories as directories
 from backends import vectors_cassandra_schema as schema
 from backends.driver_logs import hear
 from backends.urls import server_of
-from backends.vectors import EXPIRED_KEPT_S, ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
+from backends.vectors import (
+    ANSWERS_IN_PAGE,
+    EXPIRED_KEPT_S,
+    MOST_IN_BLOCK,
+    ApiKey,
+    Face,
+    FaceBlock,
+    FaceVector,
+    PersonSummary,
+    StoredAnswer,
+    VectorStore,
+    check_erased,
+)
 from backends.vectors_cassandra_client import Client, Columns, Statement
 from backends.vectors_cassandra_connect import OPTIONS, PORT, tls_of
+from backends.vectors_cassandra_schema import BUCKETS, bucket_of
 from schemas.errors import ConfigurationError
 
 SETTING = "FACESTREAM_VECTORS"
-BUCKETS = range(16)
 # Rows of a page of a gallery, and how many pages are on their way at once: with more of either it is read no faster, and a page
 # takes four times its size.
 PAGE_FACES, PAGES_AHEAD = 500, 2
@@ -39,13 +53,9 @@ _PUT_FACE = Statement(
     "INSERT INTO {keyspace}.faces (directory, generation, bucket, person, face_id, image_id, source, timestamp, vector)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ?"
 )
-_PUT_DIRECTORY = Statement(
-    "INSERT INTO {keyspace}.directories (generation, bucket, directory) VALUES (?, ?, ?) USING TIMESTAMP ?"
-)
 _GALLERY = Statement(
     "SELECT person, face_id, vector FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ?", PAGE_FACES
 )
-_DIRECTORIES = Statement("SELECT directory FROM {keyspace}.directories WHERE generation = ? AND bucket = ?")
 _PERSONS = Statement(
     "SELECT person, count(*) FROM {keyspace}.faces"
     " WHERE directory = ? AND generation = ? AND bucket = ? AND person > ? GROUP BY person LIMIT ?"
@@ -54,8 +64,14 @@ _FACES = Statement(
     "SELECT person, face_id, image_id, source, timestamp FROM {keyspace}.faces"
     " WHERE directory = ? AND generation = ? AND bucket = ? AND person = ?"
 )
+_GALLERY_FACES = Statement(
+    "SELECT person, face_id, image_id, source, timestamp FROM {keyspace}.faces"
+    " WHERE directory = ? AND generation = ? AND bucket = ?",
+    PAGE_FACES,
+)
 _PUT_ANSWER = Statement("INSERT INTO {keyspace}.answers (image_id, value, expires_at) VALUES (?, ?, ?) USING TTL ?")
 _ANSWER = Statement("SELECT image_id, value, expires_at FROM {keyspace}.answers WHERE image_id = ?")
+_ANSWERS = Statement("SELECT image_id, value, expires_at FROM {keyspace}.answers", ANSWERS_IN_PAGE)
 _PUT_KEY = Statement(
     "INSERT INTO {keyspace}.api_keys (part, key_id, secret_hash, scope, directory, created_at) VALUES (?, ?, ?, ?, ?, ?)"
 )
@@ -63,8 +79,8 @@ _KEYS = Statement("SELECT key_id, secret_hash, scope, directory, created_at FROM
 _KEY_WRITTEN = Statement("SELECT writetime(secret_hash) FROM {keyspace}.api_keys WHERE part = ? AND key_id = ?")
 _DELETE_KEY = Statement("DELETE FROM {keyspace}.api_keys USING TIMESTAMP ? WHERE part = ? AND key_id = ?")
 _STATEMENTS = (
-    _PUT_FACE, _PUT_DIRECTORY, _GALLERY, _DIRECTORIES, _PERSONS, _FACES,
-    _PUT_ANSWER, _ANSWER, _PUT_KEY, _KEYS, _KEY_WRITTEN, _DELETE_KEY,
+    _PUT_FACE, _GALLERY, _GALLERY_FACES, _PERSONS, _FACES, _PUT_ANSWER, _ANSWER, _ANSWERS,
+    _PUT_KEY, _KEYS, _KEY_WRITTEN, _DELETE_KEY, *deletes.STATEMENTS, *directories.STATEMENTS,
 )  # fmt: skip
 
 
@@ -93,14 +109,9 @@ class CassandraVectors(VectorStore):
         await self._client.once(lambda session: schema.create(session, self._keyspace, self._replication))
 
     async def put_faces(self, faces: Sequence[FaceVector]) -> None:
-        newest: dict[tuple[str, str], int] = {}  # timestamp in each directory
-        for it in faces:
-            place = (it.generation, it.directory)
-            newest[place] = max(it.face.timestamp, newest.get(place, it.face.timestamp))
-        # The directories are written each time: what another process has deleted since must be there again.
-        directories = ((generation, _bucket(name), name, 1000 * timestamp) for (generation, name), timestamp in newest.items())
-        requests = chain(((_PUT_FACE, _row(it)) for it in faces), ((_PUT_DIRECTORY, row) for row in directories))
-        await self._client.run_all(requests, len(faces) + len(newest))
+        places = {(it.generation, it.directory) for it in faces}
+        requests = chain(((_PUT_FACE, _row(it)) for it in faces), directories.listed(places))
+        await self._client.run_all(requests, len(faces) + len(places))
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
         begins: list[tuple[int, bytes | None]] = [(bucket, None) for bucket in BUCKETS]
@@ -133,9 +144,59 @@ class CassandraVectors(VectorStore):
                 task.cancel()
             await asyncio.gather(*reading, return_exceptions=True)
 
+    async def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
+        begins: dict[int, bytes | None] = dict.fromkeys(BUCKETS)  # of the next page of each bucket that has not ended
+        ahead: dict[int, list[Face]] = {bucket: [] for bucket in BUCKETS}
+        while begins or any(ahead.values()):
+            short = [bucket for bucket in begins if not ahead[bucket]]
+            pages = await asyncio.gather(
+                *(self._client.page(_GALLERY_FACES, (directory, generation, it), begins[it]) for it in short)
+            )
+            for bucket, page in zip(short, pages, strict=True):
+                ahead[bucket] = [Face(*row) for row in page.rows]
+                if page.next is None:
+                    del begins[bucket]
+                else:
+                    begins[bucket] = page.next
+            if any(not ahead[bucket] for bucket in begins):
+                continue  # a page may be empty though it is not the last
+            # What follows in a bucket that has not ended comes after the last of its page.
+            until = min((_place(ahead[bucket][-1]) for bucket in begins), default=None)
+            ready: list[Face] = []
+            for bucket, faces in ahead.items():
+                count = len(faces) if until is None else bisect_right(faces, until, key=_place)
+                ready += faces[:count]
+                ahead[bucket] = faces[count:]
+            ready.sort(key=_place)
+            for first in range(0, len(ready), MOST_IN_BLOCK):
+                yield ready[first : first + MOST_IN_BLOCK]
+
+    async def delete_faces(
+        self,
+        directory: str,
+        generations: Sequence[str],
+        erased_at: int,
+        *,
+        person: str | None = None,
+        face_id: str | None = None,
+    ) -> None:
+        only = check_erased(person, face_id)
+        await deletes.delete_faces(self._client, directory, generations, 1000 * erased_at, *only)
+        for generation in generations:
+            await directories.unlist_if_empty(self._client, generation, directory)
+
+    async def delete_generation(self, generation: str) -> int:
+        deleted = 0
+        for directory in await directories.all_listed(self._client, generation):
+            deleted += await deletes.delete_gallery(self._client, directory, generation)
+            await directories.unlist_if_empty(self._client, generation, directory)
+        return deleted
+
+    async def sweep_erasures(self) -> None:
+        """The servers do it."""
+
     async def directories(self, generation: str) -> list[str]:
-        found = await asyncio.gather(*(self._client.run(_DIRECTORIES, (generation, bucket)) for bucket in BUCKETS))
-        return sorted(directory for rows in found for (directory,) in rows)
+        return await directories.with_faces(self._client, generation)
 
     async def persons(self, directory: str, generation: str, *, after: str = "", limit: int = 100) -> list[PersonSummary]:
         found: dict[int, list[PersonSummary]] = {bucket: [] for bucket in BUCKETS}
@@ -157,7 +218,7 @@ class CassandraVectors(VectorStore):
         return page
 
     async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
-        rows = await self._client.run(_FACES, (directory, generation, _bucket(person), person))
+        rows = await self._client.run(_FACES, (directory, generation, bucket_of(person), person))
         return [Face(*row) for row in rows]
 
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
@@ -169,6 +230,19 @@ class CassandraVectors(VectorStore):
     async def answer(self, image_id: str) -> StoredAnswer | None:
         rows = await self._client.run(_ANSWER, (image_id,))
         return StoredAnswer(*rows[0]) if rows else None
+
+    async def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
+        begin: bytes | None = None
+        while True:
+            page = await self._client.page(_ANSWERS, (), begin)
+            if page.rows:
+                yield [StoredAnswer(*row) for row in page.rows]
+            if page.next is None:
+                return
+            begin = page.next
+
+    async def delete_answers(self, image_ids: Sequence[str]) -> None:
+        await deletes.delete_answers(self._client, image_ids)
 
     async def sweep_answers(self, expired_before: float) -> None:
         """Each goes by its TTL."""
@@ -196,15 +270,14 @@ class CassandraVectors(VectorStore):
         await self._client.close()
 
 
-def _bucket(name: str) -> int:
-    """Where a person or a directory lies, for ever."""
-    return zlib.crc32(name.encode()) % len(BUCKETS)
+def _place(face: Face) -> tuple[str, str]:
+    return face.person, face.face_id
 
 
 def _row(it: FaceVector) -> tuple[Any, ...]:
     it.check()
     face = it.face
-    names = (it.directory, it.generation, _bucket(face.person), face.person, face.face_id, face.image_id, face.source)
+    names = (it.directory, it.generation, bucket_of(face.person), face.person, face.face_id, face.image_id, face.source)
     return (*names, face.timestamp, it.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
 
 

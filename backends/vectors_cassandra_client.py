@@ -9,20 +9,26 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from cassandra import DriverException, Unauthorized, UnresolvableContactPoints
 from cassandra import InvalidRequest as Refused
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, NoHostAvailable, ResponseFuture, ResultSet, Session
+from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, ResultSet, Session
 from cassandra.connection import ConnectionException
 from cassandra.protocol import ErrorMessage, NumpyProtocolHandler, ProtocolHandler
 
 from backends.urls import ServerUrl
-from backends.vectors_cassandra_connect import COLUMNS, cluster_of
+from backends.vectors_cassandra_connect import cluster_of
+from backends.vectors_cassandra_series import Series, release
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
 
-# Requests on their way at once: with fewer the server waits for the client, with more each of them waits for the others.
-IN_FLIGHT = 128
+T = TypeVar("T")
+
+# Requests on their way at once: with fewer the server waits for the client, with more each of them waits for the others. Single
+# ones have so many together, and so has each of the series under way.
+IN_FLIGHT, LONG_ONES = 128, 2
+FEW = 8  # requests that are no series
 # After so long without any server the client is made anew: their names may stand for other addresses by now.
 AWAY_S = 30.0
 CLOSE_S = 10.0
@@ -71,7 +77,8 @@ class Client:
         self._connected: _Connected | None = None
         self._attempt: asyncio.Future[_Connected] | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._asking: set[asyncio.Future[Page]] = set()
+        self._long_ones = asyncio.Semaphore(LONG_ONES)
+        self._waiting: set[asyncio.Future[Any]] = set()
         self._answers: deque[tuple[asyncio.Future[Page], Page | Exception]] = deque()
         self._woken = False
         self._closed = False
@@ -90,26 +97,31 @@ class Client:
                 if page.next is None:
                     return found
 
+    async def page(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Page:
+        """One page of the answer."""
+        async with self._slots:
+            return await self._ask(statement, values, begin)
+
     async def run_all(self, requests: Iterable[tuple[Statement, Sequence[Any]]], count: int) -> None:
-        """Runs so many side by side, until one fails. They are made as they are needed: many of them take their time."""
+        """Runs so many side by side, until one fails; for statements that have no rows as an answer."""
         self._check_open()
-        left = iter(requests)
-
-        async def work() -> None:
-            for request in left:
-                await self.run(*request)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(count, IN_FLIGHT)):
-                    group.create_task(work())
-        except BaseExceptionGroup as failed:
-            raise failed.exceptions[0] from None
+        if count <= FEW:
+            await asyncio.gather(*(self.run(*request) for request in requests))
+            return
+        async with self._long_ones:
+            self._check_open()
+            connected = self._connected or await self._connect()
+            prepared, execute = connected.prepared, connected.session.execute_async
+            series = Series(requests, lambda statement, values: execute(prepared[statement], values))
+            connected.cluster.connection_class.create_timer(0, partial(series.begin, IN_FLIGHT))
+            try:
+                await self._outcome(connected, series.done)
+            finally:
+                series.stop()
 
     async def columns(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Columns:
         """One page of the answer."""
-        rows, following = await self._ask(statement, values, begin, columns=True)
-        columns = rows.pop()
+        columns, following = await self._ask(statement, values, begin, columns=True)
         # With a column of numbers the driver's parser gives up silently under numpy 2.
         if not isinstance(columns, dict):
             raise TypeError(f"cassandra-driver gave no columns for {statement.cql}")
@@ -134,9 +146,9 @@ class Client:
     async def close(self) -> None:
         """Does not wait for long, nor for requests on their way: they fail."""
         self._closed = True
-        for answer in self._asking:  # the driver would let them run into their timeout
-            if not answer.done():
-                answer.set_exception(Unavailable(f"{self} is closed"))
+        for waiting in self._waiting:  # the driver would let them run into their timeout
+            if not waiting.done():
+                waiting.set_exception(Unavailable(f"{self} is closed"))
         if self._attempt is not None:
             await asyncio.wait([self._attempt], timeout=CLOSE_S)
         if self._connected is not None:
@@ -152,16 +164,19 @@ class Client:
     async def _ask(self, statement: Statement, values: Sequence[Any], begin: bytes | None, *, columns: bool = False) -> Page:
         self._check_open()
         connected = self._connected or await self._connect()
-        session, profile = connected.session, COLUMNS if columns else EXEC_PROFILE_DEFAULT
+        session = connected.session
+        # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the driver does
+        # not restore the one that loses its connection alone.
+        session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
+        asked = session.execute_async(connected.prepared[statement], values, paging_state=begin)
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        self._asking.add(answer)
+        asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(asked, answer))
+        return await self._outcome(connected, answer)
+
+    async def _outcome(self, connected: _Connected, waiting: asyncio.Future[T]) -> T:
+        self._waiting.add(waiting)
         try:
-            # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the driver
-            # does not restore the one that loses its connection alone.
-            session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
-            asked = session.execute_async(connected.prepared[statement], values, paging_state=begin, execution_profile=profile)
-            asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(answer,))
-            page = await answer
+            outcome = await waiting
         except Refused as error:
             await self.once(self._ready)  # or the keyspace is gone
             raise InvalidRequest(f"{self}: {error}") from error
@@ -170,19 +185,20 @@ class Client:
                 self._is_away(connected)
             raise self._translated(error) from error
         finally:
-            self._asking.discard(answer)
+            self._waiting.discard(waiting)
         connected.away_since = None
-        return page
+        return outcome
 
     # In the driver's threads.
 
     def _succeeded(self, rows: Any, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(answer, Page(rows, ResultSet(asked, rows).paging_state))
+        self._deliver(asked, answer, Page(rows, ResultSet(asked, rows).paging_state))
 
-    def _failed(self, error: Exception, answer: asyncio.Future[Page]) -> None:
-        self._deliver(answer, error)
+    def _failed(self, error: Exception, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(asked, answer, error)
 
-    def _deliver(self, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+    def _deliver(self, asked: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+        release(asked)
         self._answers.append((answer, outcome))
         if not self._woken:  # once for all that arrive meanwhile: waking the event loop costs more than they do
             self._woken = True

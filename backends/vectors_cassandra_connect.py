@@ -1,7 +1,6 @@
 """How a client of Cassandra is set up: contact points, login, TLS, and what is asked of the servers and how often."""
 
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 from cassandra import ConsistencyLevel, ProtocolVersion
@@ -30,8 +29,6 @@ HEARTBEAT_S = 10.0
 RECONNECT_S = 5.0
 # A server that keeps a request waiting gets company: the next one is asked too.
 SECOND_ATTEMPT_S = 0.5
-# The profile for answers that are parsed into columns.
-COLUMNS = "columns"
 
 
 class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
@@ -46,12 +43,21 @@ class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 def cluster_of(server: ServerUrl) -> Cluster:
     """A client that is not connected yet, but that has looked up the hosts' names: it may block."""
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
+        retry_policy=Retries(),
+        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
+        serial_consistency_level=ConsistencyLevel.SERIAL,
+        request_timeout=REQUEST_S,
+        row_factory=tuple_factory,
+        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1),
+    )
     return Cluster(
         contact_points=list(server.hosts),
         port=server.hosts[0][1],
         auth_provider=PlainTextAuthProvider(server.user, server.password or "") if server.user else None,
         ssl_context=tls_of(server),
-        execution_profiles={EXEC_PROFILE_DEFAULT: _profile(server, tuple_factory), COLUMNS: _profile(server, _to_take_out)},
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         reconnection_policy=ExponentialReconnectionPolicy(0.5, RECONNECT_S, max_attempts=None),
         protocol_version=ProtocolVersion.V5,
         connect_timeout=CONNECT_S,
@@ -59,23 +65,6 @@ def cluster_of(server: ServerUrl) -> Cluster:
         idle_heartbeat_interval=HEARTBEAT_S,
         idle_heartbeat_timeout=HEARTBEAT_S,
     )
-
-
-def _profile(server: ServerUrl, row_factory: Callable[[Any, Any], Any]) -> ExecutionProfile:
-    return ExecutionProfile(
-        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
-        retry_policy=Retries(),
-        consistency_level=ConsistencyLevel.LOCAL_QUORUM,
-        serial_consistency_level=ConsistencyLevel.SERIAL,
-        request_timeout=REQUEST_S,
-        row_factory=row_factory,
-        speculative_execution_policy=ConstantSpeculativeExecutionPolicy(SECOND_ATTEMPT_S, 1),
-    )
-
-
-def _to_take_out(names: Any, rows: Any) -> list[Any]:
-    """The driver keeps an answer until the next garbage collection, but not what was taken out of it."""
-    return [rows]
 
 
 def tls_of(server: ServerUrl) -> ssl.SSLContext | None:

@@ -1,4 +1,4 @@
-"""The keyspace and its tables: created, and brought up to date, by one process at a time.
+"""The keyspace and its tables: where a row lies, and how they are created, and brought up to date, by one process at a time.
 
 Two servers that create the same table at once make two of it, and then disagree: so a row in `schema_versions`, taken with a
 condition, is a lock. Its own table is the only one that several may create at once: a fixed id makes them agree.
@@ -6,6 +6,7 @@ condition, is a lock. Its own table is the only one that several may create at o
 
 import time
 import uuid
+import zlib
 from contextlib import suppress
 
 from cassandra import ConsistencyLevel, InvalidRequest, OperationTimedOut, RequestExecutionException
@@ -15,6 +16,7 @@ from cassandra.query import SimpleStatement
 
 from schemas.errors import ConfigurationError, Unavailable
 
+BUCKETS = range(16)
 # A process that dies as it creates the tables keeps the lock for so long.
 LOCK_S = 60
 PATIENCE_S = 150.0
@@ -35,6 +37,9 @@ CREATE TABLE IF NOT EXISTS {keyspace}.schema_versions (name text PRIMARY KEY, ve
 """
 
 # What each version adds to the one before. Every statement may be run twice.
+#
+# All have gc_grace_seconds as it is by default, ten days. For so long a delete holds against what is written later with an
+# earlier timestamp; and a server that missed it must be repaired within that time, or it brings back what was deleted.
 #
 # faces: a gallery lies in 16 partitions, under 100 MB each for two million faces of 128 numbers, sorted by person. It is read as
 # a whole, so leveled compaction keeps it in few files.
@@ -68,7 +73,22 @@ _VERSION_1 = (
     )
     """,
 )
-VERSIONS = (_VERSION_1,)
+# emptied: directories that have lost their last face, as digests, since their names may be what was erased. What is put into one
+# of them is not there if it was erased, so whether it has faces again must be looked up.
+_VERSION_2 = (
+    """
+    CREATE TABLE IF NOT EXISTS {keyspace}.emptied (
+        generation text, bucket tinyint, digest blob,
+        PRIMARY KEY ((generation, bucket), digest)
+    )
+    """,
+)
+VERSIONS = (_VERSION_1, _VERSION_2)
+
+
+def bucket_of(name: str) -> int:
+    """Where a person or a directory lies, for ever."""
+    return zlib.crc32(name.encode()) % len(BUCKETS)
 
 
 def create(session: Session, keyspace: str, replication: int) -> None:

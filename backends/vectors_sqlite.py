@@ -1,7 +1,8 @@
 """The embedded vector store: faces, answers and API keys in one SQLite file.
 
 Faces lie in the order of their galleries, so that reading one is reading one stretch of the file. Triggers keep the number of
-faces a person, so that listing people and directories does not touch the vectors.
+faces a person, so that listing people and directories does not touch the vectors. Deleting has a file of its own,
+vectors_sqlite_deletes.
 """
 
 import sqlite3
@@ -12,8 +13,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.sqlite_threads import GroupWriter, Operation, ReadThread
-from backends.vectors import MOST_IN_BLOCK, ApiKey, Face, FaceBlock, FaceVector, PersonSummary, StoredAnswer, VectorStore
+from backends import vectors_sqlite_deletes as deletes
+from backends.sqlite_threads import Operation, ReadThread
+from backends.vectors import (
+    ANSWERS_IN_PAGE,
+    MOST_IN_BLOCK,
+    ApiKey,
+    Face,
+    FaceBlock,
+    FaceVector,
+    PersonSummary,
+    StoredAnswer,
+    VectorStore,
+    check_erased,
+)
 
 # Answers deleted in one transaction, so that a sweep holds up nobody who writes.
 SWEEP_ANSWERS = 500
@@ -68,7 +81,8 @@ ON CONFLICT DO UPDATE SET value = excluded.value, expires_at = excluded.expires_
 """
 
 _PUT_FACE = """
-INSERT INTO faces (directory, generation, person, face_id, image_id, source, timestamp, vector) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO faces (directory, generation, person, face_id, image_id, source, timestamp, vector)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM erasures WHERE erased IN (?9, ?10, ?11) AND at >= ?7)
 ON CONFLICT DO UPDATE SET
     image_id = excluded.image_id, source = excluded.source, timestamp = excluded.timestamp, vector = excluded.vector
 WHERE excluded.timestamp >= timestamp
@@ -78,6 +92,14 @@ _READ_BLOCK = """
 SELECT person, face_id, vector FROM faces
 WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
 """
+
+_READ_FACES = """
+SELECT person, face_id, image_id, source, timestamp FROM faces
+WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
+"""
+
+# By image_id: a VACUUM gives the rows other rowids.
+_READ_ANSWERS = "SELECT image_id, value, expires_at FROM answers WHERE image_id > ? ORDER BY image_id LIMIT ?"
 
 # From one directory to the next, not over all people in between.
 _DIRECTORIES = """
@@ -99,7 +121,7 @@ class SqliteVectors(VectorStore):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer = GroupWriter(path, _SCHEMA, name="vectors-writer")
+        self._writer = deletes.DeletingWriter(path, _SCHEMA + deletes.SCHEMA, name="vectors-writer")
         self._reads = ReadThread(path, name="vectors-reads")
         self._gallery_reads = ReadThread(path, name="vectors-gallery")
         self._opened = False
@@ -126,6 +148,38 @@ class SqliteVectors(VectorStore):
                 return
             after = (block.persons[-1], block.face_ids[-1])
 
+    async def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
+        after = ("", "")
+        while rows := await self._fetch_from(self._gallery_reads, _READ_FACES, (directory, generation, *after, MOST_IN_BLOCK)):
+            yield [Face(*row) for row in rows]
+            after = rows[-1][:2]
+
+    async def delete_faces(
+        self,
+        directory: str,
+        generations: Sequence[str],
+        erased_at: int,
+        *,
+        person: str | None = None,
+        face_id: str | None = None,
+    ) -> None:
+        only = check_erased(person, face_id)
+        # First of all: from then on none of them comes back.
+        await self._writer.run(deletes.remember([(generation, directory, *only) for generation in generations], erased_at))
+        for generation in generations:
+            await self._delete(directory, generation, erased_at, *only)
+        await self._writer.empty_wal()
+
+    async def delete_generation(self, generation: str) -> int:
+        deleted = 0
+        for directory in await self.directories(generation):
+            deleted += await self._delete(directory, generation, deletes.ALL_TIMES)
+        await self._writer.empty_wal()
+        return deleted
+
+    async def sweep_erasures(self) -> None:
+        await deletes.sweep(self._writer)
+
     async def directories(self, generation: str) -> list[str]:
         rows = await self._fetch(_DIRECTORIES, (generation,))
         return [directory for (directory,) in rows]
@@ -151,6 +205,17 @@ class SqliteVectors(VectorStore):
     async def answer(self, image_id: str) -> StoredAnswer | None:
         rows = await self._fetch("SELECT image_id, value, expires_at FROM answers WHERE image_id = ?", (image_id,))
         return StoredAnswer(*rows[0]) if rows else None
+
+    async def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
+        after = ""
+        while rows := await self._fetch_from(self._gallery_reads, _READ_ANSWERS, (after, ANSWERS_IN_PAGE)):
+            yield [StoredAnswer(*row) for row in rows]
+            after = rows[-1][0]
+
+    async def delete_answers(self, image_ids: Sequence[str]) -> None:
+        for first in range(0, len(image_ids), deletes.STEP_ROWS):
+            await self._writer.run(deletes.delete_answers_step(list(image_ids[first : first + deletes.STEP_ROWS])))
+        await self._writer.empty_wal()
 
     async def sweep_answers(self, expired_before: float) -> None:
         swept = SWEEP_ANSWERS
@@ -191,16 +256,28 @@ class SqliteVectors(VectorStore):
         """Runs it for each row; returns how many rows it changed."""
         return await self._writer.run(lambda connection: connection.executemany(statement, rows).rowcount)
 
+    async def _delete(self, directory: str, generation: str, until: int, *only: str) -> int:
+        deleted = 0
+        begin: tuple[str, str] | None = ("", "")
+        while begin is not None:
+            step, begin = await self._writer.run(deletes.delete_step(directory, generation, begin, until, *only))
+            deleted += step
+        return deleted
+
     async def _fetch(self, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        return await self._fetch_from(self._reads, query, parameters)
+
+    async def _fetch_from(self, reads: ReadThread, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         await self._open()
-        return await self._reads.run(lambda connection: connection.execute(query, parameters).fetchall())
+        return await reads.run(lambda connection: connection.execute(query, parameters).fetchall())
 
 
 def _row(each: FaceVector) -> tuple[Any, ...]:
     each.check()
     face = each.face
     names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
-    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes())
+    _, *erased = deletes.digests(each.generation, each.directory, face.person, face.face_id)
+    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes(), *erased)
 
 
 def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:

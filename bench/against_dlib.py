@@ -23,8 +23,8 @@ import torch
 
 from facestream import bench_bare
 from facestream.bench_photos import Photos, default_folder, gather
-from facestream.bench_progress import counted
 from facestream.config import Settings
+from facestream.progress import counted
 
 WORKER = Path(__file__).with_name("dlib_worker.py")
 TIME_LIMIT_S = 3600

@@ -1,4 +1,4 @@
-"""Fits what weights/manifest.toml says of an embedder's probabilities, and prints it: `python -m bench.calibrate PHOTOS`.
+"""Fits the probabilities of the default generation in weights/manifest.toml, and prints them: `python -m bench.calibrate PHOTOS`.
 
 `probability` is that the best match is that person. It is fitted on best scores in galleries of different sizes, drawn from
 LFW, one portrait a person, with a prior that is stated: MATES of the probes are of enrolled people. Fitted on half of the people
@@ -15,14 +15,15 @@ import numpy as np
 from bench import lfw
 from bench.galleries import Best, Pool, halves
 from bench.lfw import Faces
-from bench.measures import Flags, Floats, calibration_error, logistic
+from bench.measures import Flags, Floats, calibration_error
 from bench.naming import CALIBRATION, over_draws
 from facestream.bench_bare import load
 from facestream.config import Settings
-from weights.manifest import Calibration, manifest
+from schemas.calibration import Calibration
+from sink.fitting import MATES, curve, weights
+from weights.manifest import manifest
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 350, 700)
-MATES = 0.4  # share of the probes that are of enrolled people: between a photo among friends and a crowd
 PROBES = 40_000  # about so many mates for each size, over all draws
 DRAWS = (20, 400)  # galleries of one size, at least and at most
 
@@ -45,17 +46,19 @@ def pooled(found: Sequence[Best], mates: float) -> tuple[Floats, Flags, Floats]:
     right = np.concatenate([each.right for each in found])
     scores = np.concatenate([enrolled, strangers])
     truth = np.concatenate([right, np.zeros(len(strangers), bool)])
-    weight = np.concatenate(
-        [np.full(len(enrolled), mates / len(enrolled)), np.full(len(strangers), (1 - mates) / len(strangers))]
-    )
-    return scores, truth, weight
+    return scores, truth, weights(len(enrolled), len(strangers), mates)
 
 
 def fitted(faces: Faces, people: Sequence[str], sizes: Sequence[int], mates: float, seed: int) -> Calibration:
     midpoints, slopes = [], []
     for size in sizes:
-        scores, truth, weight = pooled(best_scores(faces, people, size, seed), mates)
-        midpoint, slope = logistic(scores, truth, weight)
+        found = best_scores(faces, people, size, seed)
+        midpoint, slope = curve(
+            np.concatenate([it.mates for it in found]),
+            np.concatenate([it.right for it in found]),
+            np.concatenate([it.strangers for it in found]),
+            mates,
+        )
         midpoints.append(round(midpoint, 4))
         slopes.append(round(slope))
     return Calibration(people=list(sizes), midpoint=midpoints, slope=slopes)
@@ -81,8 +84,9 @@ def main() -> int:
     chosen = parser.parse_args()
     models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
     known = manifest()
-    name = known.generation(known.default_generation).embedder
-    model = known.embedder(name)
+    generation = known.generation(known.default_generation)
+    shipped = generation.calibration
+    assert shipped is not None
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
 
     one, other = halves(faces, chosen.seed)
@@ -98,21 +102,21 @@ def main() -> int:
         figures = [
             checked(by_half, faces, one, size, chosen.mates, chosen.seed + 1),
             *(checked(by_half, faces, other, size, mates, chosen.seed + 1) for mates in (chosen.mates, 0.3, 0.5, 0.7)),
-            checked(model.calibration, faces, other, size, chosen.mates, chosen.seed + 1),
+            checked(shipped, faces, other, size, chosen.mates, chosen.seed + 1),
         ]
         print(f"{size:8} {figures[0]:12.3f} {figures[1]:11.3f}" + "".join(f"{it:7.3f}" for it in figures[2:]))
 
     whole = fitted(faces, one + other, SIZES, chosen.mates, chosen.seed)
-    errors = [
-        (label, [each.calibration for each in over_draws(faces, model.model_copy(update={"calibration": it}), 30, chosen.seed)])
-        for label, it in (("fitted on all", whole), ("fitted on half", by_half), ("shipped", model.calibration))
-    ]
+    errors = []
+    for label, it in (("fitted on all", whole), ("fitted on half", by_half), ("shipped", shipped)):
+        found = over_draws(faces, generation.model_copy(update={"calibration": it}), 30, chosen.seed)
+        errors.append((label, [each.calibration for each in found]))
     print("\non the run of bench/naming.py, 200 people and 468 strangers, 30 draws:")
     for label, values in errors:
         good = np.mean(values) <= CALIBRATION
         print(f"  {label:16} mean {np.mean(values):.4f}, worst {max(values):.4f}   ≤ {CALIBRATION}{'' if good else '   MISSED'}")
     print(f"\n# fitted by bench/calibrate.py: {chosen.mates:.0%} of the probes are of enrolled people, {models.dtype}")
-    print(f"[models.{name}.calibration]\npeople = {whole.people}\nmidpoint = {whole.midpoint}")
+    print(f"[generations.{generation.name}.calibration]\npeople = {whole.people}\nmidpoint = {whole.midpoint}")
     print(f"slope = {[int(slope) for slope in whole.slope]}")
     return 0 if np.mean(errors[0][1]) <= CALIBRATION else 1
 

@@ -20,8 +20,8 @@ from torchvision.ops import box_iou
 from bench import lfw
 from bench.measures import Flags, Floats, calibration_error, isotonic, one_to_one
 from facestream.bench_bare import find, load
-from facestream.bench_progress import counted
 from facestream.config import Settings
+from facestream.progress import counted
 from processors.networks import Detector
 from weights.manifest import ScoreCalibration, manifest
 

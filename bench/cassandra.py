@@ -31,7 +31,8 @@ from backends.urls import server_of
 from backends.vectors import Face, FaceVector
 from backends.vectors_cassandra_client import IN_FLIGHT
 from backends.vectors_cassandra_connect import OPTIONS, PORT, cluster_of
-from facestream.bench_progress import counted
+from bench.stores import drop_keyspace
+from facestream.progress import counted
 from sink.galleries import Galleries
 from sink.gallery import Gallery
 
@@ -79,11 +80,13 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
         for number in range(rounds):
             faces = some_faces(f"bare {number}", count, 10)
             rows = [store._row(it) for it in faces]
+            gc.collect()  # nobody pays for what the one before has left
             begin = time.perf_counter()
             await asyncio.to_thread(execute_concurrent_with_args, session, insert, rows, concurrency=IN_FLIGHT)
             rates["bare"].append(count / (time.perf_counter() - begin))
             tell(count)
             faces = some_faces(f"ours {number}", count, 10)
+            gc.collect()
             begin = time.perf_counter()
             for first in range(0, count, AT_ONCE):
                 await vectors.put_faces(faces[first : first + AT_ONCE])
@@ -96,7 +99,7 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
 def bare_read(session: Session, directory: str) -> None:
     query = session.prepare(store._GALLERY.cql.format(keyspace=session.keyspace))
     session.client_protocol_handler = NumpyProtocolHandler
-    for bucket in store.BUCKETS:
+    for bucket in schema.BUCKETS:
         for _ in session.execute(query, (directory, GENERATION, bucket)):
             pass
     session.client_protocol_handler = ProtocolHandler
@@ -106,10 +109,12 @@ async def loading(vectors: store.CassandraVectors, session: Session, directory: 
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     with counted("loading", 2 * rounds) as tell:
         for _ in range(rounds):
+            gc.collect()
             begin = time.perf_counter()
             await asyncio.to_thread(bare_read, session, directory)
             seconds["bare"].append(time.perf_counter() - begin)
             tell(1)
+            gc.collect()
             begin = time.perf_counter()
             gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
             seconds["ours"].append(time.perf_counter() - begin)
@@ -220,7 +225,7 @@ def main() -> int:
         try:
             lines = asyncio.run(measured(url, session, chosen))
         finally:
-            session.execute(f"DROP KEYSPACE {keyspace}", timeout=schema.CREATE_TIMEOUT_S)
+            drop_keyspace(url, keyspace)
     print(f"\n{'':32}{'bare':>12}{'facestream':>12}{'ratio':>8}   wanted")
     for it in lines:
         sign, verdict = "≥" if it.at_least else "≤", "" if it.holds else "   MISSED"

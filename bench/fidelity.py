@@ -18,10 +18,11 @@ from bench import lfw
 from bench.lfw import Faces
 from bench.naming import over_draws
 from facestream.bench_bare import Networks, load
-from facestream.bench_progress import counted
 from facestream.config import Settings
+from facestream.progress import counted
 from processors import align, embed
-from weights.manifest import EmbedderModel, manifest
+from schemas.generations import Generation
+from weights.manifest import manifest
 
 Floats = NDArray[np.float32]
 
@@ -66,10 +67,10 @@ def arcface(photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tupl
     return differences
 
 
-def naming_loss(faces: Faces, model: EmbedderModel, draws: int, seed: int) -> dict[str, tuple[float, float]]:
+def naming_loss(faces: Faces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
     """Of rank one and TPIR: from uncompressed pixels, and from crops."""
-    by_crops = over_draws(faces, model, draws, seed)
-    by_pixels = over_draws(faces, model, draws, seed, pixels=True)
+    by_crops = over_draws(faces, generation, draws, seed)
+    by_pixels = over_draws(faces, generation, draws, seed, pixels=True)
     return {
         name: (float(np.mean([getattr(it, name) for it in by_pixels])), float(np.mean([getattr(it, name) for it in by_crops])))
         for name in ("rank_one", "tpir", "fpir")
@@ -92,7 +93,7 @@ def main() -> int:
     chosen = parser.parse_args()
     models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
     known = manifest()
-    model = known.embedder(known.generation(known.default_generation).embedder)
+    generation = known.generation(known.default_generation)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     there = np.flatnonzero(faces.found)
     rows = np.random.default_rng(chosen.seed).choice(there, min(chosen.faces, len(there)), replace=False).tolist()
@@ -109,7 +110,7 @@ def main() -> int:
         print(f"{name:48} lowest {lowest:.6f}, mean {mean:.6f}   ≥ {COSINE}{verdict(good)}")
     against = (faces.learned[there] * faces.probe[there]).sum(1)
     print(f"{'cosine, crop against uncompressed pixels':48} lowest {against.min():.6f}, mean {against.mean():.6f}")
-    for name, (pixels, crop) in naming_loss(faces, model, chosen.draws, chosen.seed).items():
+    for name, (pixels, crop) in naming_loss(faces, generation, chosen.draws, chosen.seed).items():
         loss = crop - pixels if name == "fpir" else pixels - crop
         good = loss <= LOSS
         holds &= good

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from facestream.bench_bare import Networks, find, side
-from facestream.bench_progress import counted
+from facestream.progress import counted
 from processors import align, boxes, embed, networks, passes
 from weights.manifest import manifest
 

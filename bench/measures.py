@@ -61,29 +61,6 @@ def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return np.asarray(x)[order], np.repeat(values, weights)
 
 
-def logistic(x: Floats, y: Flags, weight: Floats, steps: int = 100) -> tuple[float, float]:
-    """Midpoint and slope of the logistic curve that makes y likeliest (Newton's method, a little ridge against separable points).
-
-    x, y, weight: (n,).
-    """
-    weight = np.asarray(weight, float) / np.sum(weight) * len(x)
-    centre, width = float(np.mean(x)), float(np.std(x)) or 1.0
-    z = (np.asarray(x, float) - centre) / width
-    design = np.stack([z, np.ones_like(z)], 1)  # (n, 2)
-    weights = np.zeros(2)
-    ridge = np.diag([1e-3, 1e-6])
-    for _ in range(steps):
-        p = 1 / (1 + np.exp(-np.clip(design @ weights, -50, 50)))
-        gradient = design.T @ (weight * (p - y)) + ridge @ weights
-        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design + ridge
-        step = np.linalg.solve(hessian, gradient)
-        weights -= step
-        if np.abs(step).max() < 1e-9:
-            break
-    slope, offset = weights
-    return centre - width * float(offset / slope), float(slope / width)
-
-
 @dataclass(frozen=True)
 class Spread:
     """Mean and standard deviation over draws, the worst and the best."""

@@ -24,10 +24,11 @@ from bench.lfw import Faces
 from bench.measures import calibration_error, spread
 from facestream.bench_bare import load
 from facestream.config import Settings
+from schemas.generations import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
 from sink.matching import Photo, matched
-from weights.manifest import EmbedderModel, manifest
+from weights.manifest import manifest
 
 PEOPLE = 200
 RANK_ONE, TPIR, FPIR, CALIBRATION = 0.95, 0.75, 0.025, 0.05  # what is wanted
@@ -72,12 +73,12 @@ def gallery_of(people: Sequence[str], vectors: Floats, keys: Sequence[str]) -> G
     return gallery
 
 
-def answers(gallery: Gallery, probes: Floats, model: EmbedderModel, strangers: float = 0.01) -> list[dict[str, Any]]:
+def answers(gallery: Gallery, probes: Floats, generation: Generation, strangers: float = 0.01) -> list[dict[str, Any]]:
     """The `persons` of the sink, as if all probes were faces of one photo."""
     none = "00000000-0000-0000-0000-000000000000"
     points = [(0.0, 0.0)] * 5
     faces = [EmbeddedFace(face_id=none, box=[0, 0, 100, 100], landmarks=points, score=1, detection_score=0.9) for _ in probes]
-    return matched([Photo(faces, probes, list(range(len(probes))), Options(strangers=strangers))], gallery, model)[0]
+    return matched([Photo(faces, probes, list(range(len(probes))), Options(strangers=strangers))], gallery, generation)[0]
 
 
 def figures(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[dict[str, Any]]) -> Figures:
@@ -96,17 +97,17 @@ def figures(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[
     )
 
 
-def measured(faces: Faces, one: Draw, model: EmbedderModel, *, pixels: bool = False) -> Figures:
+def measured(faces: Faces, one: Draw, generation: Generation, *, pixels: bool = False) -> Figures:
     """pixels: learned faces out of the photo's pixels, not out of the crop that is kept."""
     vectors = (faces.probe if pixels else faces.learned)[one.learned]
     gallery = gallery_of(one.people, vectors, [faces.paths[row] for row in one.learned])
-    found = answers(gallery, faces.probe[one.probes + one.strangers], model)
+    found = answers(gallery, faces.probe[one.probes + one.strangers], generation)
     return figures(one.people, found[: len(one.people)], found[len(one.people) :])
 
 
-def over_draws(faces: Faces, model: EmbedderModel, draws: int, seed: int, *, pixels: bool = False) -> list[Figures]:
+def over_draws(faces: Faces, generation: Generation, draws: int, seed: int, *, pixels: bool = False) -> list[Figures]:
     chance = np.random.default_rng(seed)
-    return [measured(faces, draw(faces, chance), model, pixels=pixels) for _ in range(draws)]
+    return [measured(faces, draw(faces, chance), generation, pixels=pixels) for _ in range(draws)]
 
 
 def report(name: str, all_figures: list[Figures]) -> bool:
@@ -125,7 +126,7 @@ def report(name: str, all_figures: list[Figures]) -> bool:
     return holds
 
 
-def enlarged(photos: Path, models: Any, faces: Faces, model: EmbedderModel, times: int, seed: int) -> bool:
+def enlarged(photos: Path, models: Any, faces: Faces, generation: Generation, times: int, seed: int) -> bool:
     """The people and images of the first draw, enlarged, against the same at their own size."""
     one = draw(faces, np.random.default_rng(seed))
     paths = [faces.paths[row] for row in one.learned + one.probes]
@@ -135,7 +136,7 @@ def enlarged(photos: Path, models: Any, faces: Faces, model: EmbedderModel, time
         missed = int((~some.found).sum())
         count = len(one.people)
         gallery = gallery_of(one.people, some.learned[:count], paths[:count])
-        found = answers(gallery, np.nan_to_num(some.probe[count:]), model)
+        found = answers(gallery, np.nan_to_num(some.probe[count:]), generation)
         results[scale] = figures(one.people, found, []).rank_one
         print(f"  ×{scale}: {missed} of {len(paths)} without a face, rank one {results[scale]:.4f}")
     loss = results[1] - results[times]
@@ -160,15 +161,15 @@ def main() -> int:
 
     models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
     known = manifest()
-    model = known.embedder(known.generation(known.default_generation).embedder)
+    generation = known.generation(known.default_generation)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     missed = [path for path, found in zip(faces.paths, faces.found, strict=True) if not found]
     print(f"{len(faces.paths):,} images, {models.dtype}; without a face: {', '.join(missed) or 'none'}")
     holds = not missed
-    holds &= report("library", over_draws(faces, model, chosen.draws, chosen.seed, pixels=chosen.pixels))
+    holds &= report("library", over_draws(faces, generation, chosen.draws, chosen.seed, pixels=chosen.pixels))
     if chosen.enlarge:
         print("enlarged:")
-        holds &= enlarged(chosen.photos, models, faces, model, chosen.enlarge, chosen.seed)
+        holds &= enlarged(chosen.photos, models, faces, generation, chosen.enlarge, chosen.seed)
     if chosen.http or chosen.url:
         from bench.naming_http import through, through_own
 
@@ -179,7 +180,7 @@ def main() -> int:
             with tempfile.TemporaryDirectory() as folder:
                 result = through_own(Path(folder), chosen.weights, models.dtype, chosen.photos / "lfw", faces.paths, one)
         holds &= report("over HTTP, the first draw", [result])
-        holds &= report("library, the same draw", [measured(faces, one, model)])
+        holds &= report("library, the same draw", [measured(faces, one, generation)])
     return 0 if holds else 1
 
 

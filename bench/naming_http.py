@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from bench.naming import Draw, Figures, figures
-from facestream.bench_progress import counted
+from facestream.progress import counted
 from facestream.serving import Serving
 
 AT_ONCE = 8

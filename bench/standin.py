@@ -18,7 +18,7 @@ from facestream.config import Settings
 from facestream.role_process import IN_FLIGHT
 from facestream.stores import open_stores, patiently
 from facestream.system import watch
-from schemas.ids import face_id_learned, face_id_seen, source_of_face
+from schemas.ids import crop_key, face_id_learned, face_id_seen, source_of_face
 from schemas.records import Crop, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
@@ -35,16 +35,15 @@ class StandIn:
 
     def __init__(self, objects: ObjectStore, known: Manifest) -> None:
         self._objects = objects
-        self._generation = known.default_generation
-        generation = known.generation(self._generation)
-        self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=self._generation)
-        self._dimension = known.embedder(generation.embedder).dimension
+        generation = known.generation(known.default_generation)
+        self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
+        self._generation, self._dimension = generation.name, generation.dimension
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Nothing is held in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        return list(await asyncio.gather(*(self._one(self.received(record)) for record in records)))
+        return list(await asyncio.gather(*(self._one(record) for record in records)))
 
     def received(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
@@ -52,7 +51,8 @@ class StandIn:
     async def probe(self) -> None:
         await self._objects.ping()
 
-    async def _one(self, received: ImageReceived) -> NewRecord:
+    async def _one(self, record: Record) -> NewRecord:
+        received = self.received(record)
         await self._objects.get(received.object_key)
         vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
         learn = received.purpose == "learn"
@@ -64,10 +64,12 @@ class StandIn:
             score=0.9999,
             detection_score=0.9,
             vectors={self._generation: encoded_vector(vector)},
-            crop=Crop(object_key=f"crops/{face_id}", landmarks=LANDMARKS) if learn else None,
+            crop=Crop(object_key=crop_key(face_id), landmarks=LANDMARKS) if learn else None,
             source=source_of_face(received.sha256, BOX) if learn else None,
         )
-        value = FacesEmbedded(received=received, faces=[face], models=self._models)
+        value = FacesEmbedded(
+            received=received, received_at=received.came_at(record.timestamp), faces=[face], models=self._models
+        )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
 
@@ -76,7 +78,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = Settings()
     async with open_stores(settings) as stores, AsyncExitStack() as stack:
-        await patiently(stores, stop, create_them=False)
+        await patiently(stores, stop)
         worker = Worker(
             stores.log,
             StandIn(stores.objects, manifest()),

@@ -18,8 +18,9 @@ from bench.galleries import Best, Pool
 from bench.lfw import Faces, Floats
 from facestream.bench_bare import load
 from facestream.config import Settings
+from schemas.calibration import Threshold
 from sink import thresholds
-from weights.manifest import Threshold, manifest
+from weights.manifest import manifest
 
 SIZES = (10, 20, 50, 100, 200, 400)
 ALIKE = 0.45  # of all people: the nearest to a random one, gallery and strangers alike
@@ -123,7 +124,8 @@ def main() -> int:
     chosen = parser.parse_args()
     models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
     known = manifest()
-    table = known.embedder(known.generation(known.default_generation).embedder).threshold
+    table = known.generation(known.default_generation).threshold
+    assert table is not None
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     people = sorted(faces.rows_by_person())
 

@@ -79,8 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(settings: "Settings", photos: "Photos", scratch: Path, requests: int, *, memory: bool) -> "Measured":
     from facestream import bench_bare
     from facestream.bench_http import Load, learn, load
-    from facestream.bench_progress import counted
     from facestream.bench_report import Measured, Single
+    from facestream.progress import counted
     from facestream.serving import Serving
 
     rounds = -(-requests // len(photos.listed))

@@ -17,7 +17,7 @@ from processors import align
 from processors.boxes import Detections, Look, closer_look, in_original, merge
 from processors.decode_source import Source, prepare, to_rgb
 from processors.detecting import SMALLEST_EMBEDDED
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, TorchEmbedder
 from processors.passes import Detail, Pass, plan, render
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
 from weights.manifest import manifest
@@ -32,7 +32,7 @@ class Networks:
     """Detector and embedder of the default generation."""
 
     detector: Detector
-    embedder: Embedder
+    embedder: TorchEmbedder
 
     @property
     def dtype(self) -> str:
@@ -53,7 +53,9 @@ def load(settings: Settings) -> Networks:
             dtype,
             score_threshold=known.detector(generation.detector).score_threshold,
         ),
-        Embedder(load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror),
+        TorchEmbedder(
+            load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror
+        ),
     )
 
 
@@ -202,7 +204,7 @@ def faces_ms(networks: Networks, *, mirror: bool, repeats: int = 9) -> float:
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     template = np.array(align.DLIB.points, np.float32) * 70
     landmarks = [template + np.array([100 + 13 * i, 240], np.float32) for i in range(32)]
-    embedder = Embedder(networks.embedder.module, networks.embedder.device, mirror=mirror)
+    embedder = TorchEmbedder(networks.embedder.module, networks.embedder.device, mirror=mirror)
     return _median_ms(lambda: embedder.embed([align.cut(picture, points) for points in landmarks]), repeats)
 
 

@@ -9,10 +9,47 @@ from importlib.metadata import version
 
 import structlog
 
-from facestream import bench, environment, init, keys, learn, recognize, recover, roles, trace, up, weights
+from facestream import (
+    bench,
+    dead_letters,
+    environment,
+    erase,
+    export,
+    import_,
+    init,
+    keys,
+    learn,
+    models,
+    recognize,
+    recover,
+    reembed,
+    roles,
+    trace,
+    up,
+    watch,
+    weights,
+)
 from schemas.errors import FacestreamError
 
-COMMANDS = (up, weights, keys, learn, recognize, init, roles, trace, recover, bench)
+COMMANDS = (
+    up,
+    weights,
+    keys,
+    learn,
+    recognize,
+    watch,
+    models,
+    reembed,
+    erase,
+    export,
+    import_,
+    init,
+    roles,
+    trace,
+    dead_letters,
+    recover,
+    bench,
+)
 DESCRIPTION = """\
 Learn and recognize people in images, as an event stream.
 

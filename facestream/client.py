@@ -52,6 +52,15 @@ class Outcome:
         return self.status >= 400
 
 
+@dataclass(frozen=True)
+class Reply:
+    """`body` is None where it is no JSON object; `retry_after_s` where the service did not say."""
+
+    status: int
+    body: dict[str, Any] | None
+    retry_after_s: float | None
+
+
 class Client:
     """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
 
@@ -108,7 +117,7 @@ class Client:
 
     async def _post(self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request has one effect
-        return await self._request("POST", f"/{purpose}", headers, lambda: _form(photo, data, fields))
+        return await self._request("POST", f"/{purpose}", headers, lambda: form_of(photo, data, fields))
 
     async def _request(
         self,
@@ -123,21 +132,35 @@ class Client:
                 raise self._lost
             pause_s = min(2.0 ** (attempt - 2), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)
             try:
-                async with self._session.request(
-                    method, self._base + path, data=form(), headers=headers, allow_redirects=False
-                ) as response:
-                    body = await _json(response)
-                    if response.status not in RETRIED or attempt == ATTEMPTS:
-                        if body is None:
-                            raise UnexpectedAnswer(f"{self.url} answered HTTP {response.status} without JSON")
-                        return response.status, body
-                    pause_s = _retry_after(response) or pause_s
-            except (aiohttp.ClientError, TimeoutError) as error:
+                reply = await self.exchange(method, path, headers, form())
+            except Unavailable as error:
                 if attempt == ATTEMPTS:
-                    self._lost = self._unreachable(error)
-                    raise self._lost from None
+                    self._lost = error
+                    raise
+            else:
+                if reply.status not in RETRIED or attempt == ATTEMPTS:
+                    return reply.status, self.body_of(reply)
+                pause_s = reply.retry_after_s or pause_s
             await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
+
+    async def exchange(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, form: aiohttp.FormData | None = None
+    ) -> Reply:
+        """One request, tried once. Raises Unavailable when nobody answers."""
+        try:
+            async with self._session.request(
+                method, self._base + path, data=form, headers=headers, allow_redirects=False
+            ) as response:
+                return Reply(response.status, await _json(response), _retry_after(response))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+
+    def body_of(self, reply: Reply) -> dict[str, Any]:
+        """Raises UnexpectedAnswer where there is none."""
+        if reply.body is None:
+            raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} without JSON")
+        return reply.body
 
     def _unreachable(self, error: Exception) -> Unavailable:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -157,7 +180,7 @@ def read_photo(photo: str) -> bytes:
     return data
 
 
-def _form(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormData:
+def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormData:
     form = aiohttp.FormData(quote_fields=False)  # a file name goes as UTF-8, as browsers send it
     for name, value in fields.items():
         form.add_field(name, value)

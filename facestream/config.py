@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         7.0, ge=0, description="days that pictures of recognize and detect are kept; 0 deletes them once answered"
     )
     max_upload: int = Field(32 * MEBI, ge=1, description="largest upload in bytes")
+    sources: str = Field(
+        "", description="buckets of other systems, by commas, that their events may refer to beside incoming/ in our own"
+    )
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels an image may have")
     max_in_flight: int = Field(256, ge=1, description="most requests that wait for an answer at once; one more gets 429")
     max_age: float = Field(
@@ -51,6 +54,10 @@ class Settings(BaseSettings):
         description="threads of the networks on a CPU (0: one a core); several processors on one machine want a share each",
     )
     decoders: int = Field(0, ge=0, description="decoding processes (0: one a core, at most 4)")
+
+    @property
+    def source_buckets(self) -> list[str]:
+        return [name.strip() for name in self.sources.split(",") if name.strip()]
 
     @property
     def log_url(self) -> str:

@@ -109,7 +109,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: dict[str,
     # As large as the face allows, within what can be read and what does not cover the picture.
     height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
     text, margin = label(person), round(height_of_font / 4)
-    font = _font_for(text, height_of_font)
+    font = font_for(text, height_of_font)
     left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
     wide, high = right - left + 2 * margin, bottom - top + 2 * margin
     x = max(0, min(x1, width - wide))
@@ -118,7 +118,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: dict[str,
     drawing.text((x + margin - left, y + margin - top), text, fill=INK, font=font)
 
 
-def _font_for(text: str, size: float) -> Font:
+def font_for(text: str, size: float) -> Font:
     """The font with most characters of the text; what it has not, it draws as empty boxes."""
     built_in = ImageFont.load_default(size)
     if text.isascii():

@@ -1,21 +1,28 @@
-"""What is done now and then: retention and compaction of the log, answers past their day, pictures of probes past their time."""
+"""What is done now and then: retention and compaction of the log, answers past their day, pictures that are of no use."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
 from backends.log import EventLog
 from backends.objects import ObjectStore
 from backends.vectors import EXPIRED_KEPT_S, VectorStore
+from facestream.state import State
 from schemas.errors import FacestreamError
+from schemas.ids import crop_key, face_id_learned
+from stream.erasures import objects_of
+from stream.late import take_back_late
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
 AT_ONCE = 500
+# An image that was to be learned so long ago was learned, or was given up and is no dead letter any more. Older ones were looked
+# at before.
+DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
 
 
 class Housekeeping:
@@ -28,11 +35,13 @@ class Housekeeping:
         log_: EventLog,
         objects: ObjectStore,
         vectors: VectorStore,
+        state: State,
         keep_probes: float,
         *,
         is_mine: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._log, self._objects, self._vectors, self._is_mine = log_, objects, vectors, is_mine
+        self._log, self._objects, self._vectors, self._state, self._is_mine = log_, objects, vectors, state, is_mine
+        self._daily_at = 0.0
         self._keep_s = max(keep_probes * DAY_S, DAY_S if keep_probes == 0 else 0)
 
     async def run(self) -> None:
@@ -47,12 +56,43 @@ class Housekeeping:
     async def once(self) -> None:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
-        old: list[str] = []
+        await self._vectors.sweep_erasures()
+        await self._delete(self._old_probes())
+        if time.time() >= self._daily_at:
+            await take_back_late(self._log, self._objects, self._state.erasures)
+            await self._delete(self._not_learned())
+            self._daily_at = time.time() + DAY_S
+
+    async def _old_probes(self) -> AsyncIterator[str]:
         async for info in self._objects.list("probes/"):
             if info.modified < time.time() - self._keep_s:
-                old.append(info.key)
-            if len(old) >= AT_ONCE:
-                await self._objects.delete(old)
-                old.clear()
-        if old:
-            await self._objects.delete(old)
+                yield info.key
+
+    async def _not_learned(self) -> AsyncIterator[str]:
+        """What is kept of images that were to be learned and were not: without an event, or given up."""
+        async for info in self._objects.list("originals/"):
+            if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
+                image_id = info.key.removeprefix("originals/")
+                if not await self._is_learned(image_id):
+                    for key in objects_of(image_id):
+                        yield key
+
+    async def _is_learned(self, image_id: str) -> bool:
+        crop = await self._objects.metadata(crop_key(face_id_learned(image_id)))
+        if crop is None:
+            return False
+        for generation in self._state.generations.live:  # one that was made active by force may lack faces
+            faces = await self._vectors.faces(crop["directory"], generation.name, crop["person"])
+            if any(it.image_id == image_id for it in faces):
+                return True
+        return False
+
+    async def _delete(self, keys: AsyncIterator[str]) -> None:
+        some: list[str] = []
+        async for key in keys:
+            some.append(key)
+            if len(some) >= AT_ONCE:
+                await self._objects.delete(some)
+                some.clear()
+        if some:
+            await self._objects.delete(some)

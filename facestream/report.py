@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from facestream.client import Outcome
+from facestream.terminal import complain, shown
 from schemas.records import Purpose
 
 MANY = 5  # more photos than this get a progress bar
@@ -54,7 +55,7 @@ class Report:
     def add(self, outcome: Outcome) -> None:
         self._progress.stop()  # it is on the same terminal as what is printed now
         if self._out is None:
-            _json_line({"photo": outcome.photo} | ({"error": outcome.body} if outcome.failed else outcome.body))
+            json_line({"photo": outcome.photo} | ({"error": outcome.body} if outcome.failed else outcome.body))
         elif not outcome.failed:
             self._out.print(self._table(outcome, self._out.width))
             self._begun = True
@@ -110,15 +111,6 @@ def advice(problem: dict[str, Any]) -> str:
     return " (--force)" if problem.get("code") == "face_too_small" else ""
 
 
-def complain(message: str) -> None:
-    print(f"facestream: {shown(message)}", file=sys.stderr, flush=True)
-
-
-def shown(text: str) -> str:
-    """Text for a terminal: what is no character, or would steer the terminal, is replaced."""
-    return "".join(it if it.isprintable() or it == "\u200d" else "\ufffd" for it in text)
-
-
 def _end_of(text: str, cells: int) -> str:
     """Paths differ at their ends."""
     if cell_len(text) <= cells:
@@ -128,7 +120,7 @@ def _end_of(text: str, cells: int) -> str:
     return f"…{text}"
 
 
-def _json_line(line: dict[str, Any]) -> None:
+def json_line(line: dict[str, Any]) -> None:
     # A path need not be UTF-8: its stray bytes are lone surrogates here, which JSON can write as escapes.
     text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
     sys.stdout.buffer.write(text + os.linesep.encode())

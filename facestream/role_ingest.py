@@ -11,6 +11,7 @@ from aiohttp import web
 from backends.vectors import VectorStore
 from facestream.config import Settings
 from facestream.listening import host_and_port, is_loopback, listening_socket, url_of
+from facestream.state import State
 from facestream.stores import Stores
 from ingest.accept import Accept
 from ingest.app import create_app
@@ -23,7 +24,6 @@ from schemas.errors import ConfigurationError
 from stream.lag import LagWatch
 from stream.topics import INTERACTIVE
 from stream.watching import Checks
-from weights.manifest import Manifest
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +66,7 @@ class HttpService:
 
 @asynccontextmanager
 async def http_service(
-    settings: Settings, stores: Stores, known: Manifest, checks: Checks, owners_socket: Path | None
+    settings: Settings, stores: Stores, state: State, checks: Checks, owners_socket: Path | None
 ) -> AsyncIterator[HttpService]:
     """The service, its reader of answers positioned; not listening yet. Raises ConfigurationError."""
     if owners_socket is None:
@@ -78,15 +78,17 @@ async def http_service(
         lag = LagWatch(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         service = Service(
+            log=stores.log,
             objects=stores.objects,
             vectors=stores.vectors,
             keys=Keys(stores.vectors) if owners_socket is None else OwnersKeys(stores.vectors),
-            accept=Accept(stores.log, stores.objects, stores.vectors, replies.reply_to),
+            accept=Accept(stores.log, stores.objects, stores.vectors, state.erasures, replies.reply_to),
             replies=replies,
             pressure=Pressure(lag.age_s, settings.max_age),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
             limits=limits,
-            generation=known.default_generation,
+            generations=state.generations,
+            erasures=state.erasures,
             checks=checks,
         )
         runner = web.AppRunner(create_app(service), shutdown_timeout=DRAIN_S, access_log=None)

@@ -1,22 +1,31 @@
 """The processor's part of a process: decoders, networks, and the workers of the stages it runs."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
 import numpy as np
+import torch
 
+from backends.objects import ObjectStore
 from facestream.config import Settings
+from facestream.state import State
 from facestream.stores import Stores
+from processors.align import template_named
 from processors.apart import Detect, Embed
 from processors.decode import DecodePool
+from processors.detecting import Parts
 from processors.embed import Cutting
+from processors.embedders import Embedders
 from processors.inference import Inference, Networks
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.processor import Processor
+from schemas.generations import Generation
+from stream.sources import Sources
 from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
-from weights.manifest import Manifest
+from weights.manifest import manifest
 
 IN_FLIGHT = 32
 # One forward: on a CPU about a tenth of a second, so that a portrait waits for a crowd no longer than that.
@@ -25,27 +34,34 @@ CHUNK_PIXELS_GPU, CHUNK_CHIPS_GPU = 32_000_000, 512
 
 
 @asynccontextmanager
-async def process_workers(settings: Settings, stores: Stores, known: Manifest, member: str) -> AsyncIterator[list[Worker]]:
+async def process_workers(settings: Settings, stores: Stores, state: State, member: str) -> AsyncIterator[list[Worker]]:
     """The workers of `settings.stage`: detect and embed in one, or one of them."""
-    stage = settings.stage
+    device = choose_device(settings.device)
+    dtype = choose_dtype(device, settings.dtype)
+    detector = manifest().generation(manifest().default_generation).detector
     async with AsyncExitStack() as stack:
-        inference = Inference(lambda: load_networks(settings, known), settings.threads)
+        load = partial(load_networks, settings, None if settings.stage == "embed" else detector, device, dtype)
+        inference = Inference(load, settings.threads)
         stack.callback(inference.close)
         await inference.loaded()
         cutting = Cutting()
         stack.callback(cutting.close)
-        if stage == "embed":
-            embed = Embed(stores.objects, cutting, inference, known)
+        embedders = Embedders(state.generations, inference, partial(fetch_embedder, settings, stores.objects, device, dtype))
+        if settings.stage != "detect":
+            await embedders.load_active()
+        if settings.stage == "embed":
+            embed = Embed(stores.objects, cutting, inference, embedders, state.erasures)
             yield [Worker(stores.log, embed, [FACES_DETECTED], member=member, max_in_flight=IN_FLIGHT)]
             return
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
-        kind = Detect if stage == "detect" else Processor
+        sources = Sources(stores.objects, settings.source_buckets, settings.max_upload)
+        parts = Parts(stores.objects, decoders, cutting, inference, state.generations, state.erasures, sources, detector)
         yield [
             Worker(
                 stores.log,
-                kind(stores.objects, decoders, cutting, inference, known),
+                Detect(parts) if settings.stage == "detect" else Processor(parts, embedders),
                 [IMAGES_RECEIVED],
                 bulk=[IMAGES_RECEIVED_BULK],
                 member=member,
@@ -54,27 +70,41 @@ async def process_workers(settings: Settings, stores: Stores, known: Manifest, m
         ]
 
 
-def load_networks(settings: Settings, known: Manifest) -> Networks:
-    """The networks of the default generation. Raises WeightsInvalid, ConfigurationError."""
-    device = choose_device(settings.device)
-    dtype = choose_dtype(device, settings.dtype)
-    generation = known.generation(known.default_generation)
-    detector_model = known.detector(generation.detector)
-    detector = Detector(
-        load_detector(settings.weights_folder, device, dtype, generation.detector),
-        device,
-        dtype,
-        score_threshold=detector_model.score_threshold,
-    )
-    embedder = Embedder(
-        load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror
-    )
-    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first of each takes a second: before anybody waits
-    embedder.embed([np.zeros((150, 150, 3), np.uint8)])
+def load_networks(settings: Settings, detector: str | None, device: torch.device, dtype: torch.dtype) -> Networks:
+    """The detector, if one is wanted; embedders come as their generations do. Raises WeightsInvalid."""
     gpu = device.type == "cuda"
     return Networks(
-        detector,
-        embedder,
+        _detector(settings, detector, device, dtype) if detector else None,
+        {},
         chunk_pixels=CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU,
         chunk_chips=CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU,
     )
+
+
+def _detector(settings: Settings, name: str, device: torch.device, dtype: torch.dtype) -> Detector:
+    module = load_detector(settings.weights_folder, device, dtype, name)
+    detector = Detector(module, device, dtype, score_threshold=manifest().detector(name).score_threshold)
+    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first takes a second: before anybody waits
+    return detector
+
+
+async def fetch_embedder(
+    settings: Settings, objects: ObjectStore, device: torch.device, dtype: torch.dtype, generation: Generation
+) -> Callable[[], Embedder]:
+    """What makes the embedder of a generation. Raises ObjectMissing, Unavailable; what it returns, WeightsInvalid and, where ONNX
+    Runtime is missing, ConfigurationError.
+    """
+    if generation.onnx is not None:
+        from processors.onnx_embedder import load_onnx_embedder  # onnx: only for a model of one's own
+
+        stored = await objects.get(generation.onnx.object_key)
+        return lambda: load_onnx_embedder(stored.data, generation, device)
+
+    def load() -> Embedder:
+        module = load_embedder(settings.weights_folder, generation.embedder, device, dtype)
+        embedder = TorchEmbedder(module, device, mirror=generation.mirror)
+        side = template_named(generation.template).side
+        embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as above
+        return embedder
+
+    return load

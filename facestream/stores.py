@@ -12,7 +12,9 @@ from backends.objects import ObjectStore, open_objects
 from backends.vectors import VectorStore, open_vectors
 from facestream.config import Settings
 from schemas.errors import Unavailable
-from stream.topics import TOPICS
+from stream.generations import active_record, generation_record
+from stream.topics import MODELS, TOPICS, topics
+from weights.manifest import manifest
 
 log = structlog.get_logger(__name__)
 
@@ -39,19 +41,26 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         yield Stores(log_, objects, vectors)
 
 
-async def create(stores: Stores) -> None:
-    """Topics, bucket and tables; safe when they are there, and when several do it at once. Raises Unavailable, TopicMismatch."""
-    await stores.log.create_topics(TOPICS)
+async def create(stores: Stores, keep_probes: float = 7.0) -> None:
+    """Topics, bucket, tables and the first generation; safe when they are there, and when several do it at once. Raises
+    Unavailable, TopicMismatch.
+    """
+    await stores.log.create_topics(topics(keep_probes))
     await stores.objects.create()
     await stores.vectors.create()
+    if not any((await stores.log.end_offsets(MODELS)).values()):
+        first = manifest().generation(manifest().default_generation)
+        await stores.log.append([generation_record(first), active_record(first.name)])
 
 
-async def patiently(stores: Stores, stop: asyncio.Event, *, create_them: bool) -> None:
-    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Raises TopicMismatch."""
+async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
+    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is missing for a
+    system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
+    """
     while not stop.is_set():
         try:
-            if create_them:
-                await create(stores)
+            if create_for is not None:
+                await create(stores, create_for)
             else:
                 await stores.log.require_topics(TOPICS)
                 await stores.objects.ping()

@@ -15,12 +15,12 @@ from facestream.listening import listening_socket, url_of
 from facestream.member import member_name
 from facestream.role_ingest import HttpService, http_service
 from facestream.role_sink import sink_workers
+from facestream.state import followed
 from facestream.stores import Stores, open_stores, patiently
 from stream.lag import LagWatch
-from stream.topics import GROUPS
+from stream.topics import GROUPS, INTERACTIVE
 from stream.watching import Checks, watch_app
 from stream.worker import Worker
-from weights.manifest import manifest
 
 log = structlog.get_logger(__name__)
 
@@ -44,29 +44,31 @@ async def serve(
     Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish and commit,
     then the stores close. A role that fails ends all.
     """
-    known = manifest()
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await patiently(stores, stop, create_them=tuple(roles) == ALL)
+        await patiently(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
+        state = await stack.enter_async_context(followed(stores.log))
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
-        background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
         service: HttpService | None = None
         if "process" in roles:
             from facestream.role_process import process_workers  # torch takes a second to import: not for the other roles
 
-            workers += await stack.enter_async_context(process_workers(settings, stores, known, member))
+            workers += await stack.enter_async_context(process_workers(settings, stores, state, member))
         if "sink" in roles:
-            of_sink, housekeeping = sink_workers(settings, stores, known, member)
+            of_sink, housekeeping = sink_workers(settings, stores, state, member)
             workers += of_sink
             background.append(housekeeping.run)
         pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
+        if "ingest" in roles:  # the service watches those, and more often
+            pairs = [pair for pair in pairs if pair not in INTERACTIVE]
         background.append(LagWatch(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
         if "ingest" in roles:
-            service = await stack.enter_async_context(http_service(settings, stores, known, checks, owners_socket))
+            service = await stack.enter_async_context(http_service(settings, stores, state, checks, owners_socket))
             background.append(service.run)
 
         async with asyncio.TaskGroup() as tasks:

@@ -18,28 +18,19 @@ from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import HEAD_BYTES, sniff
 from schemas.records import Answer, ImageReceived, Options, Purpose
-from stream.topics import IMAGES_RECEIVED
+from stream.erasures import NEVER, Erasures
 
 log = structlog.get_logger(__name__)
 
 HASH_IN_THREAD = 1 << 20
 
 
-def object_key(image_id: str, purpose: Purpose) -> str:
-    """Learned originals stay until they are erased, those of probes for some days: each has its own prefix."""
-    return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
-
-
-def object_keys(image_id: str) -> tuple[str, ...]:
-    """Where the original of an image may be whose purpose is not known."""
-    return object_key(image_id, "recognize"), object_key(image_id, "learn")
-
-
 class Accept:
     """Stores and announces uploads."""
 
-    def __init__(self, log: EventLog, objects: ObjectStore, vectors: VectorStore, reply_to: str) -> None:
-        self._log, self._objects, self._vectors, self._reply_to = log, objects, vectors, reply_to
+    def __init__(self, log: EventLog, objects: ObjectStore, vectors: VectorStore, erasures: Erasures, reply_to: str) -> None:
+        self._log, self._objects, self._vectors, self._erasures = log, objects, vectors, erasures
+        self._reply_to = reply_to
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def event(
@@ -51,11 +42,11 @@ class Accept:
         options: Options,
         idempotency_key: str | None,
     ) -> ImageReceived:
-        """The event of an upload, nothing stored yet. Raises NotAnImage."""
+        """The event of an upload, nothing stored yet. Raises NotAnImage, and Unavailable where there is a key."""
         media_type = sniff(upload.data[:HEAD_BYTES])
         if media_type is None:
             raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
-        image_id = image_id_of_request(directory or "", purpose, idempotency_key) if idempotency_key else new_image_id()
+        image_id = await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
         sha256 = await _sha256(upload.data)
         request = json.dumps([sha256, person, options.model_dump(mode="json")], sort_keys=True)
         return ImageReceived(
@@ -63,7 +54,6 @@ class Accept:
             purpose=purpose,
             directory=directory,
             person=person,
-            object_key=object_key(image_id, purpose),
             media_type=media_type,
             sha256=sha256,
             request_digest=hashlib.sha256(request.encode()).hexdigest() if idempotency_key else None,
@@ -71,6 +61,17 @@ class Accept:
             reply_to=self._reply_to,
             options=options,
         )
+
+    async def _image_id(self, directory: str | None, purpose: Purpose, person: str | None, idempotency_key: str) -> str:
+        """That of each request with this key, until what came of it is erased. The next one is another image: what is still in
+        flight of the first one must do it no harm.
+        """
+        await self._erasures.refresh()
+        image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
+        while (offset := self._erasures.of_image(directory, person, image_id).offset) > erased:
+            erased = offset
+            image_id = image_id_of_request(directory or "", purpose, idempotency_key, erased)
+        return image_id
 
     async def earlier_answer(self, received: ImageReceived, recent: Answer | None) -> Answer | None:
         """The answer of the same request: `recent` where it was given a moment ago, else from the store. Raises
@@ -89,12 +90,13 @@ class Accept:
             _require_same(metadata.get("request"), received)
         return None
 
-    async def store(self, received: ImageReceived, data: bytes) -> None:
-        """Returns when the original is in the object store and the event is acknowledged by the log. Raises Unavailable,
+    async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
+        """Returns when the original is in the object store and the event is acknowledged by the topic. Raises Unavailable,
         StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same key meanwhile.
         """
         metadata: Mapping[str, str] = {
             "directory": received.directory or "",
+            "person": received.person or "",
             "request": received.request_digest or "",
             "received": str(time.time()),
         }
@@ -102,7 +104,7 @@ class Accept:
         if not await self._objects.put(received.object_key, data, metadata, if_absent=repeatable):
             _require_same((await self._objects.metadata(received.object_key) or metadata)["request"], received)
         try:
-            await self._log.append([NewRecord(IMAGES_RECEIVED, received.image_id, received.encode())])
+            await self._log.append([NewRecord(topic, received.image_id, received.encode())])
         except StorageFull:  # nothing was appended; any other failure leaves the object for the event that may be there
             if not repeatable:
                 await self._objects.delete([received.object_key])

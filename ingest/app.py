@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ingest import browse, images
+from ingest import browse, erase, images
 from ingest.metrics import measured
 from ingest.problems import problems
 from ingest.service import SERVICE, Service, authenticated
@@ -16,5 +16,6 @@ def create_app(service: Service) -> web.Application:
     app[SERVICE] = service
     app.add_routes(images.routes)
     app.add_routes(browse.routes)
+    app.add_routes(erase.routes)
     app.add_routes(watch_routes(service.checks))
     return app

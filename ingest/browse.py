@@ -4,11 +4,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ingest.accept import object_keys
 from ingest.problems import json_response
 from ingest.service import SERVICE, access_of, name_of
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
-from schemas.ids import is_image_id
+from schemas.ids import crop_key, is_image_id, original_keys
 from schemas.media import HEAD_BYTES, sniff
 
 routes = web.RouteTableDef()
@@ -26,14 +25,14 @@ FILE_HEADERS = {
 async def file(request: web.Request) -> web.Response:
     """The original as it was uploaded; its type follows from its content."""
     image_id = request.match_info["image_id"]
-    return await _picture(request, image_id, object_keys(image_id), "recognize")
+    return await _picture(request, image_id, original_keys(image_id), "recognize")
 
 
 @routes.get("/faces/{face_id}.jpg")
 async def face(request: web.Request) -> web.Response:
     """The crop of a learned face."""
     face_id = request.match_info["face_id"]
-    return await _picture(request, face_id, (f"crops/{face_id}",), "learn")
+    return await _picture(request, face_id, (crop_key(face_id),), "learn")
 
 
 async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...], scope: str) -> web.Response:
@@ -53,7 +52,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
 @routes.get("/directories")
 async def directories(request: web.Request) -> web.Response:
     access, service = access_of(request, "learn"), request.app[SERVICE]
-    names = await service.vectors.directories(service.generation)
+    names = await service.vectors.directories(service.generations.active.name)
     return json_response(200, {"directories": [name for name in names if access.sees(name)]})
 
 
@@ -68,7 +67,7 @@ async def persons(request: web.Request) -> web.Response:
         limit = 0
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidRequest(f"limit: a number from 1 to {LARGEST_PAGE}", field="limit")
-    page = await service.vectors.persons(directory, service.generation, after=after, limit=limit + 1)
+    page = await service.vectors.persons(directory, service.generations.active.name, after=after, limit=limit + 1)
     body: dict[str, Any] = {"directory": directory, "persons": [{"id": it.person, "faces": it.faces} for it in page[:limit]]}
     if len(page) > limit:
         body["next"] = page[limit - 1].person
@@ -79,7 +78,7 @@ async def persons(request: web.Request) -> web.Response:
 async def faces(request: web.Request) -> web.Response:
     service, directory = request.app[SERVICE], _directory_of(request)
     person = name_of(request.match_info["person"], "person")
-    found = await service.vectors.faces(directory, service.generation, person)
+    found = await service.vectors.faces(directory, service.generations.active.name, person)
     if not found:
         raise NotFound(f"directory '{directory}' knows no '{person}'")
     shown = [{"face_id": it.face_id, "image_id": it.image_id, "url": f"/faces/{it.face_id}.jpg"} for it in found]

@@ -7,24 +7,26 @@ import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from ingest.accept import object_keys
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.uploads import Upload, read_upload
+from ingest.waiting import wait_of
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight
-from schemas.ids import is_image_id
+from schemas.ids import is_image_id, original_keys
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
+from stream.shown import shown
+from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
 routes = web.RouteTableDef()
 
-DEFAULT_WAIT_S, LONGEST_WAIT_S = 30.0, 300.0
 LONGEST_KEY = 255
+LANES = {"interactive": IMAGES_RECEIVED, "bulk": IMAGES_RECEIVED_BULK}
 OPTIONS: dict[Purpose, frozenset[str]] = {
     "learn": frozenset({"face", "force", "detail"}),
-    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail"}),
-    "detect": frozenset({"limit", "min_score", "min_face", "detail"}),
+    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
+    "detect": frozenset({"limit", "min_score", "min_face", "detail", "store"}),
 }
 
 
@@ -54,7 +56,7 @@ async def result(request: web.Request) -> web.Response:
         raise unknown
     recent = service.replies.recent(image_id)
     if recent is not None and access.sees(recent.directory):
-        return json_response(recent.status, recent.body)
+        return await _just_answered(service, recent)
     stored = await service.vectors.answer(image_id)
     if stored is not None:
         answer = Answer.decode(stored.value.encode())
@@ -62,8 +64,8 @@ async def result(request: web.Request) -> web.Response:
             raise unknown
         if stored.expires_at < time.time():
             raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
-        return json_response(answer.status, answer.body)
-    for key in object_keys(image_id):
+        return _answered(service, answer)
+    for key in original_keys(image_id):
         metadata = await service.objects.metadata(key)
         if metadata is not None and access.sees(metadata.get("directory") or None):
             if time.time() - float(metadata["received"]) > ANSWER_KEPT_S:
@@ -74,18 +76,19 @@ async def result(request: web.Request) -> web.Response:
 
 async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
     access, service = access_of(request, "recognize"), request.app[SERVICE]
-    wait_s = _wait_of(request)
+    wait_s = wait_of(request)
     if wait_s and service.replies.in_flight >= service.limits.max_in_flight:
         seconds = service.replies.seconds_until_free()
         raise TooMuchInFlight(
             f"{service.limits.max_in_flight} requests wait already: try again in {seconds} s", retry_after=seconds
         )
-    if wait_s:
-        service.pressure.check()
     reserved = service.uploads.reserve(request.content_length)
     try:
         upload = await read_upload(request, service.limits.max_upload)
         fields = upload.fields
+        topic = _topic(fields)
+        if wait_s and topic == IMAGES_RECEIVED:  # the bulk lane waits for its turn however long that takes
+            service.pressure.check()
         person = _required(fields, "person") if purpose == "learn" else None
         directory = fields.pop("directory", None) or access.directory
         if directory is None and purpose != "detect":
@@ -99,33 +102,46 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
         received = await service.accept.event(upload, purpose, directory, person, options, key)
         if key is None:
-            return await _announce(service, received, upload, wait_s)
+            return await _announce(service, received, upload, topic, wait_s)
         async with service.accept.one_at_a_time(received.image_id):
             earlier = await service.accept.earlier_answer(received, service.replies.recent(received.image_id))
             if earlier is not None:
-                return json_response(earlier.status, earlier.body)
-            return await _announce(service, received, upload, wait_s)
+                return _answered(service, earlier)
+            return await _announce(service, received, upload, topic, wait_s)
     finally:
         service.uploads.give_back(reserved)
 
 
-async def _announce(service: Service, received: ImageReceived, upload: Upload, wait_s: float) -> web.Response:
+async def _announce(service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float) -> web.Response:
     """Stores and announces the image, then waits for its answer."""
     if not wait_s:
-        await service.accept.store(received, upload.data)
+        await service.accept.store(received, upload.data, topic)
         return _working(received.image_id)
     future = service.replies.expect(received.image_id)
     try:
-        await service.accept.store(received, upload.data)
+        await service.accept.store(received, upload.data, topic)
         upload.data = b""
         async with asyncio.timeout(wait_s):
             answer = await future
         log.info("answered", image_id=received.image_id, status=answer.status)
-        return json_response(answer.status, answer.body)
+        return await _just_answered(service, answer)
     except TimeoutError:
         return _working(received.image_id)
     finally:
         service.replies.forget(received.image_id, future)
+
+
+async def _just_answered(service: Service, answer: Answer) -> web.Response:
+    """An answer that is on its way to the store, where whoever was erased is taken out of it: what another replica has just said
+    to be erased must be known here too.
+    """
+    await service.erasures.refresh()
+    return _answered(service, answer)
+
+
+def _answered(service: Service, answer: Answer) -> web.Response:
+    left = shown(answer, service.erasures)
+    return json_response(left.status, left.body)
 
 
 def _working(image_id: str) -> web.Response:
@@ -141,6 +157,13 @@ def _required(fields: dict[str, str], field: str) -> str:
     return name_of(text, field)
 
 
+def _topic(fields: dict[str, str]) -> str:
+    lane = fields.pop("lane", "interactive")
+    if lane not in LANES:
+        raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
+    return LANES[lane]
+
+
 def _options(fields: dict[str, str], purpose: Purpose) -> Options:
     """The remaining fields as options. Raises InvalidRequest for one that is unknown or out of bounds."""
     unknown = sorted(fields.keys() - OPTIONS[purpose])
@@ -154,20 +177,3 @@ def _options(fields: dict[str, str], purpose: Purpose) -> Options:
         error = invalid.errors(include_url=False, include_input=False)[0]
         field = str(error["loc"][0])
         raise InvalidRequest(f"{field}: {error['msg']}", field=field) from None
-
-
-def _wait_of(request: web.Request) -> float:
-    """Seconds that the caller waits (RFC 7240): `Prefer: wait=N`, 0 for `Prefer: respond-async`."""
-    wait_s = DEFAULT_WAIT_S
-    for preference in ",".join(request.headers.getall("Prefer", [])).replace(";", ",").split(","):
-        name, _, value = preference.strip().partition("=")
-        if name.lower() == "respond-async":
-            return 0.0
-        if name.lower() == "wait":
-            try:
-                wait_s = min(float(value.strip('" ')), LONGEST_WAIT_S)
-            except ValueError:
-                raise InvalidRequest("Prefer: wait=N takes a number of seconds") from None
-            if not wait_s >= 0:
-                raise InvalidRequest("Prefer: wait=N takes a number of seconds, 0 or more")
-    return wait_s

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from backends.log import EventLog
 from backends.objects import ObjectStore
 from backends.vectors import VectorStore
 from ingest.accept import Accept
@@ -14,6 +15,8 @@ from ingest.replies import Replies
 from ingest.uploads import UploadMemory
 from schemas.errors import InvalidRequest
 from schemas.names import normalised
+from stream.erasures import Erasures
+from stream.generations import Generations
 from stream.watching import Checks
 
 
@@ -28,8 +31,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """`generation` names the gallery that is listed. `checks` are what readiness depends on."""
+    """The active of `generations` is what is listed. `checks` are what readiness depends on."""
 
+    log: EventLog
     objects: ObjectStore
     vectors: VectorStore
     keys: Keys
@@ -38,7 +42,8 @@ class Service:
     pressure: Pressure
     uploads: UploadMemory
     limits: Limits
-    generation: str
+    generations: Generations
+    erasures: Erasures
     checks: Checks
 
 

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from schemas.errors import ConfigurationError
+
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.floating]
 
@@ -38,6 +40,13 @@ class Template:
     def half(self) -> float:
         return (self.side - 1) / 2
 
+    def scaled(self, side: int) -> "Template":
+        """The same square in a picture of another side: positions grow with it, from the first pixel's centre, as insightface and
+        dlib have it.
+        """
+        pixels = [((x + 1) * self.half * side / self.side, (y + 1) * self.half * side / self.side) for x, y in self.points]
+        return from_pixels(side, pixels)
+
 
 def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
     """points: in pixels of the picture."""
@@ -47,13 +56,24 @@ def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
 
 TEMPLATES = {
     # where CenterFace's landmarks lie on dlib's own chips
-    "dlib-150": Template(CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))),
+    "dlib": Template(CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))),
     # insightface, python-package/insightface/utils/face_align.py, `arcface_dst`
-    "arcface-112": from_pixels(
+    "arcface": from_pixels(
         112, [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
     ),
 }
-DLIB = TEMPLATES["dlib-150"]
+DLIB = TEMPLATES["dlib"]
+DEFAULT = "dlib-150"
+
+
+@lru_cache
+def template_named(name: str) -> Template:
+    """name: a key of TEMPLATES and the side in pixels, 'arcface-112'. Raises ConfigurationError."""
+    family, _, side = name.rpartition("-")
+    if family not in TEMPLATES or not side.isascii() or not side.isdigit() or int(side) < 2:
+        raise ConfigurationError(f"no template '{name}': it is one of {', '.join(TEMPLATES)}, and its pixels, as in {DEFAULT}")
+    known = TEMPLATES[family]
+    return known if int(side) == known.side else known.scaled(int(side))
 
 
 @dataclass(frozen=True)
@@ -117,10 +137,10 @@ def crop_landmarks(landmarks: Floats, similarity: Similarity) -> NDArray[np.floa
 def warp_chip(pixels: Pixels, landmarks: Floats, template: str) -> NDArray[np.float32]:
     """The chip that an embedder of another template wants, from a crop or from the original.
 
-    pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: a key of TEMPLATES. Returns
-    (side, side, 3), 0..255, not rounded.
+    pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: its name and side, as
+    template_named takes them. Returns (side, side, 3), 0..255, not rounded.
     """
-    chosen = TEMPLATES[template]
+    chosen = template_named(template)
     return sample(pixels, fit(landmarks, chosen), chosen.side, chosen)
 
 

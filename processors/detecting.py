@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectStore, StoredObject
 from processors import align
 from processors.decode import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
 from processors.embed import Cutting, encoded_crop
 from processors.inference import Inference
-from schemas.ids import face_id_learned, source_of_face
+from schemas.cloudevents import image_received
+from schemas.errors import ObjectMissing
+from schemas.ids import crop_key, face_id_learned, source_of_face
 from schemas.records import Crop, Detection, ImageReceived, Models
 from stream.answers import answer, envelope
+from stream.erasures import Erasures, drop_if_erased
+from stream.generations import Generations
+from stream.sources import Sources
 from stream.topics import IMAGES_RECEIVED_BULK
-from weights.manifest import Manifest
+from weights.manifest import manifest
 
 FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
 SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
@@ -35,9 +40,10 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image under way. since: when its processing began, as the inference counts."""
+    """An image under way. received_at: when it came, ms. since: when its processing began, as the inference counts."""
 
     received: ImageReceived
+    received_at: int
     data: bytes
     decoded: DecodedImage
     since: float
@@ -54,19 +60,30 @@ class LearnedFace:
     jpeg: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What detecting works with. `detector` is a name in the manifest."""
+
+    objects: ObjectStore
+    decoders: DecodePool
+    cutting: Cutting
+    inference: Inference
+    generations: Generations
+    erasures: Erasures
+    sources: Sources
+    detector: str
+
+
 class Detecting(ABC):
     """Base of the stages of the consumer group `processors`: what becomes of the faces is theirs."""
 
     name = "processors"
 
-    def __init__(
-        self, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference, manifest: Manifest
-    ) -> None:
-        self._objects, self._decoders, self._cutting, self._inference = objects, decoders, cutting, inference
-        self._generation = manifest.default_generation
-        generation = manifest.generation(self._generation)
-        self._detector = manifest.detector(generation.detector)
-        self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=self._generation)
+    def __init__(self, parts: Parts) -> None:
+        self._objects, self._decoders, self._cutting = parts.objects, parts.decoders, parts.cutting
+        self._inference, self._generations, self._erasures = parts.inference, parts.generations, parts.erasures
+        self._sources, self._detector_name = parts.sources, parts.detector
+        self._detector = manifest().detector(parts.detector)
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
         """Nothing is held in memory."""
@@ -76,7 +93,7 @@ class Detecting(ABC):
         return [record for of_one in outputs for record in of_one]
 
     def received(self, record: Record) -> ImageReceived:
-        return ImageReceived.decode(record.value)
+        return image_received(record.value, record.headers)
 
     async def probe(self) -> None:
         await self._objects.ping()
@@ -91,21 +108,34 @@ class Detecting(ABC):
 
     async def _one(self, record: Record) -> list[NewRecord]:
         received = self.received(record)
+        received_at = received.came_at(record.timestamp)
         since = time.monotonic() + (BULK_STEPS_BACK_S if record.topic == IMAGES_RECEIVED_BULK else 0)
-        stored = await self._objects.get(received.object_key)
+        received, stored = await self._original(received, received_at)
         with await self._decoders.decode(stored.data, detail=received.options.detail) as decoded:
-            image = Image(received, stored.data, decoded, since)
+            image = Image(received, received_at, stored.data, decoded, since)
             found = as_records(await find_faces(decoded, self._inference, since), received, decoded, self._detector)
             FACES.labels(received.purpose).inc(len(found))
             if received.purpose == "detect":
                 persons = [face.model_dump() for face in found]
-                return [answer(received, 200, envelope(received, persons, Models(detector=self._models.detector)))]
+                return [answer(received, 200, envelope(received, persons, Models(detector=self._detector_name)))]
             if received.purpose == "learn":
                 face, ignored = choose(found, received.options, self._detector)
                 return await self._learned(image, await self._cropped(image, face), ignored)
             if not found:
-                return [answer(received, 200, envelope(received, [], self._models))]
+                active = self._generations.active
+                models = Models(detector=self._detector_name, embedder=active.embedder, generation=active.name)
+                return [answer(received, 200, envelope(received, [], models))]
             return await self._found(image, found)
+
+    async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
+        """The event, complete by now, and its picture. Raises Erased, and as Sources.original does."""
+        await drop_if_erased(received, received_at, self._erasures, self._objects)
+        try:
+            return await self._sources.original(received)
+        except ObjectMissing:
+            await self._erasures.refresh()  # it went a moment ago
+            await drop_if_erased(received, received_at, self._erasures, self._objects)
+            raise
 
     async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
         points = landmarks_of(face)
@@ -114,10 +144,23 @@ class Detecting(ABC):
         face_id = face_id_learned(image.received.image_id)
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in crop_points]
         source = source_of_face(image.received.sha256, face.box)
-        return LearnedFace(face, face_id, source, Crop(object_key=f"crops/{face_id}", landmarks=rounded), jpeg)
+        return LearnedFace(face, face_id, source, Crop(object_key=crop_key(face_id), landmarks=rounded), jpeg)
 
-    async def _store_crop(self, received: ImageReceived, face: LearnedFace) -> None:
-        await self._objects.put(face.crop.object_key, face.jpeg, {"directory": received.directory or ""})
+    async def _store_crop(self, image: Image, face: LearnedFace) -> None:
+        received = image.received
+        metadata = {
+            "directory": received.directory or "",
+            "person": received.person or "",
+            "image_id": received.image_id,
+            "received": str(image.received_at / 1000),
+        }
+        await self._objects.put(face.crop.object_key, face.jpeg, metadata)
+        await self._erased_meanwhile(image)
+
+    async def _erased_meanwhile(self, image: Image) -> None:
+        """To be asked when something of an image was stored: whoever erased it may have looked before that. Raises Erased."""
+        await self._erasures.refresh()
+        await drop_if_erased(image.received, image.received_at, self._erasures, self._objects)
 
     async def _fine_enough(self, image: Image, landmarks: Sequence[Floats]) -> DecodedImage:
         """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its pixels."""

@@ -6,7 +6,7 @@ A learned face is embedded from its decoded crop, live too, so that a replay giv
 import asyncio
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from processors import align
-from processors.inference import PICTURE_S, Inference
+from processors.inference import PICTURE_S, Inference, Picture
+from schemas.generations import Generation
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -57,24 +58,35 @@ def decoded_crop(data: bytes) -> Pixels:
         return np.asarray(picture.convert("RGB"))
 
 
-def _chips(pixels: Pixels, landmarks: Sequence[Floats]) -> list[Floats]:
-    return [align.cut(pixels, points) for points in landmarks]
+def chips_of_crop(crop: Pixels, landmarks: Floats, templates: Iterable[str]) -> dict[str, Picture]:
+    """The chip for each template from a kept crop. crop: (240, 240, 3), landmarks: (5, 2), in its pixels."""
+    return {
+        template: align.chip_of_crop(crop) if template == align.DEFAULT else align.warp_chip(crop, landmarks, template)
+        for template in set(templates)
+    }
 
 
-async def embed_crop(data: bytes, cutting: Cutting, inference: Inference, since: float) -> Floats:
-    """The vector, (D,), of a learned face, from its crop."""
-    chip = align.chip_of_crop(await cutting.run(decoded_crop, data))
-    vector: Floats = (await inference.embed([chip], since))[0]
-    return vector
+async def embed_crop(
+    data: bytes, landmarks: Floats, generations: Sequence[Generation], cutting: Cutting, inference: Inference, since: float
+) -> dict[str, Floats]:
+    """The vectors, (D,), of a learned face by generation, from its crop. landmarks: (5, 2), in pixels of the crop."""
+    crop = await cutting.run(decoded_crop, data)
+    chips = await cutting.run(chips_of_crop, crop, landmarks, [it.template for it in generations])
+    vectors = await asyncio.gather(*(inference.embed(it.name, [chips[it.template]], since) for it in generations))
+    return {it.name: of_one[0] for it, of_one in zip(generations, vectors, strict=True)}
 
 
 async def embed_probes(
-    pixels: Pixels, landmarks: Sequence[Floats], cutting: Cutting, inference: Inference, since: float
+    pixels: Pixels, landmarks: Sequence[Floats], generation: Generation, cutting: Cutting, inference: Inference, since: float
 ) -> list[Floats]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
     vectors: list[Floats] = []
     for begin in range(0, len(landmarks), AT_ONCE):
         part = landmarks[begin : begin + AT_ONCE]
-        chips = await cutting.run(_chips, pixels, part)
-        vectors += list(await inference.embed(chips, since + begin * PICTURE_S))
+        chips = await cutting.run(_chips, pixels, part, generation.template)
+        vectors += list(await inference.embed(generation.name, chips, since + begin * PICTURE_S))
     return vectors
+
+
+def _chips(pixels: Pixels, landmarks: Sequence[Floats], template: str) -> list[Floats]:
+    return [align.warp_chip(pixels, points, template) for points in landmarks]

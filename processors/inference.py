@@ -22,15 +22,14 @@ from processors.boxes import Detections
 from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
-EMBED = "embed"
 PICTURE_S = 0.01  # what a picture that is done counts: a few times what a chip takes
 
 
 @dataclass(eq=False)  # one is found among others by what it is, not by comparing pictures
 class _Request:
-    """`kind` is EMBED, or the shape of the pictures to detect in: only pictures of one kind share a chunk."""
+    """`kind` is the generation to embed in, or the shape of the pictures to detect in: only one kind shares a chunk."""
 
-    kind: Any
+    kind: str | tuple[int, ...]
     pictures: Sequence[Picture]
     future: Future[list[Any]]
     since: float
@@ -45,10 +44,12 @@ class _Request:
 
 @dataclass(frozen=True)
 class Networks:
-    """`chunk_pixels` and `chunk_chips` bound one forward: how long others wait, and the memory."""
+    """`detector` None where nothing is detected, `embedders` by generation. `chunk_pixels` and `chunk_chips` bound one forward:
+    how long others wait, and the memory.
+    """
 
-    detector: Detector
-    embedder: Embedder
+    detector: Detector | None
+    embedders: dict[str, Embedder]
     chunk_pixels: int
     chunk_chips: int
 
@@ -64,6 +65,7 @@ class Inference:
         self._threads = threads or len(os.sched_getaffinity(0))
         self._loaded: Future[None] = Future()
         self._waiting: list[_Request] = []
+        self._loading: list[tuple[str, Callable[[], Embedder], Future[None]]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
@@ -87,9 +89,17 @@ class Inference:
             found.update(zip(indices, results, strict=True))
         return [found[i] for i in range(len(pictures))]
 
-    async def embed(self, chips: Sequence[Picture], since: float | None = None) -> NDArray[np.float32]:
-        """chips: (150, 150, 3) each. Returns (n, D). since: as for `detect`."""
-        return np.stack(await self._submit(EMBED, chips, since))
+    async def embed(self, generation: str, chips: Sequence[Picture], since: float | None = None) -> NDArray[np.float32]:
+        """chips: (side, side, 3) each, as the generation's template has them. Returns (n, D). since: as for `detect`."""
+        return np.stack(await self._submit(generation, chips, since))
+
+    async def add_embedder(self, generation: str, load: Callable[[], Embedder]) -> None:
+        """Loads one more embedder, between two chunks. Raises what `load` raises."""
+        loaded: Future[None] = Future()
+        with self._wake:
+            self._loading.append((generation, load, loaded))
+            self._wake.notify()
+        await asyncio.wrap_future(loaded)
 
     def close(self) -> None:
         """Ends the thread; what waits is given up."""
@@ -98,7 +108,7 @@ class Inference:
             self._wake.notify()
         self._thread.join()
 
-    def _submit(self, kind: Any, pictures: Sequence[Picture], since: float | None) -> asyncio.Future[list[Any]]:
+    def _submit(self, kind: str | tuple[int, ...], pictures: Sequence[Picture], since: float | None) -> asyncio.Future[list[Any]]:
         since = time.monotonic() if since is None else since
         request = _Request(kind, pictures, Future(), since, missing=len(pictures), results=[None] * len(pictures))
         with self._wake:
@@ -118,17 +128,33 @@ class Inference:
         self._loaded.set_result(None)
         while True:
             with self._wake:
-                while not self._waiting and not self._closed:
+                while not self._waiting and not self._loading and not self._closed:
                     self._wake.wait()
                 if self._closed:
                     for request in self._waiting:
                         request.future.cancel()
+                    for _, _, loaded in self._loading:
+                        loaded.cancel()
                     return
-                chunk = self._take(networks)
+                loading, self._loading = self._loading, []
+                chunk = self._take(networks) if self._waiting else []
+            for generation, load, loaded in loading:
+                try:
+                    networks.embedders[generation] = load()
+                except BaseException as error:
+                    loaded.set_exception(error)
+                else:
+                    loaded.set_result(None)
+            if not chunk:
+                continue
             try:
                 pictures: list[Any] = [request.pictures[i] for request, i in chunk]
-                embed = chunk[0][0].kind == EMBED
-                results = list(networks.embedder.embed(pictures)) if embed else networks.detector.detect(pictures)
+                kind = chunk[0][0].kind
+                if isinstance(kind, str):
+                    results: list[Any] = list(networks.embedders[kind].embed(pictures))
+                else:
+                    assert networks.detector is not None
+                    results = networks.detector.detect(pictures)
             except Exception as error:
                 for request in {id(request): request for request, _ in chunk}.values():
                     self._fail(request, error)
@@ -150,7 +176,7 @@ class Inference:
         """The next chunk: of the kind whose turn it is, as many pictures as there is room for, by turns."""
         turn = attrgetter("turn")
         kind = min(self._waiting, key=turn).kind
-        room = networks.chunk_chips if kind == EMBED else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
+        room = networks.chunk_chips if isinstance(kind, str) else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
         same = [request for request in self._waiting if request.kind == kind]
         chunk: list[tuple[_Request, int]] = []
         while same and len(chunk) < room:

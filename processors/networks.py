@@ -1,6 +1,7 @@
 """The two networks as the inference thread calls them: pixels in, numbers out. Not for asyncio, and one caller at a time."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,7 +31,14 @@ class Detector:
         return decode_heads(heat, size, offset, points, self.score_threshold)
 
 
-class Embedder:
+class Embedder(Protocol):
+    def embed(self, chips: Chips) -> NDArray[np.float32]:
+        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension)."""
+
+
+class TorchEmbedder:
+    """A shipped embedder."""
+
     def __init__(self, module: nn.Module, device: torch.device, *, mirror: bool, at_once: int = 128) -> None:
         """module: an embedding network, on `device` already. mirror: the mean with the mirrored chip's vector.
 

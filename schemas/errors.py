@@ -79,6 +79,10 @@ class FaceTooSmall(FacestreamError):
     code, status = "face_too_small", 422
 
 
+class GenerationRetired(FacestreamError):
+    code, status = "generation_retired", 503
+
+
 class IdempotencyKeyReused(FacestreamError):
     code, status = "idempotency_key_reused", 422
 
@@ -87,6 +91,12 @@ class ObjectMissing(FacestreamError):
     """The object that a record refers to is not in the store."""
 
     code, status = "object_missing", 422
+
+
+class ForbiddenSource(FacestreamError):
+    """An event refers to an object that it may not have."""
+
+    code, status = "forbidden_source", 403
 
 
 class UnreadableRecord(FacestreamError):

@@ -1,4 +1,6 @@
-"""Writes the JSON Schema of every topic's records: `python -m schemas.generate`. A test fails when the committed file differs."""
+"""Writes the JSON Schema of every topic's records, and the AsyncAPI document for other systems: `python -m schemas.generate`. A
+test fails when a committed file differs.
+"""
 
 import json
 from pathlib import Path
@@ -6,22 +8,25 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from schemas import asyncapi
 from schemas.records import RECORDS
 
 SCHEMA_FILE = Path(__file__).with_name("records.schema.json")
+ASYNCAPI_FILE = Path(__file__).with_name("asyncapi.json")
 
 
 def schema() -> dict[str, Any]:
-    """One JSON Schema document; `topics` says which definition a topic's records follow."""
-    models = sorted(set(RECORDS.values()), key=lambda model: model.__name__)
+    """One JSON Schema document; `topics` says which definitions a topic's records follow."""
+    models = sorted({model for of_topic in RECORDS.values() for model in of_topic}, key=lambda model: model.__name__)
     _, document = models_json_schema([(model, "validation") for model in models], title="The records of facestream's topics")
-    topics = {topic: {"$ref": f"#/$defs/{model.__name__}"} for topic, model in RECORDS.items()}
+    topics = {topic: {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in models]} for topic, models in RECORDS.items()}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "topics": topics} | document
 
 
-def text() -> str:
-    return json.dumps(schema(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+def text(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    SCHEMA_FILE.write_text(text())
+    SCHEMA_FILE.write_text(text(schema()))
+    ASYNCAPI_FILE.write_text(text(asyncapi.document()))

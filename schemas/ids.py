@@ -11,9 +11,19 @@ def new_image_id() -> str:
     return str(uuid.uuid4())
 
 
-def image_id_of_request(directory: str, purpose: str, idempotency_key: str) -> str:
-    """The image_id of every request with this Idempotency-Key."""
-    return str(uuid.uuid5(NAMESPACE, json.dumps([directory, purpose, idempotency_key])))
+def image_id_of_request(directory: str, purpose: str, idempotency_key: str, *erased: int) -> str:
+    """The image_id of every request with this Idempotency-Key; of those after an erasure of what came of it, with its offset."""
+    return str(uuid.uuid5(NAMESPACE, json.dumps([directory, purpose, idempotency_key, *erased])))
+
+
+def image_id_of_event(source: str, event_id: str) -> str:
+    """The image_id of every CloudEvent with this source and id."""
+    return str(uuid.uuid5(NAMESPACE, json.dumps(["cloudevent", source, event_id])))
+
+
+def image_id_of_object(bucket: str, key: str, etag: str) -> str:
+    """The image_id of an object that somebody put into a bucket: another content is another image."""
+    return str(uuid.uuid5(NAMESPACE, json.dumps(["object", bucket, key, etag])))
 
 
 def face_id_learned(image_id: str) -> str:
@@ -23,6 +33,28 @@ def face_id_learned(image_id: str) -> str:
 def face_id_seen(image_id: str, index: int) -> str:
     """The face_id of the index-th face, best score first, of a photo that was recognized or detected in."""
     return str(uuid.uuid5(uuid.UUID(image_id), str(index)))
+
+
+def original_key(image_id: str, purpose: str) -> str:
+    """Where an original lies in the object store. Learned ones stay until they are erased, those of probes for some days: each
+    has its own prefix.
+    """
+    return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
+
+
+def original_keys(image_id: str) -> tuple[str, ...]:
+    """Where the original of an image may be whose purpose is not known."""
+    return original_key(image_id, "recognize"), original_key(image_id, "learn")
+
+
+def sheet_key(image_id: str) -> str:
+    """Where the crops of a photo's faces lie while it is on its way from detect to embed: beside the photo."""
+    return f"{original_key(image_id, 'recognize')}.crops"
+
+
+def crop_key(face_id: str) -> str:
+    """Where the kept picture of a learned face lies."""
+    return f"crops/{face_id}"
 
 
 def source_of_face(image_sha256: str, box: list[int]) -> str:

@@ -9,12 +9,17 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from schemas.bucket_events import BucketNotified
 from schemas.errors import FacestreamError, UnreadableRecord
+from schemas.event import EventRecord, misfit
+from schemas.generations import ActiveGeneration, Generation
+from schemas.ids import original_key
 from schemas.names import Name
 
 Purpose = Literal["learn", "recognize", "detect"]
+Milliseconds = Annotated[int, Field(ge=0, description="since the epoch, by the log's clock")]
 Detail = Literal["normal", "high"]
 Box = Annotated[list[int], Field(min_length=4, max_length=4)]
 Landmarks = Annotated[list[tuple[float, float]], Field(min_length=5, max_length=5)]
@@ -22,29 +27,6 @@ Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a
 
 MOST_FACES = 1_000
 MOST_CANDIDATES = 10
-
-
-class EventRecord(BaseModel):
-    """Base of what a topic carries. A record that says another version is refused, one with further members is not."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    version: Literal[1] = 1
-
-    @classmethod
-    def decode(cls, value: bytes | None) -> Self:
-        """Raises UnreadableRecord, saying which member does not fit."""
-        if value is None:
-            raise UnreadableRecord(f"a tombstone is no {cls.__name__}")
-        try:
-            return cls.model_validate_json(value)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the record"
-            raise UnreadableRecord(f"not a {cls.__name__}: {where}: {first['msg']}") from None
-
-    def encode(self) -> bytes:
-        return self.model_dump_json(exclude_none=True).encode()
 
 
 class Options(BaseModel):
@@ -60,22 +42,65 @@ class Options(BaseModel):
     detail: Detail = Field("normal", description="'high' looks at native pixels in tiles")
     face: str | None = Field(None, pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$", description="which face to learn")
     force: bool = Field(False, description="learn a face below 40 pixels a side all the same")
+    store: bool = Field(True, description="false: the picture of a probe goes as soon as it is answered")
+
+
+class Source(BaseModel):
+    """An object of somebody else's, on the server of our object store; a reference, never a URL."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bucket: str = Field(min_length=1, max_length=255, description="ours, or one of those that FACESTREAM_SOURCES names")
+    key: str = Field(min_length=1, max_length=1024, description="in our bucket incoming/{directory}/…")
+    etag: str | None = Field(None, max_length=255, description="as the store gave it; another by now counts as missing")
 
 
 class ImageReceived(EventRecord):
-    """`images.received`: one image to process. `object_key` is the original's key in the object store."""
+    """`images.received`: one image to process. Its original is in the object store, or is copied there from `source`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [{"required": ["source"]}, {"required": ["media_type", "sha256"]}],
+            "allOf": [
+                {"if": {"properties": {"purpose": {"const": "learn"}}}, "then": {"required": ["directory", "person"]}},
+                {"if": {"properties": {"purpose": {"const": "recognize"}}}, "then": {"required": ["directory"]}},
+            ],
+        }
+    )
 
     image_id: Uuid
     purpose: Purpose
     directory: Name | None = None
     person: Name | None = None
-    object_key: str = Field(min_length=1, max_length=300)
-    media_type: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the original's bytes")
+    source: Source | None = Field(None, description="where to copy the original from")
+    media_type: str = Field("", description="follows from the bytes where there is a source")
+    sha256: str = Field(
+        "", pattern=r"^([0-9a-f]{64})?$", description="of the original's bytes; follows from them where there is a source"
+    )
     request_digest: str | None = Field(None, description="tells the same request from another under the same Idempotency-Key")
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
+    received_at: Milliseconds | None = Field(None, description="when it came first; of an event that is tried again")
     options: Options = Options()
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.source is None and not (self.media_type and self.sha256):
+            raise ValueError("media_type and sha256 are missing: only with a source they follow from the bytes")
+        if self.purpose != "detect" and self.directory is None:
+            raise ValueError(f"to {self.purpose} takes a directory")
+        if self.purpose == "learn" and self.person is None:
+            raise ValueError("to learn takes a person")
+        return self
+
+    @property
+    def object_key(self) -> str:
+        """Of the original."""
+        return original_key(self.image_id, self.purpose)
+
+    def came_at(self, appended_at: int) -> int:
+        """When it came first, ms: what an erasure goes by. appended_at: of its record; a producer may say earlier, not later."""
+        return appended_at if self.received_at is None else min(appended_at, self.received_at)
 
 
 class Models(BaseModel):
@@ -135,7 +160,12 @@ class EmbeddedFace(Detection):
 
     def vector(self, generation: str) -> NDArray[np.float32]:
         """(D,) float32."""
-        return np.frombuffer(base64.b64decode(self.vectors[generation]), "<f4")
+        return decoded_vector(self.vectors[generation])
+
+
+def decoded_vector(encoded: str) -> NDArray[np.float32]:
+    """(D,). Raises ValueError."""
+    return np.frombuffer(base64.b64decode(encoded), "<f4")
 
 
 def encoded_vector(vector: NDArray[np.float32]) -> str:
@@ -144,27 +174,74 @@ def encoded_vector(vector: NDArray[np.float32]) -> str:
 
 class FacesDetected(EventRecord):
     """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart. `sheet_key` names
-    the object with the crops of a probe's faces.
+    the object with the crops of a probe's faces. `received_at`: when the image came.
     """
 
     received: ImageReceived
+    received_at: Milliseconds
     faces: list[DetectedFace]
-    ignored: list[Detection] = []
+    ignored: list[Detection] = Field([])
     detector: str
     sheet_key: str | None = None
 
 
 class FacesEmbedded(EventRecord):
-    """`faces.embedded`: the faces of an image with their vectors. `generation` is the one that probes are answered in."""
+    """`faces.embedded`: the faces of an image with their vectors. `generation` is the one that probes are answered in.
+    `received_at`: when the image came.
+    """
 
+    kind: Literal["faces"] = "faces"
     received: ImageReceived
+    received_at: Milliseconds
     faces: list[EmbeddedFace]
-    ignored: list[Detection] = []
+    ignored: list[Detection] = Field([])
     models: Models
 
 
+class EraseRequested(EventRecord):
+    """`faces.embedded`: the command to erase a person, a face (with its person), an image or, with none of them, a directory. It
+    passes the directory's partition in order. `image_id` is the request's own id, under which it is answered.
+    """
+
+    kind: Literal["erase"] = "erase"
+    purpose: Literal["erase"] = "erase"
+    image_id: Uuid
+    directory: Name
+    person: Name | None = None
+    face_id: Uuid | None = None
+    erased_image_id: Uuid | None = None
+    reply_to: str | None = None
+
+
+class ReembeddedFace(BaseModel):
+    """A learned face and its vector in one more generation, base64 of little-endian float32. `learned_at` as in FaceLearned."""
+
+    model_config = ConfigDict(frozen=True)
+
+    person: Name
+    face_id: Uuid
+    image_id: Uuid
+    source: str
+    learned_at: Milliseconds
+    vector: str
+
+
+class FacesReembedded(EventRecord):
+    """`faces.embedded`: faces that were learned before, in one more generation; what a replay makes."""
+
+    kind: Literal["reembedded"] = "reembedded"
+    directory: Name
+    generation: str
+    faces: list[ReembeddedFace] = Field(max_length=MOST_FACES)
+
+
+Embedded = Annotated[FacesEmbedded | EraseRequested | FacesReembedded, Field(discriminator="kind")]
+
+
 class FaceLearned(EventRecord):
-    """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors."""
+    """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors. `learned_at` is the timestamp
+    of the face's vectors, `generations` those it has vectors of.
+    """
 
     directory: Name
     person: Name
@@ -173,41 +250,38 @@ class FaceLearned(EventRecord):
     source: str
     crop: Crop
     detector: str
+    learned_at: Milliseconds
+    generations: list[str]
 
 
 class Answer(EventRecord):
-    """`results`: what the caller is answered, an HTTP status and the JSON body."""
+    """`results`: what the caller is answered, an HTTP status and the JSON body. `offset` is that of the record in
+    `faces.embedded` that is answered: what was erased later than that may be named in it. With `store` false, the picture goes.
+    """
 
     image_id: Uuid
-    purpose: Purpose
+    purpose: Purpose | Literal["erase"]
     directory: Name | None = None
-    object_key: str | None = None
     request_digest: str | None = None
     status: int
     body: dict[str, Any]
-
-
-class Generation(EventRecord):
-    """`models`: a generation and its state."""
-
-    name: str
-    detector: str
-    embedder: str
-    state: Literal["candidate", "active", "retired"]
+    offset: int | None = None
+    store: bool = True
 
 
 class Erasure(EventRecord):
-    """`erasures`: what was erased; the record's append time counts."""
+    """`erasures`: that something was erased, under the digest of what (schemas/erased.py). It counts for what came until `at`,
+    the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
+    """
 
-    directory: Name
-    person: Name | None = None
-    image_id: Uuid | None = None
-    face_id: Uuid | None = None
+    at: Milliseconds
+    partition: int
+    offset: int
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: the event that could not be processed, never vectors. `event` is None where the record itself was
-    unreadable.
+    """`dead-letters`: the event that could not be processed, never vectors; it says when it first came. `event` is None where the
+    record itself was unreadable, or an erase command. `topic`, `partition` and `offset` are those of the record.
     """
 
     event: ImageReceived | None = None
@@ -217,6 +291,13 @@ class DeadLetter(EventRecord):
     code: str
     reason: str
     attempts: int
+
+
+class DeadLetterClosed(EventRecord):
+    """`dead-letters`: that a letter is off the list. It has the key of the letter, so the partition too; `letter` is its offset."""
+
+    closed: Literal["retried", "dropped"]
+    letter: int
 
 
 def problem(error: FacestreamError, **members: Any) -> dict[str, Any]:
@@ -229,14 +310,36 @@ def problem(error: FacestreamError, **members: Any) -> dict[str, Any]:
     )
 
 
-RECORDS: dict[str, type[EventRecord]] = {
-    "images.received": ImageReceived,
-    "images.received.bulk": ImageReceived,
-    "faces.detected": FacesDetected,
-    "faces.embedded": FacesEmbedded,
-    "faces.learned": FaceLearned,
-    "results": Answer,
-    "models": Generation,
-    "erasures": Erasure,
-    "dead-letters": DeadLetter,
+RECORDS: dict[str, tuple[type[EventRecord], ...]] = {
+    "bucket.events": (BucketNotified,),
+    "images.received": (ImageReceived,),
+    "images.received.bulk": (ImageReceived,),
+    "faces.detected": (FacesDetected,),
+    "faces.embedded": (FacesEmbedded, EraseRequested, FacesReembedded),
+    "faces.learned": (FaceLearned,),
+    "results": (Answer,),
+    "models": (Generation, ActiveGeneration),
+    "erasures": (Erasure,),
+    "dead-letters": (DeadLetter, DeadLetterClosed),
 }
+
+
+_EMBEDDED: TypeAdapter[FacesEmbedded | EraseRequested | FacesReembedded] = TypeAdapter(Embedded)
+
+
+def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | FacesReembedded:
+    """A record of `faces.embedded`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
+    if value is None:
+        raise UnreadableRecord("a tombstone is nothing that was embedded")
+    try:
+        return _EMBEDDED.validate_json(value)
+    except ValidationError as error:
+        raise misfit(error, "record of faces.embedded") from None
+
+
+def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:
+    """A record of `dead-letters`: either. Raises UnreadableRecord, saying which member does not fit."""
+    try:
+        return DeadLetterClosed.decode(value)
+    except UnreadableRecord:
+        return DeadLetter.decode(value)

@@ -89,9 +89,10 @@ def project(state: State, images: dict[str, str]) -> dict[str, Any]:
     """The compose project, as a compose file has it."""
     port = state.ports["kafka"]
     kafka = services_start.kafka_settings(port, controller_port=9093, data="/var/lib/kafka/data") | {
-        "listeners": f"PLAINTEXT://:{port},CONTROLLER://:9093",
-        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",  # inside the container and outside it the same
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "listeners": f"PLAINTEXT://:{port},INTERNAL://:9092,CONTROLLER://:9093",
+        # inside the container and outside it the same; the second is for MinIO's container
+        "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},INTERNAL://kafka:9092",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
     }
     # What is acknowledged has to outlive a kill, see services_start.
     durable = "sed -i -e 's/^commitlog_sync:.*/commitlog_sync: batch/' -e '/^commitlog_sync_period:/d'"
@@ -113,7 +114,8 @@ def project(state: State, images: dict[str, str]) -> dict[str, Any]:
             "minio": {
                 "image": images["minio"],
                 "ports": [f"127.0.0.1:{state.ports['minio']}:9000"],
-                "environment": {"MINIO_ROOT_USER": state.user, "MINIO_ROOT_PASSWORD": state.password},
+                "environment": {"MINIO_ROOT_USER": state.user, "MINIO_ROOT_PASSWORD": state.password}
+                | services_start.minio_notifications("kafka:9092", "/tmp/events"),  # noqa: S108 - in the container
                 "command": ["server", "/data"],
             },
         }

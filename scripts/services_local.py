@@ -47,7 +47,7 @@ class LocalServers:
             case "cassandra":
                 start = services_start.cassandra(folder, cache, ports["cassandra"], ports["storage"])
             case _:
-                start = services_start.minio(folder, cache, ports["minio"], state.user, state.password)
+                start = services_start.minio(folder, cache, ports["minio"], state.user, state.password, ports["kafka"])
         state.processes[name] = spawn(start.command, folder=folder, environment=start.environment)
         state.write(self._file)
 

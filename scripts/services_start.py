@@ -12,6 +12,8 @@ from pathlib import Path
 from scripts import services_packages as packages
 from scripts.services_process import ServiceFailed
 
+# MinIO's targets and their topics: that of a system without a prefix, and that of tests/e2e/test_events.py.
+NOTIFICATIONS = {"FACESTREAM": "bucket.events", "TEST": "test-events.bucket.events"}
 RECORD_BYTES = 10 * 1024 * 1024  # the largest record of the system is 8 MB
 
 
@@ -164,7 +166,21 @@ def cassandra(folder: Path, cache: Path, port: int, storage_port: int) -> Start:
     )
 
 
-def minio(folder: Path, cache: Path, port: int, user: str, password: str) -> Start:
+def minio_notifications(brokers: str, queues: str) -> dict[str, str]:
+    """Settings of MinIO: where it tells of objects, once a bucket is told to. `queues` is a folder for what Kafka has not yet."""
+    settings: dict[str, str] = {}
+    for target, topic in NOTIFICATIONS.items():
+        settings |= {
+            f"MINIO_NOTIFY_KAFKA_ENABLE_{target}": "on",
+            f"MINIO_NOTIFY_KAFKA_BROKERS_{target}": brokers,
+            f"MINIO_NOTIFY_KAFKA_TOPIC_{target}": topic,
+            f"MINIO_NOTIFY_KAFKA_QUEUE_DIR_{target}": f"{queues}/{target.lower()}",
+        }
+    return settings
+
+
+def minio(folder: Path, cache: Path, port: int, user: str, password: str, kafka_port: int) -> Start:
     address = ["--address", f"127.0.0.1:{port}", "--certs-dir", str(folder / "certs")]
     secret = {"MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": password, "MINIO_BROWSER": "off", "MINIO_UPDATE": "off"}
-    return Start([str(packages.minio(cache)), "server", str(folder / "data"), *address], secret)
+    told = minio_notifications(f"127.0.0.1:{kafka_port}", str(folder / "events"))
+    return Start([str(packages.minio(cache)), "server", str(folder / "data"), *address], secret | told)

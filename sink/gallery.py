@@ -5,8 +5,7 @@ sink/people.py says what the similarity to a person is, and finds the best peopl
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +23,7 @@ FEW = 64  # faces: so many ids are found sooner one by one
 LEAST_ROWS, SMALL = 64, 4_096
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """`face_id` is the person's best face, `similarity` as sink/people.py says."""
 
     person: str

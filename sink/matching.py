@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from schemas.generations import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Candidate, Gallery
 from sink.people import Floats
 from sink.thresholds import threshold
-from weights.manifest import EmbedderModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,33 +25,38 @@ class Photo:
     options: Options
 
 
-def matched(photos: Sequence[Photo], gallery: Gallery, model: EmbedderModel) -> list[list[dict[str, Any]]]:
+def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -> list[list[dict[str, Any]]]:
     """The `persons` of the answer to each photo, in the order of its faces. All faces are matched at once."""
     top = max(photo.options.top for photo in photos)
     found = iter(gallery.match(np.concatenate([photo.vectors for photo in photos]), top))
-    return [_persons(photo, [next(found)[: photo.options.top] for _ in photo.embedded], gallery, model) for photo in photos]
+    return [_persons(photo, [next(found)[: photo.options.top] for _ in photo.embedded], gallery, generation) for photo in photos]
 
 
-def _persons(photo: Photo, found: list[list[Candidate]], gallery: Gallery, model: EmbedderModel) -> list[dict[str, Any]]:
-    limit = threshold(model.threshold, gallery.people, photo.options.strangers, gallery.best_of_others())
+def _persons(photo: Photo, found: list[list[Candidate]], gallery: Gallery, generation: Generation) -> list[dict[str, Any]]:
+    limit = threshold(generation.threshold, gallery.people, photo.options.strangers, gallery.best_of_others())
     candidates = dict(zip(photo.embedded, found, strict=True))
-    persons = [_person(face, candidates.get(i), gallery.people, limit, model) for i, face in enumerate(photo.faces)]
+    persons = [_person(face, candidates.get(i), gallery.people, limit, generation) for i, face in enumerate(photo.faces)]
     _mark_twice(persons)
     return persons
 
 
-def _person(face: EmbeddedFace, found: list[Candidate] | None, people: int, limit: float, model: EmbedderModel) -> dict[str, Any]:
+def _person(
+    face: EmbeddedFace, found: list[Candidate] | None, people: int, limit: float, generation: Generation
+) -> dict[str, Any]:
     best = found[0] if found else None
     shown, left = [], 1.0
     for candidate in found or ():
-        # a face is one person's: what the better ones take is not left for the others
-        probability = min(left, model.calibration.probability(candidate.similarity, people))
-        left -= probability
+        probability = None
+        if generation.calibration is not None:
+            # a face is one person's: what the better ones take is not left for the others
+            probability = min(left, generation.calibration.probability(candidate.similarity, people))
+            left -= probability
+            probability = round(probability, 4)
         shown.append(
             {
                 "id": candidate.person,
                 "similarity": round(candidate.similarity, 4),
-                "probability": round(probability, 4),
+                "probability": probability,
                 "face_id": candidate.face_id,
             }
         )

@@ -18,8 +18,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
-FOLDS = 32  # rows that are looked at together, their highest similarity first
-LEADERS = 48  # the best of each part of the gallery, from whom the limit comes
+FOLDS = 16  # rows that are looked at together, their highest similarity first
+LEADERS = 24  # the best of each part of the gallery, from whom the limit comes
 MOST_CANDIDATES = 4_000_000  # similarities looked at one by one, in one go
 BELOW_ALL = -2.0  # is less than any cosine
 EVERYBODY = -1.5  # as a limit: more than BELOW_ALL, less than any cosine
@@ -59,19 +59,22 @@ class People:
             halves = np.ascontiguousarray(similarities[:, : b // 2]), np.ascontiguousarray(similarities[:, b // 2 :])
             return self.best(halves[0], top) + self.best(halves[1], top)
         fold, at = np.nonzero(folds[:, places, probes] >= limits[probes])
-        people = self._person_of[fold * len(highest) + places[at]]
-        pairs = np.sort(probes[at].astype(np.int32) * np.int32(len(self._counts)) + people)
-        pairs = pairs[np.flatnonzero(np.diff(pairs, prepend=-1))]
-        probes, people = np.divmod(pairs.astype(np.intp), len(self._counts))
-        scores = self._scores(similarities, people, probes)
+        pairs = np.sort(probes[at] * len(self._counts) + self._person_of[fold * len(highest) + places[at]])
+        new = np.empty(len(pairs), bool)
+        new[:1] = True
+        np.not_equal(pairs[1:], pairs[:-1], out=new[1:])
+        probes, people = np.divmod(pairs[new], len(self._counts))
+        each, rows, begins = self._similarities(similarities, people, probes)
+        best, scores = self._scores(each, begins, people)
         high = np.flatnonzero(scores >= limits[probes])
         order = high[np.lexsort((-scores[high], probes[high]))]
         probes = probes[order]
         first = np.arange(len(order)) - np.searchsorted(probes, probes) < top  # of each probe
-        people, probes, scores = people[order[first]], probes[first], scores[order[first]]
-        rows = self._best_rows(similarities, people, probes)
+        order, probes = order[first], probes[first]
+        is_best = np.flatnonzero(each == np.repeat(best, self._counts[people]))
+        rows = rows[is_best[np.searchsorted(is_best, begins[order])]]
         found: list[list[Match]] = [[] for _ in range(b)]
-        for probe, *match in zip(probes.tolist(), people.tolist(), scores.tolist(), rows.tolist(), strict=True):
+        for probe, *match in zip(*(it.tolist() for it in (probes, people[order], scores[order], rows)), strict=True):
             found[probe].append(Match(*match))
         return found
 
@@ -86,23 +89,17 @@ class People:
         places = highest[: parts * part].reshape(parts, part, b).argmax(1) + np.arange(0, parts * part, part)[:, None]
         rows = folds[:, places, probes].argmax(0) * height + places  # (parts, b)
         people = np.sort(self._person_of[rows.T])  # (b, parts)
-        scores = self._scores(folds.reshape(-1, b), people.ravel(), np.repeat(probes, parts)).reshape(b, parts)
+        each, _, begins = self._similarities(folds.reshape(-1, b), people.ravel(), np.repeat(probes, parts))
+        scores = self._scores(each, begins, people.ravel())[1].reshape(b, parts)
         scores[:, 1:][people[:, 1:] == people[:, :-1]] = EVERYBODY
-        limits: Floats = np.partition(scores, parts - top)[:, parts - top] - np.float32(ROUNDING)
-        return limits
+        scores.partition(parts - top)
+        return scores[:, parts - top] - np.float32(ROUNDING)
 
-    def _scores(self, similarities: Floats, people: Indices, probes: Indices) -> Floats:
-        """The similarity of each of these people to the probe beside it: (n,)."""
-        each, _, begins = self._similarities(similarities, people, probes)
+    def _scores(self, each: Floats, begins: Indices, people: Indices) -> tuple[Floats, Floats]:
+        """The similarity of the best face of each of these people, and that of the person: (n,). each, begins: as below."""
+        best = np.maximum.reduceat(each, begins)
         mean = np.add.reduceat(each, begins) / self._counts[people]
-        return ((np.maximum.reduceat(each, begins) + mean) / 2).astype(np.float32)
-
-    def _best_rows(self, similarities: Floats, people: Indices, probes: Indices) -> Indices:
-        """The row of the best face of each."""
-        each, rows, begins = self._similarities(similarities, people, probes)
-        best = np.flatnonzero(each == np.repeat(np.maximum.reduceat(each, begins), self._counts[people]))
-        _, first = np.unique(np.searchsorted(begins, best, side="right"), return_index=True)
-        return rows[best[first]]
+        return best, ((best + mean) / 2).astype(np.float32)
 
     def _similarities(self, similarities: Floats, people: Indices, probes: Indices) -> tuple[Floats, Indices, Indices]:
         """Of all faces of each of these people to the probe beside it, one person after the other; the rows of the faces; where
@@ -110,6 +107,6 @@ class People:
         """
         counts = self._counts[people]
         ends = np.cumsum(counts)
-        rows = self._rows.take(np.arange(ends[-1]) + np.repeat(self._ends[people] - ends, counts)).astype(np.intp)
-        each = similarities.reshape(-1).take(rows * similarities.shape[1] + np.repeat(probes, counts))
+        rows = self._rows[np.arange(ends[-1]) + np.repeat(self._ends[people] - ends, counts)].astype(np.intp)
+        each = similarities.reshape(-1)[rows * similarities.shape[1] + np.repeat(probes, counts)]
         return each, rows, ends - counts

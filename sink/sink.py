@@ -1,41 +1,65 @@
 """The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched, both are
-answered.
+answered; erase commands are carried out.
 
-It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Learns come
-first, all at once: none of them has been acknowledged yet, and whatever was acknowledged before is in the gallery (rule 3 of the
-design).
+It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Between two erase
+commands learns come first, all at once: none of them has been acknowledged yet, and whatever was acknowledged before is in the
+gallery (rule 3 of the design).
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
-from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
+from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition, partition_of
 from backends.objects import ObjectStore
 from backends.vectors import Face, FaceVector, VectorStore
-from schemas.errors import UnreadableRecord
-from schemas.records import EmbeddedFace, FaceLearned, FacesEmbedded, ImageReceived
+from schemas.errors import Erased, GenerationRetired, UnreadableRecord
+from schemas.generations import Generation
+from schemas.records import (
+    EmbeddedFace,
+    EraseRequested,
+    FaceLearned,
+    FacesEmbedded,
+    FacesReembedded,
+    ImageReceived,
+    decode_embedded,
+    decoded_vector,
+)
+from sink.checks import check
+from sink.erase import Eraser
 from sink.galleries import Galleries
 from sink.matching import Photo, matched
-from stream.answers import answer, envelope
-from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS
-from weights.manifest import EmbedderModel, Manifest
+from stream.answers import answer, envelope, error_answer
+from stream.erasures import Erasures, drop_if_erased
+from stream.generations import Generations
+from stream.topics import FACES_LEARNED, PARTITIONS
 
-Event = tuple[Record, FacesEmbedded]
+Event = FacesEmbedded | EraseRequested | FacesReembedded
 
 
 class Sink:
-    """Stage of the consumer group `sink`."""
+    """Stage of the consumer group `sink`. `gallery_memory` in bytes."""
 
     name = "sink"
 
-    def __init__(self, vectors: VectorStore, objects: ObjectStore, manifest: Manifest, gallery_memory: int) -> None:
-        self._vectors, self._objects, self._manifest = vectors, objects, manifest
+    def __init__(
+        self,
+        log_: EventLog,
+        objects: ObjectStore,
+        vectors: VectorStore,
+        generations: Generations,
+        erasures: Erasures,
+        gallery_memory: int,
+    ) -> None:
+        self._objects, self._vectors, self._generations, self._erasures = objects, vectors, generations, erasures
         self._galleries = Galleries(vectors, gallery_memory)
+        self._eraser = Eraser(log_, objects, vectors, generations, erasures, self._galleries)
         self._at: dict[int, int] = {}  # the next offset of each partition that the galleries have seen
-        self._decoded: dict[tuple[int, int], FacesEmbedded] = {}  # from `sequence_of` until `handle`
+        self._decoded: dict[tuple[int, int], Event] = {}  # from `sequence_of` until `handle`
+        self._may_have_missed = True  # erasures
 
     @property
     def leads(self) -> bool:
@@ -43,125 +67,152 @@ class Sink:
         return 0 in self._at
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Keeps only the galleries that are as of the committed offset."""
+        """Keeps only the galleries that are as of the committed offset. What the owners before have erased is known."""
         self._decoded.clear()
         current = {at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset}
         self._galleries.drop(lambda directory: partition_of(directory, PARTITIONS) not in current)
         self._at = {at.partition: committed.offset for at, committed in assignment.items()}
+        self._may_have_missed = True
 
     def sequence_of(self, record: Record) -> str:
         """The directory, whose records keep their order; "" for a record that cannot be read."""
         try:
-            event = self._decoded[record.partition, record.offset] = FacesEmbedded.decode(record.value)
+            event = self._decoded[record.partition, record.offset] = decode_embedded(record.value)
         except UnreadableRecord:
             return ""
-        return event.received.directory or ""
+        return _directory_of(event)
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        if self._may_have_missed:
+            await self._erasures.refresh()
+            self._may_have_missed = False
         events = [(record, self._event(record)) for record in records]
         for record, event in events:
-            _check(record, event, self._manifest)
-        outputs = await self._learn([it for it in events if it[1].received.purpose == "learn"])
-        outputs += await self._recognize([it for it in events if it[1].received.purpose == "recognize"])
+            await check(record, event, self._generations)
+        outputs: list[NewRecord] = []
+        for erases, group in groupby(events, key=lambda it: isinstance(it[1], EraseRequested)):
+            part = list(group)
+            if erases:
+                for record, event in part:
+                    assert isinstance(event, EraseRequested)
+                    outputs += await self._eraser.erase(record, event)
+                continue
+            await self._reembedded([event for _, event in part if isinstance(event, FacesReembedded)])
+            images = [(record, event) for record, event in part if isinstance(event, FacesEmbedded)]
+            outputs += await self._learn([it for it in images if it[1].received.purpose == "learn"])
+            outputs += await self._recognize([it for it in images if it[1].received.purpose == "recognize"])
         last = records[-1]
         self._at[last.partition] = max(self._at.get(last.partition, 0), last.offset + 1)
         return outputs
 
-    def _event(self, record: Record) -> FacesEmbedded:
-        return self._decoded.pop((record.partition, record.offset), None) or FacesEmbedded.decode(record.value)
+    def _event(self, record: Record) -> Event:
+        return self._decoded.pop((record.partition, record.offset), None) or decode_embedded(record.value)
 
-    def received(self, record: Record) -> ImageReceived:
-        return FacesEmbedded.decode(record.value).received
+    def received(self, record: Record) -> ImageReceived | EraseRequested:
+        event = decode_embedded(record.value)
+        if isinstance(event, FacesReembedded):
+            raise UnreadableRecord("faces of a replay stem from no image that waits")
+        if isinstance(event, EraseRequested):
+            return event
+        return event.received.model_copy(update={"received_at": event.received_at})
 
     async def probe(self) -> None:
         await self._vectors.ping()
 
-    async def _learn(self, events: list[Event]) -> list[NewRecord]:
+    async def _learn(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
         outputs: list[NewRecord] = []
         new: list[FaceVector] = []
         known: dict[tuple[str, str], dict[str, Face]] = {}  # by directory and person: the faces by source
         for record, event in events:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
+            if erased := await self._erased(event):
+                outputs.append(error_answer(received, erased))
+                continue
+            generations = [it for it in map(self._generations.get, face.vectors) if it.is_live]
+            if not generations:
+                raise GenerationRetired("every model that this face was embedded with is retired by now: send the image again")
             if (directory, person) not in known:
-                known[directory, person] = await self._faces_by_source(event)
+                known[directory, person] = await self._faces_by_source(directory, person, generations)
             source = face.source or ""
-            same = known[directory, person].setdefault(
-                source, Face(person, face.face_id, received.image_id, source, record.timestamp)
-            )
+            timestamp = max(record.timestamp, event.received_at)
+            same = known[directory, person].setdefault(source, Face(person, face.face_id, received.image_id, source, timestamp))
             if same.image_id != received.image_id:
                 await self._forget(received, face)
-                outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id)))
+                outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id), record.offset))
                 continue
-            new += [FaceVector(directory, generation, same, face.vector(generation)) for generation in face.vectors]
-            outputs += [_changelog(event, same), answer(received, 201, _learned(event, received.image_id, face.face_id))]
+            new += [FaceVector(directory, it.name, same, face.vector(it.name)) for it in generations]
+            learned = _learned(event, received.image_id, face.face_id)
+            outputs += [_changelog(event, same, generations), answer(received, 201, learned, record.offset)]
+        await self._put(new)
+        return outputs
+
+    async def _reembedded(self, events: list[FacesReembedded]) -> None:
+        """Faces that were learned before get the vectors of one more generation, unless they were erased since."""
+        new: list[FaceVector] = []
+        for event in events:
+            if not self._generations.get(event.generation).is_live:
+                continue
+            for it in event.faces:
+                if self._erasures.of_image(event.directory, it.person, it.image_id).at < it.learned_at:
+                    face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
+                    new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
+        await self._put(new)
+
+    async def _put(self, new: list[FaceVector]) -> None:
         if new:
             await self._vectors.put_faces(new)
             self._galleries.learned(new)
-        return outputs
 
-    async def _faces_by_source(self, event: FacesEmbedded) -> dict[str, Face]:
+    async def _erased(self, event: FacesEmbedded) -> Erased | None:
+        """The answer to an image that was erased after it came."""
+        try:
+            await drop_if_erased(event.received, event.received_at, self._erasures, self._objects)
+        except Erased as erased:
+            return erased
+        return None
+
+    async def _faces_by_source(self, directory: str, person: str, generations: list[Generation]) -> dict[str, Face]:
         """The faces of the person of a learn. Who is not in the gallery has none, and the store is not asked."""
-        directory, generation = event.received.directory or "", event.models.generation or ""
-        person = event.received.person or ""
-        dimension = self._manifest.embedder(event.models.embedder or "").dimension
-        if not (await self._galleries.get(directory, generation, dimension)).knows(person):
+        active = self._generations.active
+        generation = active if active in generations else generations[0]
+        if not (await self._galleries.get(directory, generation.name, generation.dimension)).knows(person):
             return {}
-        return {it.source: it for it in await self._vectors.faces(directory, generation, person)}
+        return {it.source: it for it in await self._vectors.faces(directory, generation.name, person)}
 
     async def _forget(self, received: ImageReceived, face: EmbeddedFace) -> None:
         """The same picture of the same person is there already: its second copy is not kept."""
         await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
 
-    async def _recognize(self, events: list[Event]) -> list[NewRecord]:
-        outputs = []
-        by_gallery: dict[tuple[str, str, str], list[FacesEmbedded]] = {}
-        for _, event in events:
-            key = (event.received.directory or "", event.models.generation or "", event.models.embedder or "")
-            by_gallery.setdefault(key, []).append(event)
-        for (directory, generation, embedder), of_one in by_gallery.items():
-            model = self._manifest.embedder(embedder)
-            gallery = await self._galleries.get(directory, generation, model.dimension)
-            photos = [_photo(event, generation, model.dimension) for event in of_one]
-            for event, persons in zip(of_one, await asyncio.to_thread(matched, photos, gallery, model), strict=True):
-                outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models)))
+    async def _recognize(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
+        outputs: list[NewRecord] = []
+        by_gallery: dict[tuple[str, str], list[tuple[Record, FacesEmbedded]]] = {}
+        for record, event in events:
+            received = event.received
+            if erased := await self._erased(event):
+                outputs.append(error_answer(received, erased))
+            else:
+                by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append((record, event))
+        for (directory, name), of_one in by_gallery.items():
+            generation = self._generations.get(name)
+            if generation.state == "retired":
+                raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
+            gallery = await self._galleries.get(directory, name, generation.dimension)
+            photos = [_photo(event, generation) for _, event in of_one]
+            found = await asyncio.to_thread(matched, photos, gallery, generation)
+            for (record, event), persons in zip(of_one, found, strict=True):
+                outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models), record.offset))
         return outputs
 
 
-def _photo(event: FacesEmbedded, generation: str, dimension: int) -> Photo:
+def _directory_of(event: Event) -> str:
+    return (event.received.directory if isinstance(event, FacesEmbedded) else event.directory) or ""
+
+
+def _photo(event: FacesEmbedded, generation: Generation) -> Photo:
     embedded = [i for i, face in enumerate(event.faces) if face.vectors]
-    vectors = np.array([event.faces[i].vector(generation) for i in embedded], np.float32).reshape(len(embedded), dimension)
-    return Photo(event.faces, vectors, embedded, event.received.options)
-
-
-def _check(record: Record, event: FacesEmbedded, manifest: Manifest) -> None:
-    """Raises UnreadableRecord for what another producer may get wrong: everything else here may rely on it."""
-    received, models = event.received, event.models
-    if record.topic != FACES_EMBEDDED or received.purpose == "detect" or received.directory is None:
-        raise UnreadableRecord("faces.embedded carries learn and recognize, with a directory")
-    embedder = manifest.models.get(models.embedder or "")
-    if not isinstance(embedder, EmbedderModel) or models.generation is None:
-        raise UnreadableRecord(f"the embedder '{models.embedder}' is not in the manifest")
-    for face in event.faces:
-        if face.vectors and models.generation not in face.vectors:
-            raise UnreadableRecord(f"a face has no vector of the generation '{models.generation}'")
-        for generation in face.vectors:
-            if not _is_vector(face, generation, embedder.dimension):
-                raise UnreadableRecord(f"a vector of '{generation}' is not {embedder.dimension} numbers with a length")
-    if received.purpose == "learn":
-        complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
-        if received.person is None or not complete:
-            raise UnreadableRecord("a learn carries a person and one face with vectors, crop and source")
-
-
-def _is_vector(face: EmbeddedFace, generation: str, dimension: int) -> bool:
-    try:
-        vector = face.vector(generation)
-    except ValueError:  # no base64, or no whole numbers
-        return False
-    with np.errstate(all="ignore"):
-        length = np.linalg.norm(vector)
-    return vector.shape == (dimension,) and bool(0 < length < np.inf)
+    vectors = np.array([event.faces[i].vector(generation.name) for i in embedded], np.float32)
+    return Photo(event.faces, vectors.reshape(len(embedded), generation.dimension), embedded, event.received.options)
 
 
 def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any]:
@@ -177,7 +228,7 @@ def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any
     return envelope(event.received, [person], event.models, image_id=image_id, ignored=ignored)
 
 
-def _changelog(event: FacesEmbedded, face: Face) -> NewRecord:
+def _changelog(event: FacesEmbedded, face: Face, generations: list[Generation]) -> NewRecord:
     crop = event.faces[0].crop
     assert crop is not None
     value = FaceLearned(
@@ -188,5 +239,7 @@ def _changelog(event: FacesEmbedded, face: Face) -> NewRecord:
         source=face.source,
         crop=crop,
         detector=event.models.detector,
+        learned_at=face.timestamp,
+        generations=[it.name for it in generations],
     )
     return NewRecord(FACES_LEARNED, face.image_id, value.encode(), event.received.directory)

@@ -7,22 +7,22 @@ model's own table (weights/manifest.toml); in larger ones every enrolled person 
 import numpy as np
 from numpy.typing import NDArray
 
-from weights.manifest import Threshold
+from schemas.calibration import Threshold
 
 # The table counts as much as this many enrolled people above the threshold. On 100 draws of 200 people of LFW, two of whom are
 # above a threshold for one in a hundred, 1.3 % of strangers passed. (A Gumbel fit of the maxima lies far too high.)
 TABLE_WEIGHT = 4
 
 
-def threshold(table: Threshold, people: int, strangers: float, best_of_others: NDArray[np.float32]) -> float:
+def threshold(table: Threshold | None, people: int, strangers: float, best_of_others: NDArray[np.float32]) -> float:
     """The similarity that a share `strangers` of strangers reaches in a gallery of `people`.
 
     best_of_others: (s,), for some enrolled people the best similarity to anybody else. Returns -1 for strangers = 1: the nearest
-    is always named.
+    is always named. Without a table, few people have a high threshold.
     """
     if strangers >= 1:
         return -1.0
-    from_table = table.at(people, strangers)
+    from_table = table.at(people, strangers) if table else 1.0
     if not len(best_of_others):
         return from_table
     above = strangers * len(best_of_others)

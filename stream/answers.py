@@ -5,39 +5,45 @@ from typing import Any
 from backends.log import NewRecord, Record
 from schemas.errors import FacestreamError
 from schemas.media import extension
-from schemas.records import Answer, DeadLetter, ImageReceived, Models, problem
+from schemas.records import Answer, DeadLetter, EraseRequested, ImageReceived, Models, problem
 from stream.topics import DEAD_LETTERS, RESULTS
 
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 
-def sheet_key(image: ImageReceived | Answer) -> str | None:
-    """Where the crops of a photo's faces lie while it is on its way from detect to embed."""
-    return f"{image.object_key}.crops" if image.object_key and image.purpose == "recognize" else None
-
-
-def answer(received: ImageReceived, status: int, body: dict[str, Any]) -> NewRecord:
-    """The `results` record of an image; it goes to the partition of the replica that waits for it."""
+def answer(received: ImageReceived | EraseRequested, status: int, body: dict[str, Any], offset: int | None = None) -> NewRecord:
+    """The `results` record of an image or an erase command; it goes to the partition of the replica that waits for it. offset: of
+    the record in `faces.embedded` that is answered.
+    """
+    image = received if isinstance(received, ImageReceived) else None
     value = Answer(
         image_id=received.image_id,
         purpose=received.purpose,
         directory=received.directory,
-        object_key=received.object_key,
-        request_digest=received.request_digest,
+        request_digest=image.request_digest if image else None,
         status=status,
         body=body,
+        offset=offset,
+        store=image.options.store if image else True,
     )
     return NewRecord(RESULTS, received.image_id, value.encode(), received.reply_to)
 
 
-def error_answer(received: ImageReceived, error: FacestreamError) -> NewRecord:
+def error_answer(received: ImageReceived | EraseRequested, error: FacestreamError) -> NewRecord:
     return answer(received, error.status, problem(error, image_id=received.image_id))
 
 
-def dead_letter(record: Record, received: ImageReceived | None, error: FacestreamError, attempts: int) -> NewRecord:
-    """The record of something that could not be processed; `received` None where the record itself was unreadable."""
+def dead_letter(
+    record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
+) -> NewRecord:
+    """The record of something that could not be processed; `received` None where the record itself was unreadable. An image that
+    is tried again came when it first came: an erasure since then holds for it.
+    """
+    event = None
+    if isinstance(received, ImageReceived):
+        event = received.model_copy(update={"received_at": received.came_at(record.timestamp)})
     value = DeadLetter(
-        event=received,
+        event=event,
         topic=record.topic,
         partition=record.partition,
         offset=record.offset,

@@ -13,8 +13,8 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
-from schemas.errors import FacestreamError, InvalidRequest, ProcessingFailed, StorageFull, Unavailable, UnreadableRecord
-from schemas.records import ImageReceived
+from schemas.errors import FacestreamError, ForbiddenSource, InvalidRequest, ProcessingFailed, StorageFull, Unavailable, UnreadableRecord
+from schemas.records import EraseRequested, ImageReceived
 from stream.answers import dead_letter, error_answer
 
 log = structlog.get_logger(__name__)
@@ -43,8 +43,10 @@ class Stage(Protocol):
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         """The outputs of these records. Effects are idempotent: records may come again. Raises FacestreamError."""
 
-    def received(self, record: Record) -> ImageReceived:
-        """The event that a record stems from. Raises UnreadableRecord."""
+    def received(self, record: Record) -> ImageReceived | EraseRequested:
+        """The event that a record stems from; `received_at` says when it came, where the record is not the event itself. Raises
+        UnreadableRecord.
+        """
 
     async def probe(self) -> None:
         """Raises Unavailable while a store that `handle` needs is away."""
@@ -52,7 +54,7 @@ class Stage(Protocol):
 
 class Attempts:
     """`paused` and `resumed` are told of records that begin and end waiting for another try, and whether they are this member's
-    still.
+    still. `holds` says whether it is sure that nobody else has them: what a zombie has made is not appended.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Attempts:
         paused: Callable[[Sequence[Record], bool], None],
         resumed: Callable[[Sequence[Record], bool], None],
         changed: Callable[[], None],
+        holds: Callable[[], bool],
         give_up_after_s: float,
     ) -> None:
         self._log, self._stage, self._stopping = log_, stage, stopping
-        self._paused, self._resumed, self._changed = paused, resumed, changed
+        self._paused, self._resumed, self._changed, self._holds = paused, resumed, changed, holds
         self._give_up_after_s = give_up_after_s
         self.running = 0  # calls of the stage's handle under way
 
@@ -78,7 +81,7 @@ class Attempts:
         began, attempt = time.monotonic(), 0
         while current():
             attempt += 1
-            error = await self._attempt(records)
+            error = await self._attempt(records, current)
             if error is None:
                 self._count(records, time.monotonic() - began)
                 return True
@@ -136,7 +139,7 @@ class Attempts:
                 ms=round(seconds * 1e3, 1),
             )
 
-    async def _attempt(self, records: list[Record]) -> FacestreamError | None:
+    async def _attempt(self, records: list[Record], current: Callable[[], bool]) -> FacestreamError | None:
         """None when the records are done."""
         self.running += 1
         try:
@@ -149,6 +152,10 @@ class Attempts:
         finally:
             self.running -= 1
             self._changed()
+        while not self._holds():
+            if self._stopping.is_set() or not current():
+                return _Stopped("another member may have these records by now")
+            await self.sleep(BACKOFF_FIRST_S)
         try:
             return None if await self._append(outputs) else _Stopped("stopped before the outputs were appended")
         except InvalidRequest as error:  # an output is larger than the log takes, and nothing was appended
@@ -177,7 +184,7 @@ class Attempts:
             )
             return [dead_letter(record, None, error, attempts)]
         answer = error_answer(received, error)
-        if error.retriable or isinstance(error, ProcessingFailed):
+        if error.retriable or isinstance(error, (ProcessingFailed, ForbiddenSource)):  # who sent it may not look for an answer
             DEAD_LETTERS.labels(self._stage.name, error.code).inc()
             log.error("given up", stage=self._stage.name, image_id=received.image_id, code=error.code, reason=error.message)
             return [dead_letter(record, received, error, attempts), answer]

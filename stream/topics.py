@@ -1,7 +1,10 @@
 """The topics: names, partition counts and retention as the design's table has them."""
 
+from dataclasses import replace
+
 from backends.log import TopicSpec
 
+BUCKET_EVENTS = "bucket.events"
 IMAGES_RECEIVED = "images.received"
 IMAGES_RECEIVED_BULK = "images.received.bulk"
 FACES_DETECTED = "faces.detected"
@@ -16,6 +19,7 @@ PARTITIONS = 64
 DAY_S = 86_400.0
 
 TOPICS = (
+    TopicSpec(BUCKET_EVENTS, PARTITIONS, retention_s=7 * DAY_S),
     TopicSpec(IMAGES_RECEIVED, PARTITIONS, retention_s=7 * DAY_S),
     TopicSpec(IMAGES_RECEIVED_BULK, PARTITIONS, retention_s=7 * DAY_S),
     TopicSpec(FACES_DETECTED, PARTITIONS, retention_s=7 * DAY_S),
@@ -27,8 +31,19 @@ TOPICS = (
     TopicSpec(DEAD_LETTERS, PARTITIONS, retention_s=14 * DAY_S),
 )
 
+# What shows how people look and where they were: gone with the pictures of probes, a day at least for who processes them.
+OF_IMAGES = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
+
+
+def topics(keep_probes: float) -> list[TopicSpec]:
+    """All topics; those of images are kept for `keep_probes` days, between one and seven."""
+    kept_s = DAY_S * min(max(keep_probes, 1.0), 7.0)
+    return [replace(it, retention_s=kept_s) if it.name in OF_IMAGES else it for it in TOPICS]
+
+
 # Consumer groups and what they read. The first lane's images go through the pairs of INTERACTIVE.
 GROUPS: dict[str, tuple[str, ...]] = {
+    "bridge": (BUCKET_EVENTS,),
     "processors": (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK),
     "embedders": (FACES_DETECTED,),
     "sink": (FACES_EMBEDDED,),

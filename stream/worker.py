@@ -52,6 +52,7 @@ class Worker:
         self._log, self._stage, self._topics, self._bulk, self._member = log_, stage, topics, frozenset(bulk), member
         self._sequence_of, self._max_in_flight = sequence_of, max_in_flight
         self._linger_s = linger_s
+        self._consumer: Consumer | None = None
         self._partitions: dict[TopicPartition, Progress] = {}
         self._epoch = NO_EPOCH
         self._epochs = 0
@@ -68,6 +69,7 @@ class Worker:
             paused=self._paused,
             resumed=self._resumed,
             changed=self._changed.set,
+            holds=self._holds,
             give_up_after_s=give_up_after_s,
         )
         self.ready = asyncio.Event()
@@ -88,7 +90,7 @@ class Worker:
 
     async def run(self) -> None:
         """Raises what no retry can mend: OffsetGone, TopicMismatch, or a defect of the worker itself."""
-        consumer = await self._join()
+        consumer = self._consumer = await self._join()
         if consumer is None:
             return
         try:
@@ -296,6 +298,9 @@ class Worker:
             self._in_flight[record.topic] -= 1
         self._changed.set()
         self._advanced.set()
+
+    def _holds(self) -> bool:
+        return self._consumer is not None and self._consumer.holds()
 
     def _paused(self, records: Sequence[Record], current: bool) -> None:
         """What waits for another try does not count as in flight, so that others go on."""

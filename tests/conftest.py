@@ -1,15 +1,18 @@
 """What the tests need from outside: the real weights, photos of real people that come in a package, and the real servers."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from backends.log_sqlite import SqliteLog
 from facestream import environment
+from facestream.state import State, followed
 from scripts.photos import get as get_photos
 from scripts.services import Services
 from scripts.services_packages import MissingTools
+from stream.topics import TOPICS
 from tests.keyspaces import temporary_keyspace
 
 environment.prepare()
@@ -31,6 +34,22 @@ def weights_folder() -> Path:
 def photos() -> Path:
     """A folder with photos of two people, see scripts/photos.py."""
     return get_photos()
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
+    """An embedded log with all topics."""
+    log = SqliteLog(tmp_path / "log.db")
+    await log.create_topics(TOPICS)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def state(log: SqliteLog) -> AsyncIterator[State]:
+    """What a role follows, as of now, on `log`."""
+    async with followed(log) as state:
+        yield state
 
 
 @pytest.fixture(scope="session")

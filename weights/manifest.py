@@ -3,68 +3,19 @@
 Ingest and sink read it too, so nothing here loads torch.
 """
 
-import math
 import tomllib
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from schemas.calibration import Calibration, Entry, Threshold, check_points, line
 from schemas.errors import ConfigurationError, NotFound
+from schemas.generations import Generation
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Threshold(Entry):
-    """Best similarities that one stranger in 10, 100 and 1,000 reaches, by number of enrolled people."""
-
-    people: list[int]
-    one_in_10: list[float]
-    one_in_100: list[float]
-    one_in_1000: list[float]
-
-    @model_validator(mode="after")
-    def check(self) -> Self:
-        check_points(self.people, self.one_in_10, self.one_in_100, self.one_in_1000)
-        return self
-
-    def at(self, people: int, strangers: float) -> float:
-        """The threshold above which the share `strangers` (0..1) of strangers gets a name in a gallery of `people`.
-
-        Between the measured points, and beyond them, linear in the logarithm of both. Never above 1.
-        """
-        size = math.log10(max(1, people))
-        sizes = [math.log10(each) for each in self.people]
-        rows = [self.one_in_1000, self.one_in_100, self.one_in_10]
-        measured = [line(size, sizes, row, extend=True) for row in rows]
-        return min(1.0, line(math.log10(max(strangers, 1e-9)), [-3.0, -2.0, -1.0], measured, extend=True))
-
-
-class Calibration(Entry):
-    """A logistic curve of the best similarity, for each number of enrolled people."""
-
-    people: list[int]
-    midpoint: list[float]
-    slope: list[float]
-
-    @model_validator(mode="after")
-    def check(self) -> Self:
-        check_points(self.people, self.midpoint, self.slope)
-        return self
-
-    def probability(self, similarity: float, people: int) -> float:
-        """That the best match, of this similarity, in a gallery of `people` is that person. 0..1."""
-        size = math.log10(max(1, people))
-        sizes = [math.log10(each) for each in self.people]
-        z = line(size, sizes, self.slope) * (similarity - line(size, sizes, self.midpoint, extend=True))
-        return 1 / (1 + math.exp(-max(-50.0, min(50.0, z))))
 
 
 class ScoreCalibration(Entry):
@@ -121,38 +72,49 @@ class EmbedderModel(Model):
     kind: Literal["embedder"]
     metric: Literal["cosine"]
     dimension: int
-    template: str  # a key of processors.align.TEMPLATES
-    threshold: Threshold
-    calibration: Calibration
+    template: str  # as processors.align.template_named takes it
     accuracy: Accuracy
 
 
-class Generation(Entry):
-    """One detector + embedder pair as once replayed."""
+class ShippedGeneration(Entry):
+    """One detector + embedder pair. What has neither threshold nor calibration gets them from its replay."""
 
     detector: str
     embedder: str
     mirror: bool
+    threshold: Threshold | None = None
+    calibration: Calibration | None = None
 
 
 class Manifest(Entry):
     default_generation: str
-    generations: dict[str, Generation]
+    generations: dict[str, ShippedGeneration]
     models: dict[str, Annotated[DetectorModel | EmbedderModel, Field(discriminator="kind")]]
 
     @model_validator(mode="after")
     def check(self) -> Self:
         self.generation(self.default_generation)
-        for generation in self.generations.values():
+        for name, generation in self.generations.items():
+            self.generation(name)
             self.detector(generation.detector)
-            self.embedder(generation.embedder)
         return self
 
     def generation(self, name: str) -> Generation:
-        """Raises NotFound."""
+        """A shipped generation as it goes into the topic `models`, added; the default one is complete from the start. Raises
+        NotFound.
+        """
         if name not in self.generations:
             raise NotFound(f"no generation {name!r}; the manifest has {', '.join(self.generations)}")
-        return self.generations[name]
+        shipped = self.generations[name]
+        embedder = self.embedder(shipped.embedder)
+        return Generation(
+            name=name,
+            state="complete" if name == self.default_generation else "added",
+            **shipped.model_dump(),
+            template=embedder.template,
+            dimension=embedder.dimension,
+            metric=embedder.metric,
+        )
 
     def model(self, name: str) -> DetectorModel | EmbedderModel:
         """Raises NotFound."""
@@ -179,18 +141,3 @@ class Manifest(Entry):
 def manifest() -> Manifest:
     """The manifest that is shipped beside this file."""
     return Manifest.model_validate(tomllib.loads(Path(__file__).with_name("manifest.toml").read_text(encoding="utf-8")))
-
-
-def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
-    if len(at) < 2 or any(low >= high for low, high in pairwise(at)) or any(len(column) != len(at) for column in columns):
-        raise ValueError("points have to ascend, at least two, with a value each")
-
-
-def line(x: float, xs: list[float], ys: list[float], *, extend: bool = False) -> float:
-    """Linear interpolation. Beyond the points level, or with `extend` along the nearest segment."""
-    segment = next((index for index in range(1, len(xs) - 1) if x <= xs[index]), len(xs) - 1)
-    low, high = segment - 1, segment
-    share = (x - xs[low]) / (xs[high] - xs[low])
-    if not extend:
-        share = max(0.0, min(1.0, share))
-    return ys[low] + share * (ys[high] - ys[low])

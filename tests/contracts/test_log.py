@@ -80,7 +80,7 @@ async def test_a_record_comes_back_as_it_was_appended(topic: Topic, unique: Uniq
     async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
         (record,) = await drain(consumer, 1)
     assert (record.topic, record.partition, record.offset, record.key) == (*place, 0, "a")
-    assert record.value == b"value of a"
+    assert (record.value, record.headers) == (b"value of a", ())
     assert before - 1000 <= record.timestamp <= time.time() * 1000 + 1000
 
 

@@ -1,6 +1,7 @@
 """What every ObjectStore promises, whatever stands behind it."""
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from backends.objects import ObjectStore
-from schemas.errors import InvalidRequest, ObjectMissing, Unavailable
+from schemas.errors import InvalidRequest, ObjectMissing, Unavailable, UploadTooLarge
 
 OpenObjects = Callable[[], ObjectStore]
 Unique = Callable[[str], str]
@@ -219,6 +220,43 @@ async def test_a_level_is_no_object(objects: ObjectStore, unique: Unique) -> Non
     assert await objects.metadata(unique("a")) is None
     await objects.delete([unique("a")])
     assert (await objects.get(unique("a") + "/b")).data == b"1"
+
+
+def bucket_of(objects: ObjectStore) -> str:
+    """As other systems know it."""
+    return str(objects).rstrip("/')").rpartition("/")[2]
+
+
+async def test_other_systems_names_are_fetched(objects: ObjectStore) -> None:
+    bucket, name, data = bucket_of(objects), "incoming/acmé co/learn/Ann/1 + 2%.jpg", os.urandom(3_000)
+    await objects.put(name, data)
+    etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    for given in (None, etag, f'"{etag}"'):
+        assert await objects.fetch(bucket, name, etag=given, largest=3_000) == data
+    with pytest.raises(UploadTooLarge):
+        await objects.fetch(bucket, name, etag=etag, largest=2_999)
+    await objects.put(name, b"another")
+    with pytest.raises(ObjectMissing, match="changed"):
+        await objects.fetch(bucket, name, etag=etag, largest=3_000)
+    assert await objects.fetch(bucket, name, etag=None, largest=7) == b"another"
+
+
+@pytest.mark.parametrize("name", ["incoming/a/b", "incoming", "incoming/..", "../a", "incoming/a//b", "x" * 2_000, "a\0b", "/"])
+async def test_what_other_systems_name_and_is_not_there(objects: ObjectStore, name: str) -> None:
+    await objects.put("incoming/a", b"")
+    for bucket in (bucket_of(objects), "no-such-bucket", "No bucket/at all", ".."):
+        with pytest.raises(ObjectMissing):
+            await objects.fetch(bucket, name, etag=None, largest=1)
+
+
+async def test_the_key_of_what_other_systems_name(objects: ObjectStore) -> None:
+    bucket, name = bucket_of(objects), "incoming/acmé/a.jpg"
+    key = objects.key_of(bucket, name)
+    assert key == name
+    await objects.put(key, b"1")
+    assert await objects.fetch(bucket, name, etag=None, largest=1) == b"1"
+    assert objects.key_of(f"{bucket}x", name) is None
+    assert objects.key_of(bucket, "incoming/" + "x/" * 150) is None
 
 
 async def test_deleting_many_leaves_the_others(objects: ObjectStore, unique: Unique) -> None:

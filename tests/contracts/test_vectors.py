@@ -1,13 +1,24 @@
 """What every VectorStore promises, whatever stands behind it."""
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from backends.vectors import MOST_IN_BLOCK, ApiKey, Face, FaceVector, PersonSummary, StoredAnswer, VectorStore
+from backends.vectors import (
+    ANSWERS_IN_PAGE,
+    MOST_IN_BLOCK,
+    ApiKey,
+    Face,
+    FaceVector,
+    PersonSummary,
+    StoredAnswer,
+    VectorStore,
+)
 from schemas.errors import Unavailable
 
 OpenVectors = Callable[[], VectorStore]
@@ -41,6 +52,17 @@ async def gallery(vectors: VectorStore, directory: str, generation: str = "g1") 
     faces = {(face.person, face.face_id): face for those in people for face in those}
     assert faces.keys() == found.keys()
     return {key: (faces[key], vector) for key, vector in found.items()}
+
+
+async def face_keys(vectors: VectorStore, directory: str, generation: str = "g1") -> set[str]:
+    """person/face_id of each face in the gallery, which all listings agree on."""
+    found = await gallery(vectors, directory, generation)
+    listed = [face async for page in vectors.read_faces(directory, generation) for face in page]
+    assert listed == [face for _, (face, _) in sorted(found.items())]
+    people = Counter(person for person, _ in found if person)  # no page begins before ""
+    assert await vectors.persons(directory, generation, limit=10_000) == [PersonSummary(*it) for it in sorted(people.items())]
+    assert (directory in await vectors.directories(generation)) is bool(found)
+    return {f"{person}/{face_id}" for person, face_id in found}
 
 
 async def test_faces_come_back_as_they_were_put(vectors: VectorStore, open_vectors: OpenVectors, unique: Unique) -> None:
@@ -151,9 +173,143 @@ async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Uniq
     assert max(sizes) <= MOST_IN_BLOCK
 
 
+async def test_the_faces_of_a_gallery_are_read_in_order(vectors: VectorStore, unique: Unique) -> None:
+    count = 2 * MOST_IN_BLOCK + 1_000
+    # One with more faces than a page, some with a few.
+    names = [*NAMES, *("many" for _ in range(MOST_IN_BLOCK + 700)), *(f"{number % 700}" for number in range(count))][:count]
+    faces = [a_face(unique("acme"), name, f"{number:05}", timestamp=number, d=2) for number, name in enumerate(names)]
+    for first in range(0, count, 1_000):
+        await vectors.put_faces(faces[first : first + 1_000])
+    pages = [page async for page in vectors.read_faces(unique("acme"), "g1")]
+    assert [face for page in pages for face in page] == sorted(
+        (it.face for it in faces), key=lambda face: (face.person, face.face_id)
+    )
+    assert 0 < min(map(len, pages)) <= max(map(len, pages)) <= MOST_IN_BLOCK
+    assert [page async for page in vectors.read_faces(unique("nobody"), "g1")] == []
+
+
+async def test_faces_are_read_while_some_are_deleted(vectors: VectorStore, unique: Unique) -> None:
+    faces = [a_face(unique("acme"), f"{number % 500}", f"{number:05}", d=2) for number in range(MOST_IN_BLOCK + 3_000)]
+    for first in range(0, len(faces), 1_000):
+        await vectors.put_faces(faces[first : first + 1_000])
+    read: list[Face] = []
+    async for page in vectors.read_faces(unique("acme"), "g1"):
+        if not read:
+            await asyncio.gather(*(vectors.delete_faces(unique("acme"), ["g1"], 1_000, person=f"{it}") for it in range(100, 500)))
+        read += page
+    left = {it.face.face_id for it in faces if int(it.face.person) < 100}
+    assert left <= {face.face_id for face in read}
+    assert len({face.face_id for face in read}) == len(read) <= len(faces)
+    assert len(await face_keys(vectors, unique("acme"))) == len(left)
+
+
+async def test_a_person_a_face_or_a_directory_is_deleted(vectors: VectorStore, unique: Unique) -> None:
+    one, other = unique("one"), unique("other")
+    everybody = {"/1", "ann/1", "ann/2", "ann\0/1", "anna/1", "💙/1", "💙/2"}
+    faces = [a_face(directory, *it.split("/")) for directory in (one, other) for it in everybody]
+    await vectors.put_faces([*faces, a_face(one, "ann", "1", generation="g2"), a_face(one, "ann", "2", generation="g2")])
+    await vectors.delete_faces(one, ["g1"], 1_000, person="ann")
+    assert await face_keys(vectors, one) == everybody - {"ann/1", "ann/2"}
+    await vectors.delete_faces(one, ["g1", "g2"], 1_000, person="ann", face_id="2")
+    await vectors.delete_faces(one, ["g1"], 1_000, person="💙", face_id="1")
+    await vectors.delete_faces(one, ["g1"], 1_000, person="")
+    assert await face_keys(vectors, one) == {"ann\0/1", "anna/1", "💙/2"}
+    assert await face_keys(vectors, one, "g2") == {"ann/1"}
+    await vectors.delete_faces(one, ["g1", "g2", "g3"], 1_000)
+    for generation in ("g1", "g2", "g3"):
+        assert await face_keys(vectors, one, generation) == set()
+    assert await face_keys(vectors, other) == everybody
+    await vectors.delete_faces(one, [], 1_000)
+    with pytest.raises(ValueError, match="person"):
+        await vectors.delete_faces(one, ["g1"], 1_000, face_id="1")
+
+
+async def test_many_faces_are_deleted(vectors: VectorStore, unique: Unique) -> None:
+    """More than go in one step, every third of them too late to be among the erased."""
+    faces = [
+        a_face(unique("acme"), f"{number % 3}", f"{number:05}", timestamp=1_000 + number % 3, d=2) for number in range(3_600)
+    ]
+    await vectors.put_faces(faces)
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="0")
+    assert await vectors.persons(unique("acme"), "g1") == [PersonSummary("1", 1_200), PersonSummary("2", 1_200)]
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_001)
+    assert await face_keys(vectors, unique("acme")) == {f"2/{number:05}" for number in range(2, 3_600, 3)}
+
+
+@pytest.mark.parametrize("only", [{}, {"person": "ann"}, {"person": "ann", "face_id": "1"}])
+async def test_what_is_put_late_after_its_erasure_is_not_there(
+    vectors: VectorStore, open_vectors: OpenVectors, unique: Unique, only: dict[str, str]
+) -> None:
+    early, last, later = (a_face(unique("acme"), "ann", "1", timestamp=timestamp) for timestamp in (900, 1_000, 1_001))
+    await vectors.put_faces([early])
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_000, **only)
+    await vectors.delete_faces(unique("acme"), ["g1"], 500, **only)  # an earlier one, again
+    for late in (early, last):
+        await open_vectors().put_faces([late])
+        assert await face_keys(vectors, unique("acme")) == set()
+    await vectors.put_faces([early, later, last])
+    assert await face_keys(vectors, unique("acme")) == {"ann/1"}
+    assert await vectors.faces(unique("acme"), "g1", "ann") == [later.face]
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_000, **only)
+    assert await face_keys(vectors, unique("acme")) == {"ann/1"}
+
+
+async def test_others_may_come_late_after_an_erasure(vectors: VectorStore, unique: Unique) -> None:
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
+    await vectors.delete_faces(unique("acme"), ["g1"], 2_000, person="ann", face_id="1")
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1"), a_face(unique("acme"), "ann", "2")])
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1", generation="g2")])
+    assert await face_keys(vectors, unique("acme")) == {"ann/2"}
+    await vectors.delete_faces(unique("acme"), ["g1"], 2_000, person="ann")
+    assert await face_keys(vectors, unique("acme")) == set()
+    await vectors.delete_faces(unique("acme") + "bob", ["g1"], 2_000)
+    await vectors.put_faces([a_face(unique("acme"), "ann", "2"), a_face(unique("acme"), "bob", "3")])
+    await vectors.put_faces([a_face(unique("else"), "ann", "1")])
+    assert await face_keys(vectors, unique("acme")) == {"bob/3"}
+    assert await face_keys(vectors, unique("acme"), "g2") == {"ann/1"}
+    assert await face_keys(vectors, unique("else")) == {"ann/1"}
+
+
+async def test_an_erasure_comes_before_what_it_erases(vectors: VectorStore, unique: Unique) -> None:
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="ann")
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
+    assert await face_keys(vectors, unique("acme")) == set()
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1", timestamp=1_001), a_face(unique("acme"), "bob", "2")])
+    assert await face_keys(vectors, unique("acme")) == {"ann/1", "bob/2"}
+
+
+async def test_a_sweep_leaves_the_erasures_that_hold(vectors: VectorStore, unique: Unique) -> None:
+    await vectors.put_faces([a_face(unique("acme"), "ann", "1"), a_face(unique("acme"), "bob", "1")])
+    await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="ann")
+    for _ in range(2):
+        await vectors.sweep_erasures()
+        await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
+        assert await face_keys(vectors, unique("acme")) == {"bob/1"}
+
+
+async def test_a_generation_is_deleted(vectors: VectorStore, unique: Unique) -> None:
+    old, new = unique("old"), unique("new")
+    directories = [unique(name) for name in ("one", "other", "")]
+    for directory in directories:
+        names = [f"{number % 70}" for number in range(900)]
+        faces = [a_face(directory, name, f"{n}", timestamp=n, d=2, generation=old) for n, name in enumerate(names)]
+        await vectors.put_faces([*faces, a_face(directory, "ann", "1", generation=new)])
+    ahead_ms = 9_000_000_000_000  # a clock may be ahead of ours
+    await vectors.put_faces([a_face(directories[0], "ann", "1", timestamp=ahead_ms, generation=old)])
+    await vectors.delete_faces(directories[1], [old], 1_000)
+    assert await vectors.delete_generation(old) == 1_801
+    assert await vectors.delete_generation(old) == 0
+    assert await vectors.directories(old) == []
+    for directory in directories:
+        assert await face_keys(vectors, directory, old) == set()
+        assert await face_keys(vectors, directory, new) == {"ann/1"}
+    assert await vectors.delete_generation(unique("unknown")) == 0
+
+
 async def test_putting_nothing_is_allowed(vectors: VectorStore) -> None:
     await vectors.put_faces([])
     await vectors.put_answers([])
+    await vectors.delete_answers([])
 
 
 async def test_answers(vectors: VectorStore, unique: Unique) -> None:
@@ -164,6 +320,29 @@ async def test_answers(vectors: VectorStore, unique: Unique) -> None:
     changed = replace(answers[0], value="{}", expires_at=5e9)
     await vectors.put_answers([changed])
     assert await vectors.answer(changed.image_id) == changed
+
+
+async def test_all_answers_are_read_in_pages(vectors: VectorStore, unique: Unique) -> None:
+    answers = {unique(f"{number}"): f'{{"é": {number}}}' for number in range(3 * ANSWERS_IN_PAGE + 5)}
+    expired_at = time.time() - 3_600  # and kept
+    await vectors.put_answers([StoredAnswer(image_id, value, expired_at) for image_id, value in answers.items()])
+    pages = [page async for page in vectors.read_answers()]
+    assert 0 < min(map(len, pages)) <= max(map(len, pages)) <= ANSWERS_IN_PAGE
+    read = [it for page in pages for it in page]
+    assert sorted(it.image_id for it in read) == sorted({it.image_id for it in read})
+    mine = [it for it in read if it.image_id in answers]
+    assert {it.image_id: it.value for it in mine} == answers
+    assert {it.expires_at for it in mine} == {expired_at}
+
+
+async def test_answers_are_deleted(vectors: VectorStore, unique: Unique) -> None:
+    answers = [StoredAnswer(unique(f"{number}"), "{}", 4e9) for number in range(1_100)]
+    await vectors.put_answers(answers)
+    await vectors.delete_answers([unique("unknown"), *(it.image_id for it in answers[1:])])
+    mine = {it.image_id for it in answers}
+    assert [it async for page in vectors.read_answers() for it in page if it.image_id in mine] == answers[:1]
+    await vectors.put_answers(answers[5:6])
+    assert await vectors.answer(answers[5].image_id) == answers[5]
 
 
 async def test_a_sweep_leaves_the_answers_that_are_not_expired(vectors: VectorStore, unique: Unique) -> None:

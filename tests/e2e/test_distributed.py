@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from bench import faults, same
+from bench import erase, erase_round, faults, same
 from bench.cluster import Cluster, unique
 from bench.stores import temporary_stores
 from scripts.services import Services
@@ -114,6 +114,17 @@ async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:
         status, body, _ = await client.post("/recognize", jpeg(canvas), directory="crowd", headers={"Prefer": "wait=120"})
     assert status == 200
     assert len(body["persons"]) == 1_000
+
+
+async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
+    cluster: Cluster, stores: dict[str, str], photos: Path, weights_folder: Path
+) -> None:
+    """The long form is `make soak-erase`."""
+    names = ("obama.jpg", "obama2.jpg", "obama3.jpg")
+    pictures = erase_round.Photos([(photos / it).read_bytes() for it in names], (photos / "biden.jpg").read_bytes())
+    commands = erase.Commands(stores | {"data": str(cluster.data), "weights": str(weights_folder)})
+    held = {"held sink": erase.held(cluster, "sink", 14)}
+    assert await erase.erase_under_fire(cluster, commands, pictures, held, rounds=4, together=4, seed=1, rate=20) == []
 
 
 async def test_processes_and_servers_come_and_go(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from facestream.serving import Serving
+from scripts.photos import PHOTOS
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -28,6 +29,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, phot
     printed = []
     with Serving(folder / "data", weights_folder) as serving:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+        environment["XDG_STATE_HOME"] = str(folder / "state")
         key: list[str] = []
         for command in COMMANDS:
             done = command.replace("http://127.0.0.1:8080", serving.url)
@@ -81,6 +83,12 @@ def test_the_other_commands_do_what_the_readme_says(answers: list[tuple[str, str
     assert "landmarks" in answer_to(answers, "/detect")["persons"][0]
     assert answer_to(answers, "respond-async")["status"] == "working"
     assert answer_to(answers, "Idempotency-Key")["persons"][0]["id"] == "obama"
+    named = next(output for command, output in answers if command.startswith("grep")).split()
+    assert {"photos/obama.jpg", "photos/obama2.jpg"} <= set(named) <= {f"photos/{name}" for name in PHOTOS if "obama" in name}
+    erased = [answer_to(answers, "-X DELETE", nth)["erased"] for nth in range(2)]
+    assert erased == [{"faces": 1, "images": 1}, {"faces": 0, "images": 0}]
+    verified = next(output for command, output in answers if "erase verify" in command)
+    assert {f"{store}: nothing left" for store in ("vectors", "answers", "objects")} <= set(verified.splitlines())
     listed = next(output for command, output in answers if "keys list" in command)
     assert "learn\tdemo" in listed
 
@@ -101,7 +109,6 @@ def test_the_errors_of_the_readme_are_all_that_a_client_can_get() -> None:
     codes = {it.code for it in vars(errors).values() if isinstance(it, type) and issubclass(it, errors.FacestreamError)}
     inside = {
         "internal_error",
-        "erased",
         "unreadable_record",
         "offset_gone",
         "fenced",

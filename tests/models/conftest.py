@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
 CPU = torch.device("cpu")
@@ -39,5 +39,5 @@ def detector(centerface: nn.Module) -> Detector:
 
 
 @pytest.fixture(scope="session")
-def embedder(resnet29: nn.Module) -> Embedder:
-    return Embedder(resnet29, CPU, mirror=True)
+def embedder(resnet29: nn.Module) -> TorchEmbedder:
+    return TorchEmbedder(resnet29, CPU, mirror=True)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from processors import align
 from processors.align import DLIB, TEMPLATES, Similarity
+from schemas.errors import ConfigurationError
 
 Pixels = NDArray[np.uint8]
 
@@ -132,19 +133,19 @@ def test_landmarks_in_one_point_give_a_flat_picture() -> None:
     assert np.isfinite(align.crop_landmarks(np.full((5, 2), 100.0), align.fit(np.full((5, 2), 100.0)))).all()
 
 
-@pytest.mark.parametrize("name", list(TEMPLATES))
+@pytest.mark.parametrize("name", ["dlib-150", "dlib-64", "arcface-112", "arcface-128", "arcface-224"])
 def test_every_template_fits_inside_the_crop(name: str) -> None:
     square = Similarity((130, 100), 60, 0.15)
     crop, inside = align.crop(photo(), placed(square)), align.crop_landmarks(placed(square), square)
     from_crop, from_photo = align.warp_chip(crop, inside, name), align.warp_chip(photo(), placed(square), name)
-    assert from_crop.shape == (TEMPLATES[name].side, TEMPLATES[name].side, 3)
+    assert from_crop.shape == from_photo.shape == (int(name[-3:].strip("-")),) * 2 + (3,)
     assert abs(from_crop - from_photo).mean() < 1.5
     filled = align.warp_chip(np.full((240, 240, 3), 255, np.uint8), inside, name)
     assert filled.min() > 250, "no corner of the chip lies outside the crop"
 
 
 def test_landmarks_lie_on_the_template_in_a_warped_chip() -> None:
-    template = TEMPLATES["arcface-112"]
+    template = TEMPLATES["arcface"]
     square = align.fit(placed(Similarity((90, 80), 56, 0.1), template), template)
     assert square.half == pytest.approx(56)
     marked = np.zeros((200, 260, 3), np.uint8)
@@ -153,3 +154,27 @@ def test_landmarks_lie_on_the_template_in_a_warped_chip() -> None:
     chip = align.warp_chip(marked, placed(square, template), "arcface-112")[..., 0]
     centre = np.array([(chip.sum(axis) * np.arange(112)).sum() / chip.sum() for axis in (0, 1)])
     np.testing.assert_allclose(centre, (56.0252, 71.7366), atol=0.6)
+
+
+@pytest.mark.parametrize("side", [112, 128, 224])
+def test_landmarks_of_arcface_grow_with_the_side(side: int) -> None:
+    """From the first pixel's centre, as insightface's estimate_norm has it."""
+    template = align.template_named(f"arcface-{side}")
+    inside = np.array(template.points) * template.half + template.half
+    arcface_dst = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
+    np.testing.assert_allclose(inside, np.array(arcface_dst) * side / 112, atol=1e-6)
+
+
+def test_a_larger_chip_shows_the_same_square() -> None:
+    landmarks = placed(Similarity((130, 100), 80, 0.2))
+    small, large = (align.warp_chip(photo(), landmarks, name) for name in ("arcface-112", "arcface-224"))
+    shrunk = large.reshape(112, 2, 112, 2, 3).mean((1, 3))  # half a pixel further than the small one, by insightface's rule
+    assert abs(shrunk - small).mean() < 2
+
+
+@pytest.mark.parametrize(
+    "name", ["arcface", "arcface-", "arcface-1", "arcface--112", "arcface-1e3", "arcface-²", "retina-112", ""]
+)
+def test_an_unknown_template_is_named(name: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no template '{name}'"):
+        align.template_named(name)

@@ -3,30 +3,41 @@
 import hashlib
 import io
 import uuid
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 from backends.log import NewRecord, Record
+from backends.log_sqlite import SqliteLog
 from backends.objects_files import FileObjects
 from backends.vectors_sqlite import SqliteVectors
+from facestream.state import State
 from processors.apart import Detect, Embed
 from processors.decode import DecodePool
-from processors.detecting import SMALLEST_EMBEDDED
+from processors.detecting import SMALLEST_EMBEDDED, Parts
 from processors.embed import Cutting
+from processors.embedders import Embedders
 from processors.inference import Inference, Networks
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.processor import Processor
-from schemas.errors import ObjectMissing
-from schemas.records import Answer, EmbeddedFace, FacesDetected, FacesEmbedded, ImageReceived, Purpose
+from schemas.erased import erased_directory, erased_image, erased_person
+from schemas.errors import Erased, ObjectMissing
+from schemas.generations import Generation
+from schemas.records import Answer, EmbeddedFace, Erasure, FacesDetected, FacesEmbedded, ImageReceived, Purpose
 from sink.answers import Answers
 from stream.answers import answer
-from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, RESULTS
+from stream.erasures import Mark
+from stream.generations import generation_record
+from stream.sources import Sources
+from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, RESULTS
 from weights.manifest import manifest
+
+ACTIVE, CANDIDATE = "dlib-resnet29-mirror", "dlib-resnet29"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +50,15 @@ class Stages:
     async def announce(self, photo: bytes, purpose: Purpose) -> Record:
         """The record of a photo that lies in the object store."""
         image_id = str(uuid.uuid4())
-        key = f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
-        await self.objects.put(key, photo, {"directory": "acme"})
         received = ImageReceived(
             image_id=image_id,
             purpose=purpose,
             directory="acme",
             person="somebody" if purpose == "learn" else None,
-            object_key=key,
             media_type="image/jpeg",
             sha256=hashlib.sha256(photo).hexdigest(),
         )
+        await self.objects.put(received.object_key, photo, {"directory": "acme"})
         return appended(NewRecord(IMAGES_RECEIVED, image_id, received.encode()))
 
     async def both(self, photo: bytes, purpose: Purpose) -> tuple[FacesEmbedded, FacesDetected, FacesEmbedded]:
@@ -68,20 +77,29 @@ class Stages:
 
 
 def appended(record: NewRecord) -> Record:
-    return Record(record.topic, 0, 0, 0, record.key, record.value)
+    return Record(record.topic, 0, 0, 1_000, record.key, record.value)
 
 
 @pytest.fixture
-async def stages(tmp_path: Path, detector: Detector, embedder: Embedder) -> AsyncIterator[Stages]:
+async def stages(
+    tmp_path: Path, log: SqliteLog, state: State, detector: Detector, embedder: TorchEmbedder, resnet29: nn.Module
+) -> AsyncIterator[Stages]:
+    """The default generation is active, the other shipped one a candidate."""
+    await log.append([generation_record(manifest().generation(CANDIDATE).model_copy(update={"state": "candidate"}))])
+    await state.generations.refresh()
+    networks = {ACTIVE: embedder, CANDIDATE: TorchEmbedder(resnet29, embedder.device, mirror=False)}
+
+    async def fetch(generation: Generation) -> Callable[[], Embedder]:
+        return lambda: networks[generation.name]
+
     objects, decoders, cutting = FileObjects(tmp_path / "objects"), DecodePool(workers=1), Cutting()
-    inference = Inference(lambda: Networks(detector, embedder, chunk_pixels=1_300_000, chunk_chips=32))
+    inference = Inference(lambda: Networks(detector, {}, chunk_pixels=1_300_000, chunk_chips=32))
     await decoders.start()
-    known = manifest()
+    sources = Sources(objects, [], 1 << 25)
+    parts = Parts(objects, decoders, cutting, inference, state.generations, state.erasures, sources, "centerface")
+    embedders = Embedders(state.generations, inference, fetch)
     yield Stages(
-        objects,
-        Processor(objects, decoders, cutting, inference, known),
-        Detect(objects, decoders, cutting, inference, known),
-        Embed(objects, cutting, inference, known),
+        objects, Processor(parts, embedders), Detect(parts), Embed(objects, cutting, inference, embedders, state.erasures)
     )
     inference.close()
     cutting.close()
@@ -192,13 +210,13 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
 
 
 async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_answer(
-    stages: Stages, photos: Path, tmp_path: Path
+    stages: Stages, state: State, photos: Path, tmp_path: Path
 ) -> None:
     probe, _, _ = await stages.both((photos / "biden.jpg").read_bytes(), "recognize")
     learned, _, _ = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
     assert len(await stages.stored()) == 4
     vectors = SqliteVectors(tmp_path / "vectors.db")
-    keeping, forgetting = (Answers(vectors, stages.objects, keep_probes=keep) for keep in (True, False))
+    keeping, forgetting = (Answers(vectors, stages.objects, state.erasures, keep_probes=keep) for keep in (True, False))
     answers = [appended(answer(event.received, 200, {"status": "OK"})) for event in (probe, learned)]
     fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
@@ -219,4 +237,56 @@ async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> Non
     await stages.objects.delete([sheet])
     with pytest.raises(ObjectMissing):
         await stages.embed.handle([appended(detected)])
-    assert stages.embed.received(appended(detected)) == ImageReceived.decode(record.value)
+    assert stages.embed.received(appended(detected)) == ImageReceived.decode(record.value).model_copy(
+        update={"received_at": record.timestamp}
+    )
+
+
+async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_in_the_active_one(
+    stages: Stages, photos: Path
+) -> None:
+    photo = (photos / "obama.jpg").read_bytes()
+    learned, _, learned_apart = await stages.both(photo, "learn")
+    probe, _, probe_apart = await stages.both(photo, "recognize")
+    for (learned_face,), (probe_face,) in ((learned.faces, probe.faces), (learned_apart.faces, probe_apart.faces)):
+        assert set(learned_face.vectors) == {ACTIVE, CANDIDATE}
+        assert set(probe_face.vectors) == {ACTIVE}
+        assert learned_face.vectors[ACTIVE] != learned_face.vectors[CANDIDATE]
+        assert cosine(learned_face, probe_face, ACTIVE) > 0.99
+    assert cosine(learned.faces[0], learned_apart.faces[0], CANDIDATE) >= 0.99999
+    assert {it.models.generation for it in (learned, learned_apart, probe, probe_apart)} == {ACTIVE}
+
+
+async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
+    stages: Stages, log: SqliteLog, state: State, photos: Path
+) -> None:
+    """Whatever of it is in the object store goes, the sheet that a slow stage has written after the erasure too."""
+    cases: list[tuple[Purpose, str]] = [("learn", erased_person("acme", "somebody")), ("recognize", erased_directory("acme"))]
+    for purpose, key in cases:
+        record = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
+        (detected,) = await stages.detect.handle([record])
+        assert len(await stages.stored()) == 2
+        state.erasures.add(key, Mark(record.timestamp, 0))
+        with pytest.raises(Erased):
+            await stages.embed.handle([appended(detected)])
+        assert await stages.stored() == set()
+        for stage in (stages.fused, stages.detect):
+            with pytest.raises(Erased):
+                await stage.handle([record])
+        later = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
+        later = replace(later, timestamp=record.timestamp + 1)
+        assert len(await stages.fused.handle([later])) == 1
+        await stages.objects.delete(list(await stages.stored()))
+
+
+async def test_an_image_that_goes_while_its_erasure_is_not_heard_of_yet_is_erased_not_missing(
+    stages: Stages, log: SqliteLog, photos: Path
+) -> None:
+    record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
+    await stages.objects.delete(list(await stages.stored()))
+    with pytest.raises(ObjectMissing):
+        await stages.fused.handle([record])
+    erasure = Erasure(at=record.timestamp, partition=0, offset=0)
+    await log.append([NewRecord(ERASURES, erased_image(record.key), erasure.encode())])
+    with pytest.raises(Erased):
+        await stages.fused.handle([record])

@@ -9,13 +9,13 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from processors import align
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, Embedder, TorchEmbedder
 
 
 def test_boxes_landmarks_and_embeddings_are_the_references(
     shared: Path, detector: Detector, embedder: Embedder, resnet29: nn.Module
 ) -> None:
-    single = Embedder(resnet29, torch.device("cpu"), mirror=False)
+    single = TorchEmbedder(resnet29, torch.device("cpu"), mirror=False)
     for name, faces in json.loads((shared / "prototypes" / "expected.json").read_text()).items():
         path = next(iter((shared / "photos").glob(f"*/{name}")), shared / "photos" / name)
         pixels = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))

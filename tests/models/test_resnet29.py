@@ -12,7 +12,7 @@ from torch import nn
 
 from processors import align
 from processors.models.resnet29 import Residual, ResNet29
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.passes import plan, render
 from weights.load import load_embedder
 from weights.manifest import manifest
@@ -35,7 +35,7 @@ def test_a_chip_becomes_128_numbers_by_29_convolutions() -> None:
 
 
 def test_embeddings_are_float32_whatever_the_network_is(weights_folder: Path, embedder: Embedder) -> None:
-    narrow = Embedder(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.bfloat16), CPU, mirror=True)
+    narrow = TorchEmbedder(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.bfloat16), CPU, mirror=True)
     wide, vectors = embedder.embed(list(chips(1))), narrow.embed(list(chips(1)))
     assert vectors.dtype == np.float32
     assert vectors.shape == (1, 128)
@@ -44,8 +44,8 @@ def test_embeddings_are_float32_whatever_the_network_is(weights_folder: Path, em
 
 def test_a_batch_equals_single_chips(resnet29: nn.Module) -> None:
     pictures = list(chips(5))
-    together = Embedder(resnet29, CPU, mirror=True, at_once=2).embed(pictures)
-    alone = np.concatenate([Embedder(resnet29, CPU, mirror=True).embed([picture]) for picture in pictures])
+    together = TorchEmbedder(resnet29, CPU, mirror=True, at_once=2).embed(pictures)
+    alone = np.concatenate([TorchEmbedder(resnet29, CPU, mirror=True).embed([picture]) for picture in pictures])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
@@ -57,7 +57,7 @@ def test_bytes_a_tensor_and_floats_are_the_same_chip(embedder: Embedder) -> None
 
 
 def test_the_mirror_mean_is_the_mean_of_both(resnet29: nn.Module, embedder: Embedder) -> None:
-    picture, single = chips(1)[0], Embedder(resnet29, CPU, mirror=False)
+    picture, single = chips(1)[0], TorchEmbedder(resnet29, CPU, mirror=False)
     both = np.concatenate([single.embed([picture]), single.embed([picture[:, ::-1]])])
     np.testing.assert_allclose(embedder.embed([picture])[0], both.mean(0), atol=1e-5)
     np.testing.assert_allclose(embedder.embed([picture]), embedder.embed([picture[:, ::-1]]), atol=1e-5)

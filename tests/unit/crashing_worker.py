@@ -8,7 +8,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition
@@ -18,6 +18,7 @@ from stream import worker as worker_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
+from tests.unit.delegating import DelegatingConsumer
 
 DIED = 77
 
@@ -60,35 +61,15 @@ class CrashingStage:
         """The store is there."""
 
 
-class CrashingConsumer(Consumer):
+class CrashingConsumer(DelegatingConsumer):
     def __init__(self, inner: Consumer, log: "CrashingLog") -> None:
-        self.inner, self.log = inner, log
-
-    @property
-    def epoch(self) -> int:  # type: ignore[override]  # the port's attribute, passed on
-        return self.inner.epoch
-
-    @property
-    def assignment(self) -> Mapping[TopicPartition, Committed]:  # type: ignore[override]  # the same
-        return self.inner.assignment
-
-    async def poll(
-        self,
-        max_records: int,
-        timeout_s: float,
-        *,
-        topics: Collection[str] | None = None,
-        paused: Collection[TopicPartition] = (),
-    ) -> list[Record]:
-        return await self.inner.poll(max_records, timeout_s, topics=topics, paused=paused)
+        super().__init__(inner)
+        self.log = log
 
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        await self.inner.commit(offsets)
+        await super().commit(offsets)
         if self.log.appended:
             self.log.death.at("after commit")
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 class CrashingLog(SqliteLog):

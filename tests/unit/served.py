@@ -13,9 +13,9 @@ from PIL import Image
 
 from facestream.config import Settings
 from facestream.role_ingest import http_service
+from facestream.state import followed
 from facestream.stores import Stores, create, open_stores
 from stream.watching import Checks
-from weights.manifest import manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ async def served(data: Path, *, checks: Checks | None = None, **settings: Any) -
     chosen = Settings(data=data, listen="127.0.0.1:0", **settings)
     async with open_stores(chosen) as stores:
         await create(stores)
-        async with http_service(chosen, stores, manifest(), checks or {}, None) as service:
+        async with followed(stores.log) as state, http_service(chosen, stores, state, checks or {}, None) as service:
             url = await service.listen(chosen.listen, None)
             running = asyncio.create_task(service.run())
             try:

@@ -10,8 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import structlog.testing
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.log_sqlite import SqliteLog
+from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
 from schemas.errors import Unavailable
 from schemas.records import Answer, ImageReceived
 from stream import attempts as attempts_module
@@ -29,7 +28,6 @@ def image(name: str) -> ImageReceived:
         image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
         purpose="recognize",
         directory="acme",
-        object_key=f"probes/{name}",
         media_type="image/jpeg",
         sha256="0" * 64,
         filename=name,
@@ -101,7 +99,7 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def send(log: SqliteLog, *names: str, topic: str = IMAGES_RECEIVED, partition_key: str | None = None) -> None:
+async def send(log: EventLog, *names: str, topic: str = IMAGES_RECEIVED, partition_key: str | None = None) -> None:
     await log.append([NewRecord(topic, image(name).image_id, image(name).encode(), partition_key) for name in names])
 
 
@@ -115,7 +113,7 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
         await asyncio.sleep(0.005)
 
 
-async def values(log: SqliteLog, topic: str) -> list[Record]:
+async def values(log: EventLog, topic: str) -> list[Record]:
     reader = await log.reader(topic, at="start")
     expected = sum((await log.end_offsets(topic)).values())
     records: list[Record] = []
@@ -125,11 +123,11 @@ async def values(log: SqliteLog, topic: str) -> list[Record]:
     return records
 
 
-async def answers(log: SqliteLog) -> list[Answer]:
+async def answers(log: EventLog) -> list[Answer]:
     return [Answer.decode(record.value) for record in await values(log, RESULTS)]
 
 
-async def answered(log: SqliteLog) -> dict[str, int]:
+async def answered(log: EventLog) -> dict[str, int]:
     """The status that each image was answered with."""
     return {it.image_id: it.status for it in await answers(log)}
 

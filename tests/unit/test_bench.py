@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from bench.measures import calibration_error, isotonic, logistic, one_to_one, quantile_reached, spread
+from bench.measures import calibration_error, isotonic, one_to_one, quantile_reached, spread
 from facestream.bench_bare import PARTS, Timing
 from facestream.bench_http import BOUNDARY, Load, multipart
 from facestream.bench_report import Measured, Single, best_batch, figures, memory_growth, misses, percentiles, text
+from sink.fitting import logistic
 
 
 def test_calibration_error_is_zero_when_what_is_said_comes_true() -> None:

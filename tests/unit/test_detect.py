@@ -140,7 +140,6 @@ def reported(sides: list[float], scores: list[float], **options: Any) -> list[De
     received = ImageReceived(
         image_id=IMAGE_ID,
         purpose="detect",
-        object_key="probes/x",
         media_type="image/jpeg",
         sha256="0" * 64,
         options=Options(**options),

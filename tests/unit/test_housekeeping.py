@@ -3,20 +3,28 @@
 import asyncio
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import structlog.testing
 
-from backends.log import NewRecord, TopicSpec
+from backends.log import NewRecord, Record, TopicSpec
 from backends.log_sqlite import SqliteLog
 from backends.objects_files import FileObjects
-from backends.vectors import EXPIRED_KEPT_S, StoredAnswer
+from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
 from backends.vectors_sqlite import SqliteVectors
 from facestream import housekeeping
 from facestream.housekeeping import DAY_S, Housekeeping
+from facestream.state import State
 from schemas.errors import Unavailable
+from schemas.ids import crop_key, face_id_learned, original_key
+from stream.erasures import Erasures
+from stream.generations import Generations, active_record, generation_record
+from stream.topics import TOPICS
+from weights.manifest import manifest
 
 
 class Stores:
@@ -25,13 +33,14 @@ class Stores:
         self.log = SqliteLog(folder / "log.db")
         self.objects = FileObjects(folder / "objects")
         self.vectors = SqliteVectors(folder / "vectors.db")
+        self.state = State(Generations(self.log, manifest().generation(manifest().default_generation)), Erasures(self.log))
 
     def housekeeping(self, keep_probes: float) -> Housekeeping:
-        return Housekeeping(self.log, self.objects, self.vectors, keep_probes)
+        return Housekeeping(self.log, self.objects, self.vectors, self.state, keep_probes)
 
-    async def put(self, key: str, *, age_days: float) -> None:
+    async def put(self, key: str, *, age_days: float, **metadata: str) -> None:
         before = set(await asyncio.to_thread(self._files))
-        await self.objects.put(key, b"picture")
+        await self.objects.put(key, b"picture", metadata)
         (new,) = set(await asyncio.to_thread(self._files)) - before
         then = time.time() - age_days * DAY_S
         os.utime(new, (then, then))
@@ -46,7 +55,7 @@ class Stores:
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     made = Stores(tmp_path)
-    await made.log.create_topics([TopicSpec("events", 1, retention_s=0.05), TopicSpec("kept", 1)])
+    await made.log.create_topics([TopicSpec("events", 1, retention_s=0.05), TopicSpec("kept", 1), *TOPICS])
     yield made
     await made.log.close()
     await made.objects.close()
@@ -78,6 +87,33 @@ async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch:
         await stores.put(f"probes/{number}", age_days=8 if number != 4 else 1)
     await stores.housekeeping(7).once()
     assert await stores.keys() == {"probes/4"}
+
+
+async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: Stores) -> None:
+    """Who has a face in any generation that is in use was learned, be it in the one that is active by force or not."""
+    old, active = stores.state.generations.active, manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"})
+    for made in (generation_record(active), active_record(active.name)):
+        stores.state.generations.take(Record(made.topic, 0, 0, 0, made.key, made.value))
+    kept = set()
+    for name, age_days, generation in (
+        ("undecided", 14.0, None),
+        ("given up", 16.0, None),
+        ("looked at before", 23.0, None),
+        ("learned", 16.0, active.name),
+        ("learned before", 16.0, old.name),
+    ):
+        image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+        face_id = face_id_learned(image_id)
+        keys = {original_key(image_id, "learn"), crop_key(face_id)}
+        for key in keys:
+            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)
+        if generation is not None:
+            face = Face("obama", face_id, image_id, f"source of {name}", 1_000)
+            await stores.vectors.put_faces([FaceVector("acme", generation, face, np.ones(128, np.float32))])
+        if name != "given up":
+            kept |= keys
+    await stores.housekeeping(7).once()
+    assert await stores.keys() == kept
 
 
 async def test_an_expired_answer_is_known_for_a_week(stores: Stores) -> None:

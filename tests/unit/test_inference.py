@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from processors.inference import PICTURE_S, Inference, Networks
-from processors.networks import Detector, Embedder
+from processors.networks import Detector, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
 Pixels = NDArray[np.uint8]
 CPU = torch.device("cpu")
+ONE = "one"  # a generation
 
 
 class Tiny(nn.Module):
@@ -72,7 +73,7 @@ def heads() -> TinyHeads:
 @pytest.fixture
 def inference(tiny: Tiny, heads: TinyHeads) -> Iterator[Inference]:
     detector = Detector(heads, CPU, torch.float32, score_threshold=0.5)
-    networks = Networks(detector, Embedder(tiny, CPU, mirror=False), chunk_pixels=4 * 32 * 32, chunk_chips=8)
+    networks = Networks(detector, {ONE: TorchEmbedder(tiny, CPU, mirror=False)}, chunk_pixels=4 * 32 * 32, chunk_chips=8)
     made = Inference(lambda: networks)
     yield made
     tiny.go_on.set()
@@ -105,16 +106,16 @@ async def in_order_of_completion(*tasks: asyncio.Task[Any]) -> list[asyncio.Task
 
 async def test_each_picture_gets_its_own_result(inference: Inference) -> None:
     colours = [list(range(start, start + 11)) for start in (20, 60, 100)]
-    found = await asyncio.gather(*(inference.embed([chip(each) for each in part]) for part in colours))
+    found = await asyncio.gather(*(inference.embed(ONE, [chip(each) for each in part]) for part in colours))
     for part, vectors in zip(colours, found, strict=True):
         assert vectors.tolist() == [[each] * 3 for each in part]
 
 
 async def test_what_waits_together_goes_together(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    first = asyncio.create_task(inference.embed([chip(1)]))
+    first = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
-    others = [asyncio.create_task(inference.embed([chip(each)])) for each in range(2, 8)]
+    others = [asyncio.create_task(inference.embed(ONE, [chip(each)])) for each in range(2, 8)]
     await asyncio.sleep(0)
     tiny.go_on.set()
     await asyncio.gather(first, *others)
@@ -124,9 +125,9 @@ async def test_what_waits_together_goes_together(inference: Inference, tiny: Tin
 async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tiny) -> None:
     """It came later, but before eight of the crowd were worth that."""
     tiny.go_on.clear()
-    crowd = asyncio.create_task(inference.embed([chip(1)] * 1_000, since=0.0))
+    crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 1_000, since=0.0))
     await entered(tiny)
-    portrait = asyncio.create_task(inference.embed([chip(2)], since=PICTURE_S * 5))
+    portrait = asyncio.create_task(inference.embed(ONE, [chip(2)], since=PICTURE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     assert await in_order_of_completion(crowd, portrait) == [portrait, crowd]
@@ -138,7 +139,7 @@ async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tin
 
 async def test_crowds_share_fairly(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    crowds = [asyncio.create_task(inference.embed([chip(colour)] * 40, since=0.0)) for colour in (1, 2, 3)]
+    crowds = [asyncio.create_task(inference.embed(ONE, [chip(colour)] * 40, since=0.0)) for colour in (1, 2, 3)]
     await entered(tiny)
     await asyncio.sleep(0)
     tiny.go_on.set()
@@ -149,7 +150,7 @@ async def test_crowds_share_fairly(inference: Inference, tiny: Tiny) -> None:
 
 async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Tiny, heads: TinyHeads) -> None:
     tiny.go_on.clear()
-    crowd = asyncio.create_task(inference.embed([chip(1)] * 80, since=0.0))
+    crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 80, since=0.0))
     await entered(tiny)
     photo = asyncio.create_task(inference.detect([picture(5)] * 2, since=PICTURE_S * 5))
     await asyncio.sleep(0)
@@ -160,11 +161,11 @@ async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Ti
 
 async def test_the_older_image_is_served_first(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    under_way = asyncio.create_task(inference.embed([chip(1)], since=0.0))
+    under_way = asyncio.create_task(inference.embed(ONE, [chip(1)], since=0.0))
     await entered(tiny)
-    young = asyncio.create_task(inference.embed([chip(2)] * 8, since=2.0))
+    young = asyncio.create_task(inference.embed(ONE, [chip(2)] * 8, since=2.0))
     await asyncio.sleep(0)
-    old = asyncio.create_task(inference.embed([chip(3)] * 8, since=1.0))
+    old = asyncio.create_task(inference.embed(ONE, [chip(3)] * 8, since=1.0))
     await asyncio.sleep(0)
     tiny.go_on.set()
     await asyncio.gather(under_way, young, old)
@@ -192,10 +193,10 @@ async def test_no_pictures_no_results(inference: Inference) -> None:
 
 async def test_an_error_fails_the_requests_of_its_chunk_alone(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    before = asyncio.create_task(inference.embed([chip(1)]))
+    before = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
     # Requests with as many pictures each, so that they are not told apart by their number.
-    requests = [asyncio.create_task(inference.embed([chip(colour)] * 12)) for colour in (2, 13)]
+    requests = [asyncio.create_task(inference.embed(ONE, [chip(colour)] * 12)) for colour in (2, 13)]
     later = asyncio.create_task(inference.detect([picture(3)] * 12))
     await asyncio.sleep(0)
     tiny.go_on.set()
@@ -203,15 +204,15 @@ async def test_an_error_fails_the_requests_of_its_chunk_alone(inference: Inferen
     assert not isinstance(found[0], BaseException)
     assert [str(it) for it in found[1:3]] == ["thirteen"] * 2
     assert isinstance(found[3], list)
-    assert (await asyncio.wait_for(inference.embed([chip(4)] * 12), 20)).shape == (12, 3)
+    assert (await asyncio.wait_for(inference.embed(ONE, [chip(4)] * 12), 20)).shape == (12, 3)
 
 
 async def test_an_error_in_one_chunk_of_many_requests_leaves_those_not_in_it(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    before = asyncio.create_task(inference.embed([chip(1)]))
+    before = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
     colours = [*range(20, 27), 13, *range(30, 50)]  # eight of them in the first chunk
-    requests = [asyncio.create_task(inference.embed([chip(colour)] * 2)) for colour in colours]
+    requests = [asyncio.create_task(inference.embed(ONE, [chip(colour)] * 2)) for colour in colours]
     await asyncio.sleep(0)
     tiny.go_on.set()
     found = await asyncio.wait_for(asyncio.gather(*requests, return_exceptions=True), 20)
@@ -221,22 +222,22 @@ async def test_an_error_in_one_chunk_of_many_requests_leaves_those_not_in_it(inf
 
 async def test_a_caller_who_gives_up_holds_nobody_up(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    first = asyncio.create_task(inference.embed([chip(1)]))
+    first = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
-    impatient = asyncio.create_task(inference.embed([chip(2)] * 20))
+    impatient = asyncio.create_task(inference.embed(ONE, [chip(2)] * 20))
     await asyncio.sleep(0)
     impatient.cancel()
     await asyncio.wait([impatient])
     tiny.go_on.set()
     assert (await first).tolist() == [[1, 1, 1]]
-    assert (await asyncio.wait_for(inference.embed([chip(3)] * 20), 20)).shape == (20, 3)
+    assert (await asyncio.wait_for(inference.embed(ONE, [chip(3)] * 20), 20)).shape == (20, 3)
 
 
 async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
-    under_way = asyncio.create_task(inference.embed([chip(1)]))
+    under_way = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
-    waiting = asyncio.create_task(inference.embed([chip(2)] * 9))
+    waiting = asyncio.create_task(inference.embed(ONE, [chip(2)] * 9))
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(inference.close))
     await until(lambda: inference._closed)
@@ -246,7 +247,7 @@ async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: I
     with pytest.raises(asyncio.CancelledError):
         await waiting
     with pytest.raises(RuntimeError, match="ended"):
-        await inference.embed([chip(3)])
+        await inference.embed(ONE, [chip(3)])
     assert "inference" not in [thread.name for thread in threading.enumerate()]
 
 
@@ -256,11 +257,11 @@ async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: I
 @pytest.fixture(scope="module")
 def real(weights_folder: Path) -> Iterator[Callable[[int, int], Inference]]:
     detector = Detector(load_detector(weights_folder, CPU, torch.float32), CPU, torch.float32, score_threshold=0.5)
-    embedder = Embedder(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.float32), CPU, mirror=True)
+    embedder = TorchEmbedder(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.float32), CPU, mirror=True)
     made = []
 
     def make(chunk_pixels: int, chunk_chips: int) -> Inference:
-        networks = Networks(detector, embedder, chunk_pixels=chunk_pixels, chunk_chips=chunk_chips)
+        networks = Networks(detector, {ONE: embedder}, chunk_pixels=chunk_pixels, chunk_chips=chunk_chips)
         made.append(Inference(lambda: networks))
         return made[-1]
 
@@ -296,8 +297,8 @@ async def test_a_batch_finds_what_each_picture_alone_finds(real: Callable[[int, 
 
 async def test_a_batch_embeds_as_each_chip_alone(real: Callable[[int, int], Inference], pictures: list[Pixels]) -> None:
     chips = [np.ascontiguousarray(each[:150, 106:]) for each in pictures] + [np.ascontiguousarray(pictures[0][50:200, 50:200])]
-    together = await real(1, 16).embed(chips)
-    alone = await real(1, 1).embed(chips)
+    together = await real(1, 16).embed(ONE, chips)
+    alone = await real(1, 1).embed(ONE, chips)
     assert together.shape == (4, 128)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.linalg.norm(together[0] - together[1]) > 0.1

@@ -1,46 +1,35 @@
 """Two lanes in one loop: images of the bulk lane never hold up others, and are never starved by them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition, TopicSpec
+from backends.log import Consumer, NewRecord, Record, TopicSpec
 from backends.log_sqlite import SqliteLog
 from schemas.errors import Unavailable
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS
 from stream.worker import BULK_BESIDE, Worker
+from tests.unit.delegating import DelegatingConsumer
 from tests.unit.stages import Stage, answered, kill, quick_and_quiet, running, send, statuses, until
 
 PARTITIONS = 4
 MOST = 16
 
 
-class SeenConsumer(Consumer):
+class SeenConsumer(DelegatingConsumer):
     """Writes down what each poll gave, by topic."""
 
     def __init__(self, inner: Consumer, polls: list[list[str]]) -> None:
-        self.inner, self.polls = inner, polls
+        super().__init__(inner)
+        self.polls = polls
 
-    @property
-    def epoch(self) -> int:  # type: ignore[override]  # the port's attribute, passed on
-        return self.inner.epoch
-
-    @property
-    def assignment(self) -> Mapping[TopicPartition, Committed]:  # type: ignore[override]  # the same
-        return self.inner.assignment
-
-    async def poll(self, max_records: int, timeout_s: float, **named: object) -> list[Record]:
-        records = await self.inner.poll(max_records, timeout_s, **named)  # type: ignore[arg-type]
+    async def poll(self, max_records: int, timeout_s: float, **named: Any) -> list[Record]:
+        records = await super().poll(max_records, timeout_s, **named)
         self.polls.append([record.topic for record in records])
         return records
-
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        await self.inner.commit(offsets)
-
-    async def close(self) -> None:
-        await self.inner.close()
 
 
 class SeenLog(SqliteLog):

@@ -26,9 +26,10 @@ from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPa
 from backends.log_kafka import KafkaLog
 from backends.log_kafka_consumer import KafkaReader
 from backends.log_kafka_fetching import HELD_OPEN_S
-from backends.log_kafka_group import SESSION_S, member_name
+from backends.log_kafka_group import SESSION_S, instance_id
+from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
-from tests.topics import admin_of, temporary_topics
+from tests.topics import temporary_topics
 
 PATIENCE_S = 30.0
 NOBODY = "127.0.0.1:1"  # nothing listens there
@@ -208,10 +209,10 @@ async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> N
 
 
 def test_a_members_name_has_kafkas_characters_and_stays_its_own() -> None:
-    assert member_name("sink-1.host_2") == "sink-1.host_2"
+    assert instance_id("sink-1.host_2") == "sink-1.host_2"
     names = ["a b", "a/b", "a_b", "é", "x" * 300, "x" * 301]
-    assert len({member_name(name) for name in names}) == len(names)
-    assert all(set(member_name(name)) <= set("ab_xé-0123456789cdef") - {"é"} and len(member_name(name)) < 249 for name in names)
+    assert len({instance_id(name) for name in names}) == len(names)
+    assert all(set(instance_id(name)) <= set("ab_xé-0123456789cdef") - {"é"} and len(instance_id(name)) < 249 for name in names)
 
 
 def test_what_aiokafka_repeats_is_heard_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,11 +369,16 @@ async def test_records_of_other_systems_are_read_whatever_their_keys(log: KafkaL
     await log.create_topics([TopicSpec("events", 1)])
     producer = AIOKafkaProducer(bootstrap_servers=url.removeprefix("kafka://").partition("?")[0])
     await producer.start()
+    headers = [("ce_id", b"\xff"), ("ce_id", b""), ("é", None)]
     for key in (None, b"\xff", b"key"):
-        await producer.send_and_wait(prefix + "events", b"value", key)
+        await producer.send_and_wait(prefix + "events", b"value", key, headers=headers if key else None)
     await producer.stop()
     reader = await log.reader("events", at="start")
-    assert [record.key for record in await drain(reader, 3)] == ["", "\ufffd", "key"]
+    records = await drain(reader, 3)
+    assert [record.key for record in records] == ["", "\ufffd", "key"]
+    beside = (("ce_id", b"\xff"), ("ce_id", b""), ("é", b""))
+    assert [record.headers for record in records] == [(), beside, beside]
+    assert len(set(records)) == 3
 
 
 async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(

@@ -28,7 +28,8 @@ def test_every_model_can_be_converted_and_built() -> None:
 
 
 def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:
-    threshold = manifest().embedder("dlib-resnet29").threshold
+    threshold = manifest().generation("dlib-resnet29-mirror").threshold
+    assert threshold is not None
     assert threshold.at(100, 0.01) == pytest.approx(0.942)
     assert threshold.at(1, 0.1) == pytest.approx(0.881)
     assert threshold.at(1000, 0.001) == pytest.approx(0.959)
@@ -41,7 +42,8 @@ def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:
 
 
 def test_probabilities_rise_with_similarity_and_fall_with_the_gallery() -> None:
-    calibration = manifest().embedder("dlib-resnet29").calibration
+    calibration = manifest().generation("dlib-resnet29-mirror").calibration
+    assert calibration is not None
     values = [calibration.probability(similarity, 100) for similarity in (-1, 0.8, 0.93, 0.96, 1)]
     assert values == sorted(values)
     assert 0 <= values[0] < 0.01

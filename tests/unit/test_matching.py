@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
+from schemas.calibration import Calibration
+from schemas.generations import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
 from sink.matching import Photo, matched
-from weights.manifest import Calibration, EmbedderModel, manifest
+from weights.manifest import manifest
 
 Floats = NDArray[np.float32]
-MODEL = manifest().embedder("dlib-resnet29")
-DIMENSION = 128
+GENERATION = manifest().generation("dlib-resnet29-mirror")
+DIMENSION = GENERATION.dimension
 
 
 def face_id(name: object) -> str:
@@ -53,11 +55,11 @@ def gallery(**people: Floats) -> Gallery:
 
 
 def match(
-    probes: list[Floats], known: Gallery, options: Options | None = None, model: EmbedderModel = MODEL
+    probes: list[Floats], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
     photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
-    return matched([photo], known, model)[0]
+    return matched([photo], known, generation)[0]
 
 
 def test_a_face_gets_the_name_of_the_person_it_is_like() -> None:
@@ -95,14 +97,14 @@ def test_nobody_to_be_found_in_an_empty_directory() -> None:
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
     photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
-    ((person,),) = matched([photo], known, MODEL)
+    ((person,),) = matched([photo], known, GENERATION)
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
     faces = [seen(0), seen(1), seen(2)]
     photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
-    (found,) = matched([photo], gallery(a=axis(0), b=axis(1)), MODEL)
+    (found,) = matched([photo], gallery(a=axis(0), b=axis(1)), GENERATION)
     assert [it["id"] for it in found] == ["a", None, "b"]
     assert found[1]["reason"] == "too-small"
     assert [it["face_id"] for it in found] == [it.face_id for it in faces]
@@ -115,8 +117,8 @@ def test_photos_matched_together_are_answered_as_each_alone() -> None:
         Photo([seen(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
         Photo([seen(3), seen(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
     ]
-    together = matched(photos, known, MODEL)
-    assert together == [matched([photo], known, MODEL)[0] for photo in photos]
+    together = matched(photos, known, GENERATION)
+    assert together == [matched([photo], known, GENERATION)[0] for photo in photos]
     assert [[len(person["candidates"]) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 
@@ -134,7 +136,7 @@ def test_two_faces_without_a_name_have_not_matched_anybody_twice() -> None:
 
 
 # Midpoints at which several candidates of one face are likely at the same time.
-LENIENT = MODEL.model_copy(update={"calibration": Calibration(people=[1, 100], midpoint=[0.2, 0.3], slope=[20, 30])})
+LENIENT = GENERATION.model_copy(update={"calibration": Calibration(people=[1, 100], midpoint=[0.2, 0.3], slope=[20, 30])})
 
 
 @given(
@@ -142,12 +144,12 @@ LENIENT = MODEL.model_copy(update={"calibration": Calibration(people=[1, 100], m
     portraits=st.integers(1, 3),
     top=st.integers(1, 10),
     seed=st.integers(0, 1_000),
-    model=st.sampled_from([MODEL, LENIENT]),
+    generation=st.sampled_from([GENERATION, LENIENT]),
     strangers=st.sampled_from([0.001, 0.01, 0.5, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
 def test_every_answer_holds_together(
-    people: int, portraits: int, top: int, seed: int, model: EmbedderModel, strangers: float
+    people: int, portraits: int, top: int, seed: int, generation: Generation, strangers: float
 ) -> None:
     random = np.random.default_rng(seed)
     base = random.standard_normal(DIMENSION)
@@ -156,7 +158,7 @@ def test_every_answer_holds_together(
     names = [f"{i % people}" for i in range(people * portraits)]
     known.add(FaceBlock(names, [face_id(i) for i in range(len(names))], vectors))
     probes = [(base + random.standard_normal(DIMENSION)).astype(np.float32) for _ in range(3)]
-    for person in match(probes, known, Options(top=top, strangers=strangers), model):
+    for person in match(probes, known, Options(top=top, strangers=strangers), generation):
         candidates = person["candidates"]
         assert len(candidates) == min(top, people)
         assert len({it["id"] for it in candidates}) == len(candidates)

@@ -313,3 +313,12 @@ def test_metadata_that_does_not_fit_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="bytes as S3 carries it"):
         headers_of({"a": "".join(chr(noise.randrange(128)) for _ in range(2040))})
     assert headers_of({"directory": "acme", "received": "1.5"}) == {"x-amz-meta-directory": "acme", "x-amz-meta-received": "1.5"}
+
+
+async def test_with_a_prefix_only_what_lies_below_it_is_of_the_store() -> None:
+    objects = S3Objects("s3://ann:a-secret@127.0.0.1:1/faces/in/side")
+    assert objects.key_of("faces", "in/side/incoming/acme/1.jpg") == "incoming/acme/1.jpg"
+    assert objects.key_of("faces", "incoming/acme/1.jpg") is None
+    assert objects.key_of("faces", f"in/side/originals/{ID}") == f"originals/{ID}"
+    assert objects.key_of("faces", "in/side/incoming/acme//1.jpg") is None
+    await objects.close()

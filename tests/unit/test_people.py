@@ -115,9 +115,9 @@ def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[int] = []
     scored = People._scores
 
-    def counting(self: People, similarities: Floats, people: Indices, probes: Indices) -> Floats:
+    def counting(self: People, each: Floats, begins: Indices, people: Indices) -> tuple[Floats, Floats]:
         looked_at.append(len(people))
-        return scored(self, similarities, people, probes)
+        return scored(self, each, begins, people)
 
     monkeypatch.setattr(People, "_scores", counting)
     People(person_of, 20_000).best(similarities, 5)

@@ -57,6 +57,7 @@ def test_each_setting_comes_from_the_environment_and_a_flag_wins(monkeypatch: py
         "stage": ("detect", "embed"),
         "threads": ("1", "2"),
         "max_age": ("1.5", "2.5"),
+        "sources": ("one", "two"),
     }
     assert set(given) | {"open"} == set(Settings.model_fields)
     for name, (environment, _) in given.items():

@@ -1,6 +1,7 @@
 """The sink's stage on a real store: learn, recognize, repeat, fail."""
 
 import base64
+import json
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -11,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
+from backends.log_sqlite import SqliteLog
 from backends.objects_files import FileObjects
 from backends.vectors import FaceBlock, FaceVector
 from backends.vectors_sqlite import SqliteVectors
+from facestream.state import State
 from schemas.errors import Unavailable, UnreadableRecord
-from schemas.ids import face_id_learned
+from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.records import (
     Answer,
     Crop,
@@ -46,6 +49,14 @@ def image_id(name: object) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
 
 
+def original_of(name: str) -> str:
+    return original_key(image_id(name), "learn")
+
+
+def crop_of(name: str) -> str:
+    return crop_key(face_id_learned(image_id(name)))
+
+
 class Stream:
     """Makes records of `faces.embedded`, with offsets as the log would give them."""
 
@@ -60,7 +71,7 @@ class Stream:
         return Record(FACES_EMBEDDED, partition, offset, 1_000 + offset, "key", value)
 
     def learn(self, name: str, person: str, seed: int, *, source: str | None = None, directory: str = "acme") -> Record:
-        face = embedded(face_id_learned(image_id(name)), seed, crop=f"crops/{name}", source=source or f"source of {name}")
+        face = embedded(face_id_learned(image_id(name)), seed, crop=crop_of(name), source=source or f"source of {name}")
         return self.record(event(name, "learn", [face], person=person, directory=directory), directory)
 
     def recognize(self, name: str, *seeds: int, directory: str = "acme", **options: Any) -> Record:
@@ -85,14 +96,13 @@ def event(name: str, purpose: Any, faces: list[EmbeddedFace], *, models: Models 
     received = ImageReceived(
         image_id=image_id(name),
         purpose=purpose,
-        object_key=f"originals/{name}",
         media_type="image/jpeg",
         sha256="0" * 64,
         filename=f"{name}.jpg",
         reply_to="ingest-1",
         **members,
     )
-    return FacesEmbedded(received=received, faces=faces, models=models)
+    return FacesEmbedded(received=received, received_at=500, faces=faces, models=models)
 
 
 class AwayVectors(SqliteVectors):
@@ -127,8 +137,8 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
 
 
 @pytest.fixture
-def sink(vectors: AwayVectors, objects: FileObjects) -> Sink:
-    return Sink(vectors, objects, manifest(), gallery_memory=1 << 30)
+def sink(log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State) -> Sink:
+    return Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1 << 30)
 
 
 @pytest.fixture
@@ -202,7 +212,8 @@ async def test_the_changelog_of_a_learn_has_neither_pixels_nor_vectors(sink: Sin
     assert (record.key, record.partition_key) == (image_id("portrait"), "acme")
     learned = FaceLearned.decode(record.value)
     assert (learned.person, learned.face_id) == ("obama", face_id_learned(image_id("portrait")))
-    assert learned.crop == Crop(object_key="crops/portrait", landmarks=LANDMARKS)
+    assert (learned.learned_at, learned.generations) == (1_000, [GENERATION])
+    assert learned.crop == Crop(object_key=crop_of("portrait"), landmarks=LANDMARKS)
     assert encoded_vector(vector(1)).encode() not in (record.value or b"")
 
 
@@ -216,8 +227,8 @@ async def test_the_answer_goes_to_the_replica_that_waits(sink: Sink, stream: Str
 async def test_a_repeated_record_has_one_effect(
     sink: Sink, vectors: AwayVectors, objects: FileObjects, stream: Stream, together: bool
 ) -> None:
-    await objects.put("originals/portrait", b"original")
-    await objects.put("crops/portrait", b"crop")
+    await objects.put(original_of("portrait"), b"original")
+    await objects.put(crop_of("portrait"), b"crop")
     record = stream.learn("portrait", "obama", 1)
     if together:
         outputs = await sink.handle([record, record])
@@ -229,15 +240,15 @@ async def test_a_repeated_record_has_one_effect(
     assert await people(vectors) == {"obama": 1}
     photo = answers(await sink.handle([stream.recognize("photo", 1)]))[image_id("photo")]
     assert len(photo.body["persons"][0]["candidates"]) == 1
-    assert (await objects.get("originals/portrait")).data == b"original"
-    assert (await objects.get("crops/portrait")).data == b"crop"
+    assert (await objects.get(original_of("portrait"))).data == b"original"
+    assert (await objects.get(crop_of("portrait"))).data == b"crop"
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
 async def test_the_same_picture_of_the_same_person_is_kept_once(
     sink: Sink, vectors: AwayVectors, objects: FileObjects, stream: Stream, together: bool
 ) -> None:
-    for key in ("originals/first", "crops/first", "originals/second", "crops/second"):
+    for key in (original_of("first"), crop_of("first"), original_of("second"), crop_of("second")):
         await objects.put(key, key.encode())
     first = stream.learn("first", "obama", 1, source="same picture")
     second = stream.learn("second", "obama", 1, source="same picture")
@@ -249,7 +260,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
     assert body["url"] == f"/files/{image_id('first')}.jpg"
     assert await people(vectors) == {"obama": 1}
     assert len([it for it in outputs if it.topic == FACES_LEARNED]) == 1
-    assert {it.key async for it in objects.list()} == {"originals/first", "crops/first"}
+    assert {it.key async for it in objects.list()} == {original_of("first"), crop_of("first")}
 
 
 async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_of_its_own(
@@ -265,7 +276,7 @@ async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_
     assert await people(vectors) == {"obama": 2, "biden": 1}
 
 
-def broken() -> dict[str, FacesEmbedded]:
+def broken() -> dict[str, FacesEmbedded | bytes]:
     """A learn or a recognize that another producer got wrong, each in its own way."""
     face = embedded(image_id("face"), 1, crop="crops/x", source="source")
     number = vector(1)
@@ -275,6 +286,11 @@ def broken() -> dict[str, FacesEmbedded]:
 
     def with_models(**members: Any) -> FacesEmbedded:
         return event("bad", "recognize", [face], directory="acme", models=MODELS.model_copy(update=members))
+
+    def without(member: str) -> bytes:
+        good = json.loads(event("bad", "learn", [face], directory="acme", person="x").encode())
+        del good["received"][member]
+        return json.dumps(good).encode()
 
     infinite = number.copy()
     infinite[3] = np.inf
@@ -290,13 +306,11 @@ def broken() -> dict[str, FacesEmbedded]:
         "another generation's": event(
             "bad", "recognize", [face.model_copy(update={"vectors": {"other": encoded_vector(number)}})], directory="acme"
         ),
-        "unknown embedder": with_models(embedder="arcface"),
-        "a detector for embedder": with_models(embedder="centerface"),
-        "no embedder": with_models(embedder=None),
+        "unknown generation": with_models(generation="arcface"),
         "no generation": with_models(generation=None),
-        "no directory": event("bad", "recognize", [face]),
+        "no directory": without("directory"),
         "detect": event("bad", "detect", [face], directory="acme"),
-        "learn without person": event("bad", "learn", [face], directory="acme"),
+        "learn without person": without("person"),
         "learn without face": event("bad", "learn", [], directory="acme", person="x"),
         "learn with two faces": event("bad", "learn", [face, face], directory="acme", person="x"),
         "learn without crop": event("bad", "learn", [face.model_copy(update={"crop": None})], directory="acme", person="x"),
@@ -307,7 +321,7 @@ def broken() -> dict[str, FacesEmbedded]:
 
 @pytest.mark.parametrize("bad", [pytest.param(it, id=name) for name, it in broken().items()])
 async def test_what_another_producer_got_wrong_is_an_unreadable_record(
-    sink: Sink, vectors: AwayVectors, stream: Stream, bad: FacesEmbedded
+    sink: Sink, vectors: AwayVectors, stream: Stream, bad: FacesEmbedded | bytes
 ) -> None:
     with pytest.raises(UnreadableRecord):
         await sink.handle([stream.learn("good", "obama", 1), stream.record(bad)])
@@ -360,9 +374,9 @@ async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: Awa
 
 
 async def test_galleries_that_do_not_fit_into_memory_are_dropped_and_read_again(
-    vectors: AwayVectors, objects: FileObjects, stream: Stream
+    log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State, stream: Stream
 ) -> None:
-    small = Sink(vectors, objects, manifest(), gallery_memory=1)
+    small = Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1)
     for directory in ("acme", "other"):
         await small.handle([stream.learn(f"portrait {directory}", directory, 1, directory=directory)])
     vectors.galleries_read = 0

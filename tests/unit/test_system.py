@@ -13,8 +13,9 @@ from backends.objects_files import FileObjects
 from facestream.config import Settings
 from facestream.running import run_roles
 from facestream.stores import create, open_stores
-from facestream.system import serve
+from facestream.system import Role, serve
 from schemas.errors import Unavailable
+from stream.topics import FACES_EMBEDDED, INTERACTIVE, RESULTS
 
 PATIENCE_S = 20.0
 
@@ -55,6 +56,37 @@ async def test_a_stop_is_heard_while_the_stores_are_away(settings: Settings, mon
     await asyncio.wait_for(tried.wait(), PATIENCE_S)
     stop.set()
     await asyncio.wait_for(serving, PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("roles", "pairs"),
+    [
+        (("sink",), [("sink", FACES_EMBEDDED), ("answers", RESULTS)]),
+        (("ingest",), INTERACTIVE),
+        (("ingest", "sink"), [*INTERACTIVE, ("answers", RESULTS)]),
+    ],
+    ids=["sink", "ingest", "both"],
+)
+async def test_the_lag_of_each_group_is_read_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, roles: Sequence[Role], pairs: Sequence[tuple[str, str]]
+) -> None:
+    asked: list[tuple[str, str]] = []
+    complete = asyncio.Event()
+
+    async def oldest(log: SqliteLog, group: str, topic: str) -> None:
+        asked.append((group, topic))
+        if set(asked) >= set(pairs):
+            complete.set()
+
+    monkeypatch.setattr(SqliteLog, "oldest", oldest)
+    for module in ("role_ingest", "system"):
+        monkeypatch.setattr(f"facestream.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # the first look alone
+    stop = asyncio.Event()
+    serving = asyncio.create_task(serve(settings, stop, roles=roles, started=lambda url: None))
+    await asyncio.wait_for(complete.wait(), PATIENCE_S)
+    stop.set()
+    await asyncio.wait_for(serving, PATIENCE_S)
+    assert sorted(asked) == sorted(pairs)
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from schemas.calibration import Threshold
 from sink.thresholds import threshold
-from weights.manifest import Threshold, manifest
+from weights.manifest import manifest
 
 NOBODY = np.empty(0, np.float32)
 TABLE = Threshold(people=[10, 100, 1_000], one_in_10=[0.5, 0.6, 0.7], one_in_100=[0.6, 0.7, 0.8], one_in_1000=[0.65, 0.75, 0.85])
@@ -43,7 +44,7 @@ def as_in_the_table(table: Threshold, people: int, count: int) -> NDArray[np.flo
     return np.array([table.at(people, float(share)) for share in shares], np.float32)
 
 
-@pytest.mark.parametrize("table", [TABLE, manifest().embedder("dlib-resnet29").threshold], ids=["simple", "shipped"])
+@pytest.mark.parametrize("table", [TABLE, manifest().generation("dlib-resnet29-mirror").threshold], ids=["simple", "shipped"])
 @pytest.mark.parametrize("count", [0, 2, 60, 1_000])
 def test_fewer_strangers_and_more_people_never_get_a_lower_threshold(table: Threshold, count: int) -> None:
     found = np.array(

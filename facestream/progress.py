@@ -1,4 +1,4 @@
-"""Progress of a measurement: a bar on a terminal, a line now and then on a pipe, both on the standard error."""
+"""Progress of long work: a bar on a terminal, a line now and then on a pipe, both on the standard error."""
 
 import sys
 import time
@@ -6,30 +6,40 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
-def counted(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function that is told how many more are done."""
+def counted(label: str, total: int, *, always: bool = True) -> Iterator[Callable[[int], None]]:
+    """Gives a function that is told how many more are done. A pipe gets a last line too, with `always` False only after others:
+    short work then says nothing.
+    """
     if sys.stderr.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
         with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task(label, total=total)
             yield lambda more: bars.advance(task, more)
     else:
         lines = _Lines(label, total)
         yield lines
-        lines.say()
+        if always or lines.said:
+            lines.say()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
 
 
 class _Lines:
     def __init__(self, label: str, total: int) -> None:
         self._label, self._total, self._done = label, total, 0
         self._begin = self._last = time.monotonic()
+        self.said = False
 
     def __call__(self, more: int) -> None:
         self._done += more
@@ -37,7 +47,7 @@ class _Lines:
             self.say()
 
     def say(self) -> None:
-        self._last = time.monotonic()
+        self._last, self.said = time.monotonic(), True
         rate = self._done / max(self._last - self._begin, 1e-3)
         left = f", {(self._total - self._done) / rate:.0f} s left" if 0 < self._done < self._total else ""
         print(f"{self._label}: {self._done:,} of {self._total:,}, {rate:.1f}/s{left}", file=sys.stderr, flush=True)

@@ -1,0 +1,104 @@
+"""The routes that erase: people, faces, images, directories. Answered once it is done, everywhere (rule 6 of the design)."""
+
+import asyncio
+
+import structlog
+from aiohttp import web
+
+from backends.log import NewRecord
+from ingest.problems import json_response
+from ingest.service import SERVICE, Service, access_of, name_of
+from ingest.waiting import wait_of
+from schemas.errors import NotFound
+from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
+from schemas.records import EraseRequested
+from stream.topics import FACES_EMBEDDED
+
+log = structlog.get_logger(__name__)
+routes = web.RouteTableDef()
+
+
+@routes.delete("/directories/{directory}")
+async def directory(request: web.Request) -> web.Response:
+    """Everybody in it, and all its pictures."""
+    name = name_of(request.match_info["directory"], "directory")
+    access_of(request, "admin").require_directory(name)
+    return await _erase(request, EraseRequested(image_id=new_image_id(), directory=name))
+
+
+@routes.delete("/directories/{directory}/persons/{person}")
+async def person(request: web.Request) -> web.Response:
+    """All faces of a person with their images; those on their way too."""
+    name = name_of(request.match_info["directory"], "directory")
+    access_of(request, "learn").require_directory(name)
+    who = name_of(request.match_info["person"], "person")
+    return await _erase(request, EraseRequested(image_id=new_image_id(), directory=name, person=who))
+
+
+@routes.delete("/faces/{face_id}")
+async def face(request: web.Request) -> web.Response:
+    """One learned face with its image."""
+    face_id = request.match_info["face_id"]
+    metadata = await _metadata(request, face_id, (crop_key(face_id),))
+    return await _erase(
+        request,
+        EraseRequested(
+            image_id=new_image_id(),
+            directory=metadata["directory"],
+            person=metadata["person"],
+            face_id=face_id,
+            erased_image_id=metadata["image_id"],
+        ),
+    )
+
+
+@routes.delete("/images/{image_id}")
+async def image(request: web.Request) -> web.Response:
+    """One image, and the face that was learned from it."""
+    image_id = request.match_info["image_id"]
+    metadata = await _metadata(request, image_id, original_keys(image_id))
+    if not metadata["directory"]:  # it was only detected in: nothing but its picture and its answer is there
+        service = request.app[SERVICE]
+        await service.objects.delete(original_keys(image_id))
+        await service.vectors.delete_answers([image_id])
+        return json_response(200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}})
+    person = metadata.get("person") or None  # of a portrait, learned by now or not yet
+    return await _erase(
+        request,
+        EraseRequested(
+            image_id=new_image_id(),
+            directory=metadata["directory"],
+            person=person,
+            face_id=face_id_learned(image_id) if person else None,
+            erased_image_id=image_id,
+        ),
+    )
+
+
+async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]) -> dict[str, str]:
+    """Of the first object that is there and that the caller may see. Raises NotFound."""
+    access, service = access_of(request, "learn"), request.app[SERVICE]
+    if is_image_id(identifier):
+        for key in keys:
+            metadata = await service.objects.metadata(key)
+            if metadata is not None and access.sees(metadata.get("directory") or None):
+                return dict(metadata)
+    raise NotFound(f"there is no {request.path}")
+
+
+async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
+    """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of it."""
+    service: Service = request.app[SERVICE]
+    command = command.model_copy(update={"reply_to": service.replies.reply_to})
+    future = service.replies.expect(command.image_id)
+    try:
+        await service.log.append([NewRecord(FACES_EMBEDDED, command.image_id, command.encode(), command.directory)])
+        log.info("erase requested", image_id=command.image_id, handler=request.match_info.handler.__name__)
+        async with asyncio.timeout(wait_of(request)):
+            answer = await future
+        await service.erasures.refresh()
+        return json_response(answer.status, answer.body)
+    except TimeoutError:
+        return json_response(202, {"status": "working", "detail": "send the request again: it answers 200 once all is erased"})
+    finally:
+        service.replies.forget(command.image_id, future)

@@ -1,0 +1,53 @@
+"""`bucket.events`: what an S3 store (MinIO) says of the objects in a bucket, as its notifications have it."""
+
+from urllib.parse import unquote_plus
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.event import EventRecord
+
+
+class Bucket(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+
+
+class NotifiedObject(BaseModel):
+    """`key` is encoded as in the query of a URL."""
+
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+
+    key: str
+    etag: str = Field("", alias="eTag")
+
+    @property
+    def name(self) -> str:
+        """The object's name in its bucket."""
+        return unquote_plus(self.key)
+
+
+class Place(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    bucket: Bucket
+    object: NotifiedObject
+
+
+class Notification(BaseModel):
+    model_config = ConfigDict(frozen=True, serialize_by_alias=True)
+
+    event_name: str = Field(alias="eventName")
+    s3: Place
+
+    @property
+    def created(self) -> bool:
+        return self.event_name.removeprefix("s3:").startswith("ObjectCreated:")
+
+
+class BucketNotified(EventRecord):
+    """One record of a store: it may tell of several objects. Most of what it says does not count here."""
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    records: list[Notification] = Field(alias="Records")

@@ -1,0 +1,74 @@
+"""What a similarity is worth, as data: the threshold for a share of strangers, and the probability of a best match.
+
+Both depend on how many people are enrolled. The shipped models have theirs in the manifest, others get them from their replay.
+"""
+
+import math
+from itertools import pairwise
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Threshold(Entry):
+    """Best similarities that one stranger in 10, 100 and 1,000 reaches, by number of enrolled people."""
+
+    people: list[int]
+    one_in_10: list[float]
+    one_in_100: list[float]
+    one_in_1000: list[float]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        check_points(self.people, self.one_in_10, self.one_in_100, self.one_in_1000)
+        return self
+
+    def at(self, people: int, strangers: float) -> float:
+        """The threshold above which the share `strangers` (0..1) of strangers gets a name in a gallery of `people`.
+
+        Between the measured points, and beyond them, linear in the logarithm of both. Never above 1.
+        """
+        size = math.log10(max(1, people))
+        sizes = [math.log10(each) for each in self.people]
+        rows = [self.one_in_1000, self.one_in_100, self.one_in_10]
+        measured = [line(size, sizes, row, extend=True) for row in rows]
+        return min(1.0, line(math.log10(max(strangers, 1e-9)), [-3.0, -2.0, -1.0], measured, extend=True))
+
+
+class Calibration(Entry):
+    """A logistic curve of the best similarity, for each number of enrolled people."""
+
+    people: list[int]
+    midpoint: list[float]
+    slope: list[float]
+
+    @model_validator(mode="after")
+    def check(self) -> Self:
+        check_points(self.people, self.midpoint, self.slope)
+        return self
+
+    def probability(self, similarity: float, people: int) -> float:
+        """That the best match, of this similarity, in a gallery of `people` is that person. 0..1."""
+        size = math.log10(max(1, people))
+        sizes = [math.log10(each) for each in self.people]
+        z = line(size, sizes, self.slope) * (similarity - line(size, sizes, self.midpoint, extend=True))
+        return 1 / (1 + math.exp(-max(-50.0, min(50.0, z))))
+
+
+def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
+    if len(at) < 2 or any(low >= high for low, high in pairwise(at)) or any(len(column) != len(at) for column in columns):
+        raise ValueError("points have to ascend, at least two, with a value each")
+
+
+def line(x: float, xs: list[float], ys: list[float], *, extend: bool = False) -> float:
+    """Linear interpolation. Beyond the points level, or with `extend` along the nearest segment."""
+    segment = next((index for index in range(1, len(xs) - 1) if x <= xs[index]), len(xs) - 1)
+    low, high = segment - 1, segment
+    share = (x - xs[low]) / (xs[high] - xs[low])
+    if not extend:
+        share = max(0.0, min(1.0, share))
+    return ys[low] + share * (ys[high] - ys[low])

@@ -1,0 +1,24 @@
+"""The key of an erasure: a digest of what was erased. The name of who is gone must not stay in a topic that is kept for ever."""
+
+import hashlib
+import json
+
+
+def erased_person(directory: str, person: str) -> str:
+    return _digest("person", directory, person)
+
+
+def erased_directory(directory: str) -> str:
+    return _digest("directory", directory)
+
+
+def erased_face(face_id: str) -> str:
+    return _digest("face", face_id)
+
+
+def erased_image(image_id: str) -> str:
+    return _digest("image", image_id)
+
+
+def _digest(*what: str) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

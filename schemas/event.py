@@ -1,0 +1,35 @@
+"""The base of every record: versioned, frozen, JSON in and out."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import UnreadableRecord
+
+
+class EventRecord(BaseModel):
+    """Base of what a topic carries. A record that says another version is refused, one with further members is not."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: Literal[1] = 1
+
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """Raises UnreadableRecord, saying which member does not fit."""
+        if value is None:
+            raise UnreadableRecord(f"a tombstone is no {cls.__name__}")
+        try:
+            return cls.model_validate_json(value)
+        except ValidationError as error:
+            raise misfit(error, cls.__name__) from None
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+def misfit(error: ValidationError, what: str) -> UnreadableRecord:
+    """Names the first member that does not fit, never its content."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the record"
+    return UnreadableRecord(f"not a {what}: {where}: {first['msg']}")

@@ -1,0 +1,55 @@
+"""The records of `models`: generations with all that a role has to know of them, and which one is active."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from schemas.calibration import Calibration, Entry, Threshold
+from schemas.event import EventRecord
+
+GenerationName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+State = Literal["added", "candidate", "complete", "retired"]
+
+
+class OnnxEmbedder(Entry):
+    """A user's own network: an ONNX file in the object store, and the pictures it wants. Pixels are p * scale + offset of 0..255,
+    (B, 3, side, side).
+    """
+
+    object_key: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    side: int = Field(ge=16, le=1_024)
+    channels: Literal["rgb", "bgr"] = "rgb"
+    scale: float
+    offset: float
+
+
+class Generation(EventRecord):
+    """`models`: one detector + embedder pair as once replayed; its name is never used again. It is added, a candidate that
+    every learn is embedded with, complete once its replay is, retired at last. A user's embedder has `onnx`, a shipped one a
+    place in the manifest. `faces` is how many it had when its replay was complete.
+    """
+
+    name: GenerationName
+    state: State
+    detector: str
+    embedder: str
+    mirror: bool = False
+    template: str
+    dimension: int = Field(ge=1, le=8_192)
+    metric: Literal["cosine"] = "cosine"
+    onnx: OnnxEmbedder | None = None
+    threshold: Threshold | None = None
+    calibration: Calibration | None = None
+    faces: int | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Whether learns are embedded with it."""
+        return self.state in ("candidate", "complete")
+
+
+class ActiveGeneration(EventRecord):
+    """`models`: the generation that probes are embedded and answered in."""
+
+    active: GenerationName

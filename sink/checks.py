@@ -1,0 +1,61 @@
+"""What another producer may get wrong in a record of `faces.embedded`: everything behind this may rely on it."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.log import Record
+from schemas.errors import NotFound, UnreadableRecord
+from schemas.generations import Generation
+from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded, decoded_vector
+from stream.generations import Generations
+from stream.topics import FACES_EMBEDDED
+
+
+async def check(record: Record, event: FacesEmbedded | EraseRequested | FacesReembedded, generations: Generations) -> None:
+    """Raises UnreadableRecord, and Unavailable where a generation is new and the log cannot be asked."""
+    if record.topic != FACES_EMBEDDED:
+        raise UnreadableRecord("only faces.embedded carries what was embedded")
+    if isinstance(event, FacesReembedded):
+        generation = await _known(event.generation, generations)
+        for face in event.faces:
+            _check_vector(face.vector, generation)
+    elif isinstance(event, FacesEmbedded):
+        await _check_faces(event, generations)
+
+
+async def _check_faces(event: FacesEmbedded, generations: Generations) -> None:
+    received = event.received
+    if received.purpose == "detect" or received.directory is None:
+        raise UnreadableRecord("faces.embedded carries learn and recognize, with a directory")
+    active = await _known(event.models.generation or "", generations)
+    for face in event.faces:
+        if face.vectors and active.name not in face.vectors:
+            raise UnreadableRecord(f"a face has no vector of the generation '{active.name}'")
+        for name, vector in face.vectors.items():
+            _check_vector(vector, await _known(name, generations))
+    if received.purpose == "learn":
+        complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
+        if received.person is None or not complete:
+            raise UnreadableRecord("a learn carries a person and one face with vectors, crop and source")
+
+
+async def _known(name: str, generations: Generations) -> Generation:
+    try:
+        return await generations.wanted(name)
+    except NotFound as error:
+        raise UnreadableRecord(error.message) from None
+
+
+def _check_vector(encoded: str, generation: Generation) -> None:
+    if not _is_vector(encoded, generation.dimension):
+        raise UnreadableRecord(f"a vector of '{generation.name}' is not {generation.dimension} numbers with a length")
+
+
+def _is_vector(encoded: str, dimension: int) -> bool:
+    try:
+        vector: NDArray[np.float32] = decoded_vector(encoded)
+    except ValueError:  # no base64, or no whole numbers
+        return False
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(vector)
+    return vector.shape == (dimension,) and bool(0 < length < np.inf)

@@ -1,0 +1,76 @@
+"""The stage behind `bucket.events`: what somebody puts into our bucket below `incoming/` becomes an event of the bulk lane.
+
+  incoming/{directory}/learn/{person}/…    is learned
+  incoming/{directory}/recognize/…         is recognized
+
+Whatever else a store tells of is left alone, and counted. The same object told of twice is one image; another content under its
+name is another image.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+from prometheus_client import Counter
+from pydantic import ValidationError
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from schemas.bucket_events import BucketNotified, Notification
+from schemas.errors import UnreadableRecord
+from schemas.ids import image_id_of_object
+from schemas.records import ImageReceived, Source
+from stream.sources import place_of
+from stream.topics import IMAGES_RECEIVED_BULK
+
+log = structlog.get_logger(__name__)
+
+NOTIFIED = Counter("facestream_bucket_events_total", "Objects that a store told of, by what became of it", ["outcome"])
+
+
+class Bridge:
+    """Stage of the consumer group `bridge`."""
+
+    name = "bridge"
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        outputs: list[NewRecord] = []
+        for record in records:
+            for notification in BucketNotified.decode(record.value).records:
+                event = self._event(notification, record.timestamp)
+                NOTIFIED.labels("ignored" if event is None else "announced").inc()
+                if event is not None:
+                    outputs.append(NewRecord(IMAGES_RECEIVED_BULK, event.image_id, event.encode()))
+        return outputs
+
+    def received(self, record: Record) -> ImageReceived:
+        raise UnreadableRecord("nobody waits for what a store tells of")
+
+    async def probe(self) -> None:
+        """Nothing but the log is needed."""
+
+    def _event(self, notification: Notification, notified_at: int) -> ImageReceived | None:
+        """notified_at: ms; what is erased later than that takes the picture along."""
+        bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
+        key = self._objects.key_of(bucket, name) if notification.created else None
+        place = None if key is None else place_of(key)
+        if place is None:
+            return None
+        purpose, directory, person = place
+        try:
+            return ImageReceived(
+                image_id=image_id_of_object(bucket, name, etag),
+                purpose=purpose,
+                directory=directory,
+                person=person,
+                source=Source(bucket=bucket, key=name, etag=etag or None),
+                received_at=notified_at,
+            )
+        except ValidationError as error:
+            log.warning("no event is made of an object", key=key, reason=error.errors(include_url=False)[0]["msg"])
+            return None

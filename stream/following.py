@@ -1,0 +1,63 @@
+"""Follows a topic of one partition that says how things are (`models`, `erasures`): read from its start, then as it grows."""
+
+import asyncio
+from abc import ABC, abstractmethod
+
+import structlog
+
+from backends.log import EventLog, Reader, Record
+from schemas.errors import Unavailable
+
+log = structlog.get_logger(__name__)
+
+MOST_AT_ONCE = 1_000
+WAIT_S = 1.0
+LOG_AWAY_S = 1.0
+
+
+class Following(ABC):
+    """`start` before use, `run` all the time, `close` at the end. The topic is compacted and never has tombstones, so its last
+    record stays.
+    """
+
+    def __init__(self, log_: EventLog, topic: str) -> None:
+        self._log, self._topic = log_, topic
+        self._reader: Reader | None = None
+        self._reading = asyncio.Lock()
+        self._next_offset = 0
+
+    @abstractmethod
+    def take(self, record: Record) -> None:
+        """What a record says; one that cannot be read says nothing."""
+
+    async def start(self) -> None:
+        """Returns when everything is taken that is there by now. Raises Unavailable."""
+        self._reader = await self._log.reader(self._topic, at="start")
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """The same later on. Raises Unavailable."""
+        end = (await self._log.end_offsets(self._topic)).get(0, 0)
+        while self._next_offset < end:
+            async with self._reading:
+                if self._next_offset < end:
+                    await self._read()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with self._reading:
+                    await self._read()
+            except Unavailable as error:
+                log.warning("following failed", topic=self._topic, reason=error.message)
+                await asyncio.sleep(LOG_AWAY_S)
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            await self._reader.close()
+
+    async def _read(self) -> None:
+        assert self._reader is not None
+        for record in await self._reader.poll(MOST_AT_ONCE, WAIT_S):
+            self.take(record)
+            self._next_offset = record.offset + 1

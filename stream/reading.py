@@ -1,0 +1,44 @@
+"""Reads what is in a topic by now: for a command, which tells what is there and ends."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from backends.log import EventLog, Record
+
+AT_ONCE = 1_000
+POLL_S = 1.0
+PATIENCE_S = 10.0
+
+
+class Span(NamedTuple):
+    """The offsets of the records that a partition has: from `start` to the one before `end`."""
+
+    start: int
+    end: int
+
+
+async def spans(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, Span]:
+    """By partition; those without records are left out. Raises InvalidRequest for an unknown topic, Unavailable."""
+    starts, ends = await log.start_offsets(topic), await log.end_offsets(topic)
+    return {each: Span(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
+
+
+async def read_through(log: EventLog, topic: str, wanted: dict[int, Span], take: Callable[[Sequence[Record]], None]) -> None:
+    """Hands over all records of these spans, in order within each partition. Raises Unavailable."""
+    left = set(wanted)
+    if not left:
+        return
+    reader = await log.reader(topic, at="start", partitions=sorted(left))
+    deadline = time.monotonic() + POLL_S
+    try:
+        while left:
+            records = await reader.poll(AT_ONCE, POLL_S)
+            take([record for record in records if record.offset < wanted[record.partition].end])
+            left -= {record.partition for record in records if record.offset >= wanted[record.partition].end - 1}
+            if records:
+                deadline = time.monotonic() + PATIENCE_S
+            elif time.monotonic() > deadline:
+                break  # compaction or retention has taken the last records
+    finally:
+        await reader.close()

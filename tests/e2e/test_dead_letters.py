@@ -1,0 +1,71 @@
+"""Records that cannot be processed, in a service that goes on, and `facestream dead-letters` beside it."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+from backends.log import NewRecord
+from backends.log_sqlite import SqliteLog
+from facestream.serving import Serving
+from schemas.records import ImageReceived
+from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
+from tests.conftest import ROOT
+from tests.e2e.conftest import Client
+
+PATIENCE_S = 30.0
+
+
+def dead_letters(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+    environment |= {"FACESTREAM_DATA": str(data)}
+    command = [sys.executable, "-m", "facestream.cli", "dead-letters", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+async def listed(data: Path, *arguments: str) -> list[dict[str, object]]:
+    done = await asyncio.to_thread(dead_letters, data, "list", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_nothing(
+    serving: Serving, client: Client, photos: Path
+) -> None:
+    image_id = str(uuid.uuid4())
+    gone = ImageReceived(image_id=image_id, purpose="recognize", directory="dead", media_type="image/jpeg", sha256="0" * 64)
+    later = json.loads(gone.encode()) | {"version": 2}
+    hostile = {"json": b"{", "tombstone": None, "version": json.dumps(later).encode(), "member": b'{"version": 1}'}
+    log = SqliteLog(serving.data / "log.db")
+    for topic in IMAGES_RECEIVED, IMAGES_RECEIVED_BULK:
+        await log.append([NewRecord(topic, f"{topic} {name}", value, image_id) for name, value in hostile.items()])
+    await log.append([NewRecord(IMAGES_RECEIVED, image_id, gone.encode())])  # behind them, in the same partition
+    await log.close()
+
+    deadline = time.monotonic() + PATIENCE_S
+    while (answer := await client.get(f"/results/{image_id}"))[0] in (202, 404):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+    assert (answer[0], answer[1]["code"]) == (422, "object_missing")
+    assert (await client.post("/detect", photos / "obama.jpg"))[0] == 200
+
+    keys = {f"{topic} {name}" for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK) for name in hostile}
+    letters: list[dict[str, object]] = []
+    while {it["image_id"] for it in letters} != keys:
+        assert time.monotonic() < deadline
+        letters = await listed(serving.data, "--code", "unreadable_record")
+    reasons = {str(it["image_id"]).split()[1]: str(it["reason"]) for it in letters}
+    assert "version" in reasons["version"]
+    assert "image_id" in reasons["member"]
+    assert len({(it["topic"], it["offset"]) for it in letters}) == 8
+
+    retried = dead_letters(serving.data, "retry", "--all")
+    assert (retried.returncode, retried.stdout) == (1, "")
+    assert "0 retried, 0 dropped, 8 left" in retried.stderr
+    dropped = dead_letters(serving.data, "drop", "--all", "--yes")
+    assert (dropped.returncode, len(dropped.stdout.splitlines())) == (0, 8)
+    assert await listed(serving.data) == []

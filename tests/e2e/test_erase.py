@@ -1,0 +1,313 @@
+"""Erasing people, faces, images and directories through HTTP, on one service; with keys, killed, and with the stages apart. The
+long form is `make soak-erase`.
+"""
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from bench.erase_round import KINDS, Kind, Photos, Round
+from bench.soak import Single
+from facestream.serving import Serving
+from schemas.ids import face_id_learned, new_image_id
+from tests.conftest import ROOT
+from tests.e2e.conftest import Client
+
+ASYNC = {"Prefer": "respond-async"}
+PATIENCE_S = 30
+
+
+def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+    command = [sys.executable, "-m", "facestream.cli", *arguments, "--data", str(data)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def pictures_of(photos: Path) -> Photos:
+    portraits = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
+    return Photos(portraits, (photos / "biden.jpg").read_bytes())
+
+
+@pytest.fixture
+def directory() -> str:
+    return f"erase-{uuid.uuid4()}"
+
+
+async def delete(client: Client, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+    async with client.session.delete(client.url + path, headers=headers) as response:
+        return response.status, await response.json(content_type=None)
+
+
+async def learned(client: Client, photo: Path | bytes, person: str, directory: str, **headers: str) -> dict[str, Any]:
+    status, body, _ = await client.post("/learn", photo, person=person, directory=directory, headers=headers)
+    assert status == 201, body
+    return body
+
+
+async def result(client: Client, image_id: str) -> tuple[int, dict[str, Any]]:
+    """As soon as there is one."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            status, body, _ = await client.get(f"/results/{image_id}")
+            if status != 202:
+                return status, body
+            await asyncio.sleep(0.05)
+
+
+async def people(client: Client, directory: str) -> dict[str, int]:
+    _, body, _ = await client.get(f"/directories/{directory}/persons")
+    return {it["id"]: it["faces"] for it in body["persons"]}
+
+
+async def test_a_person_goes_with_everything(client: Client, serving: Serving, photos: Path, directory: str) -> None:
+    portraits = [await learned(client, photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
+    other = await learned(client, photos / "biden.jpg", "biden", directory)
+    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+    assert photo["persons"][0]["id"] == "obama"
+    status, body = await delete(client, f"/directories/{directory}/persons/obama")
+    assert (status, body) == (
+        200,
+        {"status": "OK", "directory": directory, "person": "obama", "erased": {"faces": 2, "images": 2}},
+    )
+    assert await people(client, directory) == {"biden": 1}
+    for portrait in portraits:
+        assert (await client.get(portrait["url"]))[0] == 404
+        assert (await client.get(f"/faces/{portrait['persons'][0]['face_id']}.jpg"))[0] == 404
+        status, body = await result(client, portrait["image_id"])
+        assert (status, body["code"]) == (409, "erased")
+        assert "obama" not in json.dumps({**body, "filename": None})
+    assert (await client.get(f"/directories/{directory}/persons/obama/faces"))[0] == 404
+    status, left = await result(client, photo["image_id"])  # the photo's answer stays, without the name
+    assert (status, left["persons"][0]["id"], left["persons"][0]["reason"]) == (200, None, "erased")
+    assert [it["id"] for it in left["persons"][0]["candidates"]] == ["biden"]
+    assert left["persons"][0]["similarity"] == left["persons"][0]["candidates"][0]["similarity"]
+    assert (await client.get(left["url"]))[0] == 200
+    _, again, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory, strangers="1")
+    assert {it["id"] for it in again["persons"][0]["candidates"]} == {"biden"}
+    assert (await client.get(other["url"]))[0] == 200
+    done = await asyncio.to_thread(facestream, serving.data, "erase", "verify")
+    assert done.returncode == 0, done.stdout
+    status, body = await delete(client, f"/directories/{directory}/persons/obama")  # nobody is left to be erased
+    assert (status, body["erased"]) == (200, {"faces": 0, "images": 0})
+
+
+async def test_a_face_goes_and_the_persons_others_stay(client: Client, photos: Path, directory: str) -> None:
+    gone, stays = [await learned(client, photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
+    status, body = await delete(client, f"/faces/{gone['persons'][0]['face_id']}")
+    assert (status, body["person"], body["erased"]) == (200, None, {"faces": 1, "images": 1})
+    assert await people(client, directory) == {"obama": 1}
+    assert ((await client.get(gone["url"]))[0], (await client.get(stays["url"]))[0]) == (404, 200)
+    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+    assert (photo["persons"][0]["id"], photo["persons"][0]["candidates"][0]["face_id"]) == (
+        "obama",
+        stays["persons"][0]["face_id"],
+    )
+    assert (await delete(client, f"/faces/{gone['persons'][0]['face_id']}"))[0] == 404
+
+
+async def test_an_image_goes_with_its_face(client: Client, photos: Path, directory: str) -> None:
+    gone = await learned(client, photos / "obama.jpg", "obama", directory)
+    status, body = await delete(client, f"/images/{gone['image_id']}")
+    assert (status, body["erased"]) == (200, {"faces": 1, "images": 1})
+    assert await people(client, directory) == {}
+    assert (await client.get(f"/faces/{gone['persons'][0]['face_id']}.jpg"))[0] == 404
+    assert (await delete(client, f"/images/{gone['image_id']}"))[0] == 404
+
+
+@pytest.mark.parametrize("directory_named", [True, False])
+async def test_the_picture_of_a_probe_goes_with_its_answer(
+    client: Client, photos: Path, directory: str, directory_named: bool
+) -> None:
+    fields = {"directory": directory} if directory_named else {}
+    _, photo, _ = await client.post("/recognize" if directory_named else "/detect", photos / "obama.jpg", **fields)
+    status, body = await delete(client, f"/images/{photo['image_id']}")
+    assert (status, body["erased"]) == (200, {"faces": 0, "images": 1})
+    assert (await client.get(photo["url"]))[0] == 404
+    if directory_named:
+        assert (await result(client, photo["image_id"]))[0] == 409
+
+
+async def test_a_directory_goes_with_everybody_and_all_pictures(client: Client, photos: Path, directory: str) -> None:
+    one = await learned(client, photos / "obama.jpg", "obama", directory)
+    elsewhere = await learned(client, photos / "obama.jpg", "obama", f"{directory}-other")
+    await learned(client, photos / "biden.jpg", "biden", directory)
+    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+    status, body = await delete(client, f"/directories/{directory}")
+    assert (status, body["person"], body["erased"]) == (200, None, {"faces": 2, "images": 2})
+    assert await people(client, directory) == {}
+    assert directory not in (await client.get("/directories"))[1]["directories"]
+    for url in (one["url"], photo["url"]):
+        assert (await client.get(url))[0] == 404
+    for image_id in (one["image_id"], photo["image_id"]):
+        assert (await result(client, image_id))[0] == 409
+    assert (await client.get(elsewhere["url"]))[0] == 200
+    assert await people(client, f"{directory}-other") == {"obama": 1}
+
+
+@pytest.mark.parametrize("path", ["/faces/{}", "/images/{}"])
+@pytest.mark.parametrize("identifier", [new_image_id(), "x", "..%2f..", "%00"])
+async def test_what_is_not_there_cannot_be_erased(client: Client, path: str, identifier: str) -> None:
+    status, body = await delete(client, path.format(identifier))
+    assert (status, body["code"]) == (404, "not_found")
+
+
+async def test_who_does_not_wait_is_told_that_it_is_under_way(client: Client, photos: Path, directory: str) -> None:
+    await learned(client, photos / "obama.jpg", "obama", directory)
+    status, body = await delete(client, f"/directories/{directory}/persons/obama", headers=ASYNC)
+    assert (status, body["status"]) == (202, "working")
+    assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
+    assert await people(client, directory) == {}
+
+
+async def test_who_was_erased_may_be_learned_again_under_the_same_key(client: Client, photos: Path, directory: str) -> None:
+    key = {"Idempotency-Key": str(uuid.uuid4())}
+    first = await learned(client, photos / "obama.jpg", "obama", directory, **key)
+    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[1] == first
+    assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
+    again = await learned(client, photos / "obama.jpg", "obama", directory, **key)
+    assert again["image_id"] != first["image_id"]
+    _, photo, _ = await client.post("/recognize", photos / "obama2.jpg", directory=directory)
+    assert photo["persons"][0]["id"] == "obama"
+    assert await result(client, again["image_id"]) == (201, again)
+    assert (await result(client, first["image_id"]))[0] == 409
+    assert ((await client.get(again["url"]))[0], (await client.get(first["url"]))[0]) == (200, 404)
+    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[1] == again
+    assert (await delete(client, f"/images/{again['image_id']}"))[0] == 200
+    third = await learned(client, photos / "obama.jpg", "obama", directory, **key)
+    assert third["image_id"] not in (first["image_id"], again["image_id"])
+
+
+async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, directory: str) -> None:
+    portrait = (photos / "obama.jpg").read_bytes()
+    waiting = []
+    for number in range(8):
+        _, body, _ = await client.post("/learn", portrait + bytes([number]), person="obama", directory=directory, headers=ASYNC)
+        waiting.append(body["image_id"])
+    assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
+    assert {(await result(client, image_id))[0] for image_id in waiting} == {409}
+    for image_id in waiting:
+        assert (await client.get(f"/files/{image_id}.jpg"))[0] == 404
+        assert (await client.get(f"/faces/{face_id_learned(image_id)}.jpg"))[0] == 404
+    assert await people(client, directory) == {}
+
+
+@pytest.mark.parametrize("again", [True, False], ids=["learned again", "not again"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_nobody_is_named_once_the_erase_is_answered(
+    client: Client, serving: Serving, photos: Path, kind: Kind, again: bool
+) -> None:
+    pictures = pictures_of(photos)
+    one = Round(Single(serving), client.session, pictures, kind, again, random.Random(1))
+    await one.run()
+    assert one.wrong == []
+    assert (one.learned_again is not None) == again
+
+
+async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+    data = tmp_path / "data"
+
+    def key(*arguments: str) -> dict[str, str]:
+        made = facestream(data, "keys", "create", *arguments)
+        assert made.returncode == 0, made.stderr
+        return {"x-api-key": made.stdout.strip()}
+
+    admin = key("--scope", "admin")
+    learner, recognizer = key("--scope", "learn", "--directory", "acme"), key("--scope", "recognize", "--directory", "acme")
+    stranger, owner = key("--scope", "learn", "--directory", "other"), key("--scope", "admin", "--directory", "acme")
+    with Serving(data, weights_folder) as serving:
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, serving.url)
+
+            async def portrait() -> dict[str, Any]:
+                return await learned(client, photos / "obama.jpg", "obama", "acme", **learner)
+
+            body = await portrait()
+            paths = {
+                "person": "/directories/acme/persons/obama",
+                "face": f"/faces/{body['persons'][0]['face_id']}",
+                "image": f"/images/{body['image_id']}",
+                "directory": "/directories/acme",
+            }
+            for what, path in paths.items():
+                assert (await delete(client, path))[0] == 401
+                assert (await delete(client, path, recognizer))[0] == 403
+                assert (await delete(client, path, stranger))[0] == (404 if what in ("face", "image") else 403)
+            assert (await delete(client, paths["directory"], learner))[0] == 403
+            assert (await client.get(paths["person"] + "/faces", admin))[0] == 200  # still there
+            for path in (paths["person"], "/faces/{face}", "/images/{image}"):
+                made = await portrait()
+                there = path.format(face=made["persons"][0]["face_id"], image=made["image_id"])
+                assert (await delete(client, there, learner))[0] == 200
+            await portrait()
+            assert (await delete(client, paths["directory"], owner))[0] == 200
+            assert (await client.get("/directories", admin))[1] == {"directories": []}
+
+
+async def test_a_service_that_is_killed_in_the_middle_goes_on_with_it(
+    tmp_path: Path, weights_folder: Path, photos: Path, directory: str
+) -> None:
+    serving = Serving(tmp_path / "data", weights_folder)
+    serving.start()
+    portrait = (photos / "obama.jpg").read_bytes()
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, serving.url)
+        await learned(client, photos / "obama.jpg", "obama", directory)
+        waiting = []
+        for number in range(4):
+            _, body, _ = await client.post(
+                "/learn", portrait + bytes([number]), person="obama", directory=directory, headers=ASYNC
+            )
+            waiting.append(body["image_id"])
+        status, _ = await delete(client, f"/directories/{directory}/persons/obama", headers=ASYNC)
+        assert status == 202
+        serving.kill()
+        await asyncio.to_thread(serving.start)
+        assert {(await result(client, image_id))[0] for image_id in waiting} == {409}
+        async with asyncio.timeout(PATIENCE_S):
+            while await people(client, directory):  # noqa: ASYNC110 - it asks another process
+                await asyncio.sleep(0.05)
+        assert (await asyncio.to_thread(facestream, serving.data, "erase", "verify")).returncode == 0
+    assert await asyncio.to_thread(serving.stop) == 0
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Serving]:
+    """The ingest of a system whose detect and embed run apart."""
+    data = tmp_path_factory.mktemp("apart") / "data"
+    assert facestream(data, "init").returncode == 0
+    with ExitStack() as stack:
+        for name, command in {
+            "sink": ("sink",),
+            "embed": ("process", "--stage", "embed"),
+            "detect": ("process", "--stage", "detect"),
+        }.items():
+            stack.enter_context(Serving(data, weights_folder, command=command, name=name))
+        yield stack.enter_context(Serving(data, weights_folder, command=("ingest",), name="ingest"))
+
+
+@asynccontextmanager
+async def client_of(serving: Serving) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, serving.url)
+
+
+@pytest.mark.parametrize("kind", ["person", "image", "directory"])
+async def test_with_the_stages_apart_the_same_goes(apart: Serving, photos: Path, kind: Kind) -> None:
+    pictures = pictures_of(photos)
+    async with client_of(apart) as client:
+        one = Round(Single(apart), client.session, pictures, kind, True, random.Random(2))
+        await one.run()
+        assert one.wrong == []
+    done = await asyncio.to_thread(facestream, apart.data, "erase", "verify")
+    assert done.returncode == 0, done.stdout

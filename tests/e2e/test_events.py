@@ -1,0 +1,172 @@
+"""Other systems on the real servers: they know Kafka, the bucket, and docs/events.md, whose examples are run here."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from minio import Minio
+from yarl import URL
+
+from bench.cluster import Cluster
+from bench.stores import delete_topics, temporary_stores
+from schemas.ids import image_id_of_event
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL)
+PREFIX = "test-events."  # of the topics: MinIO's target TEST is of it, see scripts/services_start.py
+PATIENCE_S = 60.0
+
+
+class Outside:
+    """What another system has: the address of Kafka, and a client of the S3 server."""
+
+    def __init__(self, stores: dict[str, str], folder: Path) -> None:
+        self.kafka = urlsplit(stores["log"].partition("?")[0]).netloc
+        server = urlsplit(stores["objects"])
+        self.bucket = server.path.strip("/")
+        self.s3 = Minio(f"{server.hostname}:{server.port}", server.username, stores["objects_password"], secure=False)
+        self._folder = folder
+
+    async def put(self, name: str, picture: Path) -> None:
+        await asyncio.to_thread(self.s3.fput_object, self.bucket, name, str(picture))
+
+    def there(self) -> set[str]:
+        return {it.object_name or "" for it in self.s3.list_objects(self.bucket, "incoming/", recursive=True)}
+
+    async def example(self, part: str, *arguments: str) -> str:
+        """Runs the example of the document that has this part, with what is different here put in; what it prints."""
+        ((kind, text),) = [(kind, text) for kind, text in EXAMPLES if part in text]
+        text = text.replace("localhost:9092", self.kafka).replace('"bucket": "facestream"', f'"bucket": "{self.bucket}"')
+        text = re.sub(r"\b(images\.received(\.bulk)?|results)\b", rf"{PREFIX}\1", text)
+        if kind == "sh" and shutil.which("kcat") is None:
+            pytest.skip("there is no kcat: apt-get install kcat")
+        file = self._folder / f"example.{kind}"
+        file.write_text(text)
+        command = ["bash", "-euo", "pipefail", str(file)] if kind == "sh" else [sys.executable, str(file), *arguments]
+        ran = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.strip()
+
+    async def send(self, *values: bytes, topic: str = "images.received") -> None:
+        producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
+        await producer.start()
+        for value in values:
+            await producer.send_and_wait(PREFIX + topic, value)
+        await producer.stop()
+
+    async def first(self, topic: str, wanted: Any) -> dict[str, Any]:
+        """The first record of a topic that is wanted, from the topic's start."""
+        consumer = AIOKafkaConsumer(PREFIX + topic, bootstrap_servers=self.kafka, auto_offset_reset="earliest")
+        await consumer.start()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                async for record in consumer:
+                    value: dict[str, Any] = json.loads(record.value)
+                    if wanted(value):
+                        return value
+            raise AssertionError("a consumer goes on without end")
+        finally:
+            await consumer.stop()
+
+    async def answer(self, image_id: str) -> dict[str, Any]:
+        return await self.first("results", lambda it: it["image_id"] == image_id)
+
+    async def answer_of(self, filename: str) -> dict[str, Any]:
+        return await self.first("results", lambda it: it["body"].get("filename") == filename)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(
+    services: dict[str, str], tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+) -> AsyncIterator[tuple[Cluster, dict[str, str]]]:
+    async with temporary_stores("test", services) as made:
+        stores = made | {"log": f"{services['FACESTREAM_LOG']}?prefix={PREFIX}"}
+        data = tmp_path_factory.mktemp("events") / "data"
+        try:
+            async with Cluster(stores, data, weights_folder, {}, decoders="1") as running:
+                yield running, stores
+        finally:
+            await delete_topics(services["FACESTREAM_LOG"], PREFIX)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def outside(cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Outside:
+    """With the pictures that the examples of the document refer to."""
+    outside = Outside(cluster[1], tmp_path_factory.mktemp("outside"))
+    for name, photo in (("ann", "obama"), ("ann2", "obama2"), ("bob", "biden")):
+        await outside.put(f"incoming/acme/{name}.jpg", photos / f"{photo}.jpg")
+    return outside
+
+
+async def test_events_are_answered_to_whoever_reads(outside: Outside) -> None:
+    learned = json.loads(await outside.example("# answer.py", await outside.example("# learn.py")))
+    assert (learned["status"], learned["body"]["persons"][0]["id"], learned["body"]["filename"]) == (201, "Ann Lee", "ann.jpg")
+    recognized = json.loads(await outside.example("# answer.py", await outside.example("# binary.py")))
+    assert (recognized["status"], recognized["body"]["persons"][0]["id"]) == (200, "Ann Lee")
+    await outside.example("# structured.py")
+    learned = await outside.answer(image_id_of_event("/cms/portraits", "bob-1"))
+    assert (learned["status"], learned["body"]["persons"][0]["id"]) == (201, "Bob Hill")
+
+
+async def test_kcat_sends_and_reads(outside: Outside) -> None:
+    if shutil.which("kcat") is None:
+        pytest.skip("there is no kcat: apt-get install kcat")
+    image_id = await outside.example("kcat -P")
+    assert (await outside.answer(image_id))["body"]["persons"][0]["box"]
+    assert image_id in {line.partition(" ")[0] for line in (await outside.example("kcat -C")).splitlines()}
+
+
+async def test_what_does_not_fit_is_a_dead_letter_and_stops_nothing(outside: Outside) -> None:
+    good = {"purpose": "detect", "directory": "acme", "source": {"bucket": outside.bucket, "key": "incoming/acme/ann.jpg"}}
+    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
+    events = [
+        b"\xff\xd8\xff",
+        json.dumps(good | {"image_id": "not a uuid"}).encode(),
+        json.dumps(good | {"image_id": ids[0], "source": {"bucket": outside.bucket, "key": "originals/x"}}).encode(),
+        json.dumps(good | {"image_id": ids[1], "source": {"bucket": outside.bucket, "key": "incoming/acme/none.jpg"}}).encode(),
+        json.dumps(good | {"image_id": ids[2]}).encode(),
+    ]
+    await outside.send(*events)
+    answers = [await outside.answer(image_id) for image_id in ids]
+    assert [(it["status"], it["body"].get("code")) for it in answers] == [
+        (403, "forbidden_source"),
+        (422, "object_missing"),
+        (200, None),
+    ]
+    for wanted in ("JSON", "image_id", "originals/x"):
+        letter = await outside.first("dead-letters", lambda it, wanted=wanted: wanted in it["reason"])
+        assert letter["code"] in ("unreadable_record", "forbidden_source")
+
+
+async def test_what_is_put_into_the_bucket_is_learned_and_recognized_and_goes_when_it_is_erased(
+    cluster: tuple[Cluster, dict[str, str]], outside: Outside, photos: Path
+) -> None:
+    running, stores = cluster
+    environment = os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in stores.items()}
+    command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(running.data), "--bucket-events", "TEST"]
+    await asyncio.to_thread(subprocess.run, command, check=True, env=environment)
+    await outside.put("incoming/böcket/learn/Ann + Lee/a b%.jpg", photos / "obama.jpg")
+    learned = await outside.answer_of("a b%.jpg")
+    assert (learned["status"], learned["directory"], learned["body"]["persons"][0]["id"]) == (201, "böcket", "Ann + Lee")
+    await outside.put("incoming/böcket/recognize/2026/seen.jpg", photos / "obama2.jpg")
+    seen = await outside.answer_of("seen.jpg")
+    assert (seen["status"], seen["body"]["persons"][0]["id"]) == (200, "Ann + Lee")
+    url = URL(f"{running.urls[0]}/directories/b%C3%B6cket/persons/Ann%20%2B%20Lee", encoded=True)
+    async with aiohttp.ClientSession() as session, session.delete(url) as response:
+        assert response.status == 200
+    left = await asyncio.to_thread(outside.there)
+    assert {name for name in left if "böcket" in name} == {"incoming/böcket/recognize/2026/seen.jpg"}

@@ -1,0 +1,183 @@
+"""A better model without a minute of downtime: add, reembed, activate, roll back, retire. One process, and the real servers."""
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import pytest_asyncio
+from PIL import Image
+
+from bench.cluster import Cluster
+from bench.stores import temporary_stores
+from facestream.serving import Serving
+from tests.e2e.conftest import Client
+from tests.onnx_files import write_resnet29
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+OLD = "dlib-resnet29-mirror"
+PEOPLE = 24  # enough for a threshold
+
+
+class System:
+    """What serves, and the command line beside it."""
+
+    def __init__(self, url: str, data: Path, weights: Path, stores: dict[str, str]) -> None:
+        self.url = url
+        settings = stores | {"data": str(data), "weights": str(weights)}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+        self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "facestream.cli", *arguments],
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    async def facestream(self, *arguments: str, code: int = 0) -> str:
+        """What the command says."""
+        process = self.begin(*arguments)
+        out, err = await asyncio.to_thread(process.communicate)
+        assert process.returncode == code, f"{arguments}: {out}{err}"
+        return out + err
+
+    async def generations(self) -> dict[str, dict[str, Any]]:
+        rows = [json.loads(line) for line in (await self.facestream("models", "list", "--json")).splitlines()]
+        return {row["name"]: row for row in rows}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["embedded", "distributed"])
+async def system(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+) -> AsyncIterator[System]:
+    data = tmp_path_factory.mktemp(f"models-{request.param}") / "data"
+    if request.param == "embedded":
+        with Serving(data, weights_folder) as serving:
+            yield System(serving.url, data, weights_folder, {})
+        return
+    counts = {"ingest": 1, "process": 1, "sink": 1}
+    async with (
+        temporary_stores("test", request.getfixturevalue("services")) as stores,
+        Cluster(stores, data, weights_folder, counts, decoders="1") as cluster,
+    ):
+        yield System(cluster.urls[0], data, weights_folder, stores)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(system: System) -> AsyncIterator[Client]:
+    async with aiohttp.ClientSession() as session:
+        yield Client(session, system.url)
+
+
+def portrait_of(path: Path, number: int) -> bytes:
+    """The same face, smaller and darker each time."""
+    with Image.open(path) as picture:
+        side = 600 - 8 * number
+        changed = picture.convert("RGB").resize((side, side)).point(lambda value: value * (40 - number) // 40)
+    file = io.BytesIO()
+    changed.save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
+    """The generation of the answer, and the best people."""
+    status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
+    assert status == 200, body
+    return body["models"]["generation"], {it["id"] for person in body["persons"] for it in person["candidates"]}
+
+
+async def until_active(client: Client, picture: Path, directory: str, generation: str) -> set[str]:
+    """The best people, once processors have read that the generation is active."""
+    async with asyncio.timeout(20):
+        while True:
+            found, people = await named(client, picture, directory)
+            if found == generation:
+                return people
+            await asyncio.sleep(0.1)
+
+
+async def test_from_one_model_to_another_and_back(
+    system: System, client: Client, photos: Path, tmp_path: Path, weights_folder: Path
+) -> None:
+    for number in range(PEOPLE):
+        picture = portrait_of(photos / ("obama3.jpg" if number % 2 else "biden.jpg"), number)
+        status, body, _ = await client.post("/learn", picture, person=f"person {number}", directory="d", face="largest")
+        assert status == 201, body
+    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory="d"))[0] == 201
+
+    file = write_resnet29(tmp_path / "mine.onnx", weights_folder)
+    assert "no generation 'mine'" in await system.facestream("reembed", "mine", code=1)
+    wanted = ("--input", "150", "--template", "dlib", "--range", "0..255")
+    await system.facestream("models", "add", "mine", str(file), *wanted)
+    assert "make its vectors first" in await system.facestream("models", "activate", "mine", code=2)
+
+    replay = system.begin("reembed", "mine", "--rate", "8")  # some seconds, with learns beside it
+    for number in range(3):
+        picture = portrait_of(photos / "obama2.jpg", number)
+        assert (await client.post("/learn", picture, person=f"beside {number}", directory="d"))[0] == 201
+        await asyncio.sleep(0.5)
+    replay.kill()  # -9
+    await asyncio.to_thread(replay.communicate)
+    assert (await system.generations())["mine"]["state"] == "candidate"
+    assert "is complete" in await system.facestream("reembed", "mine")
+    generations = await system.generations()
+    assert (generations["mine"]["state"], generations[OLD]["state"]) == ("complete", "active")
+    assert generations["mine"]["faces"] == generations[OLD]["faces"] == PEOPLE + 4
+    assert generations["mine"]["dimension"] == 128
+    assert generations["mine"]["threshold"] is True
+    await system.facestream("models", "compare", OLD, "mine")
+
+    await system.facestream("models", "activate", "mine")
+    assert "obama" in await until_active(client, photos / "obama2.jpg", "d", "mine")
+    assert (await client.post("/learn", photos / "obama2.jpg", person="later", directory="d"))[0] == 201
+    assert "later" in (await named(client, photos / "obama2.jpg", "d"))[1]
+
+    assert "is active" in await system.facestream("models", "retire", "mine", code=2)
+    await system.facestream("models", "activate", OLD)
+    assert "later" in await until_active(client, photos / "obama2.jpg", "d", OLD)  # nothing is lost
+    assert f"{PEOPLE + 5} vectors deleted" in await system.facestream("models", "retire", "mine")
+    generations = await system.generations()
+    assert (generations["mine"]["state"], generations["mine"]["faces"]) == ("retired", 0)
+    for arguments in (("reembed", "mine"), ("models", "activate", "mine"), ("models", "add", "mine", str(file), *wanted)):
+        assert "mine" in await system.facestream(*arguments, code=2)
+    assert (await client.post("/learn", portrait_of(photos / "obama.jpg", 9), person="last", directory="d"))[0] == 201
+    assert (await system.generations())["mine"]["faces"] == 0
+
+
+async def test_a_directory_moves(system: System, client: Client, photos: Path, tmp_path: Path) -> None:
+    for name in ("obama", "biden"):
+        assert (await client.post("/learn", photos / f"{name}.jpg", person=name, directory="from"))[0] == 201
+    file = tmp_path / "from.tar"
+    await system.facestream("export", str(file), "--directory", "from")
+    assert "has no faces" in await system.facestream("export", str(file), "--directory", "nobody", code=1)
+    await system.facestream("import", str(file), "--directory", "to")
+    await system.facestream("import", str(file), "--directory", "to")  # twice has one effect
+    async with asyncio.timeout(20):
+        while len((await client.get("/directories/to/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
+            await asyncio.sleep(0.1)
+    status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="to")
+    assert (status, body["persons"][0]["id"]) == (200, "obama")
+    people = (await client.get("/directories/to/persons"))[1]["persons"]
+    assert people == [{"id": "biden", "faces": 1}, {"id": "obama", "faces": 1}]
+    face = (await client.get("/directories/to/persons/obama/faces"))[1]["faces"][0]
+    for path in (f"/faces/{face['face_id']}.jpg", f"/files/{face['image_id']}.jpg"):
+        assert (await client.get(path))[0] == 200
+    async with client.session.delete(f"{client.url}/directories/from") as response:
+        assert response.status == 200
+    assert (await client.post("/recognize", photos / "obama2.jpg", directory="to"))[1]["persons"][0]["id"] == "obama"
+    await system.facestream("import", str(file))  # learned again after the erase
+    async with asyncio.timeout(20):
+        while len((await client.get("/directories/from/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
+            await asyncio.sleep(0.1)
+    assert "nothing left" in await system.facestream("erase", "verify")

@@ -1,0 +1,37 @@
+"""A consumer that passes everything on to another one: what tests change parts of. Free of pytest, for child processes."""
+
+from collections.abc import Collection, Mapping
+
+from backends.log import Committed, Consumer, Record, TopicPartition
+
+
+class DelegatingConsumer(Consumer):
+    def __init__(self, inner: Consumer) -> None:
+        self.inner = inner
+
+    @property
+    def epoch(self) -> int:  # type: ignore[override]  # the port's attribute, passed on
+        return self.inner.epoch
+
+    @property
+    def assignment(self) -> Mapping[TopicPartition, Committed]:  # type: ignore[override]  # the same
+        return self.inner.assignment
+
+    async def poll(
+        self,
+        max_records: int,
+        timeout_s: float,
+        *,
+        topics: Collection[str] | None = None,
+        paused: Collection[TopicPartition] = (),
+    ) -> list[Record]:
+        return await self.inner.poll(max_records, timeout_s, topics=topics, paused=paused)
+
+    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        await self.inner.commit(offsets)
+
+    def holds(self) -> bool:
+        return self.inner.holds()
+
+    async def close(self) -> None:
+        await self.inner.close()

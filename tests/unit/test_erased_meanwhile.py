@@ -1,0 +1,78 @@
+"""A processor that stores the crop of somebody who is erased elsewhere at that moment takes it back itself: nobody else will."""
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from backends.log import NewRecord
+from backends.log_sqlite import SqliteLog
+from backends.objects_files import FileObjects
+from facestream.state import State
+from processors.detecting import Image, LearnedFace, Parts
+from processors.processor import Processor
+from schemas.erased import erased_person
+from schemas.errors import Erased
+from schemas.ids import crop_key, face_id_learned
+from schemas.records import Crop, Detection, Erasure, ImageReceived
+from stream.topics import ERASURES
+from weights.manifest import manifest
+
+IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "portrait"))
+FACE_ID = face_id_learned(IMAGE_ID)
+RECEIVED_AT = 1_000
+
+
+class Objects(FileObjects):
+    """Where somebody, in another process, is erased while an object is on its way."""
+
+    log: SqliteLog
+    at: int
+
+    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False) -> bool:
+        value = Erasure(at=self.at, partition=0, offset=7).encode()
+        await self.log.append([NewRecord(ERASURES, erased_person("acme", "obama"), value)])
+        return await super().put(key, data, metadata, if_absent=if_absent)
+
+
+@pytest.fixture
+async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
+    store = Objects(tmp_path / "objects")
+    store.log = log
+    yield store
+    await store.close()
+
+
+def processor(objects: Objects, state: State) -> Processor:
+    """One that is asked for nothing but to store."""
+    detector = manifest().generation(manifest().default_generation).detector
+    unused = cast(Any, None)
+    return Processor(Parts(objects, unused, unused, unused, state.generations, state.erasures, unused, detector), unused)
+
+
+def portrait() -> tuple[Image, LearnedFace]:
+    received = ImageReceived(
+        image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", media_type="image/png", sha256="0" * 64
+    )
+    landmarks = [(1.0, 1.0)] * 5
+    found = Detection(face_id=FACE_ID, box=[0, 0, 9, 9], landmarks=landmarks, score=1, detection_score=1)
+    crop = Crop(object_key=crop_key(FACE_ID), landmarks=landmarks)
+    image = Image(received, RECEIVED_AT, b"", cast(Any, np.empty(0)), 0.0)
+    return image, LearnedFace(found, FACE_ID, "source", crop, b"jpeg")
+
+
+@pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
+async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
+    objects: Objects, state: State, at: int, erased: bool
+) -> None:
+    objects.at = at
+    storing = processor(objects, state)._store_crop(*portrait())
+    if erased:
+        with pytest.raises(Erased):
+            await storing
+    else:
+        await storing
+    assert [it.key async for it in objects.list()] == ([] if erased else [crop_key(FACE_ID)])
