@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help run test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-services
+.PHONY: help run test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-reembed bench-services
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -52,6 +52,11 @@ soak-erase: install-dev photos
 bench: install-dev
 	@$(BIN)/facestream weights get
 	$(BIN)/facestream bench
+
+# make bench-reembed PHOTOS=…  re-embed 50,000 faces of LFW, which lies in PHOTOS/lfw, on the real servers (half an hour)
+bench-reembed: install-dev
+	@$(BIN)/facestream weights get
+	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.reembed $(PHOTOS)
 
 # make bench-bulk   5,000 pictures in bulk beside clients who wait (a quarter of an hour)
 bench-bulk: install-dev photos

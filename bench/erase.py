@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ import aiohttp
 from bench.clients import Served, add_arguments, portraits, verdict
 from bench.cluster import Cluster
 from bench.erase_round import KINDS, Photos, Round, RoundFailed
-from bench.faults import HELD_S, zombie
+from bench.faults import HELD_S
 from bench.soak import Single
 from bench.stores import temporary_stores
 from facestream.serving import Serving
@@ -38,7 +37,10 @@ BALLAST = 40  # faces that the replay has to embed beside those of the rounds
 AT_ONCE = 16
 STOPPED = 130  # exit code of a command that was told to end
 
-Fault = Callable[[random.Random], Awaitable[None]]
+LONG_S = 5.0  # an erase waits that long for a process that is held, or has to start again
+WOKEN_S = 3.0  # what a process does that wakes, it has done by then
+
+Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # is told when the first round is about to erase
 
 
 class Commands:
@@ -63,13 +65,14 @@ class Commands:
         return process.returncode, output
 
 
-async def nothing(chance: random.Random) -> None:
+async def nothing(chance: random.Random, erasing: asyncio.Event) -> None:
     """No fault."""
 
 
 def killing(victims: Sequence[Serving]) -> Fault:
-    async def kill(chance: random.Random) -> None:
-        await asyncio.sleep(chance.uniform(0.5, 4))
+    async def kill(chance: random.Random, erasing: asyncio.Event) -> None:
+        await erasing.wait()
+        await asyncio.sleep(chance.uniform(0, 2))
         victim = chance.choice(victims)
         victim.kill()
         print(f"  {victim.name} is killed", flush=True)
@@ -79,8 +82,15 @@ def killing(victims: Sequence[Serving]) -> Fault:
 
 
 def held(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
-    async def hold(chance: random.Random) -> None:
-        await zombie(role, seconds)(cluster, chance)
+    async def hold(chance: random.Random, erasing: asyncio.Event) -> None:
+        await erasing.wait()
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        victim = chance.choice(cluster.running[role])
+        victim.process.send_signal(signal.SIGSTOP)
+        print(f"  {victim.name} is held for {seconds:.0f} s", flush=True)
+        await asyncio.sleep(seconds)
+        victim.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(WOKEN_S)
 
     return hold
 
@@ -141,8 +151,8 @@ async def erase_under_fire(
                 Round(served, session, photos, KINDS[i % 4], chance.random() < 0.5, random.Random(seed * 1_000 + i))
                 for i in numbers
             ]
-            began = time.monotonic()
-            await asyncio.gather(fault(chance), *(_run(it) for it in some))
+            began, erasing = time.monotonic(), asyncio.Event()
+            await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in some))
             await _check(some)  # also what a process does that was woken, or has started again
             checked = time.monotonic()
             code, output = await commands.run("erase", "verify")
@@ -165,14 +175,17 @@ async def erase_under_fire(
     latencies = sorted(it.latency for it in done)
     print(
         f"{len(done)} erased {dict(Counter(it.kind for it in done))}, {sum(it.learned_again is not None for it in done)} learned"
-        f" again; a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most"
+        f" again; a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most,"
+        f" {sum(it > LONG_S for it in latencies)} more than {LONG_S:.0f} s"
     )
     return wrong
 
 
-async def _run(it: Round) -> None:
-    with suppress(RoundFailed):
-        await it.run()
+async def _run(it: Round, erasing: asyncio.Event) -> None:
+    try:
+        await it.run(erasing)
+    except RoundFailed:
+        erasing.set()
 
 
 async def _check(rounds: Sequence[Round]) -> None:
@@ -194,7 +207,9 @@ async def embedded(arguments: argparse.Namespace, photos: Photos, folder: Path) 
     await asyncio.to_thread(serving.start)
     try:
         faults = {"no fault": nothing, "kill": killing([serving])}
-        return await erase_under_fire(Single(serving), Commands(settings), photos, faults, **_options(arguments))
+        return await erase_under_fire(
+            Single(serving), Commands(settings), photos, _chosen(faults, arguments), **_options(arguments)
+        )
     finally:
         await asyncio.to_thread(serving.stop)
 
@@ -210,7 +225,11 @@ async def distributed(arguments: argparse.Namespace, photos: Photos, folder: Pat
                 "kill": killing(cluster.all),
                 "held processor": held(cluster, "process"),
             }
-            return await erase_under_fire(cluster, commands, photos, faults, **_options(arguments))
+            return await erase_under_fire(cluster, commands, photos, _chosen(faults, arguments), **_options(arguments))
+
+
+def _chosen(faults: dict[str, Fault], arguments: argparse.Namespace) -> dict[str, Fault]:
+    return {arguments.only: faults[arguments.only]} if arguments.only else faults
 
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -222,6 +241,7 @@ def main() -> int:
     parser.add_argument("--embedded", action="store_true", help="one process without servers; it is killed, not held")
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--together", type=int, default=8, help="rounds at a time")
+    parser.add_argument("--only", metavar="FAULT", help="one of them")
     parser.add_argument("--rate", type=float, default=1.0, help="faces a second of the replay")
     add_arguments(parser)
     arguments = parser.parse_args()

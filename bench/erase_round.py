@@ -52,7 +52,8 @@ class Round:
         self.images: set[str] = set()
         self.learned_again: str | None = None
 
-    async def run(self) -> None:
+    async def run(self, erasing: asyncio.Event) -> None:
+        """erasing: is set when all is in flight and the erase comes next."""
         portraits = list(self.photos.portraits)
         self.chance.shuffle(portraits)
         first_key = str(uuid.UUID(int=self.chance.getrandbits(128)))
@@ -68,7 +69,8 @@ class Round:
         waiting = [asyncio.create_task(self._photo(portraits[1])) for _ in range(IN_FLIGHT)]
         target = await self._in_flight(portraits)
         later = [await self._ask("POST", "/recognize", portraits[1], headers=ASYNC) for _ in range(IN_FLIGHT)]
-        await asyncio.sleep(self.chance.choice((0, 0, self.chance.uniform(0, 0.5))))
+        erasing.set()
+        await asyncio.sleep(self.chance.uniform(0, 2))
         began = time.monotonic()
         await self._erase(target)
         erased_at = time.monotonic()

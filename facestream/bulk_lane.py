@@ -69,8 +69,8 @@ class Lane:
             "Idempotency-Key": f"bulk-{hashlib.sha256(same.encode()).hexdigest()}",
             "Prefer": "respond-async",
         }
-        form = lambda: form_of(item.photo, data, fields | {"lane": "bulk"})  # noqa: E731 - a body is sent once only
-        reply = await self._exchange("POST", f"/{self._purpose}", headers, form)
+        form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - a body is sent once only
+        reply = await self._exchange("POST", f"/{self._purpose}?lane=bulk", headers, form)
         if reply.status == 400 and not self._took_one:
             raise InvalidRequest(self._client.body_of(reply).get("detail", "the service refuses the request"))
         self._took_one = True

@@ -82,13 +82,18 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
         raise TooMuchInFlight(
             f"{service.limits.max_in_flight} requests wait already: try again in {seconds} s", retry_after=seconds
         )
+    lane = request.query.get("lane", "interactive")
+    if lane not in LANES:
+        raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
+    topic = LANES[lane]
+    if wait_s and topic == IMAGES_RECEIVED:  # the bulk lane waits for its turn however long that takes
+        service.pressure.check()
     reserved = service.uploads.reserve(request.content_length)
     try:
         upload = await read_upload(request, service.limits.max_upload)
         fields = upload.fields
-        topic = _topic(fields)
-        if wait_s and topic == IMAGES_RECEIVED:  # the bulk lane waits for its turn however long that takes
-            service.pressure.check()
+        if fields.pop("lane", lane) != lane:  # by then the upload has been let in, or has not
+            raise InvalidRequest(f"lane is a part of the address: /{purpose}?lane=bulk", field="lane")
         person = _required(fields, "person") if purpose == "learn" else None
         directory = fields.pop("directory", None) or access.directory
         if directory is None and purpose != "detect":
@@ -155,13 +160,6 @@ def _required(fields: dict[str, str], field: str) -> str:
     if not text:
         raise MissingField(f"the field '{field}' is missing: curl -F {field}=…", field=field)
     return name_of(text, field)
-
-
-def _topic(fields: dict[str, str]) -> str:
-    lane = fields.pop("lane", "interactive")
-    if lane not in LANES:
-        raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
-    return LANES[lane]
 
 
 def _options(fields: dict[str, str], purpose: Purpose) -> Options:

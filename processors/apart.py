@@ -59,7 +59,7 @@ class Detect(Detecting):
                 sheet = await self._cutting.run(_sheet_of, fine.pixels, at)
             metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
             await self._objects.put(key, sheet, metadata)
-            await self._erased_meanwhile(image)
+            await self._erased_meanwhile(image.received, image.received_at)
         cells = {i: cell for cell, i in enumerate(large)}
         detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
         return [self._detected(image, detected, [], key)]

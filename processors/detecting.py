@@ -131,11 +131,13 @@ class Detecting(ABC):
         """The event, complete by now, and its picture. Raises Erased, and as Sources.original does."""
         await drop_if_erased(received, received_at, self._erasures, self._objects)
         try:
-            return await self._sources.original(received)
+            original = await self._sources.original(received, received_at)
         except ObjectMissing:
-            await self._erasures.refresh()  # it went a moment ago
-            await drop_if_erased(received, received_at, self._erasures, self._objects)
+            await self._erased_meanwhile(received, received_at)
             raise
+        if received.source is not None:
+            await self._erased_meanwhile(received, received_at)
+        return original
 
     async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
         points = landmarks_of(face)
@@ -155,12 +157,12 @@ class Detecting(ABC):
             "received": str(image.received_at / 1000),
         }
         await self._objects.put(face.crop.object_key, face.jpeg, metadata)
-        await self._erased_meanwhile(image)
+        await self._erased_meanwhile(received, image.received_at)
 
-    async def _erased_meanwhile(self, image: Image) -> None:
+    async def _erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
         """To be asked when something of an image was stored: whoever erased it may have looked before that. Raises Erased."""
         await self._erasures.refresh()
-        await drop_if_erased(image.received, image.received_at, self._erasures, self._objects)
+        await drop_if_erased(received, received_at, self._erasures, self._objects)
 
     async def _fine_enough(self, image: Image, landmarks: Sequence[Floats]) -> DecodedImage:
         """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its pixels."""

@@ -22,6 +22,7 @@ from processors.boxes import Detections
 from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
+STEPPED_BACK_SHARE = 4  # of a chunk's room, for those that step back: whoever comes meanwhile waits for it
 PICTURE_S = 0.01  # what a picture that is done counts: a few times what a chip takes
 
 
@@ -174,10 +175,13 @@ class Inference:
 
     def _take(self, networks: Networks) -> list[tuple[_Request, int]]:
         """The next chunk: of the kind whose turn it is, as many pictures as there is room for, by turns."""
-        turn = attrgetter("turn")
-        kind = min(self._waiting, key=turn).kind
+        turn, now = attrgetter("turn"), time.monotonic()
+        first = min(self._waiting, key=turn)
+        kind, stepped_back = first.kind, first.since > now
         room = networks.chunk_chips if isinstance(kind, str) else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
-        same = [request for request in self._waiting if request.kind == kind]
+        if stepped_back:
+            room = max(1, room // STEPPED_BACK_SHARE)
+        same = [request for request in self._waiting if request.kind == kind and (request.since > now) == stepped_back]
         chunk: list[tuple[_Request, int]] = []
         while same and len(chunk) < room:
             request = min(same, key=turn)

@@ -6,7 +6,6 @@ setting names the bucket. What is erased goes from our bucket too, from others o
 
 import asyncio
 import hashlib
-import time
 import unicodedata
 from collections.abc import Collection
 from pathlib import PurePosixPath
@@ -28,9 +27,10 @@ class Sources:
     def __init__(self, objects: ObjectStore, buckets: Collection[str], largest: int) -> None:
         self._objects, self._buckets, self._largest = objects, frozenset(buckets), largest
 
-    async def original(self, received: ImageReceived) -> tuple[ImageReceived, StoredObject]:
+    async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
         """The event with what follows from the picture's bytes, and its original, which is copied from the event's source where
-        that was not done before. Raises ForbiddenSource, ObjectMissing, UploadTooLarge, NotAnImage, Unavailable, StorageFull.
+        that was not done before. received_at: when it came, ms. Raises ForbiddenSource, ObjectMissing, UploadTooLarge,
+        NotAnImage, Unavailable, StorageFull.
         """
         source = received.source
         if source is None:
@@ -51,7 +51,7 @@ class Sources:
             "directory": received.directory or "",
             "person": received.person or "",
             "request": received.request_digest or "",
-            "received": str(time.time()),
+            "received": str(received_at / 1000),
         }
         if key is not None:
             metadata[SOURCE] = key.split("/", 2)[2]

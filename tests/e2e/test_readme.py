@@ -26,6 +26,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, phot
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").symlink_to(photos)
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    (folder / "data").mkdir()
+    (folder / "data" / "weights").symlink_to(weights_folder.absolute())
     printed = []
     with Serving(folder / "data", weights_folder) as serving:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
@@ -84,11 +86,13 @@ def test_the_other_commands_do_what_the_readme_says(answers: list[tuple[str, str
     assert answer_to(answers, "respond-async")["status"] == "working"
     assert answer_to(answers, "Idempotency-Key")["persons"][0]["id"] == "obama"
     named = next(output for command, output in answers if command.startswith("grep")).split()
-    assert {"photos/obama.jpg", "photos/obama2.jpg"} <= set(named) <= {f"photos/{name}" for name in PHOTOS if "obama" in name}
+    assert {"photos/obama.jpg", "photos/obama2.jpg"} <= set(named) <= {f"photos/{name}" for name in PHOTOS if name != "biden.jpg"}
     erased = [answer_to(answers, "-X DELETE", nth)["erased"] for nth in range(2)]
     assert erased == [{"faces": 1, "images": 1}, {"faces": 0, "images": 0}]
     verified = next(output for command, output in answers if "erase verify" in command)
     assert {f"{store}: nothing left" for store in ("vectors", "answers", "objects")} <= set(verified.splitlines())
+    models = [output for command, output in answers if "facestream models" in command]
+    assert "dlib-resnet29-mirror" in models[0]
     listed = next(output for command, output in answers if "keys list" in command)
     assert "learn\tdemo" in listed
 

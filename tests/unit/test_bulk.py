@@ -68,7 +68,7 @@ class Service:
             assert part.name
             fields[part.name] = bytes(await part.read()).decode()
         assert request.headers["Prefer"] == "respond-async"
-        assert fields.pop("lane") == "bulk"
+        assert request.query["lane"] == "bulk"
         image_id = request.headers["Idempotency-Key"]
         self.uploads.append(fields)
         self.keys.append(image_id)

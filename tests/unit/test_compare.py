@@ -382,3 +382,19 @@ async def test_without_a_difference_nothing_is_drawn(stores: Stores, run: Run, t
     assert done.code == 0
     assert "the two do not differ" in done.out
     assert not (tmp_path / "sheet.jpg").exists()
+
+
+def test_a_face_is_not_its_own_neighbour_even_where_the_other_is_opposite() -> None:
+    found = own(np.array([[1, 0], [-1, 0]], np.float32))
+    assert found.similarity.tolist() == [-1, -1]
+    assert found.nearest.tolist() == [1, 0]
+
+
+def test_a_wrong_name_is_no_own_name() -> None:
+    """Ann's second face is taken for Bob, far above a threshold that all are above."""
+    low = manifest().generation(OLD).threshold
+    assert low is not None
+    low = low.model_copy(update={column: [-1.0] * len(low.people) for column in ("one_in_10", "one_in_100", "one_in_1000")})
+    found = outcome(faces(OLD_ANGLES), low)
+    assert figures([found]).named == np.mean([found.right[i] and found.named[i] for i in np.flatnonzero(found.several)])
+    assert found.named[~found.right].any()

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import structlog
 
-from backends.log import Committed, NewRecord, Record
+from backends.log import Committed, EventLog, NewRecord, Record
 from backends.vectors import Face, FaceVector, StoredAnswer
 from facestream import erase
 from facestream.cli import main
@@ -23,7 +23,7 @@ from facestream.config import Settings
 from facestream.stores import Stores, create, open_stores
 from schemas.erased import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
-from schemas.ids import crop_key, face_id_learned, new_image_id, original_key, sheet_key
+from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
 from schemas.records import (
     Answer,
     Crop,
@@ -38,6 +38,8 @@ from schemas.records import (
     ReembeddedFace,
 )
 from stream.answers import dead_letter
+from stream.erasures import Erasures, Mark
+from stream.shown import shown
 from stream.topics import (
     DEAD_LETTERS,
     ERASURES,
@@ -176,17 +178,15 @@ async def test_who_was_learned_again_is_not_left_over(data: Path, capsys: pytest
     assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
 
 
-async def test_what_is_left_of_an_answer_is_not_left_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from stream.erasures import Erasures, Mark
-    from stream.shown import shown
-
+@pytest.mark.parametrize("what", KEYS)
+async def test_what_is_left_of_an_answer_is_not_left_over(data: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     async with opened(data) as stores:
-        await erased(stores)
+        await erased(stores, what)
         erasures = Erasures(stores.log)
-        erasures.add(KEYS["person"], Mark(ERASED_AT, OFFSET))
-        for purpose in ("learn", "recognize"):
-            left = shown(named(purpose), erasures).model_copy(update={"image_id": new_image_id()})
-            await stores.vectors.put_answers([StoredAnswer(left.image_id, left.encode().decode(), time.time() + 60)])
+        erasures.add(KEYS[what], Mark(ERASED_AT, OFFSET))
+        for number, purpose in enumerate(("learn", "recognize")):
+            left = shown(named(purpose), erasures)
+            await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
     assert (await verified(data, capsys))[0] == 0
 
 
@@ -234,21 +234,20 @@ async def test_what_is_under_way_is_waited_for(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A portrait that nobody has looked at yet: whoever handles its record drops it."""
-    looked, look = threading.Event(), erase._look
+    waits, handled = threading.Event(), erase._handled
 
-    async def looking(*arguments: Any) -> erase.Found:
-        found = await look(*arguments)
-        looked.set()
-        return found
+    async def waiting(log: EventLog) -> None:
+        waits.set()
+        await handled(log)
 
-    monkeypatch.setattr(erase, "_look", looking)
+    monkeypatch.setattr(erase, "_handled", waiting)
     monkeypatch.setattr(erase, "STUCK_S", 30.0)
     async with opened(data) as stores:
         await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
         await erased(stores)
         await put_object(stores, original_key(IMAGE_ID, "learn"))
         verifying = asyncio.create_task(verified(data, capsys))
-        assert await asyncio.to_thread(looked.wait, 30)
+        assert await asyncio.to_thread(waits.wait, 30)
         await stores.objects.delete([original_key(IMAGE_ID, "learn")])
         await _pass(stores, "processors", IMAGES_RECEIVED)
         code, said = await verifying

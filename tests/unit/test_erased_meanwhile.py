@@ -17,13 +17,15 @@ from processors.processor import Processor
 from schemas.erased import erased_person
 from schemas.errors import Erased
 from schemas.ids import crop_key, face_id_learned
-from schemas.records import Crop, Detection, Erasure, ImageReceived
+from schemas.records import Crop, Detection, Erasure, ImageReceived, Source
+from stream.sources import Sources
 from stream.topics import ERASURES
 from weights.manifest import manifest
 
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "portrait"))
 FACE_ID = face_id_learned(IMAGE_ID)
 RECEIVED_AT = 1_000
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Objects(FileObjects):
@@ -50,7 +52,8 @@ def processor(objects: Objects, state: State) -> Processor:
     """One that is asked for nothing but to store."""
     detector = manifest().generation(manifest().default_generation).detector
     unused = cast(Any, None)
-    return Processor(Parts(objects, unused, unused, unused, state.generations, state.erasures, unused, detector), unused)
+    sources = Sources(objects, [], 1_000)
+    return Processor(Parts(objects, unused, unused, unused, state.generations, state.erasures, sources, detector), unused)
 
 
 def portrait() -> tuple[Image, LearnedFace]:
@@ -76,3 +79,21 @@ async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
     else:
         await storing
     assert [it.key async for it in objects.list()] == ([] if erased else [crop_key(FACE_ID)])
+
+
+@pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
+async def test_a_source_that_is_copied_while_its_person_is_erased_goes_again(
+    objects: Objects, state: State, at: int, erased: bool
+) -> None:
+    name = "incoming/acme/1.png"
+    await FileObjects.put(objects, name, PNG)
+    source = Source(bucket="objects", key=name)
+    received = ImageReceived(image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", source=source)
+    objects.at = at
+    copying = processor(objects, state)._original(received, RECEIVED_AT)
+    if erased:
+        with pytest.raises(Erased):
+            await copying
+    else:
+        await copying
+    assert {it.key async for it in objects.list()} == (set() if erased else {name, received.object_key})

@@ -334,6 +334,8 @@ def test_identifiers_follow_from_what_they_identify() -> None:
 def test_identifiers_of_a_release_are_those_of_the_next() -> None:
     """They are in stores and logs: a change here makes learned faces come twice."""
     assert ids.image_id_of_request("acme", "learn", "key") == "f9d2b02a-858d-5db6-a294-289ff0ffe5a2"
+    assert ids.image_id_of_event("/cms", "article-42") == "d5ee5bda-b041-53d9-81eb-076b0b7c4a5b"
+    assert ids.image_id_of_object("faces", "incoming/a/recognize/1.jpg", "e") == "d229af88-8b4c-59d7-bd7f-5ce048e06a56"
     assert ids.face_id_learned(IMAGE_ID) == "bcf694e0-4b60-5be1-b0d7-6f1377731a30"
     assert ids.source_of_face("a" * 64, [1, 2, 3, 4]) == "bf8db80567fb5df8c7bfe558ef9618ee"
 

@@ -31,6 +31,7 @@ from tests.unit.stages import Stage, answers, quick_and_quiet, running, send, un
 
 LARGEST = 10_000
 OURS = "objects"
+AT = 1_500  # ms: when events came
 
 
 def png(colour: int = 0) -> bytes:
@@ -69,7 +70,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def test_a_source_becomes_an_original(objects: FileObjects) -> None:
     await objects.put("incoming/acme/cms/1.png", png())
     received = event("incoming/acme/cms/1.png", etag=hashlib.md5(png(), usedforsecurity=False).hexdigest())
-    described, stored = await Sources(objects, [], LARGEST).original(received)
+    described, stored = await Sources(objects, [], LARGEST).original(received, AT)
     assert (described.media_type, described.sha256, described.filename) == (
         "image/png",
         hashlib.sha256(png()).hexdigest(),
@@ -78,7 +79,7 @@ async def test_a_source_becomes_an_original(objects: FileObjects) -> None:
     original = await objects.get(received.object_key)
     assert original.data == stored.data == png()
     assert original.metadata["directory"] == "acme"
-    assert time.time() - 60 < float(original.metadata["received"]) <= time.time()
+    assert float(original.metadata["received"]) == AT / 1000
     assert await sources_of(original_keys(received.image_id), "acme", objects) == ["incoming/acme/cms/1.png"]
 
 
@@ -86,11 +87,11 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
     sources = Sources(objects, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
-    first, _ = await sources.original(received)
+    first, _ = await sources.original(received, AT)
     await objects.put("incoming/acme/1.png", png(255))
-    assert await sources.original(received) == (first, await objects.get(received.object_key))
+    assert await sources.original(received, AT) == (first, await objects.get(received.object_key))
     await objects.delete(["incoming/acme/1.png"])
-    assert (await sources.original(received))[1].data == png()
+    assert (await sources.original(received, AT))[1].data == png()
 
 
 @pytest.mark.parametrize(
@@ -111,9 +112,9 @@ async def test_what_an_event_may_not_refer_to(objects: FileObjects, bucket: str,
     await objects.put(key, png())
     received = event(key, bucket)
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
-        await Sources(objects, [OURS, "others"], LARGEST).original(received)
+        await Sources(objects, [OURS, "others"], LARGEST).original(received, AT)
     with pytest.raises(ForbiddenSource):
-        await Sources(objects, [], LARGEST).original(event(key, bucket, purpose="detect", directory=None, person=None))
+        await Sources(objects, [], LARGEST).original(event(key, bucket, purpose="detect", directory=None, person=None), AT)
     assert await objects.metadata(received.object_key) is None
 
 
@@ -124,11 +125,11 @@ async def test_what_no_original_is_made_of(objects: FileObjects) -> None:
     for key, error_ in (("text", NotAnImage), ("large", UploadTooLarge), ("none", ObjectMissing)):
         received = event(f"incoming/acme/{key}")
         with pytest.raises(error_):
-            await sources.original(received)
+            await sources.original(received, AT)
         assert await objects.metadata(received.object_key) is None
     await objects.put("incoming/acme/changed", png())
     with pytest.raises(ObjectMissing, match="changed"):
-        await sources.original(event("incoming/acme/changed", etag="0" * 32))
+        await sources.original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
 async def test_what_was_erased_goes_with_its_source_but_never_anothers(objects: FileObjects, log: SqliteLog) -> None:
@@ -166,7 +167,7 @@ class Copying(Stage):
         received = [ImageReceived.decode(record.value) for record in records]
         for it in received:
             if it.source is not None:
-                await self.sources.original(it)
+                await self.sources.original(it, AT)
         return [answer(it, 200, {}) for it in received]
 
 

@@ -15,7 +15,7 @@ from facestream.running import run_roles
 from facestream.stores import create, open_stores
 from facestream.system import Role, serve
 from schemas.errors import Unavailable
-from stream.topics import FACES_EMBEDDED, INTERACTIVE, RESULTS
+from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, INTERACTIVE, RESULTS
 
 PATIENCE_S = 20.0
 
@@ -61,9 +61,9 @@ async def test_a_stop_is_heard_while_the_stores_are_away(settings: Settings, mon
 @pytest.mark.parametrize(
     ("roles", "pairs"),
     [
-        (("sink",), [("sink", FACES_EMBEDDED), ("answers", RESULTS)]),
+        (("sink",), [("sink", FACES_EMBEDDED), ("answers", RESULTS), ("bridge", BUCKET_EVENTS)]),
         (("ingest",), INTERACTIVE),
-        (("ingest", "sink"), [*INTERACTIVE, ("answers", RESULTS)]),
+        (("ingest", "sink"), [*INTERACTIVE, ("answers", RESULTS), ("bridge", BUCKET_EVENTS)]),
     ],
     ids=["sink", "ingest", "both"],
 )
