@@ -3,13 +3,13 @@
 import asyncio
 
 import numpy as np
-from sink.fitting import fit
 
 from backends.log import EventLog
 from backends.vectors import VectorStore
 from facestream.stores import Stores
 from schemas.errors import ConfigurationError
 from schemas.generations import Generation
+from sink.fitting import fit
 from stream.catching_up import caught_up
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED

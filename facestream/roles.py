@@ -25,7 +25,11 @@ more directories.
 def add_parser(commands: Any) -> None:
     for name, text, settings in (
         ("ingest", INGEST, ("listen", *STORES, "open", "max_upload", "max_in_flight", "max_age", "upload_memory")),
-        ("process", PROCESS, (*WORKER, "stage", "weights", "device", "dtype", "max_upload", "max_pixels", "sources", "threads", "decoders")),
+        (
+            "process",
+            PROCESS,
+            (*WORKER, "stage", "weights", "device", "dtype", "max_upload", "max_pixels", "sources", "threads", "decoders"),
+        ),
         ("sink", SINK, (*WORKER, "keep_probes", "gallery_memory")),
     ):
         parser = commands.add_parser(name, help=f"one role of a distributed system: {name}", description=text)

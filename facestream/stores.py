@@ -54,8 +54,8 @@ async def create(stores: Stores, keep_probes: float = 7.0) -> None:
 
 
 async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
-    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is missing for a
-    system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
+    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is missing for
+    a system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
     """
     while not stop.is_set():
         try:

@@ -294,7 +294,7 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: that a letter is off the list. It has the key of the letter, so the partition too; `letter` is its offset."""
+    """`dead-letters`: that a letter is off the list. It has the letter's key, so the partition too; `letter` is its offset."""
 
     closed: Literal["retried", "dropped"]
     letter: int

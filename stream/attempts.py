@@ -13,7 +13,15 @@ import structlog
 from prometheus_client import Counter, Histogram
 
 from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
-from schemas.errors import FacestreamError, ForbiddenSource, InvalidRequest, ProcessingFailed, StorageFull, Unavailable, UnreadableRecord
+from schemas.errors import (
+    FacestreamError,
+    ForbiddenSource,
+    InvalidRequest,
+    ProcessingFailed,
+    StorageFull,
+    Unavailable,
+    UnreadableRecord,
+)
 from schemas.records import EraseRequested, ImageReceived
 from stream.answers import dead_letter, error_answer
 
@@ -95,7 +103,7 @@ class Attempts:
                         return False
                 return True
             if not again:
-                return await self.give_up(records[0], error, attempt)
+                return await self.give_up(records[0], error, attempt, current)
             log.warning(
                 "will try again",
                 stage=self._stage.name,
@@ -111,11 +119,11 @@ class Attempts:
                 return False
         return False
 
-    async def give_up(self, record: Record, error: FacestreamError, attempts: int) -> bool:
+    async def give_up(self, record: Record, error: FacestreamError, attempts: int, current: Callable[[], bool]) -> bool:
         """Appends what a record that cannot be processed leaves behind: an answer, and a dead letter where it is not the image's
         own fault.
         """
-        return await self._append(self._given_up(record, error, attempts))
+        return await self._append(self._given_up(record, error, attempts), current)
 
     async def sleep(self, seconds: float) -> None:
         """Sleeps, until the worker is stopped at the latest."""
@@ -152,12 +160,8 @@ class Attempts:
         finally:
             self.running -= 1
             self._changed()
-        while not self._holds():
-            if self._stopping.is_set() or not current():
-                return _Stopped("another member may have these records by now")
-            await self.sleep(BACKOFF_FIRST_S)
         try:
-            return None if await self._append(outputs) else _Stopped("stopped before the outputs were appended")
+            return None if await self._append(outputs, current) else _Stopped("stopped before the outputs were appended")
         except InvalidRequest as error:  # an output is larger than the log takes, and nothing was appended
             return error
 
@@ -191,12 +195,18 @@ class Attempts:
         log.info("refused", stage=self._stage.name, image_id=received.image_id, code=error.code)
         return [answer]
 
-    async def _append(self, outputs: list[NewRecord]) -> bool:
-        """Appends without end: what is appended twice has one effect, what is not appended is lost. False when the worker was
-        stopped before that: the records are handled again then.
+    async def _append(self, outputs: list[NewRecord], current: Callable[[], bool]) -> bool:
+        """Appends without end: what is appended twice has one effect, what is not appended is lost. Not while it is unsure
+        whether the records are this member's still. False when the worker was stopped, or has lost them, before that: they are
+        handled again then.
         """
         delay_s = BACKOFF_FIRST_S
         while outputs:
+            if not self._holds():
+                if self._stopping.is_set() or not current():
+                    return False
+                await self.sleep(BACKOFF_FIRST_S)
+                continue
             try:
                 await self._log.append(outputs)
                 return True

@@ -252,8 +252,9 @@ class Worker:
             error = ProcessingFailed(
                 f"processing this image ended the process {DEADLY_ATTEMPTS} times: send another file, or report this one"
             )
-            if await self._attempts.give_up(record, error, DEADLY_ATTEMPTS):
-                self._done([record], self._epoch)
+            epoch = self._epoch
+            if await self._attempts.give_up(record, error, DEADLY_ATTEMPTS, lambda: epoch == self._epoch):
+                self._done([record], epoch)
             return
         progress.committed = max(progress.committed, record.offset)  # a commit of what was done before must not undo the note
         if await self._note(consumer, {at: Committed(record.offset, f"{ATTEMPT}{attempt}")}):
