@@ -11,7 +11,7 @@ from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.uploads import Upload, read_upload
 from ingest.waiting import wait_of
-from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight
+from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.ids import is_image_id, original_keys
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
@@ -140,7 +140,10 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
     """An answer that is on its way to the store, where whoever was erased is taken out of it: what another replica has just said
     to be erased must be known here too.
     """
-    await service.erasures.refresh()
+    try:
+        await service.erasures.refresh()
+    except Unavailable:  # it is done all the same, and can be had as soon as the log is back
+        return _working(answer.image_id)
     return _answered(service, answer)
 
 
