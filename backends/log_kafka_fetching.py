@@ -24,6 +24,7 @@ AHEAD_BYTES, AHEAD_OF_ONE_BYTES, POLL_BYTES = 32 << 20, 4 << 20, 32 << 20
 REQUEST_BYTES, REQUEST_OF_ONE_BYTES = 16 << 20, 1 << 20
 # A request is held open for so long when there is nothing new. The first at a new position waits for the end of the one before.
 HELD_OPEN_S = 0.25
+CONNECTING_S = 2.0
 FAILED_PAUSE_S = 0.5
 
 log = structlog.get_logger(__name__)
@@ -73,13 +74,7 @@ class Fetching:
         """
         while True:
             try:
-                consumer = await self._servers.consumer(
-                    auto_offset_reset="earliest" if self._may_skip else "none",
-                    fetch_min_bytes=REQUEST_OF_ONE_BYTES if self._linger_s else 1,
-                    fetch_max_wait_ms=int((self._linger_s or HELD_OPEN_S) * 1000),
-                    fetch_max_bytes=REQUEST_BYTES,
-                    max_partition_fetch_bytes=REQUEST_OF_ONE_BYTES,
-                )
+                consumer = await self._started()
                 use_sessions(consumer)
                 try:
                     await self._fetch(consumer)
@@ -92,6 +87,27 @@ class Fetching:
                 self.failure = error
                 self._changed()
             await asyncio.sleep(FAILED_PAUSE_S)
+
+    async def _started(self) -> AIOKafkaConsumer:
+        starting = asyncio.ensure_future(
+            self._servers.consumer(
+                auto_offset_reset="earliest" if self._may_skip else "none",
+                fetch_min_bytes=REQUEST_OF_ONE_BYTES if self._linger_s else 1,
+                fetch_max_wait_ms=int((self._linger_s or HELD_OPEN_S) * 1000),
+                fetch_max_bytes=REQUEST_BYTES,
+                max_partition_fetch_bytes=REQUEST_OF_ONE_BYTES,
+            )
+        )
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:  # aiokafka leaves a connection open that is cancelled as it is made
+            await asyncio.wait([starting], timeout=CONNECTING_S)
+            if not starting.done():
+                starting.cancel()
+                await asyncio.wait([starting])
+            elif not starting.cancelled() and starting.exception() is None:
+                await _stop(starting.result())
+            raise
 
     async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
         self._assign(consumer)

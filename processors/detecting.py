@@ -7,6 +7,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,7 @@ class Detecting(ABC):
         self._inference, self._generations, self._erasures = parts.inference, parts.generations, parts.erasures
         self._sources, self._detector_name = parts.sources, parts.detector
         self._detector = manifest().detector(parts.detector)
+        self._bulk_decoders = asyncio.Semaphore(max(1, parts.decoders.workers - 1))  # one is left for who waits
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
         """Nothing is held in memory."""
@@ -109,9 +111,12 @@ class Detecting(ABC):
     async def _one(self, record: Record) -> list[NewRecord]:
         received = self.received(record)
         received_at = received.came_at(record.timestamp)
-        since = time.monotonic() + (BULK_STEPS_BACK_S if record.topic == IMAGES_RECEIVED_BULK else 0)
+        bulk = record.topic == IMAGES_RECEIVED_BULK
+        since = time.monotonic() + (BULK_STEPS_BACK_S if bulk else 0)
         received, stored = await self._original(received, received_at)
-        with await self._decoders.decode(stored.data, detail=received.options.detail) as decoded:
+        async with self._bulk_decoders if bulk else nullcontext():
+            decoding = await self._decoders.decode(stored.data, detail=received.options.detail)
+        with decoding as decoded:
             image = Image(received, received_at, stored.data, decoded, since)
             found = as_records(await find_faces(decoded, self._inference, since), received, decoded, self._detector)
             FACES.labels(received.purpose).inc(len(found))

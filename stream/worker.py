@@ -28,7 +28,7 @@ COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; what is done a
 LOG_AWAY_S = 1.0
 MOST_RETRYING = 1_000
 BULK_EVERY = 20  # polls: one in so many asks the bulk lane first
-BULK_SHARE, BULK_BESIDE = 4, 2  # of max_in_flight a quarter while the first lane is idle, else two records
+BULK_SHARE, BULK_BESIDE = 4, 1  # of max_in_flight a quarter while the first lane is idle, else one record
 
 
 class Worker:

@@ -109,7 +109,8 @@ async def test_what_one_replica_learned_another_recognizes(roles: Roles, session
 
 async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(roles: Roles, session: aiohttp.ClientSession) -> None:
     stores = {"log", "objects", "vectors"}
-    workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": {"sink", "answers"}, "sink-b": {"sink", "answers"}}
+    of_sink = {"sink", "answers", "bridge"}
+    workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": of_sink, "sink-b": of_sink}
     members = []
     for name, serving in roles.running.items():
         status, body, _ = await client(session, serving).get("/readyz")

@@ -230,7 +230,9 @@ def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(tmp_path: Path
     assert {name: project[name]["ports"] for name in NAMES} == {
         name: [f"127.0.0.1:{state['ports'][name]}:{inside[name]}"] for name in NAMES
     }
-    assert project["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"] == f"PLAINTEXT://127.0.0.1:{state['ports']['kafka']}"
+    published, inside = project["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"].split(",")
+    assert published == f"PLAINTEXT://127.0.0.1:{state['ports']['kafka']}"
+    assert inside == "INTERNAL://kafka:9092"  # for the container of MinIO, which tells of its bucket's objects
     assert project["minio"]["environment"]["MINIO_ROOT_PASSWORD"] == state["password"]
     assert file.stat().st_mode & 0o777 == 0o600
     Services(folder).kill("kafka")  # nothing runs

@@ -209,7 +209,7 @@ async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apar
     key = original_key(IMAGE_ID, "learn")
     async with opened(data) as stores:
         await erased(stores)
-        await put_object(stores, key, received=str(NOW / 1000 - age_s))
+        await put_object(stores, key, received=str(time.time() - age_s))
     code, said = await verified(data, capsys)
     assert code == 0
     assert said["objects"] == "nothing left"

@@ -43,9 +43,9 @@ def test_the_shipped_ones_and_what_they_come_with() -> None:
     default, other = (manifest().generation(name) for name in (DEFAULT, OTHER))
     assert (default.state, default.mirror, other.state, other.mirror) == ("complete", True, "added", False)
     assert (default.dimension, default.template, default.detector) == (128, "dlib-150", "centerface")
-    assert default.threshold is not None
-    assert default.calibration is not None
-    assert (other.threshold, other.calibration) == (None, None)
+    for shipped in (default, other):
+        assert shipped.threshold is not None
+        assert shipped.calibration is not None
     with pytest.raises(NotFound, match=DEFAULT):
         manifest().generation("gone")
 
