@@ -12,6 +12,7 @@ from backends.log import NewRecord
 from backends.log_sqlite import SqliteLog
 from backends.objects_files import FileObjects
 from facestream.state import State
+from processors.decode import DecodePool
 from processors.detecting import Image, LearnedFace, Parts
 from processors.processor import Processor
 from schemas.erased import erased_person
@@ -53,7 +54,8 @@ def processor(objects: Objects, state: State) -> Processor:
     detector = manifest().generation(manifest().default_generation).detector
     unused = cast(Any, None)
     sources = Sources(objects, [], 1_000)
-    return Processor(Parts(objects, unused, unused, unused, state.generations, state.erasures, sources, detector), unused)
+    decoders = DecodePool(workers=1)  # not started: nothing is decoded
+    return Processor(Parts(objects, decoders, unused, unused, state.generations, state.erasures, sources, detector), unused)
 
 
 def portrait() -> tuple[Image, LearnedFace]:
