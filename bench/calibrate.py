@@ -8,7 +8,6 @@ it is checked on the other half; what is printed is fitted on all. The detector'
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -16,9 +15,8 @@ from bench import lfw
 from bench.galleries import Best, Pool, halves
 from bench.lfw import Faces
 from bench.measures import Flags, Floats, calibration_error
+from bench.models import add_arguments, load_chosen
 from bench.naming import CALIBRATION, over_draws
-from facestream.bench_bare import load
-from facestream.config import Settings
 from schemas.calibration import Calibration
 from sink.fitting import MATES, curve, weights
 from weights.manifest import manifest
@@ -73,16 +71,13 @@ def checked(calibration: Calibration, faces: Faces, people: Sequence[str], size:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument(
         "--mates", type=float, default=MATES, help=f"share of probes that are of enrolled people (default: {MATES})"
     )
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     known = manifest()
     generation = known.generation(known.default_generation)
     shipped = generation.calibration

@@ -19,8 +19,8 @@ from torchvision.ops import box_iou
 
 from bench import lfw
 from bench.measures import Flags, Floats, calibration_error, isotonic, one_to_one
-from facestream.bench_bare import find, load
-from facestream.config import Settings
+from bench.models import add_arguments, load_chosen
+from facestream.bench_bare import find
 from facestream.progress import counted
 from processors.networks import Detector
 from weights.manifest import ScoreCalibration, manifest
@@ -118,14 +118,11 @@ def error_of(calibration: ScoreCalibration, scores: Floats, likely: Floats) -> f
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw the boxes that match no label")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     known = manifest()
     name = known.generation(known.default_generation).detector
     shipped = known.detector(name)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torchvision.ops import box_iou
 
+from bench.models import add_arguments
 from facestream.bench_bare import find
 from processors.boxes import Detections
 from processors.networks import Detector
@@ -134,10 +135,7 @@ def enlarged(detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: i
 def main() -> int:
     shipped = manifest().detector("centerface").score_threshold
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--detail", choices=["normal", "high"], default="normal")
     parser.add_argument("--score", type=float, default=shipped)
     parser.add_argument("--only", nargs="*", choices=["street", "montage", "portrait"], default=["street", "montage", "portrait"])

@@ -9,11 +9,9 @@ After each group `facestream erase verify` must find nothing.
 
 import argparse
 import asyncio
-import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,6 +23,7 @@ import aiohttp
 
 from bench.clients import Served, add_arguments, portraits, verdict
 from bench.cluster import Cluster
+from bench.commands import Commands
 from bench.erase_round import KINDS, Photos, Round, RoundFailed
 from bench.faults import HELD_S
 from bench.soak import Single
@@ -41,28 +40,6 @@ LONG_S = 5.0  # an erase waits that long for a process that is held, or has to s
 WOKEN_S = 3.0  # what a process does that wakes, it has done by then
 
 Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # is told when the first round is about to erase
-
-
-class Commands:
-    """`facestream` on the same stores."""
-
-    def __init__(self, settings: dict[str, str]) -> None:
-        others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
-        self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
-
-    def start(self, *command: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "facestream.cli", *command],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    async def run(self, *command: str) -> tuple[int, str]:
-        process = await asyncio.to_thread(self.start, *command)
-        output, _ = await asyncio.to_thread(process.communicate)
-        return process.returncode, output
 
 
 async def nothing(chance: random.Random, erasing: asyncio.Event) -> None:

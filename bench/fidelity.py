@@ -16,9 +16,9 @@ from PIL import Image
 
 from bench import lfw
 from bench.lfw import Faces
+from bench.models import add_arguments, load_chosen
 from bench.naming import over_draws
-from facestream.bench_bare import Networks, load
-from facestream.config import Settings
+from facestream.bench_bare import Networks
 from facestream.progress import counted
 from processors import align, embed
 from schemas.generations import Generation
@@ -83,15 +83,12 @@ def verdict(holds: bool) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--faces", type=int, default=200, help="so many, drawn at random, for crops and chips")
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     known = manifest()
     generation = known.generation(known.default_generation)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)

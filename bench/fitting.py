@@ -8,15 +8,13 @@ named than wished, by a hundredth, or probabilities are off by more than .05.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
 from bench import lfw
 from bench.lfw import Faces
 from bench.measures import calibration_error
-from facestream.bench_bare import load
-from facestream.config import Settings
+from bench.models import add_arguments, load_chosen
 from schemas.calibration import Calibration, Threshold
 from sink.draws import Directory, Scores, populations, scores
 from sink.fitting import SIZES, fit, weights
@@ -46,13 +44,10 @@ def checked(threshold: Threshold, calibration: Calibration, found: Scores) -> tu
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--halves", type=int, default=3, help="how often the people are halved anew")
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     return 0 if report(faces, chosen.halves) else 1
 

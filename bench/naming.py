@@ -22,8 +22,7 @@ from backends.vectors import FaceBlock
 from bench import lfw
 from bench.lfw import Faces
 from bench.measures import calibration_error, spread
-from facestream.bench_bare import load
-from facestream.config import Settings
+from bench.models import add_arguments, load_chosen
 from schemas.generations import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.gallery import Gallery
@@ -147,10 +146,7 @@ def enlarged(photos: Path, models: Any, faces: Faces, generation: Generation, ti
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pixels", action="store_true", help="learned faces out of the photos' pixels, not out of their crops")
@@ -159,7 +155,7 @@ def main() -> int:
     parser.add_argument("--url", help="the first draw through a service that runs; its directories get names that nobody uses")
     chosen = parser.parse_args()
 
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     known = manifest()
     generation = known.generation(known.default_generation)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)

@@ -10,7 +10,6 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 from bench import lfw
 from bench.lfw import Faces
 from bench.measures import quantile_reached
-from facestream.bench_bare import load
-from facestream.config import Settings
+from bench.models import add_arguments, load_chosen
 
 Floats = NDArray[np.float32]
 
@@ -96,14 +94,11 @@ def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, Outcome]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--draws", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     chance = np.random.default_rng(chosen.seed)
 

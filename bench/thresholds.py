@@ -9,15 +9,13 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from bench import lfw
 from bench.galleries import Best, Pool
 from bench.lfw import Faces, Floats
-from facestream.bench_bare import load
-from facestream.config import Settings
+from bench.models import add_arguments, load_chosen
 from schemas.calibration import Threshold
 from sink import thresholds
 from weights.manifest import manifest
@@ -114,15 +112,12 @@ def rates(table: Threshold, found: Sequence[Best], way: Way, strangers: float) -
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
-    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    add_arguments(parser)
     parser.add_argument("--strangers", type=float, default=0.01)
     parser.add_argument("--draws", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
-    models = load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    models = load_chosen(chosen)
     known = manifest()
     table = known.generation(known.default_generation).threshold
     assert table is not None

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bench import erase, erase_round, faults, same
 from bench.cluster import Cluster, unique
+from bench.commands import Commands
 from bench.stores import temporary_stores
 from scripts.services import Services
 from tests.e2e.conftest import Client, jpeg
@@ -122,7 +123,7 @@ async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
     """The long form is `make soak-erase`."""
     names = ("obama.jpg", "obama2.jpg", "obama3.jpg")
     pictures = erase_round.Photos([(photos / it).read_bytes() for it in names], (photos / "biden.jpg").read_bytes())
-    commands = erase.Commands(stores | {"data": str(cluster.data), "weights": str(weights_folder)})
+    commands = Commands(stores | {"data": str(cluster.data), "weights": str(weights_folder)})
     held = {"held sink": erase.held(cluster, "sink", 14)}
     assert await erase.erase_under_fire(cluster, commands, pictures, held, rounds=4, together=4, seed=1, rate=20) == []
 

@@ -3,9 +3,7 @@
 import asyncio
 import io
 import json
-import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest_asyncio
 from PIL import Image
 
 from bench.cluster import Cluster
+from bench.commands import Commands
 from bench.stores import temporary_stores
 from facestream.serving import Serving
 from tests.e2e.conftest import Client
@@ -32,25 +31,16 @@ class System:
 
     def __init__(self, url: str, data: Path, weights: Path, stores: dict[str, str]) -> None:
         self.url = url
-        settings = stores | {"data": str(data), "weights": str(weights)}
-        others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
-        self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
+        self._commands = Commands(stores | {"data": str(data), "weights": str(weights)})
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "facestream.cli", *arguments],
-            env=self._environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return self._commands.start(*arguments)
 
     async def facestream(self, *arguments: str, code: int = 0) -> str:
         """What the command says."""
-        process = self.begin(*arguments)
-        out, err = await asyncio.to_thread(process.communicate)
-        assert process.returncode == code, f"{arguments}: {out}{err}"
-        return out + err
+        returned, said = await self._commands.run(*arguments)
+        assert returned == code, f"{arguments}: {said}"
+        return said
 
     async def generations(self) -> dict[str, dict[str, Any]]:
         rows = [json.loads(line) for line in (await self.facestream("models", "list", "--json")).splitlines()]
