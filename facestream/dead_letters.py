@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from backends.log import EventLog, Record
+from backends.log import EventLog
 from facestream.dead_letters_shown import count_of, print_list, print_one
 from facestream.settings_flags import add_flags, settings_from
 from facestream.stores import open_stores
@@ -14,9 +14,8 @@ from facestream.terminal import complain, shown
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalised
 from stream.dead_letters import Letter, drop, open_letters, retry
-from stream.erasures import Erasures
-from stream.reading import read_through, spans
-from stream.topics import ERASURES, TOPICS
+from stream.erasures import Erasures, is_erased
+from stream.topics import TOPICS
 
 DESCRIPTION = """\
 What could not be processed is a dead letter: the event, why, and how often it was tried. Its caller was told, and other images go
@@ -164,12 +163,10 @@ async def _drop(log: EventLog, letters: list[Letter], arguments: argparse.Namesp
 async def _erasures(log: EventLog) -> Erasures:
     """As of now; a command ends before there is anything to follow."""
     erasures = Erasures(log)
-
-    def take(records: Sequence[Record]) -> None:
-        for record in records:
-            erasures.take(record)
-
-    await read_through(log, ERASURES, await spans(log, ERASURES, [0]), take)
+    try:
+        await erasures.start()
+    finally:
+        await erasures.close()
     return erasures
 
 
@@ -181,7 +178,7 @@ def _check_retry(letter: Letter, erasures: Erasures) -> None:
             f"there is no image in it to try again, its record in {letter.content.topic} cannot be read or is a command: let its"
             f" sender send it anew, then `facestream dead-letters drop {letter.id}`"
         )
-    if erasures.of_image(event.directory, event.person, event.image_id).at >= event.came_at(letter.record.timestamp):
+    if is_erased(event, event.came_at(letter.record.timestamp), erasures):
         raise Erased("it was erased after it had come, and is not processed again: the dead letter is dropped")
 
 

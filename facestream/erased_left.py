@@ -23,7 +23,7 @@ from schemas.records import (
 from stream.erasures import Erasures, is_erased
 from stream.generations import Generations
 from stream.listing import listed
-from stream.reading import read_through, spans
+from stream.reading import read_whole
 from stream.shown import shown
 from stream.sources import INCOMING, place_of
 from stream.topics import (
@@ -64,7 +64,7 @@ async def vectors_left(vectors: VectorStore, generations: Generations, erasures:
     for generation in generations.all:
         for directory in await vectors.directories(generation.name):
             async for page in vectors.read_faces(directory, generation.name):
-                found += [it.face_id for it in page if erasures.of_image(directory, it.person, it.image_id).at >= it.timestamp]
+                found += [it.face_id for it in page if erasures.covers(directory, it.person, it.image_id, it.timestamp)]
     return found
 
 
@@ -108,7 +108,7 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
             if tells:
                 found = InTopic(found.records + 1, max(found.last, record.timestamp))
 
-    await read_through(log, topic, await spans(log, topic, range(await log.partitions(topic))), take)
+    await read_whole(log, topic, take)
     return found
 
 
@@ -134,12 +134,12 @@ def _embedded(record: Record, erasures: Erasures) -> bool:
         return True  # by name
     if isinstance(event, FacesEmbedded):
         return is_erased(event.received, event.received_at, erasures)
-    return any(erasures.of_image(event.directory, it.person, it.image_id).at >= it.learned_at for it in event.faces)
+    return any(erasures.covers(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
 
 
 def _learned(record: Record, erasures: Erasures) -> bool:
     face = FaceLearned.decode(record.value)
-    return erasures.of_image(face.directory, face.person, face.image_id).at >= face.learned_at
+    return erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
 
 
 def _result(record: Record, erasures: Erasures) -> bool:
@@ -159,7 +159,7 @@ def _notified(record: Record, erasures: Erasures) -> bool:
         place = place_of(name[max(0, name.find(INCOMING)) :])
         if place is not None:
             _, directory, person = place
-            if erasures.of_image(directory, person, image_id_of_object(bucket, name, etag)).at >= record.timestamp:
+            if erasures.covers(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):
                 return True
     return False
 

@@ -14,12 +14,12 @@ from schemas.errors import FacestreamError
 from schemas.ids import crop_key, face_id_learned
 from stream.erasures import objects_of
 from stream.late import take_back_late
+from stream.listing import delete_each
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
-AT_ONCE = 500
 # An image that was to be learned so long ago was learned, or was given up and is no dead letter any more. Older ones were looked
 # at before.
 DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
@@ -57,10 +57,10 @@ class Housekeeping:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
         await self._vectors.sweep_erasures()
-        await self._delete(self._old_probes())
+        await delete_each(self._objects, self._old_probes())
         if time.time() >= self._daily_at:
             await take_back_late(self._log, self._objects, self._state.erasures)
-            await self._delete(self._not_learned())
+            await delete_each(self._objects, self._not_learned())
             self._daily_at = time.time() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:
@@ -86,13 +86,3 @@ class Housekeeping:
             if any(it.image_id == image_id for it in faces):
                 return True
         return False
-
-    async def _delete(self, keys: AsyncIterator[str]) -> None:
-        some: list[str] = []
-        async for key in keys:
-            some.append(key)
-            if len(some) >= AT_ONCE:
-                await self._objects.delete(some)
-                some.clear()
-        if some:
-            await self._objects.delete(some)

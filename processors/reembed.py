@@ -87,7 +87,7 @@ class Reembed:
         return await self._cutting.run(_chip_of, stored.data, landmarks, self._generation.template)
 
     def _is_erased(self, face: FaceLearned) -> bool:
-        return self._erasures.of_image(face.directory, face.person, face.image_id).at >= face.learned_at
+        return self._erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
 
     def _record(self, directory: str, faces: list[ReembeddedFace]) -> NewRecord:
         value = FacesReembedded(directory=directory, generation=self._generation.name, faces=faces)

@@ -20,7 +20,7 @@ from stream.answers import answer
 from stream.dead_letters import open_letters
 from stream.erasures import Erasures, Mark, is_erased, objects_of
 from stream.generations import Generations
-from stream.listing import listed
+from stream.listing import delete_each, listed
 from stream.shown import shown
 from stream.sources import incoming, sources_of
 from stream.topics import ERASURES, FACES_LEARNED
@@ -132,15 +132,11 @@ class Eraser:
         learned after the command, in spite of what the clock of who took them in says.
         """
         keep = {original_key(it, "learn") for it in later}
-        keys: list[str] = []
-        async for info, metadata in listed(self._objects, "probes/", "originals/"):
-            before = float(metadata.get("received", 0)) * 1000 <= at
-            if metadata.get("directory") == directory and before and info.key not in keep:
-                keys.append(info.key)
-            if len(keys) >= AT_ONCE:
-                await self._objects.delete(keys)
-                keys.clear()
-        await self._objects.delete(keys)
+        pictures = listed(self._objects, "probes/", "originals/")
+        before = ((info.key, it) async for info, it in pictures if float(it.get("received", 0)) * 1000 <= at)
+        await delete_each(
+            self._objects, (key async for key, it in before if it.get("directory") == directory and key not in keep)
+        )
 
 
 def _keys(command: EraseRequested) -> list[str]:

@@ -154,7 +154,7 @@ class Sink:
             if not self._generations.get(event.generation).is_live:
                 continue
             for it in event.faces:
-                if self._erasures.of_image(event.directory, it.person, it.image_id).at < it.learned_at:
+                if not self._erasures.covers(event.directory, it.person, it.image_id, it.learned_at):
                     face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
                     new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
         await self._put(new)

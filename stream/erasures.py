@@ -65,6 +65,10 @@ class Erasures(Following):
                 keys.append(erased_person(directory, person))
         return _latest([self.of(key) for key in keys])
 
+    def covers(self, directory: str | None, person: str | None, image_id: str, came_at: int) -> bool:
+        """Whether an image was erased after it came. came_at: ms."""
+        return self.of_image(directory, person, image_id).at >= came_at
+
     def of_person(self, directory: str, person: str, face_id: str) -> Mark:
         """The last erasure that a face of a person in a directory fell under."""
         keys = (erased_directory(directory), erased_person(directory, person), erased_face(face_id))
@@ -83,7 +87,7 @@ def objects_of(image_id: str) -> list[str]:
 
 def is_erased(received: ImageReceived, received_at: int, erasures: Erasures) -> bool:
     """Whether an image was erased after it came. received_at: ms."""
-    return erasures.of_image(received.directory, received.person, received.image_id).at >= received_at
+    return erasures.covers(received.directory, received.person, received.image_id, received_at)
 
 
 async def drop_if_erased(received: ImageReceived, received_at: int, erasures: Erasures, objects: ObjectStore) -> None:

@@ -10,7 +10,7 @@ from schemas.errors import UnreadableRecord
 from schemas.records import FaceLearned
 from stream.dead_letters import open_letters
 from stream.erasures import Erasures, is_erased, objects_of
-from stream.reading import read_through, spans
+from stream.reading import read_whole
 from stream.topics import FACES_LEARNED
 
 
@@ -27,11 +27,10 @@ async def take_back_late(log: EventLog, objects: ObjectStore, erasures: Erasures
                 face = FaceLearned.decode(record.value)
             except UnreadableRecord:
                 continue
-            if erasures.of_image(face.directory, face.person, face.image_id).at >= face.learned_at:
+            if erasures.covers(face.directory, face.person, face.image_id, face.learned_at):
                 late[record.key] = face
 
-    partitions = range(await log.partitions(FACES_LEARNED))
-    await read_through(log, FACES_LEARNED, await spans(log, FACES_LEARNED, partitions), take)
+    await read_whole(log, FACES_LEARNED, take)
     if late:
         await log.append([NewRecord(FACES_LEARNED, key, None, face.directory) for key, face in late.items()])
         await objects.delete([key for face in late.values() for key in objects_of(face.image_id)])

@@ -1,4 +1,6 @@
-"""Lists objects with their metadata: asked one after the other, those of a million pictures would take an hour."""
+"""Lists objects with their metadata, and deletes what was listed, many at a time: asked one after the other, those of a million
+pictures would take an hour.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -6,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from backends.objects import ObjectInfo, ObjectStore
 
 AT_ONCE = 32
+DELETED_AT_ONCE = 500
 
 
 async def listed(objects: ObjectStore, *prefixes: str) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
@@ -25,3 +28,15 @@ async def listed(objects: ObjectStore, *prefixes: str) -> AsyncIterator[tuple[Ob
 async def _described(objects: ObjectStore, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
     found = await asyncio.gather(*(objects.metadata(info.key) for info in some))
     return [(info, metadata) for info, metadata in zip(some, found, strict=True) if metadata is not None]
+
+
+async def delete_each(objects: ObjectStore, keys: AsyncIterator[str]) -> None:
+    """Deletes them as they come. Raises Unavailable."""
+    some: list[str] = []
+    async for key in keys:
+        some.append(key)
+        if len(some) == DELETED_AT_ONCE:
+            await objects.delete(some)
+            some.clear()
+    if some:
+        await objects.delete(some)

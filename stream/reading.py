@@ -42,3 +42,10 @@ async def read_through(log: EventLog, topic: str, wanted: dict[int, Span], take:
                 break  # compaction or retention has taken the last records
     finally:
         await reader.close()
+
+
+async def read_whole(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
+    """Hands over all that a topic has by now, in order within each partition. Raises InvalidRequest for an unknown topic,
+    Unavailable.
+    """
+    await read_through(log, topic, await spans(log, topic, range(await log.partitions(topic))), take)
