@@ -145,7 +145,7 @@ def main() -> int:
 
     device = choose_device(chosen.device)
     dtype = choose_dtype(device, chosen.dtype)
-    detector = Detector(load_detector(chosen.weights, device, dtype), device, dtype, score_threshold=chosen.score)
+    detector = Detector(load_detector(chosen.weights, "centerface", device, dtype), device, dtype, score_threshold=chosen.score)
     start = time.perf_counter()
     rows: list[Row] = []
     if "street" in chosen.only:

@@ -35,7 +35,8 @@ def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, 
     found = []
     for row in rows:
         with Image.open(photos / "lfw" / faces.paths[row]) as image:
-            found.append(embed.encoded_crop(np.asarray(image.convert("RGB")), faces.landmarks[row]))
+            cut = embed.cut_face(np.asarray(image.convert("RGB")), faces.landmarks[row])
+            found.append((embed.encoded_crop(cut.pixels), cut.landmarks))
     return found
 
 
@@ -60,7 +61,8 @@ def arcface(photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tupl
         image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
         points = faces.landmarks[row] * np.float32(enlarge)
         if enlarge > 1:
-            data, landmarks = embed.encoded_crop(np.asarray(image), points)
+            cut = embed.cut_face(np.asarray(image), points)
+            data, landmarks = embed.encoded_crop(cut.pixels), cut.landmarks
         direct = align.warp_chip(np.asarray(image), points, "arcface-112")
         kept_chip = align.warp_chip(embed.decoded_crop(data), landmarks.round(2), "arcface-112")
         differences.append(float(np.abs(direct - kept_chip).mean()))

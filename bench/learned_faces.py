@@ -52,14 +52,14 @@ def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFac
             pixels = np.ascontiguousarray(pixels[:, ::-1])
             landmarks[:, 0] = pixels.shape[1] - 1 - landmarks[:, 0]
             landmarks = landmarks[[1, 0, 2, 4, 3]]
-        jpeg, points = embed.encoded_crop(pixels, landmarks)
+        cut = embed.cut_face(pixels, landmarks)
         person = f"{path.split('/')[0]} {turn}"
         yield LearnedFace(
             person,
             f"lfw-{turn % DIRECTORIES}",
             str(uuid.uuid4()),
-            jpeg,
-            [(round(float(x), 2), round(float(y), 2)) for x, y in points],
+            embed.encoded_crop(cut.pixels),
+            [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks],
         )
 
 

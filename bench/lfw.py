@@ -86,8 +86,8 @@ def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Floats]:
         largest = int(sizes.argmax())
         landmarks = found.landmarks[largest].round(2)  # as the records carry them
         pixels = np.asarray(image)
-        crop, _ = embed.encoded_crop(pixels, landmarks)
-        learned = align.chip_of_crop(embed.decoded_crop(crop)).astype(np.float32)
+        crop = embed.as_kept(embed.cut_face(pixels, landmarks))
+        learned = align.chip_of_crop(crop.pixels).astype(np.float32)
         vectors = unit(models.embedder.embed([learned, align.cut(pixels, landmarks)]))
         row |= {
             "score": found.scores[largest],

@@ -245,7 +245,7 @@ async def _switch(
     async def found(number: int) -> None:
         async with limit:
             picture = _other(pictures[number % len(pictures)], number)
-            _, body = await ask(session, url, "/recognize", picture, directory="more", strangers="1")
+            _, body = await ask(session, url, "/recognize", picture, directory="more", strangers="1", top="10")
             models = body["models"]
             names = {it["id"] for person in body["persons"] for it in person["candidates"]}
             if models["generation"] != OLD or f"more {number}" not in names:

@@ -48,7 +48,7 @@ def load(settings: Settings) -> Networks:
     prepare()
     return Networks(
         Detector(
-            load_detector(settings.weights_folder, device, dtype, generation.detector),
+            load_detector(settings.weights_folder, generation.detector, device, dtype),
             device,
             dtype,
             score_threshold=known.detector(generation.detector).score_threshold,

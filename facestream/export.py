@@ -62,6 +62,7 @@ async def _run(arguments: argparse.Namespace) -> int:
                     image_id=face.image_id,
                     source=face.source,
                     detector=face.detector,
+                    box=face.box,
                     landmarks=face.crop.landmarks,
                     vectors={name: of_one[face.face_id] for name, of_one in vectors.items() if face.face_id in of_one},
                 )

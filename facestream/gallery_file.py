@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import InvalidRequest
 from schemas.names import Name
-from schemas.records import Landmarks, Uuid
+from schemas.records import Box, Landmarks, Uuid
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,7 +37,7 @@ class GalleryHead(BaseModel):
 
 
 class ExportedFace(BaseModel):
-    """`landmarks` in pixels of the crop; `vectors` base64 of little-endian float32."""
+    """`landmarks` in pixels of the crop, `box` in those of the original; `vectors` base64 of little-endian float32."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,6 +46,7 @@ class ExportedFace(BaseModel):
     image_id: Uuid
     source: str
     detector: str
+    box: Box | None = None
     landmarks: Landmarks
     vectors: dict[str, str]
 

@@ -97,6 +97,7 @@ async def _import(
             source=face.source,
             crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
             detector=face.detector,
+            box=face.box,
             learned_at=now,
             generations=sorted(known),
         )

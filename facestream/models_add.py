@@ -79,10 +79,10 @@ async def _run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     content = _read(arguments.file)
     picture = None if arguments.picture is None else _read(arguments.picture)
-    generation = _described(arguments, content)
     async with open_stores(settings) as stores:
         await stores.log.require_topics(TOPICS)
         async with followed(stores.log) as state:
+            generation = _described(arguments, content, state.generations.active.detector)
             _check_new(generation.name, state.generations)
             from facestream.onnx_trial import try_network  # torch: not for the other commands
 
@@ -104,7 +104,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _described(arguments: argparse.Namespace, content: bytes) -> Generation:
+def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> Generation:
     """The generation, with a dimension that the trial has to tell. Raises ConfigurationError."""
     from processors.align import TEMPLATES  # torch, as above
 
@@ -132,7 +132,7 @@ def _described(arguments: argparse.Namespace, content: bytes) -> Generation:
     return Generation(
         name=name,
         state="added",
-        detector=manifest().generation(manifest().default_generation).detector,
+        detector=detector,
         embedder=name,
         mirror=arguments.mirror,
         template=f"{arguments.template}-{arguments.input}",

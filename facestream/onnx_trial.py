@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facestream.config import Settings
-from facestream.role_process import load_networks
+from facestream.role_process import make_detector, no_networks
 from processors import align
 from processors.decode import DecodePool
 from processors.detect import find_faces
-from processors.embed import chips_of_crop, decoded_crop, encoded_crop
+from processors.embed import as_kept, chips_of_crop, cut_face
 from processors.inference import Inference
 from processors.onnx_embedder import load_onnx_embedder
 from schemas.errors import NoFace, WeightsInvalid
@@ -51,18 +51,18 @@ async def try_network(settings: Settings, content: bytes, generation: Generation
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
-    detector = generation.detector if picture is not None else None
     async with AsyncExitStack() as stack:
-        inference = Inference(lambda: load_networks(settings, detector, device, dtype), settings.threads)
+        inference = Inference(no_networks(device), settings.threads)
         stack.callback(inference.close)
-        await inference.loaded()
         await inference.add_embedder(generation.name, partial(load_onnx_embedder, content, generation, device))
         faces = [drawn_face(0), drawn_face(1)]
         if picture is not None:
+            detector = generation.detector
+            await inference.add_detector(detector, partial(make_detector, settings, device, dtype, detector))
             decoders = DecodePool(workers=1, max_pixels=settings.max_pixels)
             await decoders.start()
             stack.push_async_callback(decoders.close)
-            faces = [*await _faces_of(picture, decoders, inference), drawn_face(1)]
+            faces = [*await _faces_of(picture, detector, decoders, inference), drawn_face(1)]
         (probe, learned), (other, _) = (_chips(face, generation.template) for face in faces[:2])
         return await _tried(inference, generation.name, probe, learned, other, str(device))
 
@@ -82,10 +82,10 @@ def drawn_face(seed: int) -> Face:
     return np.asarray(image), points
 
 
-async def _faces_of(picture: bytes, decoders: DecodePool, inference: Inference) -> list[Face]:
+async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inference: Inference) -> list[Face]:
     """The faces of a photo, the largest first. Raises NoFace."""
     with await decoders.decode(picture) as image:
-        found = await find_faces(image, inference, time.monotonic())
+        found = await find_faces(image, detector, inference, time.monotonic())
     if not len(found):
         raise NoFace("no face was found in the picture to try it on: take one that shows a face from the front")
     with await decoders.decode(picture, full=True) as image:
@@ -96,8 +96,7 @@ async def _faces_of(picture: bytes, decoders: DecodePool, inference: Inference) 
 
 def _chips(face: Face, template: str) -> tuple[Floats, Floats]:
     """A probe's chip, from the picture, and a learned face's, from the crop that is kept. (side, side, 3) each."""
-    jpeg, points = encoded_crop(*face)
-    learned = chips_of_crop(decoded_crop(jpeg), points, [template])[template].astype(np.float32)
+    learned = chips_of_crop(as_kept(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
 

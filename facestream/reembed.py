@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.urls import scheme_of
 from facestream.config import Settings
@@ -27,6 +27,9 @@ from stream.catching_up import LOOK_EVERY_S, records_left
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from stream.worker import Worker
 
+if TYPE_CHECKING:
+    from processors.reembed import Reembed
+
 DESCRIPTION = """\
 Embed every learned face with another model, while the service goes on. NAME is a generation of `facestream models list`.
 
@@ -35,10 +38,10 @@ from their kept crops. Start it on several machines to share the work; cut it of
 When it is complete: facestream models compare OLD NAME, then facestream models activate NAME.
 """
 IN_FLIGHT = 1_024
-SEQUENCES = 4  # of a partition: a batch is fetched and cut while another one is embedded
-# The service goes first where both need the processor. Beside clients at 30 % of what two cores can do, 0, 3, 5 and 10 leave the
-# replay .63, .62, .49 and .14 of its rate, and their p99 is 740, 158, 155 and 129 ms, without a replay 95.
-NICE = 3
+SEQUENCES = 4  # of a partition: a batch is fetched and cut while others are embedded
+# The service goes first where both need the processor. Beside clients at 30 % of what two cores can do, 0, 3, 5 and 10 all leave
+# the replay .73 of its rate; their p99 is 396, 211, 142 and 147 ms, without a replay 86.
+NICE = 10
 
 
 def add_parser(commands: Any) -> None:
@@ -49,19 +52,25 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", metavar="NAME", help="the generation to make")
+    add_replay_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def add_replay_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", metavar="FACES", type=float, default=0.0, help="faces a second at most (default: as many as there is room for)"
     )
-    add_flags(parser, ("log", "objects", "vectors", "data", "member", "weights", "device", "dtype", "threads"))
-    parser.set_defaults(run=run)
+    flags = ("log", "objects", "vectors", "data", "member", "weights", "device", "dtype", "threads", "decoders", "max_pixels")
+    add_flags(parser, flags)
 
 
 def run(arguments: argparse.Namespace) -> int:
     quietly()
-    return asyncio.run(_run(settings_from(arguments), arguments.name, arguments.rate))
+    return asyncio.run(replay(settings_from(arguments), arguments.name, arguments.rate))
 
 
-async def _run(settings: Settings, name: str, rate: float) -> int:
+async def replay(settings: Settings, name: str, rate: float) -> int:
+    """Makes the vectors of a generation. Returns the exit code."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -85,7 +94,7 @@ async def _replay(
 ) -> None:
     """Returns when the group has passed the end as of now, and the sink has written what came of it."""
     ends = await stores.log.end_offsets(FACES_LEARNED)
-    async with _worker(settings, stores, state, generation, rate) as worker:
+    async with _worker(settings, stores, state, generation, rate) as (worker, stage):
         running = asyncio.create_task(worker.run())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -94,6 +103,8 @@ async def _replay(
             stopping.cancel()
             worker.stop()
             await running
+        if stage.not_seen:
+            print(f"{stage.not_seen} faces keep the crop they have: '{generation.detector}' does not find them", file=sys.stderr)
     if not stop.is_set():
         ends = await stores.log.end_offsets(FACES_EMBEDDED)
         await _progress(stores, "written", "sink", FACES_EMBEDDED, ends, ())
@@ -131,32 +142,51 @@ async def _finish(stores: Stores, state: State, generation: Generation) -> int:
 
 
 @asynccontextmanager
-async def _worker(settings: Settings, stores: Stores, state: State, generation: Generation, rate: float) -> AsyncIterator[Worker]:
-    from facestream.role_process import fetch_embedder, load_networks  # torch takes a second to import
+async def _worker(
+    settings: Settings, stores: Stores, state: State, generation: Generation, rate: float
+) -> AsyncIterator[tuple[Worker, "Reembed"]]:
+    from facestream.role_process import fetch_embedder, make_detector, no_networks  # torch takes a second to import
+    from processors.decode import DecodePool
     from processors.embed import Cutting
     from processors.inference import Inference
-    from processors.reembed import Reembed
+    from processors.redetect import Redetect
+    from processors.reembed import AT_ONCE, Reembed
     from weights.load import choose_device, choose_dtype
 
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     async with AsyncExitStack() as stack:
-        inference = Inference(partial(load_networks, settings, None, device, dtype), settings.threads)
-        stack.callback(inference.close)
-        await inference.loaded()
-        await inference.add_embedder(generation.name, await fetch_embedder(settings, stores.objects, device, dtype, generation))
+        # On a CPU one a core, each with one thread: what the service takes of a core holds up that one alone, where a team of
+        # threads would wait for its slowest.
+        cores = 1 if device.type == "cuda" else settings.threads or len(os.sched_getaffinity(0))
+        inferences = [Inference(no_networks(device), 1) for _ in range(cores)]
+        for inference in inferences:
+            stack.callback(inference.close)
+            embedder = await fetch_embedder(settings, stores.objects, device, dtype, generation)
+            await inference.add_embedder(generation.name, embedder)
         cutting = Cutting()
         stack.callback(cutting.close)
         member = settings.member or stack.enter_context(member_name(settings.data, "reembed"))
-        stage = Reembed(generation, stores.objects, cutting, inference, state.erasures, rate=rate)
-        yield Worker(
+
+        async def redetect() -> Redetect:
+            detector = generation.detector
+            await inferences[0].add_detector(detector, partial(make_detector, settings, device, dtype, detector))
+            decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
+            await decoders.start()
+            stack.push_async_callback(decoders.close)
+            return Redetect(detector, stores.objects, decoders, cutting, inferences[0])
+
+        stage = Reembed(generation, stores.objects, cutting, inferences, state.erasures, redetect, rate=rate)
+        worker = Worker(
             stores.log,
             stage,
             [FACES_LEARNED],
-            sequence_of=lambda record: str(record.offset % SEQUENCES),  # order does not count, batches do
+            sequence_of=lambda record: str(record.offset // AT_ONCE % SEQUENCES),  # order does not count, batches do
             member=member,
             max_in_flight=IN_FLIGHT,
+            suspects_together=AT_ONCE,
         )
+        yield worker, stage
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from processors.align import template_named
 from processors.apart import Detect, Embed
 from processors.decode import DecodePool
 from processors.detecting import Parts
+from processors.detectors import Detectors
 from processors.embed import Cutting
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
@@ -38,12 +39,9 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
     """The workers of `settings.stage`: detect and embed in one, or one of them."""
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
-    detector = manifest().generation(manifest().default_generation).detector
     async with AsyncExitStack() as stack:
-        load = partial(load_networks, settings, None if settings.stage == "embed" else detector, device, dtype)
-        inference = Inference(load, settings.threads)
+        inference = Inference(no_networks(device), settings.threads)
         stack.callback(inference.close)
-        await inference.loaded()
         cutting = Cutting()
         stack.callback(cutting.close)
         embedders = Embedders(state.generations, inference, partial(fetch_embedder, settings, stores.objects, device, dtype))
@@ -53,11 +51,13 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
             embed = Embed(stores.objects, cutting, inference, embedders, state.erasures)
             yield [Worker(stores.log, embed, [FACES_DETECTED], member=member, max_in_flight=IN_FLIGHT)]
             return
+        detectors = Detectors(state.generations, inference, partial(make_detector, settings, device, dtype))
+        await detectors.load_active()
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
         sources = Sources(stores.objects, settings.source_buckets, settings.max_upload)
-        parts = Parts(stores.objects, decoders, cutting, inference, state.generations, state.erasures, sources, detector)
+        parts = Parts(stores.objects, decoders, cutting, inference, detectors, state.erasures, sources)
         yield [
             Worker(
                 stores.log,
@@ -70,20 +70,17 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
         ]
 
 
-def load_networks(settings: Settings, detector: str | None, device: torch.device, dtype: torch.dtype) -> Networks:
-    """The detector, if one is wanted; embedders come as their generations do. Raises WeightsInvalid."""
+def no_networks(device: torch.device) -> Networks:
+    """They come as their generations do."""
     gpu = device.type == "cuda"
-    return Networks(
-        _detector(settings, detector, device, dtype) if detector else None,
-        {},
-        chunk_pixels=CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU,
-        chunk_chips=CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU,
-    )
+    return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)
 
 
-def _detector(settings: Settings, name: str, device: torch.device, dtype: torch.dtype) -> Detector:
-    module = load_detector(settings.weights_folder, device, dtype, name)
-    detector = Detector(module, device, dtype, score_threshold=manifest().detector(name).score_threshold)
+def make_detector(settings: Settings, device: torch.device, dtype: torch.dtype, name: str) -> Detector:
+    """Raises WeightsInvalid, NotFound."""
+    shipped = manifest().detector(name)
+    module = load_detector(settings.weights_folder, name, device, dtype)
+    detector = Detector(module, device, dtype, score_threshold=shipped.score_threshold, mirror=shipped.mirror)
     detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first takes a second: before anybody waits
     return detector
 

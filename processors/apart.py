@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
 from processors import align
-from processors.detecting import Detecting, Image, LearnedFace, landmarks_of, large_enough
-from processors.embed import AT_ONCE, Cutting, chips_of_crop, embed_crop
+from processors.detecting import Detecting, Image, LearnedFace, landmarks_of, large_enough, models_of
+from processors.embed import AT_ONCE, CutFace, Cutting, chips_of_crop, decoded_crop, embed_crops
 from processors.embedders import Embedders
 from processors.inference import PICTURE_S, Inference, Picture
 from processors.sheet import decoded_sheet, encoded_sheet
 from schemas.errors import UnreadableRecord
-from schemas.generations import Generation
 from schemas.ids import sheet_key
 from schemas.records import (
     DetectedFace,
@@ -29,7 +28,6 @@ from schemas.records import (
     FacesDetected,
     FacesEmbedded,
     ImageReceived,
-    Models,
     encoded_vector,
 )
 from stream.erasures import Erasures, drop_if_erased
@@ -44,25 +42,34 @@ class Detect(Detecting):
 
     async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
         await self._store_crop(image, face)
+        key = None
+        if face.seen:
+            key = await self._store_sheet(image, [cut.pixels for cut in face.seen.values()])
         detected = DetectedFace(
-            **face.detection.model_dump(exclude={"face_id"}), face_id=face.face_id, crop=face.crop, source=face.source
+            **face.detection.model_dump(exclude={"face_id"}),
+            face_id=face.face_id,
+            crop=face.crop,
+            source=face.source,
+            seen={detector: [(float(x), float(y)) for x, y in cut.landmarks] for detector, cut in face.seen.items()},
         )
-        return [self._detected(image, [detected], ignored, None)]
+        return [self._detected(image, [detected], ignored, key)]
 
     async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
         large = large_enough(faces)
-        key = sheet_key(image.received.image_id) if large else None
-        if key is not None:
-            landmarks = [landmarks_of(faces[i]) for i in large]
-            with await self._fine_enough(image, landmarks) as fine:
-                at = [points * fine.scale for points in landmarks]
-                sheet = await self._cutting.run(_sheet_of, fine.pixels, at)
-            metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
-            await self._objects.put(key, sheet, metadata)
-            await self._erased_meanwhile(image.received, image.received_at)
+        key = None
+        if large:
+            cut = await self._crops.cut(image.data, image.decoded, [landmarks_of(faces[i]) for i in large])
+            key = await self._store_sheet(image, [it.pixels for it in cut])
         cells = {i: cell for cell, i in enumerate(large)}
         detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
         return [self._detected(image, detected, [], key)]
+
+    async def _store_sheet(self, image: Image, crops: Sequence[Pixels]) -> str:
+        key = sheet_key(image.received.image_id)
+        metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
+        await self._objects.put(key, await self._cutting.run(encoded_sheet, crops), metadata)
+        await self._erased_meanwhile(image.received, image.received_at)
+        return key
 
     def _detected(self, image: Image, faces: list[DetectedFace], ignored: list[Detection], key: str | None) -> NewRecord:
         value = FacesDetected(
@@ -70,14 +77,10 @@ class Detect(Detecting):
             received_at=image.received_at,
             faces=faces,
             ignored=ignored,
-            detector=self._detector_name,
+            models=models_of(image.generation),
             sheet_key=key,
         )
         return NewRecord(FACES_DETECTED, image.received.image_id, value.encode())
-
-
-def _sheet_of(pixels: Pixels, landmarks: Sequence[Floats]) -> bytes:
-    return encoded_sheet([align.crop(pixels, points) for points in landmarks])
 
 
 class Embed:
@@ -108,45 +111,51 @@ class Embed:
         event = FacesDetected.decode(record.value)
         received, since = event.received, time.monotonic()
         await drop_if_erased(received, event.received_at, self._erasures, self._objects)
-        active = await self._embedders.active()
-        of_face = await (self._of_crop(event, since) if received.purpose == "learn" else self._of_sheet(event, active, since))
+        of_face = await (self._of_crops(event, since) if received.purpose == "learn" else self._of_sheet(event, since))
         faces = [
             EmbeddedFace(
-                **face.model_dump(exclude={"cell"}),
+                **face.model_dump(exclude={"cell", "seen"}),
                 vectors={generation: encoded_vector(vector) for generation, vector in of_face.get(i, {}).items()},
             )
             for i, face in enumerate(event.faces)
         ]
-        models = Models(detector=event.detector, embedder=active.embedder, generation=active.name)
-        value = FacesEmbedded(received=received, received_at=event.received_at, faces=faces, ignored=event.ignored, models=models)
+        value = FacesEmbedded(
+            received=received, received_at=event.received_at, faces=faces, ignored=event.ignored, models=event.models
+        )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
-    async def _of_crop(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+    async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
         """By face, then by generation."""
         if len(event.faces) != 1 or event.faces[0].crop is None:
             raise UnreadableRecord("a learn carries one face with its crop")
-        crop = event.faces[0].crop
-        stored = await self._objects.get(crop.object_key)
-        landmarks = np.array(crop.landmarks, np.float32)
+        face, kept, detector = event.faces[0], event.faces[0].crop, event.models.detector
+        stored = await self._objects.get(kept.object_key)
+        crops = {detector: CutFace(await self._cutting.run(decoded_crop, stored.data), np.array(kept.landmarks, np.float32))}
+        if face.seen and event.sheet_key is not None:
+            sheet = await self._objects.get(event.sheet_key)
+            for other, pixels in zip(face.seen, await self._cutting.run(decoded_sheet, sheet.data, len(face.seen)), strict=True):
+                crops[other] = CutFace(pixels, np.array(face.seen[other], np.float32))
         live = await self._embedders.live()
-        return {0: await embed_crop(stored.data, landmarks, live, self._cutting, self._inference, since)}
+        return {0: await embed_crops(crops, detector, live, self._cutting, self._inference, since)}
 
-    async def _of_sheet(self, event: FacesDetected, active: Generation, since: float) -> dict[int, dict[str, Floats]]:
+    async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+        generation = await self._embedders.require(event.models.generation or "")
         at = [i for i, face in enumerate(event.faces) if face.cell is not None]
         if not at or event.sheet_key is None:
             return {}
         stored = await self._objects.get(event.sheet_key)
         landmarks = [landmarks_of(event.faces[i]) for i in at]
-        chips = await self._cutting.run(_chips_of, stored.data, landmarks, active.template)
+        chips = await self._cutting.run(_chips_of, stored.data, landmarks, generation.template)
         vectors: list[Floats] = []
         for begin in range(0, len(chips), AT_ONCE):
             part = chips[begin : begin + AT_ONCE]
-            vectors += list(await self._inference.embed(active.name, part, since + begin * PICTURE_S))
-        return {i: {active.name: vector} for i, vector in zip(at, vectors, strict=True)}
+            vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_S))
+        return {i: {generation.name: vector} for i, vector in zip(at, vectors, strict=True)}
 
 
 def _chips_of(sheet: bytes, landmarks: Sequence[Floats], template: str) -> list[Picture]:
     """landmarks: (5, 2) each, in pixels of the photo."""
     crops = decoded_sheet(sheet, len(landmarks))
     in_crop = [align.crop_landmarks(points, align.fit(points)) for points in landmarks]
-    return [chips_of_crop(crop, points, [template])[template] for crop, points in zip(crops, in_crop, strict=True)]
+    cut = [CutFace(crop, points) for crop, points in zip(crops, in_crop, strict=True)]
+    return [chips_of_crop(it, [template])[template] for it in cut]

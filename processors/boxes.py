@@ -78,6 +78,18 @@ def decode_heads(
     return found
 
 
+def closest(found: Detections, box: Sequence[int]) -> int | None:
+    """Which of the faces is the one at `box`, xyxy in the same pixels; None where none is."""
+    if not len(found):
+        return None
+    theirs, ours = found.boxes, np.array(box, np.float32)
+    sides = np.minimum(theirs[:, 2:], ours[2:]) - np.maximum(theirs[:, :2], ours[:2])  # (N, 2)
+    shared = np.prod(sides.clip(0), axis=1)
+    overlap = shared / (np.prod(theirs[:, 2:] - theirs[:, :2], axis=1) + np.prod(ours[2:] - ours[:2]) - shared)  # IoU, (N,)
+    best = int(np.argmax(overlap))
+    return best if overlap[best] > OVERLAP else None
+
+
 Look = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
 
 

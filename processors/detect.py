@@ -11,24 +11,24 @@ from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
 from schemas.ids import face_id_seen
 from schemas.records import Detection, ImageReceived, Options
-from weights.manifest import DetectorModel
+from weights.manifest import ShippedDetector
 
 SMALLEST_LEARNED = 40  # pixels a side
 IGNORED_BELOW = 1 / 3  # of the largest side: a face in the background of a portrait
 
 
-async def find_faces(image: DecodedImage, inference: Inference, since: float) -> Detections:
+async def find_faces(image: DecodedImage, detector: str, inference: Inference, since: float) -> Detections:
     """All faces of an image, best first, in pixels of the upright original. since: as in Inference.detect."""
     looks = image.passes
-    found = await inference.detect([picture for _, picture in looks], since)
+    found = await inference.detect(detector, [picture for _, picture in looks], since)
     looks, further = closer_look(looks, found)
     if further:
-        found += await inference.detect([picture for _, picture in further], since)
+        found += await inference.detect(detector, [picture for _, picture in further], since)
     looks += further
     return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(looks, found, strict=True)])
 
 
-def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: DetectorModel) -> list[Detection]:
+def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector) -> list[Detection]:
     """The faces as they are reported, best first, without those that the options leave out."""
     options = received.options
     faces: list[Detection] = []
@@ -45,7 +45,7 @@ def as_records(found: Detections, received: ImageReceived, image: DecodedImage, 
     return faces[: options.limit]
 
 
-def choose(faces: Sequence[Detection], options: Options, model: DetectorModel) -> tuple[Detection, list[Detection]]:
+def choose(faces: Sequence[Detection], options: Options, model: ShippedDetector) -> tuple[Detection, list[Detection]]:
     """The face to learn, and those that were ignored. Raises NoFace, NotOneFace, FaceTooSmall."""
     if not faces:
         raise NoFace("no face was found: send a picture that shows the face from the front, at least 40 pixels wide")
@@ -65,7 +65,7 @@ def choose(faces: Sequence[Detection], options: Options, model: DetectorModel) -
     return chosen, [face for face in faces if face is not chosen]
 
 
-def _only(faces: Sequence[Detection], largest: Detection, model: DetectorModel) -> Detection:
+def _only(faces: Sequence[Detection], largest: Detection, model: ShippedDetector) -> Detection:
     candidates = [
         face for face in faces if face.side >= largest.side * IGNORED_BELOW and face.detection_score >= model.enrolment_score
     ]

@@ -16,18 +16,19 @@ from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore, StoredObject
-from processors import align
+from processors.crops import Crops
 from processors.decode import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
-from processors.embed import Cutting, encoded_crop
+from processors.detectors import Detectors
+from processors.embed import CutFace, Cutting, encoded_crop
 from processors.inference import Inference
 from schemas.cloudevents import image_received
 from schemas.errors import ObjectMissing
+from schemas.generations import Generation
 from schemas.ids import crop_key, face_id_learned, source_of_face
 from schemas.records import Crop, Detection, ImageReceived, Models
 from stream.answers import answer, envelope
 from stream.erasures import Erasures, drop_if_erased
-from stream.generations import Generations
 from stream.sources import Sources
 from stream.topics import IMAGES_RECEIVED_BULK
 from weights.manifest import manifest
@@ -41,38 +42,41 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image under way. received_at: when it came, ms. since: when its processing began, as the inference counts."""
+    """An image under way. received_at: when it came, ms. since: when its processing began, as the inference counts. generation:
+    the one that it is answered in, whose detector has found its faces.
+    """
 
     received: ImageReceived
     received_at: int
     data: bytes
     decoded: DecodedImage
     since: float
+    generation: Generation
 
 
 @dataclass(frozen=True, slots=True)
 class LearnedFace:
-    """A face to learn, its crop as JPEG and as it goes into records."""
+    """A face to learn, its crop as JPEG and as it goes into records; and as other detectors see it, by their names."""
 
     detection: Detection
     face_id: str
     source: str
     crop: Crop
     jpeg: bytes
+    seen: Mapping[str, CutFace]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What detecting works with. `detector` is a name in the manifest."""
+    """What detecting works with."""
 
     objects: ObjectStore
     decoders: DecodePool
     cutting: Cutting
     inference: Inference
-    generations: Generations
+    detectors: Detectors
     erasures: Erasures
     sources: Sources
-    detector: str
 
 
 class Detecting(ABC):
@@ -82,9 +86,9 @@ class Detecting(ABC):
 
     def __init__(self, parts: Parts) -> None:
         self._objects, self._decoders, self._cutting = parts.objects, parts.decoders, parts.cutting
-        self._inference, self._generations, self._erasures = parts.inference, parts.generations, parts.erasures
-        self._sources, self._detector_name = parts.sources, parts.detector
-        self._detector = manifest().detector(parts.detector)
+        self._inference, self._detectors, self._erasures = parts.inference, parts.detectors, parts.erasures
+        self._sources = parts.sources
+        self._crops = Crops(parts.decoders, parts.cutting, parts.inference)
         self._bulk_decoders = asyncio.Semaphore(max(1, parts.decoders.workers - 1))  # one is left for who waits
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
@@ -117,19 +121,19 @@ class Detecting(ABC):
         async with self._bulk_decoders if bulk else nullcontext():
             decoding = await self._decoders.decode(stored.data, detail=received.options.detail)
         with decoding as decoded:
-            image = Image(received, received_at, stored.data, decoded, since)
-            found = as_records(await find_faces(decoded, self._inference, since), received, decoded, self._detector)
+            active = await self._detectors.active()
+            detector = manifest().detector(active.detector)
+            image = Image(received, received_at, stored.data, decoded, since, active)
+            found = as_records(await find_faces(decoded, active.detector, self._inference, since), received, decoded, detector)
             FACES.labels(received.purpose).inc(len(found))
             if received.purpose == "detect":
                 persons = [face.model_dump() for face in found]
-                return [answer(received, 200, envelope(received, persons, Models(detector=self._detector_name)))]
+                return [answer(received, 200, envelope(received, persons, Models(detector=active.detector)))]
             if received.purpose == "learn":
-                face, ignored = choose(found, received.options, self._detector)
+                face, ignored = choose(found, received.options, detector)
                 return await self._learned(image, await self._cropped(image, face), ignored)
             if not found:
-                active = self._generations.active
-                models = Models(detector=self._detector_name, embedder=active.embedder, generation=active.name)
-                return [answer(received, 200, envelope(received, [], models))]
+                return [answer(received, 200, envelope(received, [], models_of(active)))]
             return await self._found(image, found)
 
     async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
@@ -145,13 +149,18 @@ class Detecting(ABC):
         return original
 
     async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
-        points = landmarks_of(face)
-        with await self._fine_enough(image, [points]) as fine:
-            jpeg, crop_points = await self._cutting.run(encoded_crop, fine.pixels, points * fine.scale)
+        landmarks = {image.generation.detector: landmarks_of(face)}
+        for other in await self._detectors.others(image.generation.detector):
+            seen = await self._crops.seen_by(other, image.decoded, face.box, image.since)
+            if seen is not None:
+                landmarks[other] = seen
+        cut, *others = await self._crops.cut(image.data, image.decoded, list(landmarks.values()))
+        jpeg = await self._cutting.run(encoded_crop, cut.pixels)
         face_id = face_id_learned(image.received.image_id)
-        rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in crop_points]
+        rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
-        return LearnedFace(face, face_id, source, Crop(object_key=crop_key(face_id), landmarks=rounded), jpeg)
+        crop = Crop(object_key=crop_key(face_id), landmarks=rounded)
+        return LearnedFace(face, face_id, source, crop, jpeg, dict(zip(list(landmarks)[1:], others, strict=True)))
 
     async def _store_crop(self, image: Image, face: LearnedFace) -> None:
         received = image.received
@@ -169,13 +178,9 @@ class Detecting(ABC):
         await self._erasures.refresh()
         await drop_if_erased(received, received_at, self._erasures, self._objects)
 
-    async def _fine_enough(self, image: Image, landmarks: Sequence[Floats]) -> DecodedImage:
-        """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its pixels."""
-        decoded = image.decoded
-        if decoded.scale == 1 or all(align.fit(points).half * 2 * decoded.scale >= align.CHIP for points in landmarks):
-            return decoded
-        decoded.release()
-        return await self._decoders.decode(image.data, full=True)
+
+def models_of(generation: Generation) -> Models:
+    return Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
 
 
 def landmarks_of(face: Detection) -> Floats:

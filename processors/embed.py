@@ -6,8 +6,9 @@ A learned face is embedded from its decoded crop, live too, so that a replay giv
 import asyncio
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -42,14 +43,24 @@ class Cutting:
         self._threads.shutdown()
 
 
-def encoded_crop(pixels: Pixels, landmarks: Floats) -> tuple[bytes, Floats]:
-    """The kept picture of a face as JPEG (4:4:4), and the landmarks in its pixels, (5, 2).
+@dataclass(frozen=True, slots=True)
+class CutFace:
+    """A crop: `pixels` (240, 240, 3), `landmarks` (5, 2), in those."""
 
-    pixels: (h, w, 3). landmarks: (5, 2), in those pixels.
-    """
+    pixels: Pixels
+    landmarks: Floats
+
+
+def cut_face(pixels: Pixels, landmarks: Floats) -> CutFace:
+    """Cuts a face out. pixels: (h, w, 3). landmarks: (5, 2), in those."""
+    return CutFace(align.crop(pixels, landmarks), align.crop_landmarks(landmarks, align.fit(landmarks)))
+
+
+def encoded_crop(crop: Pixels) -> bytes:
+    """A face's picture as it is kept, JPEG (4:4:4). crop: (240, 240, 3)."""
     file = io.BytesIO()
-    Image.fromarray(align.crop(pixels, landmarks)).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
-    return file.getvalue(), align.crop_landmarks(landmarks, align.fit(landmarks))
+    Image.fromarray(crop).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
+    return file.getvalue()
 
 
 def decoded_crop(data: bytes) -> Pixels:
@@ -58,20 +69,46 @@ def decoded_crop(data: bytes) -> Pixels:
         return np.asarray(picture.convert("RGB"))
 
 
-def chips_of_crop(crop: Pixels, landmarks: Floats, templates: Iterable[str]) -> dict[str, Picture]:
-    """The chip for each template from a kept crop. crop: (240, 240, 3), landmarks: (5, 2), in its pixels."""
+def as_kept(crop: CutFace) -> CutFace:
+    """The same as it would be out of its JPEG: what another run embeds out of the original is then the same."""
+    return CutFace(decoded_crop(encoded_crop(crop.pixels)), crop.landmarks)
+
+
+def chips_of_crop(crop: CutFace, templates: Iterable[str]) -> dict[str, Picture]:
+    """The chip for each template from a kept crop, as it is decoded."""
     return {
-        template: align.chip_of_crop(crop) if template == align.DEFAULT else align.warp_chip(crop, landmarks, template)
+        template: (
+            align.chip_of_crop(crop.pixels)
+            if template == align.DEFAULT
+            else align.warp_chip(crop.pixels, crop.landmarks, template)
+        )
         for template in set(templates)
     }
 
 
-async def embed_crop(
-    data: bytes, landmarks: Floats, generations: Sequence[Generation], cutting: Cutting, inference: Inference, since: float
+async def embed_crops(
+    crops: Mapping[str, CutFace],
+    kept: str,
+    generations: Sequence[Generation],
+    cutting: Cutting,
+    inference: Inference,
+    since: float,
 ) -> dict[str, Floats]:
-    """The vectors, (D,), of a learned face by generation, from its crop. landmarks: (5, 2), in pixels of the crop."""
-    crop = await cutting.run(decoded_crop, data)
-    chips = await cutting.run(chips_of_crop, crop, landmarks, [it.template for it in generations])
+    """The vectors, (D,), of a learned face by generation. crops: by detector, as they are decoded. A generation whose detector
+    does not see the face takes that of the detector `kept`.
+    """
+    by_crop: dict[str, list[Generation]] = {}
+    for it in generations:
+        by_crop.setdefault(it.detector if it.detector in crops else kept, []).append(it)
+    parts = [embed_crop(crops[detector], of_one, cutting, inference, since) for detector, of_one in by_crop.items()]
+    return {name: vector for part in await asyncio.gather(*parts) for name, vector in part.items()}
+
+
+async def embed_crop(
+    crop: CutFace, generations: Sequence[Generation], cutting: Cutting, inference: Inference, since: float
+) -> dict[str, Floats]:
+    """The same of one crop."""
+    chips = await cutting.run(chips_of_crop, crop, [it.template for it in generations])
     vectors = await asyncio.gather(*(inference.embed(it.name, [chips[it.template]], since) for it in generations))
     return {it.name: of_one[0] for it, of_one in zip(generations, vectors, strict=True)}
 

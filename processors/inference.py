@@ -22,15 +22,16 @@ from processors.boxes import Detections
 from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
+Kind = str | tuple[str, tuple[int, ...]]
 STEPPED_BACK_SHARE = 4  # of a chunk's room, for those that step back: whoever comes meanwhile waits for it
 PICTURE_S = 0.01  # what a picture that is done counts: a few times what a chip takes
 
 
 @dataclass(eq=False)  # one is found among others by what it is, not by comparing pictures
 class _Request:
-    """`kind` is the generation to embed in, or the shape of the pictures to detect in: only one kind shares a chunk."""
+    """`kind` is the generation to embed in, or a detector and the shape of the pictures: only one kind shares a chunk."""
 
-    kind: str | tuple[int, ...]
+    kind: Kind
     pictures: Sequence[Picture]
     future: Future[list[Any]]
     since: float
@@ -45,46 +46,51 @@ class _Request:
 
 @dataclass(frozen=True)
 class Networks:
-    """`detector` None where nothing is detected, `embedders` by generation. `chunk_pixels` and `chunk_chips` bound one forward:
-    how long others wait, and the memory.
+    """`detectors` by name, `embedders` by generation; they come as they are needed. `chunk_pixels` and `chunk_chips` bound one
+    forward: how long others wait, and the memory.
     """
 
-    detector: Detector | None
-    embedders: dict[str, Embedder]
     chunk_pixels: int
     chunk_chips: int
+    detectors: dict[str, Detector] = field(default_factory=dict)
+    embedders: dict[str, Embedder] = field(default_factory=dict)
+
+    def room(self, kind: Kind) -> int:
+        """How many pictures of a kind make a chunk."""
+        if isinstance(kind, str):
+            return self.chunk_chips
+        detector, (height, width, *_) = kind
+        looks = 2 if self.detectors[detector].mirror else 1
+        return max(1, self.chunk_pixels // (height * width * looks))
 
 
 class Inference:
-    """Owns the networks and the thread. `load` runs in it too: each thread that calls torch gets a team of OpenMP threads of its
-    own, and with more of them than cores every small forward takes half as long again.
+    """Owns the networks and the thread. They are loaded in it too: each thread that calls torch gets a team of OpenMP threads of
+    its own, and with more of them than cores every small forward takes half as long again.
     """
 
-    def __init__(self, load: Callable[[], Networks], threads: int = 0) -> None:
+    def __init__(self, networks: Networks, threads: int = 0) -> None:
         """threads: of one forward on a CPU; 0 takes one a core."""
-        self._load = load
+        self._networks = networks
         self._threads = threads or len(os.sched_getaffinity(0))
-        self._loaded: Future[None] = Future()
         self._waiting: list[_Request] = []
-        self._loading: list[tuple[str, Callable[[], Embedder], Future[None]]] = []
+        self._loading: list[tuple[Callable[[], None], Future[None]]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
-    async def loaded(self) -> None:
-        """Returns when the networks are loaded; raises what `load` raised."""
-        await asyncio.wrap_future(self._loaded)
-
-    async def detect(self, pictures: Sequence[NDArray[np.uint8]], since: float | None = None) -> list[Detections]:
+    async def detect(self, detector: str, pictures: Sequence[NDArray[np.uint8]], since: float | None = None) -> list[Detections]:
         """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels.
 
-        since: when the processing of the image began, time.monotonic(); None is now.
+        since: when the processing of the image began, time.monotonic(); None is now. Raises KeyError for a detector that was not
+        added.
         """
+        self._networks.detectors[detector]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             by_shape.setdefault(picture.shape, []).append(i)
-        requests = [self._submit(shape, [pictures[i] for i in indices], since) for shape, indices in by_shape.items()]
+        requests = [self._submit((detector, shape), [pictures[i] for i in indices], since) for shape, indices in by_shape.items()]
         found: dict[int, Detections] = {}
         for indices, results in zip(by_shape.values(), await asyncio.gather(*requests), strict=True):
             found.update(zip(indices, results, strict=True))
@@ -94,11 +100,18 @@ class Inference:
         """chips: (side, side, 3) each, as the generation's template has them. Returns (n, D). since: as for `detect`."""
         return np.stack(await self._submit(generation, chips, since))
 
+    async def add_detector(self, name: str, load: Callable[[], Detector]) -> None:
+        """Loads one more detector, between two chunks. Raises what `load` raises."""
+        await self._add(lambda: self._networks.detectors.__setitem__(name, load()))
+
     async def add_embedder(self, generation: str, load: Callable[[], Embedder]) -> None:
-        """Loads one more embedder, between two chunks. Raises what `load` raises."""
+        """The same for an embedder."""
+        await self._add(lambda: self._networks.embedders.__setitem__(generation, load()))
+
+    async def _add(self, load: Callable[[], None]) -> None:
         loaded: Future[None] = Future()
         with self._wake:
-            self._loading.append((generation, load, loaded))
+            self._loading.append((load, loaded))
             self._wake.notify()
         await asyncio.wrap_future(loaded)
 
@@ -109,7 +122,7 @@ class Inference:
             self._wake.notify()
         self._thread.join()
 
-    def _submit(self, kind: str | tuple[int, ...], pictures: Sequence[Picture], since: float | None) -> asyncio.Future[list[Any]]:
+    def _submit(self, kind: Kind, pictures: Sequence[Picture], since: float | None) -> asyncio.Future[list[Any]]:
         since = time.monotonic() if since is None else since
         request = _Request(kind, pictures, Future(), since, missing=len(pictures), results=[None] * len(pictures))
         with self._wake:
@@ -121,12 +134,7 @@ class Inference:
 
     def _run(self) -> None:
         torch.set_num_threads(self._threads)
-        try:
-            networks = self._load()
-        except BaseException as error:
-            self._loaded.set_exception(error)
-            return
-        self._loaded.set_result(None)
+        networks = self._networks
         while True:
             with self._wake:
                 while not self._waiting and not self._loading and not self._closed:
@@ -134,14 +142,14 @@ class Inference:
                 if self._closed:
                     for request in self._waiting:
                         request.future.cancel()
-                    for _, _, loaded in self._loading:
+                    for _, loaded in self._loading:
                         loaded.cancel()
                     return
                 loading, self._loading = self._loading, []
-                chunk = self._take(networks) if self._waiting else []
-            for generation, load, loaded in loading:
+                chunk = self._take() if self._waiting else []
+            for load, loaded in loading:
                 try:
-                    networks.embedders[generation] = load()
+                    load()
                 except BaseException as error:
                     loaded.set_exception(error)
                 else:
@@ -154,8 +162,7 @@ class Inference:
                 if isinstance(kind, str):
                     results: list[Any] = list(networks.embedders[kind].embed(pictures))
                 else:
-                    assert networks.detector is not None
-                    results = networks.detector.detect(pictures)
+                    results = networks.detectors[kind[0]].detect(pictures)
             except Exception as error:
                 for request in {id(request): request for request, _ in chunk}.values():
                     self._fail(request, error)
@@ -173,12 +180,12 @@ class Inference:
         if not request.future.done() and request.future.set_running_or_notify_cancel():
             request.future.set_exception(error)
 
-    def _take(self, networks: Networks) -> list[tuple[_Request, int]]:
+    def _take(self) -> list[tuple[_Request, int]]:
         """The next chunk: of the kind whose turn it is, as many pictures as there is room for, by turns."""
         turn, now = attrgetter("turn"), time.monotonic()
         first = min(self._waiting, key=turn)
         kind, stepped_back = first.kind, first.since > now
-        room = networks.chunk_chips if isinstance(kind, str) else max(1, networks.chunk_pixels // (kind[0] * kind[1]))
+        room = self._networks.room(kind)
         if stepped_back:
             room = max(1, room // STEPPED_BACK_SHARE)
         same = [request for request in self._waiting if request.kind == kind and (request.since > now) == stepped_back]

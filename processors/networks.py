@@ -1,4 +1,4 @@
-"""The two networks as the inference thread calls them: pixels in, numbers out. Not for asyncio, and one caller at a time."""
+"""The networks as the inference thread calls them: pixels in, numbers out. Not for asyncio, and one caller at a time."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,11 +13,18 @@ from processors.boxes import Detections, decode_heads
 Chips = Tensor | Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 
 
+Heads = tuple[Tensor, Tensor, Tensor, Tensor]  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w), see decode_heads
+
+
 class Detector:
-    def __init__(self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, score_threshold: float) -> None:
-        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no face."""
+    def __init__(
+        self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, score_threshold: float, mirror: bool = False
+    ) -> None:
+        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no face. mirror:
+        the mean of what it says of a picture and of the mirrored picture.
+        """
         self.module, self.device, self.dtype = module, device, dtype
-        self.score_threshold = score_threshold
+        self.score_threshold, self.mirror = score_threshold, mirror
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[NDArray[np.uint8]]) -> list[Detections]:
@@ -27,8 +34,24 @@ class Detector:
         # (B, h, w, 3) in memory is (B, 3, h, w) channels_last; bytes travel to the device, floats are made there
         pixels = torch.from_numpy(np.stack(batch)).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         x = pixels.to(self.dtype)  # 0..255 is exact in bfloat16 too
-        heat, size, offset, points = self.module(x)  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w)
-        return decode_heads(heat, size, offset, points, self.score_threshold)
+        heads: Heads = self.module(x)
+        if self.mirror:
+            heads = _mean(heads, _mirrored(self.module(x.flip(-1))))
+        return decode_heads(*heads, self.score_threshold)
+
+
+def _mirrored(heads: Heads) -> Heads:
+    """The heads of a mirrored picture as of the picture itself: what was left is right, landmarks too."""
+    heat, size, offset, points = (head.flip(-1) for head in heads)
+    y, x = points[:, 0::2], points[:, 1::2]  # (B, 5, h, w) each
+    across = [1, 0, 2, 4, 3]
+    points = torch.stack([y[:, across], 1 - x[:, across]], 2).flatten(1, 2)
+    return heat, size, torch.stack([offset[:, 0], -offset[:, 1]], 1), points
+
+
+def _mean(one: Heads, other: Heads) -> Heads:
+    heat, size, offset, points = ((a + b) / 2 for a, b in zip(one, other, strict=True))
+    return heat, size, offset, points
 
 
 class Embedder(Protocol):

@@ -5,14 +5,16 @@
 import asyncio
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backends.log import NewRecord
-from processors.detecting import Detecting, Image, LearnedFace, Parts, landmarks_of, large_enough
-from processors.embed import embed_crop, embed_probes
+from processors.detecting import Detecting, Image, LearnedFace, Parts, landmarks_of, large_enough, models_of
+from processors.embed import CutFace, as_kept, decoded_crop, embed_crops, embed_probes
 from processors.embedders import Embedders
-from schemas.generations import Generation
-from schemas.records import Detection, EmbeddedFace, FacesEmbedded, Models, encoded_vector
+from schemas.records import Detection, EmbeddedFace, FacesEmbedded, encoded_vector
 from stream.topics import FACES_EMBEDDED
+
+Floats = NDArray[np.float32]
 
 
 class Processor(Detecting):
@@ -23,12 +25,7 @@ class Processor(Detecting):
         self._embedders = embedders
 
     async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
-        active, live = await self._embedders.active(), await self._embedders.live()
-        landmarks = np.array(face.crop.landmarks, np.float32)
-        vectors, _ = await asyncio.gather(
-            embed_crop(face.jpeg, landmarks, live, self._cutting, self._inference, image.since),
-            self._store_crop(image, face),
-        )
+        vectors, _ = await asyncio.gather(self._vectors(image, face), self._store_crop(image, face))
         embedded = EmbeddedFace(
             **face.detection.model_dump(exclude={"face_id"}),
             face_id=face.face_id,
@@ -36,27 +33,42 @@ class Processor(Detecting):
             crop=face.crop,
             source=face.source,
         )
-        return [self._embedded(image, [embedded], ignored, active)]
+        return [self._embedded(image, [embedded], ignored)]
+
+    async def _vectors(self, image: Image, face: LearnedFace) -> dict[str, Floats]:
+        """By generation. Who is seen by another detector is embedded as that one sees them, out of a JPEG too."""
+        kept = await self._cutting.run(decoded_crop, face.jpeg)
+        crops = {image.generation.detector: CutFace(kept, np.array(face.crop.landmarks, np.float32))}
+        for detector, cut in face.seen.items():
+            crops[detector] = await self._cutting.run(as_kept, cut)
+        return await embed_crops(
+            crops, image.generation.detector, await self._embedders.live(), self._cutting, self._inference, image.since
+        )
 
     async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
-        active = await self._embedders.active()
+        generation = await self._embedders.require(image.generation.name)
         large = large_enough(faces)
         landmarks = [landmarks_of(faces[i]) for i in large]
-        with await self._fine_enough(image, landmarks) as fine:
+        with await self._crops.fine_enough(image.data, image.decoded, landmarks) as fine:
             at = [points * fine.scale for points in landmarks]
-            vectors = await embed_probes(fine.pixels, at, active, self._cutting, self._inference, image.since)
+            vectors = await embed_probes(fine.pixels, at, generation, self._cutting, self._inference, image.since)
         by_face = dict(zip(large, vectors, strict=True))
         embedded = [
             EmbeddedFace(
                 **face.model_dump(),
-                vectors={active.name: encoded_vector(by_face[i])} if i in by_face else {},
+                vectors={generation.name: encoded_vector(by_face[i])} if i in by_face else {},
             )
             for i, face in enumerate(faces)
         ]
-        return [self._embedded(image, embedded, [], active)]
+        return [self._embedded(image, embedded, [])]
 
-    def _embedded(self, image: Image, faces: list[EmbeddedFace], ignored: list[Detection], active: Generation) -> NewRecord:
+    def _embedded(self, image: Image, faces: list[EmbeddedFace], ignored: list[Detection]) -> NewRecord:
         received = image.received
-        models = Models(detector=self._detector_name, embedder=active.embedder, generation=active.name)
-        value = FacesEmbedded(received=received, received_at=image.received_at, faces=faces, ignored=ignored, models=models)
+        value = FacesEmbedded(
+            received=received,
+            received_at=image.received_at,
+            faces=faces,
+            ignored=ignored,
+            models=models_of(image.generation),
+        )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)

@@ -1,11 +1,12 @@
-"""The stage of a replay: the crops of `faces.learned` are embedded in one more generation (the design's re-embedding).
+"""The stage of a replay: the crops of `faces.learned` are embedded in one more generation.
 
-The vectors go to `faces.embedded`, in the directory's order: the sink writes them, behind what was erased before.
+A face that another detector has found is looked for in its original. The vectors go to `faces.embedded`, in the order of the
+directory: the sink writes them, behind what was erased before.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
-from processors.embed import Cutting, chips_of_crop, decoded_crop
+from processors.embed import CutFace, Cutting, chips_of_crop, decoded_crop
 from processors.inference import Inference, Picture
+from processors.redetect import Redetect
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.generations import Generation
 from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace, encoded_vector
@@ -27,22 +29,33 @@ AT_ONCE = 64  # faces in one forward, and in one record
 
 
 class Reembed:
-    """Stage of the consumer group of a generation's replay. `rate`: faces a second at most, 0 for as many as there are."""
+    """Stage of the consumer group of a generation's replay. `inferences` embed side by side. `redetect` is called once, if a face
+    needs it. `rate`: faces a second at most, 0 for as many as there are. `not_seen`: faces that the generation's detector has not
+    found.
+    """
 
     def __init__(
         self,
         generation: Generation,
         objects: ObjectStore,
         cutting: Cutting,
-        inference: Inference,
+        inferences: Sequence[Inference],
         erasures: Erasures,
+        redetect: Callable[[], Awaitable[Redetect]],
         *,
         rate: float = 0.0,
     ) -> None:
         self.name = GROUP + generation.name
         self._generation, self._objects, self._cutting = generation, objects, cutting
-        self._inference, self._erasures = inference, erasures
+        self._erasures = erasures
+        self._free: asyncio.Queue[Inference] = asyncio.Queue()
+        for inference in inferences:
+            self._free.put_nowait(inference)
+        self._open_redetect = redetect
+        self._redetect: Redetect | None = None
+        self._opening = asyncio.Lock()
         self._pace = Pace(rate)
+        self.not_seen = 0
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Nothing is held in memory."""
@@ -67,7 +80,11 @@ class Reembed:
         there = [(face, chip) for face, chip in zip(faces, found, strict=True) if chip is not None]
         if not there:
             return []
-        vectors = await self._inference.embed(self._generation.name, [chip for _, chip in there])
+        inference = await self._free.get()
+        try:
+            vectors = await inference.embed(self._generation.name, [chip for _, chip in there])
+        finally:
+            self._free.put_nowait(inference)
         REEMBEDDED.labels(self._generation.name).inc(len(there))
         by_directory: dict[str, list[ReembeddedFace]] = {}
         for (face, _), vector in zip(there, vectors, strict=True):
@@ -76,6 +93,10 @@ class Reembed:
 
     async def _chip(self, face: FaceLearned) -> Picture | None:
         """None for a face that was erased meanwhile. Raises ObjectMissing."""
+        if face.detector != self._generation.detector:
+            if (seen := await (await self._redetector()).crop(face)) is not None:
+                return await self._cutting.run(_chip_of, seen, self._generation.template)
+            self.not_seen += 1
         try:
             stored = await self._objects.get(face.crop.object_key)
         except ObjectMissing:
@@ -84,7 +105,14 @@ class Reembed:
                 return None
             raise
         landmarks = np.array(face.crop.landmarks, np.float32)
-        return await self._cutting.run(_chip_of, stored.data, landmarks, self._generation.template)
+        kept = CutFace(await self._cutting.run(decoded_crop, stored.data), landmarks)
+        return await self._cutting.run(_chip_of, kept, self._generation.template)
+
+    async def _redetector(self) -> Redetect:
+        async with self._opening:
+            if self._redetect is None:
+                self._redetect = await self._open_redetect()
+            return self._redetect
 
     def _is_erased(self, face: FaceLearned) -> bool:
         return self._erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
@@ -107,8 +135,8 @@ class Pace:
             await asyncio.sleep(self._free_at - time.monotonic())
 
 
-def _chip_of(crop: bytes, landmarks: NDArray[np.float32], template: str) -> Picture:
-    return chips_of_crop(decoded_crop(crop), landmarks, [template])[template]
+def _chip_of(crop: CutFace, template: str) -> Picture:
+    return chips_of_crop(crop, [template])[template]
 
 
 def _reembedded(face: FaceLearned, vector: NDArray[np.float32]) -> ReembeddedFace:

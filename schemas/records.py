@@ -141,12 +141,14 @@ class Crop(BaseModel):
 
 class DetectedFace(Detection):
     """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which picture of
-    the image's sheet of crops is a probe's, None where the face is too small to tell people apart.
+    the image's sheet of crops is a probe's, None where the face is too small to tell people apart. `seen`: where other detectors
+    see the landmarks of a learned face, in pixels of the pictures of the sheet, in that order.
     """
 
     crop: Crop | None = None
     source: str | None = None
     cell: int | None = None
+    seen: dict[str, Landmarks] = {}
 
 
 class EmbeddedFace(Detection):
@@ -174,14 +176,15 @@ def encoded_vector(vector: NDArray[np.float32]) -> str:
 
 class FacesDetected(EventRecord):
     """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart. `sheet_key` names
-    the object with the crops of a probe's faces. `received_at`: when the image came.
+    the object with the crops of a probe's faces, or of a learned face as other detectors see it. `models`: those of the
+    generation that probes are answered in. `received_at`: when the image came.
     """
 
     received: ImageReceived
     received_at: Milliseconds
     faces: list[DetectedFace]
     ignored: list[Detection] = Field([])
-    detector: str
+    models: Models
     sheet_key: str | None = None
 
 
@@ -240,7 +243,7 @@ Embedded = Annotated[FacesEmbedded | EraseRequested | FacesReembedded, Field(dis
 
 class FaceLearned(EventRecord):
     """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors. `learned_at` is the timestamp
-    of the face's vectors, `generations` those it has vectors of.
+    of the face's vectors, `generations` those it has vectors of. `box` is where `detector` has found it in the original.
     """
 
     directory: Name
@@ -250,6 +253,7 @@ class FaceLearned(EventRecord):
     source: str
     crop: Crop
     detector: str
+    box: Box | None = None
     learned_at: Milliseconds
     generations: list[str]
 

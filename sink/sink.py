@@ -239,6 +239,7 @@ def _changelog(event: FacesEmbedded, face: Face, generations: list[Generation]) 
         source=face.source,
         crop=crop,
         detector=event.models.detector,
+        box=event.faces[0].box,
         learned_at=face.timestamp,
         generations=[it.name for it in generations],
     )

@@ -17,6 +17,7 @@ class Progress:
     committed: int
     suspects_below: int
     suspects_left: int
+    suspects_alone: bool = True  # each is tried alone: one of several that were tried together has ended the process
     suspects: deque[Record] = field(default_factory=deque)
     waiting: dict[str, deque[Record]] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)

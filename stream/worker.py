@@ -33,7 +33,8 @@ BULK_SHARE, BULK_BESIDE = 4, 1  # of max_in_flight a quarter while the first lan
 
 class Worker:
     """Runs one stage as one member of its consumer group, until `stop`. `bulk` are the topics of the second lane; `sequence_of`
-    names the sequence of a record, None where order does not count; `linger_s` is as for EventLog.consumer.
+    names the sequence of a record, None where order does not count; `linger_s` is as for EventLog.consumer. After a bad end,
+    `suspects_together` records are tried at a time; when that ends badly too, each alone.
     """
 
     def __init__(
@@ -46,12 +47,13 @@ class Worker:
         sequence_of: Callable[[Record], str] | None = None,
         member: str,
         max_in_flight: int,
+        suspects_together: int = 1,
         linger_s: float = 0.0,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
         self._log, self._stage, self._topics, self._bulk, self._member = log_, stage, topics, frozenset(bulk), member
         self._sequence_of, self._max_in_flight = sequence_of, max_in_flight
-        self._linger_s = linger_s
+        self._suspects_together, self._linger_s = suspects_together, linger_s
         self._consumer: Consumer | None = None
         self._partitions: dict[TopicPartition, Progress] = {}
         self._epoch = NO_EPOCH
@@ -181,6 +183,7 @@ class Worker:
                 committed=committed.offset,
                 suspects_below=ends[at.topic].get(at.partition, 0) if self._ended_badly(committed) else 0,
                 suspects_left=self._max_in_flight,
+                suspects_alone=self._suspects_together == 1 or committed.metadata.startswith(ATTEMPT),
             )
             for at, committed in consumer.assignment.items()
         }
@@ -234,15 +237,22 @@ class Worker:
         progress.busy.discard(sequence)
 
     async def _suspects(self, consumer: Consumer, progress: Progress, units: asyncio.TaskGroup) -> None:
-        """Tries a partition's suspects one after the other. One that waits for another try holds up those behind it: the note of
-        what is tried is a commit of its offset, and nothing is committed past a record that is not done.
+        """Tries a partition's suspects one after the other, or some of one sequence together. One that waits for another try
+        holds up those behind it: the note of what is tried is a commit of its offset, and nothing is committed past a record that
+        is not done.
         """
         while progress.suspects and progress.is_first(progress.suspects[0].offset) and not self._stopping.is_set():
-            await self._suspect(consumer, progress, progress.suspects.popleft(), units)
+            some = [progress.suspects.popleft()]
+            while not progress.suspects_alone and progress.suspects and len(some) < self._suspects_together:
+                if self._sequence_of and self._sequence_of(progress.suspects[0]) != self._sequence_of(some[0]):
+                    break
+                some.append(progress.suspects.popleft())
+            await self._suspect(consumer, progress, some, units)
 
-    async def _suspect(self, consumer: Consumer, progress: Progress, record: Record, units: asyncio.TaskGroup) -> None:
-        """Handles alone a record that may have killed the last process, having noted durably that it is being tried."""
+    async def _suspect(self, consumer: Consumer, progress: Progress, records: list[Record], units: asyncio.TaskGroup) -> None:
+        """Handles by themselves records that may have killed the last process, having noted durably that they are being tried."""
         await self._quiet()
+        record = records[0]
         at = record.topic_partition
         committed = consumer.assignment[at]
         attempt = 1
@@ -258,9 +268,9 @@ class Worker:
             return
         progress.committed = max(progress.committed, record.offset)  # a commit of what was done before must not undo the note
         if await self._note(consumer, {at: Committed(record.offset, f"{ATTEMPT}{attempt}")}):
-            unit = units.create_task(self._unit([record], self._epoch))
+            unit = units.create_task(self._unit(records, self._epoch))
             unit.add_done_callback(lambda _: self._changed.set())
-            while not unit.done() and record not in self._retrying:
+            while not unit.done() and self._retrying.isdisjoint(records):
                 await self._change()
             await self._commit(consumer, self._note_of_run)  # at once: what comes next may end the process, and this one did not
 

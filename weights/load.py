@@ -20,9 +20,10 @@ from weights.manifest import DetectorModel, EmbedderModel, manifest
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_detector(folder: Path, device: torch.device, dtype: torch.dtype, name: str = "centerface") -> nn.Module:
-    """The detector's network, ready for inference. Raises WeightsInvalid."""
-    return _load(folder, name, manifest().detector(name), device, dtype)
+def load_detector(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """The network of a detector, ready for inference. Raises WeightsInvalid, NotFound."""
+    model = manifest().detector(name).model
+    return _load(folder, model, manifest().detector_model(model), device, dtype)
 
 
 def load_embedder(folder: Path, name: str, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -101,10 +102,9 @@ def _multiplies_bfloat16() -> bool:
 def _bfloat16_is_faster() -> bool:
     """Times the detector, whose weights do not matter for that, on a picture of 320×320."""
     cpu = torch.device("cpu")
-    name = manifest().generation(manifest().default_generation).detector
-    networks = {
-        dtype: _placed(_network(manifest().detector(name).network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)
-    }
+    known = manifest()
+    model = known.detector_model(known.detector(known.generation(known.default_generation).detector).model)
+    networks = {dtype: _placed(_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
     seconds = dict.fromkeys(networks, math.inf)
     with torch.inference_mode():
         for turn in range(7):  # in turns, and the fastest counts: a busy moment must not decide

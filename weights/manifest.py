@@ -63,6 +63,13 @@ class Model(Entry):
 
 class DetectorModel(Model):
     kind: Literal["detector"]
+
+
+class ShippedDetector(Entry):
+    """A network and how it is asked. mirror: what it says of the picture and of the mirrored picture, on average."""
+
+    model: str
+    mirror: bool
     score_threshold: Share
     enrolment_score: Share
     calibration: ScoreCalibration
@@ -89,6 +96,7 @@ class ShippedGeneration(Entry):
 class Manifest(Entry):
     default_generation: str
     generations: dict[str, ShippedGeneration]
+    detectors: dict[str, ShippedDetector]
     models: dict[str, Annotated[DetectorModel | EmbedderModel, Field(discriminator="kind")]]
 
     @model_validator(mode="after")
@@ -97,6 +105,8 @@ class Manifest(Entry):
         for name, generation in self.generations.items():
             self.generation(name)
             self.detector(generation.detector)
+        for detector in self.detectors.values():
+            self.detector_model(detector.model)
         return self
 
     def generation(self, name: str) -> Generation:
@@ -122,7 +132,13 @@ class Manifest(Entry):
             raise NotFound(f"no model {name!r}; the manifest has {', '.join(self.models)}")
         return self.models[name]
 
-    def detector(self, name: str) -> DetectorModel:
+    def detector(self, name: str) -> ShippedDetector:
+        """Raises NotFound."""
+        if name not in self.detectors:
+            raise NotFound(f"no detector {name!r}; there are {', '.join(self.detectors)}")
+        return self.detectors[name]
+
+    def detector_model(self, name: str) -> DetectorModel:
         """Raises NotFound, ConfigurationError where the model is an embedder."""
         model = self.model(name)
         if not isinstance(model, DetectorModel):

@@ -145,6 +145,44 @@ async def test_from_one_model_to_another_and_back(
     assert (await system.generations())["mine"]["faces"] == 0
 
 
+async def test_from_one_detector_to_another_and_back(system: System, client: Client, photos: Path) -> None:
+    new, people = f"{OLD}.centerface-mirror", {"obama.jpg": "one", "biden.jpg": "two"}
+    for name, person in people.items():
+        assert (await client.post("/learn", photos / name, person=person, directory="redetected"))[0] == 201
+    assert "there are centerface, centerface-mirror" in await system.facestream("redetect", "nothing", code=1)
+    assert "already" in await system.facestream("redetect", "centerface", code=2)
+    assert "another generation" in await system.facestream("redetect", "centerface-mirror", "--name", "dlib-resnet29", code=2)
+
+    before = (await system.generations())[OLD]["faces"]
+    replay = system.begin("redetect", "centerface-mirror", "--rate", "4")
+    async with asyncio.timeout(60):
+        while new not in await system.generations():  # noqa: ASYNC110 - it is announced first of all
+            await asyncio.sleep(0.2)
+    await asyncio.sleep(3)
+    picture = portrait_of(photos / "obama2.jpg", 1)
+    assert (await client.post("/learn", picture, person="beside", directory="redetected"))[0] == 201
+    replay.kill()  # -9
+    await asyncio.to_thread(replay.communicate)
+    assert "is complete" in await system.facestream("redetect", "centerface-mirror")
+    done = (await system.generations())[new]
+    assert (done["state"], done["detector"], done["faces"]) == ("complete", "centerface-mirror", before + 1)
+    assert (done["threshold"], done["calibration"]) == (True, True)
+    await system.facestream("models", "compare", OLD, new)
+
+    await system.facestream("models", "activate", new)
+    assert {"one", "beside"} <= await until_active(client, photos / "obama2.jpg", "redetected", new)
+    status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="redetected")
+    assert (status, body["models"]["detector"]) == (200, "centerface-mirror")
+    assert body["persons"][0]["id"] in ("one", "beside")
+    picture = portrait_of(photos / "obama3.jpg", 2)
+    assert (await client.post("/learn", picture, person="later", directory="redetected"))[0] == 201
+    assert "already" in await system.facestream("redetect", "centerface-mirror", code=2)
+
+    await system.facestream("models", "activate", OLD)
+    assert "later" in await until_active(client, photos / "obama3.jpg", "redetected", OLD)  # nothing is lost
+    assert f"{before + 2} vectors deleted" in await system.facestream("models", "retire", new)
+
+
 async def test_a_directory_moves(system: System, client: Client, photos: Path, tmp_path: Path) -> None:
     for name in ("obama", "biden"):
         assert (await client.post("/learn", photos / f"{name}.jpg", person=name, directory="from"))[0] == 201

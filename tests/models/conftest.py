@@ -25,7 +25,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def centerface(weights_folder: Path) -> nn.Module:
-    return load_detector(weights_folder, CPU, torch.float32)
+    return load_detector(weights_folder, "centerface", CPU, torch.float32)
 
 
 @pytest.fixture(scope="session")

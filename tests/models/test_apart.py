@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
@@ -20,24 +22,40 @@ from facestream.state import State
 from processors.apart import Detect, Embed
 from processors.decode import DecodePool
 from processors.detecting import SMALLEST_EMBEDDED, Parts
+from processors.detectors import Detectors
 from processors.embed import Cutting
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.processor import Processor
+from processors.redetect import Redetect
+from processors.reembed import Reembed
 from schemas.erased import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
 from schemas.generations import Generation
-from schemas.records import Answer, EmbeddedFace, Erasure, FacesDetected, FacesEmbedded, ImageReceived, Purpose
+from schemas.ids import sheet_key
+from schemas.records import (
+    Answer,
+    EmbeddedFace,
+    Erasure,
+    FaceLearned,
+    FacesDetected,
+    FacesEmbedded,
+    FacesReembedded,
+    ImageReceived,
+    Purpose,
+    decoded_vector,
+)
 from sink.answers import Answers
 from stream.answers import answer
 from stream.erasures import Mark
 from stream.generations import generation_record
 from stream.sources import Sources
-from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, RESULTS
+from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
 from weights.manifest import manifest
 
 ACTIVE, CANDIDATE = "dlib-resnet29-mirror", "dlib-resnet29"
+REDETECTED = "redetected"  # of another detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,9 @@ class Stages:
     fused: Processor
     detect: Detect
     embed: Embed
+    inference: Inference
+    cutting: Cutting
+    decoders: DecodePool
 
     async def announce(self, photo: bytes, purpose: Purpose) -> Record:
         """The record of a photo that lies in the object store."""
@@ -82,25 +103,30 @@ def appended(record: NewRecord) -> Record:
 
 @pytest.fixture
 async def stages(
-    tmp_path: Path, log: SqliteLog, state: State, detector: Detector, embedder: TorchEmbedder, resnet29: nn.Module
+    tmp_path: Path, log: SqliteLog, state: State, centerface: nn.Module, embedder: TorchEmbedder, resnet29: nn.Module
 ) -> AsyncIterator[Stages]:
     """The default generation is active, the other shipped one a candidate."""
     await log.append([generation_record(manifest().generation(CANDIDATE).model_copy(update={"state": "candidate"}))])
     await state.generations.refresh()
-    networks = {ACTIVE: embedder, CANDIDATE: TorchEmbedder(resnet29, embedder.device, mirror=False)}
+    networks = {ACTIVE: embedder, CANDIDATE: TorchEmbedder(resnet29, embedder.device, mirror=False), REDETECTED: embedder}
 
     async def fetch(generation: Generation) -> Callable[[], Embedder]:
         return lambda: networks[generation.name]
 
     objects, decoders, cutting = FileObjects(tmp_path / "objects"), DecodePool(workers=1), Cutting()
-    inference = Inference(lambda: Networks(detector, {}, chunk_pixels=1_300_000, chunk_chips=32))
+    inference = Inference(Networks(chunk_pixels=1_300_000, chunk_chips=32))
+
+    def make(name: str) -> Detector:
+        mirror = manifest().detector(name).mirror
+        return Detector(centerface, embedder.device, torch.float32, score_threshold=0.51, mirror=mirror)
+
+    detectors = Detectors(state.generations, inference, make)
     await decoders.start()
     sources = Sources(objects, [], 1 << 25)
-    parts = Parts(objects, decoders, cutting, inference, state.generations, state.erasures, sources, "centerface")
+    parts = Parts(objects, decoders, cutting, inference, detectors, state.erasures, sources)
     embedders = Embedders(state.generations, inference, fetch)
-    yield Stages(
-        objects, Processor(parts, embedders), Detect(parts), Embed(objects, cutting, inference, embedders, state.erasures)
-    )
+    embed = Embed(objects, cutting, inference, embedders, state.erasures)
+    yield Stages(objects, Processor(parts, embedders), Detect(parts), embed, inference, cutting, decoders)
     inference.close()
     cutting.close()
     await decoders.close()
@@ -165,6 +191,78 @@ async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photo
     assert (apart.models, apart.ignored, apart.received) == (fused.models, fused.ignored, fused.received)
     assert detected.sheet_key is None
     assert await stages.stored() == {fused.received.object_key, one.crop.object_key}
+
+
+async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_sees_it(
+    stages: Stages, log: SqliteLog, state: State, photos: Path
+) -> None:
+    await announce_redetected(log, state)
+    fused, detected, apart = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
+    (one,), (same,) = fused.faces, apart.faces
+    assert set(one.vectors) == set(same.vectors) == {ACTIVE, CANDIDATE, REDETECTED}
+    assert cosine(one, same, REDETECTED) >= 0.99999
+    a, b = one.vector(ACTIVE), one.vector(REDETECTED)
+    assert 0.95 < float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))) < 0.99999  # cut a little differently
+    assert detected.sheet_key == sheet_key(fused.received.image_id)
+    assert detected.sheet_key in await stages.stored()
+    assert fused.models.detector == "centerface"
+
+
+async def announce_redetected(log: SqliteLog, state: State) -> Generation:
+    """The active generation with another detector, as a candidate."""
+    update = {"name": REDETECTED, "state": "candidate", "detector": "centerface-mirror"}
+    generation = manifest().generation(ACTIVE).model_copy(update=update)
+    await log.append([generation_record(generation)])
+    await state.generations.refresh()
+    return generation
+
+
+@pytest.mark.parametrize("name", ["obama.jpg", "large.jpg"])
+async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
+    stages: Stages, log: SqliteLog, state: State, photos: Path, name: str
+) -> None:
+    """Or, where that detector does not find the face, that of the kept crop."""
+    generation = await announce_redetected(log, state)
+    photo = street(photos, (4200, 2600), [("obama", 300, 300, 180)]) if name == "large.jpg" else (photos / name).read_bytes()
+    (fused,) = await stages.fused.handle([await stages.announce(photo, "learn")])
+    live = FacesEmbedded.decode(fused.value)
+    (face,) = live.faces
+    opened = 0
+
+    async def redetect() -> Redetect:
+        nonlocal opened
+        opened += 1
+        return Redetect(generation.detector, stages.objects, stages.decoders, stages.cutting, stages.inference)
+
+    replay = Reembed(generation, stages.objects, stages.cutting, [stages.inference], state.erasures, redetect)
+
+    async def replayed(box: list[int] | None) -> NDArray[np.float32]:
+        assert face.crop is not None
+        value = FaceLearned(
+            directory="acme",
+            person="somebody",
+            face_id=face.face_id,
+            image_id=live.received.image_id,
+            source=face.source or "",
+            crop=face.crop,
+            detector=live.models.detector,
+            box=box,
+            learned_at=1_000,
+            generations=[ACTIVE],
+        )
+        record = NewRecord(FACES_LEARNED, live.received.image_id, value.encode(), "acme")
+        (output,) = await replay.handle([appended(record)])
+        (again,) = FacesReembedded.decode(output.value).faces
+        return decoded_vector(again.vector)
+
+    np.testing.assert_allclose(await replayed(face.box), face.vector(REDETECTED), atol=1e-5)
+    assert (replay.not_seen, opened) == (0, 1)
+    assert np.abs(face.vector(REDETECTED) - face.vector(ACTIVE)).max() > 1e-4
+    for box in ([0, 0, 20, 20], None):
+        np.testing.assert_allclose(await replayed(box), face.vector(ACTIVE), atol=1e-5)
+    await stages.objects.delete([live.received.object_key])
+    np.testing.assert_allclose(await replayed(face.box), face.vector(ACTIVE), atol=1e-5)
+    assert (replay.not_seen, opened) == (3, 1)
 
 
 async def test_who_is_ignored_beside_a_learned_face_is_passed_on(stages: Stages, photos: Path) -> None:

@@ -25,7 +25,7 @@ def test_heads_are_a_quarter_of_the_input(shape: tuple[int, int, int]) -> None:
 
 
 def test_heads_have_the_dtype_of_the_weights(weights_folder: Path) -> None:
-    net = load_detector(weights_folder, CPU, torch.bfloat16)
+    net = load_detector(weights_folder, "centerface", CPU, torch.bfloat16)
     heads = net(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16))
     assert {head.dtype for head in heads} == {torch.bfloat16}
 
@@ -76,7 +76,10 @@ def test_bfloat16_finds_the_same_face(weights_folder: Path, detector: Detector, 
     image = Image.open(photos / "biden.jpg").convert("RGB")
     picture = render(image, plan(*image.size)[0])
     narrow = Detector(
-        load_detector(weights_folder, CPU, torch.bfloat16), CPU, torch.bfloat16, score_threshold=detector.score_threshold
+        load_detector(weights_folder, "centerface", CPU, torch.bfloat16),
+        CPU,
+        torch.bfloat16,
+        score_threshold=detector.score_threshold,
     )
     wide_found, narrow_found = detector.detect([picture])[0], narrow.detect([picture])[0]
     np.testing.assert_allclose(narrow_found.scores[0], wide_found.scores[0], atol=0.02)

@@ -9,19 +9,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from backends.log_sqlite import SqliteLog
-from processors import align
-from processors import embedders as embedders_module
-from processors.embed import Cutting, embed_crop
+from processors import align, on_demand
+from processors.embed import CutFace, Cutting, decoded_crop, embed_crop
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
-from processors.networks import Chips, Detector, Embedder
-from schemas.errors import ObjectMissing, Unavailable, WeightsInvalid
+from processors.networks import Chips, Embedder
+from schemas.errors import GenerationRetired, ObjectMissing, Unavailable, WeightsInvalid
 from schemas.generations import Generation
 from schemas.generations import State as GenerationState
 from stream.generations import Generations, active_record, generation_record
@@ -105,8 +103,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def inference(shelf: Shelf) -> Iterator[Inference]:
-    detector = Detector(nn.Identity(), torch.device("cpu"), torch.float32, score_threshold=0.5)
-    made = Inference(lambda: Networks(detector, {}, chunk_pixels=1, chunk_chips=4))
+    made = Inference(Networks(chunk_pixels=1, chunk_chips=4))
     yield made
     for it in shelf.embedders.values():
         it.go_on.set()
@@ -133,7 +130,7 @@ def chips(count: int) -> list[NDArray[np.uint8]]:
 
 async def test_the_active_one_is_loaded_before_anybody_waits_and_once(embedders: Embedders, shelf: Shelf) -> None:
     await embedders.load_active()
-    assert names(await asyncio.gather(*(embedders.active() for _ in range(5)))) == [DEFAULT] * 5
+    assert names(await asyncio.gather(*(embedders.require(DEFAULT) for _ in range(5)))) == [DEFAULT] * 5
     assert [names(it) for it in await asyncio.gather(*(embedders.live() for _ in range(5)))] == [[DEFAULT]] * 5
     assert shelf.happened == [f"fetch {DEFAULT}", f"load {DEFAULT}"]
 
@@ -171,7 +168,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     where: str,
 ) -> None:
     clock = 1_000.0
-    monkeypatch.setattr(embedders_module, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(on_demand, "time", SimpleNamespace(monotonic=lambda: clock))
     failing = shelf.fetch_fails if where == "fetch" else shelf.load_fails
     failing["new"] = ObjectMissing("its file is gone") if where == "fetch" else WeightsInvalid("its file is broken")
     new = generation("new")
@@ -180,12 +177,12 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     for _ in range(3):
         assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 1
-    clock += embedders_module.AGAIN_S + 1
+    clock += on_demand.AGAIN_S + 1
     assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 2
     del failing["new"]
     assert names(await embedders.live()) == [DEFAULT]  # not yet
-    clock += embedders_module.AGAIN_S + 1
+    clock += on_demand.AGAIN_S + 1
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert (shelf.tries("new"), shelf.tries(DEFAULT)) == (3, 1)
@@ -198,14 +195,14 @@ async def test_an_active_one_that_cannot_be_loaded_is_an_outage(
     await embedders.load_active()
     shelf.load_fails["new"] = WeightsInvalid("its file is broken")
     await announce(log, generations, generation("new", state="complete"), activate=True)
-    for ask in (embedders.active, embedders.live):
+    for ask in (embedders.require("new"), embedders.live()):
         with pytest.raises(Unavailable, match="'new'"):
-            await ask()
+            await ask
     with pytest.raises(WeightsInvalid, match="broken"):
         await embedders.load_active()
     await log.append([active_record(DEFAULT)])
     await generations.refresh()
-    assert (await embedders.active()).name == DEFAULT
+    assert (await embedders.require(DEFAULT)).name == DEFAULT
     assert names(await embedders.live()) == [DEFAULT]
 
 
@@ -215,12 +212,20 @@ async def test_probes_switch_with_the_record_and_learns_stay_in_both(
     new = generation("new", state="complete")
     shelf.put(new)
     await announce(log, generations, new)
-    assert (await embedders.active()).name == DEFAULT
+    assert (await embedders.require(DEFAULT)).name == DEFAULT
     assert "load new" not in shelf.happened  # no probe waits for it
     await log.append([active_record("new")])
     await generations.refresh()
-    assert (await embedders.active()).name == "new"
+    assert (await embedders.require("new")).name == "new"
     assert names(await embedders.live()) == [DEFAULT, "new"]
+
+
+async def test_a_probe_that_is_under_way_as_its_generation_is_retired_is_refused(
+    log: SqliteLog, generations: Generations, embedders: Embedders
+) -> None:
+    await announce(log, generations, generation("new", state="retired"))
+    with pytest.raises(GenerationRetired, match="'new'"):
+        await embedders.require("new")
 
 
 @pytest.mark.parametrize("state", ["added", "retired"])
@@ -241,7 +246,7 @@ async def test_a_learned_face_is_embedded_in_each_with_the_chip_of_its_template(
     file, cutting = io.BytesIO(), Cutting()
     Image.new("RGB", (align.CROP, align.CROP), "gray").save(file, "JPEG")
     live = await embedders.live()
-    vectors = await embed_crop(file.getvalue(), LANDMARKS, live, cutting, inference, 0.0)
+    vectors = await embed_crop(CutFace(decoded_crop(file.getvalue()), LANDMARKS), live, cutting, inference, 0.0)
     cutting.close()
     assert {name: vector.tolist() for name, vector in vectors.items()} == {
         DEFAULT: [1.0] * 3,

@@ -306,7 +306,7 @@ TELLING: dict[str, tuple[NewRecord, float]] = {  # a record that tells of who wa
         NewRecord(
             FACES_DETECTED,
             IMAGE_ID,
-            FacesDetected(received=received(), received_at=NOW, faces=[], detector="centerface").encode(),
+            FacesDetected(received=received(), received_at=NOW, faces=[], models=MODELS).encode(),
         ),
         7,
     ),

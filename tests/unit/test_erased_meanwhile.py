@@ -51,11 +51,10 @@ async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
 
 def processor(objects: Objects, state: State) -> Processor:
     """One that is asked for nothing but to store."""
-    detector = manifest().generation(manifest().default_generation).detector
     unused = cast(Any, None)
     sources = Sources(objects, [], 1_000)
     decoders = DecodePool(workers=1)  # not started: nothing is decoded
-    return Processor(Parts(objects, decoders, unused, unused, state.generations, state.erasures, sources, detector), unused)
+    return Processor(Parts(objects, decoders, unused, unused, unused, state.erasures, sources), unused)
 
 
 def portrait() -> tuple[Image, LearnedFace]:
@@ -65,8 +64,8 @@ def portrait() -> tuple[Image, LearnedFace]:
     landmarks = [(1.0, 1.0)] * 5
     found = Detection(face_id=FACE_ID, box=[0, 0, 9, 9], landmarks=landmarks, score=1, detection_score=1)
     crop = Crop(object_key=crop_key(FACE_ID), landmarks=landmarks)
-    image = Image(received, RECEIVED_AT, b"", cast(Any, np.empty(0)), 0.0)
-    return image, LearnedFace(found, FACE_ID, "source", crop, b"jpeg")
+    image = Image(received, RECEIVED_AT, b"", cast(Any, np.empty(0)), 0.0, manifest().generation(manifest().default_generation))
+    return image, LearnedFace(found, FACE_ID, "source", crop, b"jpeg", {})
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])

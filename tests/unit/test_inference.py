@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from processors.inference import PICTURE_S, Inference, Networks
-from processors.networks import Detector, TorchEmbedder
+from processors.networks import Detector, Embedder, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
 Pixels = NDArray[np.uint8]
 CPU = torch.device("cpu")
 ONE = "one"  # a generation
+DETECTOR = "detector"
 
 
 class Tiny(nn.Module):
@@ -73,8 +74,8 @@ def heads() -> TinyHeads:
 @pytest.fixture
 def inference(tiny: Tiny, heads: TinyHeads) -> Iterator[Inference]:
     detector = Detector(heads, CPU, torch.float32, score_threshold=0.5)
-    networks = Networks(detector, {ONE: TorchEmbedder(tiny, CPU, mirror=False)}, chunk_pixels=4 * 32 * 32, chunk_chips=8)
-    made = Inference(lambda: networks)
+    embedders: dict[str, Embedder] = {ONE: TorchEmbedder(tiny, CPU, mirror=False)}
+    made = Inference(Networks(4 * 32 * 32, 8, {DETECTOR: detector}, embedders))
     yield made
     tiny.go_on.set()
     heads.go_on.set()
@@ -153,7 +154,7 @@ async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Ti
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 80, since=0.0))
     await entered(tiny)
     heads.go_on.clear()
-    photo = asyncio.create_task(inference.detect([picture(5)] * 2, since=PICTURE_S * 5))
+    photo = asyncio.create_task(inference.detect(DETECTOR, [picture(5)] * 2, since=PICTURE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     await entered(heads)
@@ -178,18 +179,37 @@ async def test_the_older_image_is_served_first(inference: Inference, tiny: Tiny)
 
 async def test_pictures_of_one_shape_share_a_chunk_within_its_pixels(inference: Inference, heads: TinyHeads) -> None:
     pictures = [picture(1), picture(2, 64, 64), picture(3), picture(4, 32, 64), picture(5), picture(6), picture(7), picture(8)]
-    found = await inference.detect(pictures)
+    found = await inference.detect(DETECTOR, pictures)
     assert [len(each) for each in found] == [0] * 8
     assert sorted(map(sorted, heads.chunks)) == [[1, 3, 5, 6], [2], [4], [7, 8]]
 
 
 async def test_a_picture_larger_than_a_chunk_is_detected_in_alone(inference: Inference, heads: TinyHeads) -> None:
-    await inference.detect([picture(1, 320, 320), picture(2, 320, 320)])
+    await inference.detect(DETECTOR, [picture(1, 320, 320), picture(2, 320, 320)])
     assert heads.chunks == [[1], [2]]
 
 
+async def test_each_detector_has_chunks_of_its_own_and_one_that_looks_twice_half_the_room(
+    inference: Inference, heads: TinyHeads
+) -> None:
+    twice = TinyHeads()
+    await inference.add_detector("twice", lambda: Detector(twice, CPU, torch.float32, score_threshold=0.5, mirror=True))
+    await asyncio.gather(
+        inference.detect(DETECTOR, [picture(it) for it in range(1, 5)]),
+        inference.detect("twice", [picture(it) for it in range(5, 9)]),
+    )
+    assert heads.chunks == [[1, 2, 3, 4]]
+    assert twice.chunks == [[5, 6], [5, 6], [7, 8], [7, 8]]
+
+
+async def test_a_detector_that_is_not_there_is_not_waited_for(inference: Inference) -> None:
+    with pytest.raises(KeyError):
+        await inference.detect("another", [picture(1)])
+    assert await inference.detect(DETECTOR, []) == []
+
+
 async def test_no_pictures_no_results(inference: Inference) -> None:
-    assert await inference.detect([]) == []
+    assert await inference.detect(DETECTOR, []) == []
 
 
 # Failures.
@@ -201,7 +221,7 @@ async def test_an_error_fails_the_requests_of_its_chunk_alone(inference: Inferen
     await entered(tiny)
     # Requests with as many pictures each, so that they are not told apart by their number.
     requests = [asyncio.create_task(inference.embed(ONE, [chip(colour)] * 12)) for colour in (2, 13)]
-    later = asyncio.create_task(inference.detect([picture(3)] * 12))
+    later = asyncio.create_task(inference.detect(DETECTOR, [picture(3)] * 12))
     await asyncio.sleep(0)
     tiny.go_on.set()
     found = await asyncio.wait_for(asyncio.gather(before, *requests, later, return_exceptions=True), 20)
@@ -260,13 +280,12 @@ async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: I
 
 @pytest.fixture(scope="module")
 def real(weights_folder: Path) -> Iterator[Callable[[int, int], Inference]]:
-    detector = Detector(load_detector(weights_folder, CPU, torch.float32), CPU, torch.float32, score_threshold=0.5)
+    detector = Detector(load_detector(weights_folder, "centerface", CPU, torch.float32), CPU, torch.float32, score_threshold=0.5)
     embedder = TorchEmbedder(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.float32), CPU, mirror=True)
     made = []
 
     def make(chunk_pixels: int, chunk_chips: int) -> Inference:
-        networks = Networks(detector, {ONE: embedder}, chunk_pixels=chunk_pixels, chunk_chips=chunk_chips)
-        made.append(Inference(lambda: networks))
+        made.append(Inference(Networks(chunk_pixels, chunk_chips, {DETECTOR: detector}, {ONE: embedder})))
         return made[-1]
 
     yield make
@@ -289,10 +308,10 @@ def pictures(photos: Path) -> list[Pixels]:
 
 
 async def test_a_batch_finds_what_each_picture_alone_finds(real: Callable[[int, int], Inference], pictures: list[Pixels]) -> None:
-    together = await real(1 << 24, 8).detect(pictures)
+    together = await real(1 << 24, 8).detect(DETECTOR, pictures)
     alone = real(1, 8)
     for picture, batch in zip(pictures, together, strict=True):
-        (single,) = await alone.detect([picture])
+        (single,) = await alone.detect(DETECTOR, [picture])
         assert len(single) == len(batch) >= 1
         np.testing.assert_allclose(batch.boxes, single.boxes, atol=0.01)
         np.testing.assert_allclose(batch.scores, single.scores, atol=1e-4)

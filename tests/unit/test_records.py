@@ -87,7 +87,7 @@ EXAMPLES: list[EventRecord] = [
     NOTIFIED,
     RECEIVED,
     ImageReceived(image_id=IMAGE_ID, purpose="detect", source=Source(bucket="photos", key="a/é.jpg", etag="e")),
-    FacesDetected(received=RECEIVED, received_at=7, faces=[DETECTED], ignored=[FACE], detector="d", sheet_key="c"),
+    FacesDetected(received=RECEIVED, received_at=7, faces=[DETECTED], ignored=[FACE], models=MODELS, sheet_key="c"),
     FacesEmbedded(received=RECEIVED, received_at=7, faces=[EMBEDDED], ignored=[FACE], models=MODELS),
     EraseRequested(image_id=IMAGE_ID, directory="a", person="b", face_id=IMAGE_ID, reply_to="ingest-1"),
     EraseRequested(image_id=IMAGE_ID, directory="a"),

@@ -39,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def worker(log: SqliteLog, stage: Stage, *, most: int = 64) -> Worker:
+def worker(log: SqliteLog, stage: Stage, *, most: int = 64, suspects_together: int = 1) -> Worker:
     """The sequence of an image is the first letter of its name."""
     return Worker(
         log,
@@ -48,6 +48,7 @@ def worker(log: SqliteLog, stage: Stage, *, most: int = 64) -> Worker:
         sequence_of=lambda record: ImageReceived.decode(record.value).filename[0],
         member="one",
         max_in_flight=most,
+        suspects_together=suspects_together,
     )
 
 
@@ -94,6 +95,29 @@ async def test_what_is_not_done_is_handled_again_after_a_kill_and_keeps_its_orde
         await until(lambda: committed_is(log, 4))
     assert again.calls == [["a0"], ["b0"], ["a1"], ["b1"]]  # suspects: alone, in the order of the partition
     assert await answered(log) == statuses("a0", "a1", "b0", "b1")
+
+
+async def test_after_a_kill_some_of_a_sequence_are_tried_together_and_after_another_one_each_alone(log: SqliteLog) -> None:
+    names = ("a0", "a1", "a2", "b0", "a3")
+    async with running(worker(log, Stage(), suspects_together=2)) as task:
+        await kill(task)
+    await send(log, *names)
+    stage = Stage()
+    stage.blocked = {"a1": asyncio.Event()}
+    async with running(worker(log, stage, suspects_together=2)) as task:
+        await until(lambda: stage.running == ["a0", "a1"])
+        await kill(task)
+    again = Stage()
+    async with running(worker(log, again, suspects_together=2)):
+        await until(lambda: committed_is(log, 5))
+    assert again.calls == [["a0"], ["a1"], ["a2"], ["b0"], ["a3"]]
+    async with running(worker(log, Stage(), suspects_together=2)) as task:
+        await kill(task)
+    await send(log, *names)
+    last = Stage()
+    async with running(worker(log, last, suspects_together=2)):
+        await until(lambda: committed_is(log, 10))
+    assert last.calls == [["a0", "a1"], ["a2"], ["b0"], ["a3"]]
 
 
 async def test_after_the_suspects_of_a_partition_its_sequences_run_beside_each_other_again(log: SqliteLog) -> None:

@@ -35,7 +35,7 @@ def lower(content: bytes) -> bytes:
 @pytest.fixture
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> dict[str, DetectorModel]:
     """A manifest of two small models in the place of the shipped one."""
-    shipped = manifest().detector("centerface")
+    shipped = manifest().detector_model("centerface")
 
     def model(name: str, package: str, version: str) -> DetectorModel:
         content = CONTENT[name]
@@ -52,7 +52,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> dict[str, DetectorModel]:
         return shipped.model_copy(update=changes)
 
     models = {"small": model("small", "small_faces", "1.0"), "other": model("other", "other-faces", "2.0")}
-    fake = Manifest.model_construct(default_generation="", generations={}, models=dict(models))
+    fake = Manifest.model_construct(default_generation="", generations={}, detectors={}, models=dict(models))
     monkeypatch.setattr(getting, "manifest", lambda: fake)
     monkeypatch.setattr(getting, "CONVERTERS", {"small": lower, "other": lower})
     return models
@@ -263,18 +263,18 @@ def test_progress_on_a_pipe_is_a_line_now_and_then() -> None:
 
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path, weights_folder: Path) -> None:
     with pytest.raises(WeightsInvalid, match="facestream weights get"):
-        loading.load_detector(tmp_path, CPU, torch.float32)
+        loading.load_detector(tmp_path, "centerface", CPU, torch.float32)
     content = bytearray((weights_folder / "centerface.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "centerface.safetensors").write_bytes(content)
     with pytest.raises(WeightsInvalid, match=r"sha256 differs.*facestream weights get"):
-        loading.load_detector(tmp_path, CPU, torch.float32)
+        loading.load_detector(tmp_path, "centerface", CPU, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_networks_are_loaded_ready_for_inference(weights_folder: Path, dtype: torch.dtype) -> None:
     networks = (
-        loading.load_detector(weights_folder, CPU, dtype),
+        loading.load_detector(weights_folder, "centerface", CPU, dtype),
         loading.load_embedder(weights_folder, "dlib-resnet29", CPU, dtype),
     )
     for network in networks:
