@@ -55,7 +55,9 @@ class Figures:
 
 
 class Replay:
-    """`facestream reembed` in a process of its own; `rate` is in faces a second, from a tenth to nine tenths of its way."""
+    """`facestream reembed` in a process of its own; `rate` is in faces a second, from a tenth to nine tenths of its way, or from
+    where it goes on after a kill.
+    """
 
     def __init__(self, stores: Stores, environment: dict[str, str]) -> None:
         self._stores, self._environment = stores, environment
@@ -69,21 +71,22 @@ class Replay:
         assert self._process is not None
         ends = await self._stores.log.end_offsets(FACES_LEARNED)
         seen: list[tuple[float, int]] = []
+        begin = 0.1
         while self._process.poll() is None:
             left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED, ends)
-            if 0.1 * total < total - left < 0.9 * total:
+            if begin * total < total - left < 0.9 * total:
                 seen.append((time.monotonic(), left))
             if kill_at is not None and total - left > kill_at * total:
                 self._process.kill()
                 self._process.wait()
                 print(f"  killed at {total - left:,} of {total:,}", flush=True)
                 self.start()
-                kill_at, seen = None, []
+                begin, kill_at, seen = (total - left) / total + 0.02, None, []
             await asyncio.sleep(0.25)
         if self._process.returncode:
             raise RuntimeError(f"the replay ended with {self._process.returncode}")
-        (begin, first), (end, last) = seen[0], seen[-1]
-        return (first - last) / (end - begin)
+        (began, first), (ended, last) = seen[0], seen[-1]
+        return (first - last) / (ended - began)
 
 
 def command(*arguments: str) -> list[str]:

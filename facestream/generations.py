@@ -3,12 +3,13 @@
 import asyncio
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from backends.log import EventLog
 from backends.vectors import VectorStore
 from facestream.stores import Stores
 from schemas.errors import ConfigurationError
-from schemas.generations import Generation
+from schemas.generations import Generation, GenerationName
 from sink.fitting import fit
 from stream.catching_up import caught_up
 from stream.generations import Generations, active_record, generation_record
@@ -24,6 +25,16 @@ def known(generations: Generations, name: str) -> Generation:
     if name in manifest().generations and name not in {it.name for it in generations.all}:
         return manifest().generation(name)
     return generations.get(name)
+
+
+def generation_name(text: str) -> str:
+    """A name for a new one. Raises ConfigurationError."""
+    try:
+        return TypeAdapter(GenerationName).validate_python(text)
+    except ValidationError:
+        raise ConfigurationError(
+            f"'{text}' is no name of a generation: up to 64 of a-z, 0-9, '.', '_', '-', a letter or a digit first"
+        ) from None
 
 
 async def as_candidate(log: EventLog, generations: Generations, name: str) -> Generation:

@@ -8,14 +8,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from facestream.generations import generation_name
 from facestream.settings_flags import add_flags, settings_from
 from facestream.state import followed
 from facestream.stores import open_stores
 from facestream.terminal import complain
 from schemas.errors import ConfigurationError, InvalidRequest
-from schemas.generations import Generation, GenerationName, OnnxEmbedder
+from schemas.generations import Generation, OnnxEmbedder
 from stream.generations import Generations, generation_record
 from stream.topics import TOPICS
 from weights.manifest import manifest
@@ -108,12 +109,7 @@ def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> 
     """The generation, with a dimension that the trial has to tell. Raises ConfigurationError."""
     from processors.align import TEMPLATES  # torch, as above
 
-    try:
-        name = TypeAdapter(GenerationName).validate_python(arguments.name)
-    except ValidationError:
-        raise ConfigurationError(
-            f"'{arguments.name}' is no name of a generation: up to 64 of a-z, 0-9, '.', '_', '-', a letter or a digit first"
-        ) from None
+    name = generation_name(arguments.name)
     if arguments.template not in TEMPLATES:
         raise ConfigurationError(f"--template {arguments.template}: it is one of {', '.join(TEMPLATES)}")
     low, high = _range(arguments.range)

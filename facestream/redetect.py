@@ -6,7 +6,7 @@ from typing import Any
 
 from facestream import reembed
 from facestream.config import Settings
-from facestream.generations import known
+from facestream.generations import generation_name, known
 from facestream.settings_flags import settings_from
 from facestream.state import followed
 from facestream.stores import open_stores
@@ -58,10 +58,9 @@ def _wanted(generations: Generations, detector: str, name: str | None) -> Genera
     active = generations.active
     if active.detector == detector:
         raise ConfigurationError(f"'{active.name}', which is active, has the detector '{detector}' already")
-    changes = {"name": name or f"{active.name}.{detector}", "detector": detector, "state": "added", "faces": None}
-    wanted = Generation.model_validate(active.model_dump() | changes)
-    if wanted.name in {it.name for it in generations.all} | manifest().generations.keys():
-        there = known(generations, wanted.name)
+    name = generation_name(name or f"{active.name}.{detector}")
+    if name in {it.name for it in generations.all} | manifest().generations.keys():
+        there = known(generations, name)
         if (there.detector, there.embedder, there.mirror) != (detector, active.embedder, active.mirror):
-            raise ConfigurationError(f"'{wanted.name}' is another generation: give a --name that is new")
-    return wanted
+            raise ConfigurationError(f"'{name}' is another generation: give a --name that is new")
+    return active.model_copy(update={"name": name, "detector": detector, "state": "added", "faces": None})

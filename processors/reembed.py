@@ -63,10 +63,8 @@ class Reembed:
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         faces = [FaceLearned.decode(record.value) for record in records if record.value is not None]
         faces = [it for it in faces if self._generation.name not in it.generations and not self._is_erased(it)]
-        outputs: list[NewRecord] = []
-        for begin in range(0, len(faces), AT_ONCE):
-            outputs += await self._some(faces[begin : begin + AT_ONCE])
-        return outputs
+        parts = (self._some(faces[begin : begin + AT_ONCE]) for begin in range(0, len(faces), AT_ONCE))
+        return [record for part in await asyncio.gather(*parts) for record in part]
 
     def received(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("a face that was learned before has nobody who waits")

@@ -87,6 +87,24 @@ def test_bfloat16_finds_the_same_face(weights_folder: Path, detector: Detector, 
     np.testing.assert_allclose(narrow_found.boxes[0], wide_found.boxes[0], atol=0.05 * side)
 
 
+def test_a_mirrored_picture_has_the_mirrored_face(centerface: nn.Module, detector: Detector, photos: Path) -> None:
+    """To the one that looks at both they are the same picture; the one that does not is a pixel or two off."""
+    both = Detector(centerface, CPU, torch.float32, score_threshold=detector.score_threshold, mirror=True)
+    with Image.open(photos / "obama.jpg") as file:
+        image = file.convert("RGB")
+        picture = render(image, plan(*image.size)[0])
+    one, other = both.detect([picture])[0], both.detect([np.ascontiguousarray(picture[:, ::-1])])[0]
+    assert len(one) == len(other) == 1
+    width, across = picture.shape[1], [1, 0, 2, 4, 3]
+    turned = other.landmarks[0][across] * (-1, 1) + (width, 0)
+    np.testing.assert_allclose(turned, one.landmarks[0], atol=1e-2)
+    np.testing.assert_allclose(width - other.boxes[0][[2, 0]], one.boxes[0][[0, 2]], atol=1e-2)
+    np.testing.assert_allclose(other.scores, one.scores, atol=1e-5)
+    plain = detector.detect([picture])[0]
+    apart = np.abs(plain.landmarks[0] - one.landmarks[0]).max()
+    assert 0.01 < apart < 0.05 * (one.boxes[0][2] - one.boxes[0][0])
+
+
 def test_a_picture_without_a_face_has_none(detector: Detector) -> None:
     flat = np.full((96, 128, 3), 127, np.uint8)
     found = detector.detect([flat])[0]

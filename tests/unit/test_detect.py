@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.boxes import Detections
+from processors.boxes import Detections, closest
 from processors.decode import DecodedImage
 from processors.detect import SMALLEST_LEARNED, as_records, choose
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
@@ -180,3 +180,20 @@ def test_a_face_id_follows_from_the_place_in_the_answer() -> None:
 def test_a_box_without_area_is_no_face() -> None:
     assert reported([0.2], [0.9]) == []
     assert reported([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("box", "which"),
+    [
+        ([100, 100, 200, 200], 1),
+        ([110, 95, 205, 190], 1),  # not quite where it was
+        ([300, 300, 360, 360], 2),
+        ([145, 145, 155, 155], None),  # a corner of one and a part of another, but neither
+        ([600, 600, 700, 700], None),
+    ],
+)
+def test_another_detector_s_face_is_told_by_its_place(box: list[int], which: int | None) -> None:
+    theirs = np.array([[0, 0, 90, 90], [100, 100, 200, 200], [290, 310, 350, 370], [150, 150, 400, 400]], np.float32)
+    found = Detections(theirs, np.full(4, 0.9, np.float32), np.zeros((4, 5, 2), np.float32))
+    assert closest(found, box) == which
+    assert closest(found.select(np.zeros(4, bool)), box) is None
