@@ -483,7 +483,10 @@ async def main(log):
     again = []
     epoch = consumer.epoch
     while consumer.epoch == epoch:
-        again += await consumer.poll(100, 1)
+        try:
+            again += await consumer.poll(100, 1)
+        except Unavailable:  # it may wake before its coordinator answers, and says so
+            pass
     print("then", len(again), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
 asyncio.run(main(KafkaLog(sys.argv[1])))
