@@ -1,5 +1,6 @@
 """Faces that another detector has found, once more out of their originals (the design's redetect)."""
 
+import asyncio
 import time
 
 from backends.objects import ObjectStore
@@ -18,18 +19,20 @@ class Redetect:
     def __init__(self, detector: str, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference) -> None:
         self._detector, self._objects, self._decoders, self._cutting = detector, objects, decoders, cutting
         self._crops = Crops(decoders, cutting, inference)
+        self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
 
     async def crop(self, face: FaceLearned) -> CutFace | None:
         """The face as the detector sees it in its original; None where it does not, or where there is no original any more."""
         if face.box is None:
             return None
-        try:
-            original = (await self._objects.get(original_key(face.image_id, "learn"))).data
-        except ObjectMissing:
-            return None
-        with await self._decoders.decode(original) as decoded:
-            landmarks = await self._crops.seen_by(self._detector, decoded, face.box, time.monotonic())
-            if landmarks is None:
+        async with self._in_memory:
+            try:
+                original = (await self._objects.get(original_key(face.image_id, "learn"))).data
+            except ObjectMissing:
                 return None
-            (cut,) = await self._crops.cut(original, decoded, [landmarks])
+            with await self._decoders.decode(original) as decoded:
+                landmarks = await self._crops.seen_by(self._detector, decoded, face.box, time.monotonic())
+                if landmarks is None:
+                    return None
+                (cut,) = await self._crops.cut(original, decoded, [landmarks])
         return await self._cutting.run(as_kept, cut)
