@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.ops import box_iou, nms
 
 from processors.models.centerface import STRIDE
 from processors.passes import LARGEST, Pass, halved
@@ -82,12 +82,9 @@ def closest(found: Detections, box: Sequence[int]) -> int | None:
     """Which of the faces is the one at `box`, xyxy in the same pixels; None where none is."""
     if not len(found):
         return None
-    theirs, ours = found.boxes, np.array(box, np.float32)
-    sides = np.minimum(theirs[:, 2:], ours[2:]) - np.maximum(theirs[:, :2], ours[:2])  # (N, 2)
-    shared = np.prod(sides.clip(0), axis=1)
-    overlap = shared / (np.prod(theirs[:, 2:] - theirs[:, :2], axis=1) + np.prod(ours[2:] - ours[:2]) - shared)  # IoU, (N,)
-    best = int(np.argmax(overlap))
-    return best if overlap[best] > OVERLAP else None
+    overlaps = box_iou(torch.from_numpy(found.boxes), torch.tensor([list(box)], dtype=torch.float32))[:, 0]  # (N,)
+    best = int(overlaps.argmax())
+    return best if overlaps[best] > OVERLAP else None
 
 
 Look = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture

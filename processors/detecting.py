@@ -154,13 +154,14 @@ class Detecting(ABC):
             seen = await self._crops.seen_by(other, image.decoded, face.box, image.since)
             if seen is not None:
                 landmarks[other] = seen
-        cut, *others = await self._crops.cut(image.data, image.decoded, list(landmarks.values()))
+        cuts = dict(zip(landmarks, await self._crops.cut(image.data, image.decoded, list(landmarks.values())), strict=True))
+        cut = cuts.pop(image.generation.detector)
         jpeg = await self._cutting.run(encoded_crop, cut.pixels)
         face_id = face_id_learned(image.received.image_id)
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
         crop = Crop(object_key=crop_key(face_id), landmarks=rounded)
-        return LearnedFace(face, face_id, source, crop, jpeg, dict(zip(list(landmarks)[1:], others, strict=True)))
+        return LearnedFace(face, face_id, source, crop, jpeg, cuts)
 
     async def _store_crop(self, image: Image, face: LearnedFace) -> None:
         received = image.received

@@ -103,8 +103,7 @@ class Reembed:
                 return None
             raise
         landmarks = np.array(face.crop.landmarks, np.float32)
-        kept = CutFace(await self._cutting.run(decoded_crop, stored.data), landmarks)
-        return await self._cutting.run(_chip_of, kept, self._generation.template)
+        return await self._cutting.run(_chip_of_kept, stored.data, landmarks, self._generation.template)
 
     async def _redetector(self) -> Redetect:
         async with self._opening:
@@ -131,6 +130,10 @@ class Pace:
         if self._rate:
             self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
             await asyncio.sleep(self._free_at - time.monotonic())
+
+
+def _chip_of_kept(jpeg: bytes, landmarks: NDArray[np.float32], template: str) -> Picture:
+    return _chip_of(CutFace(decoded_crop(jpeg), landmarks), template)
 
 
 def _chip_of(crop: CutFace, template: str) -> Picture:
