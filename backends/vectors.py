@@ -4,7 +4,7 @@ It stores and lists; matching is the gallery's (sink/), in memory.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,9 +105,9 @@ class VectorStore(ABC):
         """
 
     @abstractmethod
-    async def put_faces(self, faces: Sequence[FaceVector]) -> None:
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what is stored
-        has a later timestamp.
+        has a later timestamp. `listed`: (directory, generation) of which the caller has read a face that is not erased since.
         """
 
     @abstractmethod

@@ -9,8 +9,7 @@ import asyncio
 import re
 import time
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Sequence
-from itertools import chain
+from collections.abc import AsyncIterator, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,10 +107,10 @@ class CassandraVectors(VectorStore):
     async def create(self) -> None:
         await self._client.once(lambda session: schema.create(session, self._keyspace, self._replication))
 
-    async def put_faces(self, faces: Sequence[FaceVector]) -> None:
-        places = {(it.generation, it.directory) for it in faces}
-        requests = chain(((_PUT_FACE, _row(it)) for it in faces), directories.listed(places))
-        await self._client.run_all(requests, len(faces) + len(places))
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
+        places = {(it.directory, it.generation) for it in faces}
+        async with directories.listing(self._client, [it for it in places if it not in listed]):
+            await self._client.run_all(((_PUT_FACE, _row(it)) for it in faces), len(faces))
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
         begins: list[tuple[int, bytes | None]] = [(bucket, None) for bucket in BUCKETS]

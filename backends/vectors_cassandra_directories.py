@@ -1,14 +1,15 @@
 """Which directories there are in Cassandra, without a look at all faces.
 
-A directory is listed whenever faces are put into it, with the time of that. When its last face is deleted it is unlisted and
-noted as emptied, by its digest. Whoever wakes late may list it once more, though his faces are not there, since they were erased:
-so those that were emptied are looked at, for as long as the erasure of their faces holds.
+A directory is listed when faces are put into it that had none, with the time of that. When its last face is deleted it is
+unlisted and noted as emptied, by its digest. Whoever wakes late may list it once more, though his faces are not there, since
+they were erased: so those that were emptied are looked at, for as long as the erasure of their faces holds.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from backends.vectors import ERASURES_KEPT_S
 from backends.vectors_cassandra_client import Client, Statement
@@ -23,10 +24,20 @@ _A_FACE = Statement("SELECT face_id FROM {keyspace}.faces WHERE directory = ? AN
 STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _A_FACE)
 
 
-def listed(places: Iterable[tuple[str, str]]) -> Iterator[tuple[Statement, tuple[str, int, str, int]]]:
-    """What is to be asked with every put into these (generation, directory): another process may have unlisted them since."""
+@asynccontextmanager
+async def listing(client: Client, places: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
+    """For faces to be put into these (directory, generation): listed before, so that no process that dies leaves faces that
+    nobody finds, and after, for whoever woke late, saw none yet and unlisted them meanwhile.
+    """
+    await _list(client, places)
+    yield
+    await _list(client, places)
+
+
+async def _list(client: Client, places: Sequence[tuple[str, str]]) -> None:
     now = _now()
-    return ((_LIST, (generation, bucket_of(directory), directory, now)) for generation, directory in places)
+    requests = ((_LIST, (generation, bucket_of(directory), directory, now)) for directory, generation in places)
+    await client.run_all(requests, len(places))
 
 
 async def unlist_if_empty(client: Client, generation: str, directory: str) -> None:

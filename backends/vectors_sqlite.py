@@ -6,7 +6,7 @@ vectors_sqlite_deletes.
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,7 @@ class SqliteVectors(VectorStore):
     async def create(self) -> None:
         """The schema is made when the file is opened."""
 
-    async def put_faces(self, faces: Sequence[FaceVector]) -> None:
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         await self._write(_PUT_FACE, [_row(each) for each in faces])
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:

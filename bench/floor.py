@@ -1,7 +1,7 @@
 """What the stream costs beside its servers: `eval "$(make -s services)"; python -m bench.floor`.
 
-In one run, by turns: the bare clients one after the other (put an object, get it, three times from a producer to a consumer; to
-learn, one insert and one append more), and requests through ingest, a processor whose models cost nothing, and sink, each a
+By turns, a request each: the bare clients one after the other (put an object, get it, three times from a producer to a consumer;
+to learn, one insert and one append more), and a request through ingest, a processor whose models cost nothing, and sink, each a
 process of its own. The bare topics have as many partitions as the design's, unless told otherwise: with one, a hop of aiokafka is
 2 ms shorter. Wanted: at most 1.3 times the bare way at the median and twice at the 99th percentile, median of five runs.
 """
@@ -14,7 +14,7 @@ import secrets
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -111,14 +111,17 @@ class Bare:
         await done
 
 
-async def measured(request: Callable[[], Awaitable[None]], count: int) -> tuple[float, float]:
-    """Median and 99th percentile in ms, one request after the other."""
-    times = []
+async def measured(ways: Sequence[Callable[[], Awaitable[None]]], count: int) -> list[tuple[float, float]]:
+    """Median and 99th percentile of each way in ms. One request after the other, the ways by turns: what else the machine does
+    slows down all of them alike.
+    """
+    times: list[list[float]] = [[] for _ in ways]
     for _ in range(count):
-        began = time.perf_counter()
-        await request()
-        times.append((time.perf_counter() - began) * 1e3)
-    return float(np.percentile(times, 50)), float(np.percentile(times, 99))
+        for way, of_way in zip(ways, times, strict=True):
+            began = time.perf_counter()
+            await way()
+            of_way.append((time.perf_counter() - began) * 1e3)
+    return [(float(np.percentile(it, 50)), float(np.percentile(it, 99))) for it in times]
 
 
 async def run(data: Path, runs: int, requests: int, partitions: int) -> bool:
@@ -148,11 +151,11 @@ async def _compare(purpose: str, session: aiohttp.ClientSession, bare: Bare, run
     async def through_clients() -> None:
         await bare.request(photo(), learn=learn)
 
-    await measured(through_http, 20)
-    await measured(through_clients, 20)
+    ways = (through_clients, through_http)
+    await measured(ways, 20)
     ratios = []
     for number in range(runs):
-        floor, ours = await measured(through_clients, requests), await measured(through_http, requests)
+        floor, ours = await measured(ways, requests)
         ratios.append((ours[0] / floor[0], ours[1] / floor[1]))
         print(
             f"{purpose} {number + 1}/{runs}: bare {floor[0]:.1f} / {floor[1]:.1f} ms, pipeline {ours[0]:.1f} / {ours[1]:.1f} ms"

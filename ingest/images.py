@@ -129,7 +129,8 @@ async def _announce(service: Service, received: ImageReceived, upload: Upload, t
         async with asyncio.timeout(wait_s):
             answer = await future
         log.info("answered", image_id=received.image_id, status=answer.status)
-        return await _just_answered(service, answer)
+        # A learn's answer names nobody but whom this request has named, and whoever erases them now does so beside it.
+        return _answered(service, answer) if received.purpose == "learn" else await _just_answered(service, answer)
     except TimeoutError:
         return _working(received.image_id)
     finally:

@@ -60,9 +60,9 @@ class Eraser:
         if command.erased_image_id is None:
             await self._objects.delete(await incoming(command.directory, command.person, at / 1000, self._objects))
         names = [it.name for it in self._generations.all]
+        self._galleries.drop(lambda directory: directory == command.directory)
         if whole or command.person:
             await self._vectors.delete_faces(command.directory, names, at, person=command.person, face_id=command.face_id)
-        self._galleries.drop(lambda directory: directory == command.directory)
         await self._forget_names(command)
         body = {
             "status": "OK",

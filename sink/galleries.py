@@ -1,7 +1,7 @@
 """The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is short."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from weakref import WeakSet
 
 import numpy as np
@@ -55,6 +55,10 @@ class Galleries:
             if (gallery := self._galleries.get(key)) is not None:
                 persons, face_ids = [it.face.person for it in new], [it.face.face_id for it in new]
                 gallery.add(FaceBlock(persons, face_ids, np.stack([it.vector for it in new])))
+
+    def with_faces(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those (directory, generation) of which a gallery with faces is in memory."""
+        return {key for key in keys if key in self._galleries and self._galleries[key].faces}
 
     def drop(self, stale: Callable[[str], bool]) -> None:
         """Drops the galleries of the directories for which `stale` holds."""

@@ -39,6 +39,8 @@ from stream.topics import FACES_LEARNED, PARTITIONS
 
 Event = FacesEmbedded | EraseRequested | FacesReembedded
 
+FEW_SIMILARITIES = 1_024  # matched in less time than it takes to hand them to a thread and back
+
 
 class Sink:
     """Stage of the consumer group `sink`. `gallery_memory` in bytes."""
@@ -161,7 +163,8 @@ class Sink:
 
     async def _put(self, new: list[FaceVector]) -> None:
         if new:
-            await self._vectors.put_faces(new)
+            listed = self._galleries.with_faces({(it.directory, it.generation) for it in new})
+            await self._vectors.put_faces(new, listed=listed)
             self._galleries.learned(new)
 
     async def _erased(self, event: FacesEmbedded) -> Erased | None:
@@ -199,7 +202,10 @@ class Sink:
                 raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
             gallery = await self._galleries.get(directory, name, generation.dimension)
             photos = [_photo(event, generation) for _, event in of_one]
-            found = await asyncio.to_thread(matched, photos, gallery, generation)
+            if gallery.faces * sum(len(it.vectors) for it in photos) <= FEW_SIMILARITIES:
+                found = matched(photos, gallery, generation)
+            else:
+                found = await asyncio.to_thread(matched, photos, gallery, generation)
             for (record, event), persons in zip(of_one, found, strict=True):
                 outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models), record.offset))
         return outputs

@@ -3,7 +3,7 @@
 import base64
 import json
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,13 @@ from schemas.records import (
     Answer,
     Crop,
     EmbeddedFace,
+    EraseRequested,
     FaceLearned,
     FacesEmbedded,
     ImageReceived,
     Models,
     Options,
+    decode_embedded,
     encoded_vector,
 )
 from sink.sink import Sink
@@ -111,10 +113,15 @@ class AwayVectors(SqliteVectors):
     writes_fail = False
     galleries_read = 0
 
-    async def put_faces(self, faces: Sequence[FaceVector]) -> None:
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.listed: list[bool] = []  # of each face that was put: whether its directory was said to be listed
+
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         if self.writes_fail:
             raise Unavailable("away")
-        await super().put_faces(faces)
+        self.listed += [(it.directory, it.generation) in listed for it in faces]
+        await super().put_faces(faces, listed=listed)
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
         self.galleries_read += 1
@@ -197,6 +204,20 @@ async def test_a_learn_into_a_loaded_gallery_counts_at_once(sink: Sink, vectors:
     await sink.handle([stream.learn("portrait", "obama", 1)])
     assert names(await sink.handle([stream.recognize("after", 1)]), "after") == ["obama"]
     assert vectors.galleries_read == 1
+
+
+async def test_a_directory_is_listed_with_its_first_face_and_again_after_an_erase(
+    sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
+    await sink.handle([stream.learn("first", "obama", 1)])
+    await sink.handle([stream.learn("second", "biden", 2)])
+    await sink.handle([stream.learn("of another", "obama", 1, directory="other")])
+    assert vectors.listed == [False, True, False]
+    command = EraseRequested(image_id=image_id("erase"), directory="acme", reply_to="ingest-1")
+    await sink.handle([stream.record(command.encode())])
+    later = decode_embedded(stream.learn("third", "biden", 3).value).model_copy(update={"received_at": 5_000})
+    await sink.handle([stream.record(later.encode())])
+    assert vectors.listed[3:] == [False]
 
 
 async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:

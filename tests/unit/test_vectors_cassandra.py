@@ -16,6 +16,7 @@ from cassandra.cluster import Cluster, ResponseFuture, ResultSet, Session
 from cassandra.protocol import ErrorMessage
 
 import backends.vectors_cassandra_client as client
+import backends.vectors_cassandra_directories as directories
 import backends.vectors_cassandra_schema as schema
 from backends.urls import ServerUrl
 from backends.vectors import (
@@ -247,6 +248,35 @@ async def test_a_directory_is_there_again_after_somebody_else_deleted_it(
     session.execute(f"DELETE FROM directories {where}", (bucket_of(directory), directory))  # noqa: S608
     assert directory not in await vectors.directories("g1")
     await vectors.put_faces([a_face(directory, "ann", timestamp=500)])
+    assert directory in await vectors.directories("g1")
+
+
+async def test_a_put_into_a_listed_directory_does_not_list_it(
+    vectors: CassandraVectors, session: Session, directory: str
+) -> None:
+    await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
+    where = "WHERE generation = 'g1' AND bucket = %s AND directory = %s"
+    assert session.execute(f"SELECT * FROM directories {where}", (bucket_of(directory), directory)).all() == []  # noqa: S608
+    await vectors.put_faces([a_face(directory, "bob")], listed={(directory, "g2"), ("other", "g1")})
+    assert directory in await vectors.directories("g1")
+
+
+async def test_a_directory_that_is_found_empty_before_its_first_face_is_there_is_listed(
+    vectors: CassandraVectors, directory: str
+) -> None:
+    client = vectors._client
+    async with directories.listing(client, [(directory, "g1")]):
+        await directories.unlist_if_empty(client, "g1", directory)
+        await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
+    assert directory in await vectors.directories("g1")
+
+
+async def test_who_dies_before_the_last_face_is_put_leaves_the_directory_listed(
+    vectors: CassandraVectors, directory: str
+) -> None:
+    listing = directories.listing(vectors._client, [(directory, "g1")])
+    await listing.__aenter__()
+    await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
     assert directory in await vectors.directories("g1")
 
 
