@@ -1,0 +1,3 @@
+from facestream import environment
+
+environment.prepare()  # before anything imports numpy or torch

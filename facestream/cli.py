@@ -12,7 +12,6 @@ import structlog
 from facestream import (
     bench,
     dead_letters,
-    environment,
     erase,
     export,
     import_,
@@ -71,7 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.add_parser(commands)
     arguments = parser.parse_args(argv)
     _log_to_stderr()
-    environment.prepare()
     try:
         code: int = arguments.run(arguments)
         return code

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import facestream  # noqa: F401 - prepares the environment before anything imports numpy or torch
 from backends.log_sqlite import SqliteLog
-from facestream import environment
 from facestream.state import State, followed
 from scripts.photos import get as get_photos
 from scripts.services import Services
 from scripts.services_packages import MissingTools
 from stream.topics import TOPICS
 from tests.keyspaces import temporary_keyspace
-
-environment.prepare()
 
 ROOT = Path(__file__).parent.parent
 
