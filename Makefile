@@ -58,7 +58,7 @@ bench-reembed: install-dev
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.reembed $(PHOTOS) --embedded
 
-# make bench-bulk   5,000 pictures in bulk beside clients who wait (a quarter of an hour)
+# make bench-bulk   5,000 pictures in bulk beside clients who wait (an hour)
 bench-bulk: install-dev photos
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.bulk
