@@ -108,6 +108,8 @@ class CassandraVectors(VectorStore):
         await self._client.once(lambda session: schema.create(session, self._keyspace, self._replication))
 
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
+        for it in faces:
+            it.check()  # before anything is written
         places = {(it.directory, it.generation) for it in faces}
         async with directories.listing(self._client, [it for it in places if it not in listed]):
             await self._client.run_all(((_PUT_FACE, _row(it)) for it in faces), len(faces))
@@ -274,7 +276,6 @@ def _place(face: Face) -> tuple[str, str]:
 
 
 def _row(it: FaceVector) -> tuple[Any, ...]:
-    it.check()
     face = it.face
     names = (it.directory, it.generation, bucket_of(face.person), face.person, face.face_id, face.image_id, face.source)
     return (*names, face.timestamp, it.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)

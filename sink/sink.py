@@ -39,7 +39,7 @@ from stream.topics import FACES_LEARNED, PARTITIONS
 
 Event = FacesEmbedded | EraseRequested | FacesReembedded
 
-FEW_SIMILARITIES = 1_024  # matched in less time than it takes to hand them to a thread and back
+FEW_FACES, SMALL_GALLERY = 8, 256  # matched in about the time that it takes to hand them to a thread and back
 
 
 class Sink:
@@ -202,7 +202,7 @@ class Sink:
                 raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
             gallery = await self._galleries.get(directory, name, generation.dimension)
             photos = [_photo(event, generation) for _, event in of_one]
-            if gallery.faces * sum(len(it.vectors) for it in photos) <= FEW_SIMILARITIES:
+            if sum(len(it.faces) for it in photos) <= FEW_FACES and gallery.faces <= SMALL_GALLERY:
                 found = matched(photos, gallery, generation)
             else:
                 found = await asyncio.to_thread(matched, photos, gallery, generation)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import uuid
 from collections.abc import AsyncIterator, Container, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from schemas.records import (
     decode_embedded,
     encoded_vector,
 )
+from sink.matching import matched
 from sink.sink import Sink
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
 from weights.manifest import manifest
@@ -218,6 +220,22 @@ async def test_a_directory_is_listed_with_its_first_face_and_again_after_an_eras
     later = decode_embedded(stream.learn("third", "biden", 3).value).model_copy(update={"received_at": 5_000})
     await sink.handle([stream.record(later.encode())])
     assert vectors.listed[3:] == [False]
+
+
+@pytest.mark.parametrize(("learned", "faces", "at_once"), [(256, 8, True), (257, 1, False), (1, 9, False)])
+async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
+    sink: Sink, stream: Stream, monkeypatch: pytest.MonkeyPatch, learned: int, faces: int, at_once: bool
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noting(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return matched(*arguments)
+
+    monkeypatch.setattr("sink.sink.matched", noting)
+    await sink.handle([stream.learn(f"portrait {i}", f"person {i}", i) for i in range(learned)])
+    assert len(names(await sink.handle([stream.recognize("photo", *range(faces))]), "photo")) == faces
+    assert [it is threading.current_thread() for it in threads] == [at_once]
 
 
 async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:

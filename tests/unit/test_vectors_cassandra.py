@@ -238,6 +238,7 @@ async def test_a_face_that_cannot_be_kept_is_refused(vectors: CassandraVectors, 
         with pytest.raises(InvalidRequest):
             await vectors.put_faces([wrong])
     assert await vectors.persons(directory, "g1") == []
+    assert directory not in await vectors.directories("g1")
 
 
 async def test_a_directory_is_there_again_after_somebody_else_deleted_it(
