@@ -1,7 +1,7 @@
 """The port `EventLog`: topics with partitions, consumer groups with committed offsets.
 
-The promises stand in the docstrings; log_sqlite and log_kafka keep them, tests/contracts/ holds them to it. Nothing here knows
-what a record means.
+The promises stand in the docstrings; log_sqlite and log_kafka keep them, tests/contracts/ holds them to it. Nothing
+here knows what a record means.
 """
 
 import zlib
@@ -23,7 +23,9 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it has to be: `retention_s` None keeps records for ever, `compacted` keeps the last record of each key."""
+    """A topic as it has to be: `retention_s` None keeps records for ever, `compacted` keeps the last record of each
+    key.
+    """
 
     name: str
     partitions: int
@@ -33,8 +35,8 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A record to append. `value` None is a tombstone; the partition follows from `partition_key`, or from `key` where that is
-    None.
+    """A record to append. `value` None is a tombstone; the partition follows from `partition_key`, or from `key` where
+    that is None.
     """
 
     topic: str
@@ -63,8 +65,8 @@ class Record:
 
 
 class Committed(NamedTuple):
-    """Where a group goes on in a partition: the next offset to handle, and a word of the group's own about it (at most 4,000
-    characters).
+    """Where a group goes on in a partition: the next offset to handle, and a word of the group's own about it (at most
+    4,000 characters).
     """
 
     offset: int
@@ -92,7 +94,9 @@ def place_of(record: NewRecord, partitions: int) -> int:
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"a record's key is no text: {error.reason}") from None
     if size > LARGEST_RECORD:
-        raise InvalidRequest(f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}")
+        raise InvalidRequest(
+            f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
+        )
     return partition
 
 
@@ -119,10 +123,10 @@ def fair_shares(available: Sequence[int], limit: int) -> list[int]:
 class Consumer(ABC):
     """A member of a consumer group. One task uses it at a time, except that `commit` may run beside `poll`.
 
-    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` holds, for each partition
-    that is this member's in this epoch, where the group had committed when the epoch began (offset 0 or the earliest record,
-    metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts again at what was
-    committed.
+    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` holds, for each
+    partition that is this member's in this epoch, where the group had committed when the epoch began (offset 0 or the
+    earliest record, metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts
+    again at what was committed.
     """
 
     epoch: int
@@ -137,25 +141,27 @@ class Consumer(ABC):
         topics: Collection[str] | None = None,
         paused: Collection[TopicPartition] = (),
     ) -> list[Record]:
-        """The next records of the assigned partitions, in order of offset within each partition, and past them next time.
+        """The next records of the assigned partitions, in order of offset within each partition, and past them next
+        time.
 
-        Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed meanwhile
-        (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics; partitions in
-        `paused` are left where they are. Several partitions with records take fair shares. Keeps the membership alive, as any
-        other task of the adapter does. Raises OffsetGone when a committed offset no longer exists, Fenced when
-        another process has joined under this member's name, Unavailable when the log cannot be read.
+        Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed
+        meanwhile (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics;
+        partitions in `paused` are left where they are. Several partitions with records take fair shares. Keeps the
+        membership alive, as any other task of the adapter does. Raises OffsetGone when a committed offset no longer
+        exists, Fenced when another process has joined under this member's name, Unavailable when the log cannot be
+        read.
         """
 
     @abstractmethod
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began, Unavailable or
-        StorageFull when the outcome is not known to be a success.
+        """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began,
+        Unavailable or StorageFull when the outcome is not known to be a success.
         """
 
     @abstractmethod
     def holds(self) -> bool:
-        """Whether the group has confirmed this member lately enough that nobody else can have its partitions: False for one that
-        wakes from a long stop, until it has asked.
+        """Whether the group has confirmed this member lately enough that nobody else can have its partitions: False for
+        one that wakes from a long stop, until it has asked.
         """
 
     @abstractmethod
@@ -179,33 +185,38 @@ class EventLog(ABC):
 
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Creates the topics that are missing, and gives the others the retention of their spec; safe when several do it at once.
+        """Creates the topics that are missing, and gives the others the retention of their spec; safe when several do
+        it at once.
 
         Raises TopicMismatch, with nothing done, when one exists with another partition count.
         """
 
     @abstractmethod
     async def require_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Changes nothing. Raises TopicMismatch when a topic is missing or differs from its spec in what cannot be mended."""
+        """Changes nothing. Raises TopicMismatch when a topic is missing or differs from its spec in what cannot be
+        mended.
+        """
 
     @abstractmethod
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
         """Appends, durable on return; records of one call keep their order within a partition. Returns where each went.
 
         Raises StorageFull when there is no room (nothing was appended), Unavailable when the outcome is unknown,
-        InvalidRequest for an unknown topic or a record above 8 MB (nothing was appended). A caller that tries again may append
-        twice.
+        InvalidRequest for an unknown topic or a record above 8 MB (nothing was appended). A caller that tries again may
+        append twice.
         """
 
     @abstractmethod
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
-        """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this member's
-        stable name: one that comes back under the name of a dead member takes its place. Records may be held back for
-        `linger_s`, so that who is in no hurry gets more of them at a time.
+        """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this
+        member's stable name: one that comes back under the name of a dead member takes its place. Records may be held
+        back for `linger_s`, so that who is in no hurry gets more of them at a time.
         """
 
     @abstractmethod
-    async def reader(self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None) -> Reader:
+    async def reader(
+        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+    ) -> Reader:
         """A reader that is positioned when this returns: at "end", every record appended from now on is seen."""
 
     @abstractmethod
@@ -226,14 +237,14 @@ class EventLog(ABC):
 
     @abstractmethod
     async def oldest(self, group: str, topic: str) -> int | None:
-        """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None where there is
-        none. Costs a few reads, not one of each record.
+        """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
+        where there is none. Costs a few reads, not one of each record.
         """
 
     @abstractmethod
     async def enforce_retention(self) -> None:
-        """Deletes what is past its topic's retention and compacts compacted topics (the last record of each key stays, a
-        tombstone for a day). Offsets never change. Engines that do this by themselves do nothing.
+        """Deletes what is past its topic's retention and compacts compacted topics (the last record of each key stays,
+        a tombstone for a day). Offsets never change. Engines that do this by themselves do nothing.
         """
 
     @abstractmethod
@@ -250,9 +261,9 @@ def open_log(url: str) -> EventLog:
     from backends.urls import path_of, scheme_of
 
     if scheme_of(url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "kafka":
-        from backends.log_kafka import KafkaLog
+        from backends.kafka.log import KafkaLog
 
         return KafkaLog(url)
-    from backends.log_sqlite import SqliteLog
+    from backends.sqlite.log import SqliteLog
 
     return SqliteLog(path_of(url))

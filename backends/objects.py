@@ -21,23 +21,25 @@ class ObjectInfo:
 
 
 class ObjectStore(ABC):
-    """Keys are any text of 1 to 300 characters, '/' separates levels; any other character, '..' and NUL too, is only a character.
-    Values are up to 1 GB.
+    """Keys are any text of 1 to 300 characters, '/' separates levels; any other character, '..' and NUL too, is only a
+    character. Values are up to 1 GB.
 
     Metadata is a handful of ASCII names with any text, under 2 kB in all.
     """
 
     @abstractmethod
     async def create(self) -> None:
-        """Creates what the store needs on its server (a bucket); safe when it is there, and when several do it at once. Raises
-        Unavailable.
+        """Creates what the store needs on its server (a bucket); safe when it is there, and when several do it at once.
+        Raises Unavailable.
         """
 
     @abstractmethod
-    async def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False) -> bool:
-        """Stores under the key, over what was there; durable on return, and never seen in part. With `if_absent`, an object that
-        is there already stays as it is, and the answer is False: of several that put at once, one gets True. Raises StorageFull,
-        Unavailable, InvalidRequest (a key or metadata out of bounds).
+    async def put(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
+    ) -> bool:
+        """Stores under the key, over what was there; durable on return, and never seen in part. With `if_absent`, an
+        object that is there already stays as it is, and the answer is False: of several that put at once, one gets
+        True. Raises StorageFull, Unavailable, InvalidRequest (a key or metadata out of bounds).
         """
 
     @abstractmethod
@@ -50,9 +52,9 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
-        """An object of any bucket on this store's server, by its name there, as other systems know it. Of a folder, its own name
-        is the bucket, keys are the names. Raises ObjectMissing, also when it is no longer what `etag` says, UploadTooLarge above
-        `largest` bytes, Unavailable.
+        """An object of any bucket on this store's server, by its name there, as other systems know it. Of a folder, its
+        own name is the bucket, keys are the names. Raises ObjectMissing, also when it is no longer what `etag` says,
+        UploadTooLarge above `largest` bytes, Unavailable.
         """
 
     @abstractmethod
@@ -80,9 +82,9 @@ def open_objects(url: str) -> ObjectStore:
     from backends.urls import path_of, scheme_of
 
     if scheme_of(url, known=("file", "s3"), setting="FACESTREAM_OBJECTS") == "s3":
-        from backends.objects_s3 import S3Objects
+        from backends.s3.objects import S3Objects
 
         return S3Objects(url)
-    from backends.objects_files import FileObjects
+    from backends.files.objects import FileObjects
 
     return FileObjects(path_of(url))

@@ -13,12 +13,16 @@ def scheme_of(url: str, *, known: Sequence[str], setting: str) -> str:
     """The URL's scheme. Raises ConfigurationError, without the URL's password, when it is none of the known ones."""
     scheme = urlsplit(url).scheme
     if scheme not in known:
-        raise ConfigurationError(f"{setting}: unknown scheme '{scheme}': use one of {', '.join(f'{k}://' for k in known)}")
+        raise ConfigurationError(
+            f"{setting}: unknown scheme '{scheme}': use one of {', '.join(f'{k}://' for k in known)}"
+        )
     return scheme
 
 
 def path_of(url: str) -> Path:
-    """`sqlite:///data/log.db` is relative to the working directory, `sqlite:////data/log.db` absolute; the same for file://."""
+    """`sqlite:///data/log.db` is relative to the working directory, `sqlite:////data/log.db` absolute; the same for
+    file://.
+    """
     return Path(unquote(urlsplit(url).path).removeprefix("/"))
 
 
@@ -26,8 +30,8 @@ def path_of(url: str) -> Path:
 class ServerUrl:
     """A server's URL in parts: `scheme://user:password@host:port,host:port/path?option=value`.
 
-    `path` has no leading slash. The password, never shown, is the URL's, else what the file named by the option `password_file`
-    holds, else that of the environment variable <setting>_PASSWORD.
+    `path` has no leading slash. The password, never shown, is the URL's, else what the file named by the option
+    `password_file` holds, else that of the environment variable <setting>_PASSWORD.
     """
 
     scheme: str
@@ -54,8 +58,8 @@ class ServerUrl:
 
 
 def server_of(url: str, *, setting: str, default_port: int, options: Collection[str]) -> ServerUrl:
-    """Takes a server's URL apart. `options` are those that the adapter knows beside password_file. Raises ConfigurationError,
-    without the password, for anything that is not understood.
+    """Takes a server's URL apart. `options` are those that the adapter knows beside password_file. Raises
+    ConfigurationError, without the password, for anything that is not understood.
     """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
@@ -65,7 +69,9 @@ def server_of(url: str, *, setting: str, default_port: int, options: Collection[
     unknown = sorted(set(given) - set(options))
     if unknown:
         known = ", ".join(sorted({*options, "password_file"}))
-        raise ConfigurationError(f"{setting}: unknown option '{unknown[0]}': the options of {parts.scheme}:// are {known}")
+        raise ConfigurationError(
+            f"{setting}: unknown option '{unknown[0]}': the options of {parts.scheme}:// are {known}"
+        )
     if not hosts:
         raise ConfigurationError(f"{setting}: no server: write {parts.scheme}://host:{default_port}/…")
     return ServerUrl(

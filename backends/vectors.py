@@ -15,8 +15,8 @@ from schemas.errors import InvalidRequest
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A learned face. `source` identifies the picture and the face in it (see schemas.ids), `timestamp` is the event's append
-    time in ms.
+    """A learned face. `source` identifies the picture and the face in it (see schemas.ids), `timestamp` is the event's
+    append time in ms.
     """
 
     person: str
@@ -49,8 +49,8 @@ class FaceVector:
 
 @dataclass(frozen=True, slots=True)
 class FaceBlock:
-    """Some faces of a gallery, no more of each than matching needs. `vectors`: (n, D) float32, in the order of the n `persons`
-    and `face_ids`.
+    """Some faces of a gallery, no more of each than matching needs. `vectors`: (n, D) float32, in the order of the n
+    `persons` and `face_ids`.
     """
 
     persons: Sequence[str]
@@ -100,19 +100,22 @@ class VectorStore(ABC):
 
     @abstractmethod
     async def create(self) -> None:
-        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is there, and
-        when several do it at once. Raises Unavailable.
+        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is
+        there, and when several do it at once. Raises Unavailable.
         """
 
     @abstractmethod
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
-        """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what is stored
-        has a later timestamp. `listed`: (directory, generation) of which the caller has read a face that is not erased since.
+        """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what
+        is stored has a later timestamp. `listed`: (directory, generation) of which the caller has read a face that is
+        not erased since.
         """
 
     @abstractmethod
     def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
-        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no order that counts. Memory in use is that of a few."""
+        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no order that counts. Memory in use is that of
+        a few.
+        """
 
     @abstractmethod
     def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
@@ -130,10 +133,11 @@ class VectorStore(ABC):
         person: str | None = None,
         face_id: str | None = None,
     ) -> None:
-        """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these generations, as
-        far as their timestamp is at most `erased_at` (ms); when it failed, do it again. For ERASURES_KEPT_S what is put later
-        with such a timestamp is not there either: who wakes late brings nothing back. A directory that has no faces left is not
-        listed. Whoever puts into a directory must not do so while its faces are deleted, but for who wakes late, and repeats.
+        """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these
+        generations, as far as their timestamp is at most `erased_at` (ms); when it failed, do it again. For
+        ERASURES_KEPT_S what is put later with such a timestamp is not there either: who wakes late brings nothing back.
+        A directory that has no faces left is not listed. Whoever puts into a directory must not do so while its faces
+        are deleted, but for who wakes late, and repeats.
         """
 
     @abstractmethod
@@ -144,8 +148,8 @@ class VectorStore(ABC):
 
     @abstractmethod
     async def sweep_erasures(self) -> None:
-        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the store's
-        files. Servers do so by themselves.
+        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the
+        store's files. Servers do so by themselves.
         """
 
     @abstractmethod
@@ -153,7 +157,9 @@ class VectorStore(ABC):
         """Names of all directories with at least one face, sorted by code point."""
 
     @abstractmethod
-    async def persons(self, directory: str, generation: str, *, after: str = "", limit: int = 100) -> list[PersonSummary]:
+    async def persons(
+        self, directory: str, generation: str, *, after: str = "", limit: int = 100
+    ) -> list[PersonSummary]:
         """People of a directory with their face counts, sorted by code point, those after the name `after`."""
 
     @abstractmethod
@@ -170,8 +176,8 @@ class VectorStore(ABC):
 
     @abstractmethod
     def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
-        """All answers, expired ones too as long as they are kept, in no order that counts, in pages of at most ANSWERS_IN_PAGE.
-        Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
+        """All answers, expired ones too as long as they are kept, in no order that counts, in pages of at most
+        ANSWERS_IN_PAGE. Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
         """
 
     @abstractmethod
@@ -214,9 +220,9 @@ def open_vectors(url: str) -> VectorStore:
     from backends.urls import path_of, scheme_of
 
     if scheme_of(url, known=("sqlite", "cassandra"), setting="FACESTREAM_VECTORS") == "cassandra":
-        from backends.vectors_cassandra import CassandraVectors
+        from backends.cassandra.vectors import CassandraVectors
 
         return CassandraVectors(url)
-    from backends.vectors_sqlite import SqliteVectors
+    from backends.sqlite.vectors import SqliteVectors
 
     return SqliteVectors(path_of(url))

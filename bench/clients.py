@@ -1,5 +1,5 @@
-"""Clients that learn and recognize until they are answered, and remember what they were told: `bench.faults` holds it against
-what is there afterwards. With the arguments and the verdict of the commands that set them on a system.
+"""Clients that learn and recognize until they are answered, and remember what they were told: `bench.soak.faults` holds
+it against what is there afterwards. With the arguments and the verdict of the commands that set them on a system.
 """
 
 import argparse
@@ -44,7 +44,14 @@ class Clients:
     """As a context manager they run; `finish` lets each end its request, `check` adds to the outcome what is wrong."""
 
     def __init__(
-        self, served: Served, photos: Sequence[bytes], outcome: Outcome, *, directory: str, seed: int, clients: int = CLIENTS
+        self,
+        served: Served,
+        photos: Sequence[bytes],
+        outcome: Outcome,
+        *,
+        directory: str,
+        seed: int,
+        clients: int = CLIENTS,
     ) -> None:
         self._served, self._photos, self._outcome, self._directory = served, photos, outcome, directory
         self._seed, self._clients = seed, clients
@@ -56,7 +63,9 @@ class Clients:
         self._tasks = [asyncio.create_task(self._client(random.Random(self._seed + i))) for i in range(self._clients)]
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.wait(self._tasks)
@@ -129,8 +138,12 @@ class Clients:
                 break
             after = page["next"]
         learned = self._outcome.learned
-        self._outcome.wrong += [f"{person} was acknowledged and is not there" for person in sorted(learned - faces.keys())]
-        self._outcome.wrong += [f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1]
+        self._outcome.wrong += [
+            f"{person} was acknowledged and is not there" for person in sorted(learned - faces.keys())
+        ]
+        self._outcome.wrong += [
+            f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1
+        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

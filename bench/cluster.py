@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from facestream.serving import Serving
+from bench.serving import Serving
 
 ROLES = ("sink", "process", "ingest")
 STAND_IN = "stand-in"  # a processor whose models cost nothing
@@ -19,8 +19,8 @@ STAND_IN = "stand-in"  # a processor whose models cost nothing
 class Cluster:
     """As an async context manager it creates what the stores need, and starts and stops the roles.
 
-    stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process", or
-    STAND_IN.
+    stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process",
+    or STAND_IN.
     """
 
     def __init__(
@@ -72,7 +72,9 @@ class Cluster:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         codes = await self._stop()
         if error is None:
             assert set(codes) <= {0}, f"exit codes {codes}"
@@ -89,7 +91,9 @@ class Cluster:
         self._numbers += 1
         name = f"{role}-{self._numbers}"
         if role == "process" and self._processor == STAND_IN:
-            return Serving(self.data, self._weights, command=(), name=name, module="bench.standin", member=name, **self._settings)
+            return Serving(
+                self.data, self._weights, command=(), name=name, module="bench.standin", member=name, **self._settings
+            )
         return Serving(self.data, self._weights, command=(role,), name=name, **self._settings)
 
 

@@ -1,7 +1,7 @@
 """A processor whose models cost nothing: `python -m bench.standin`, with the settings of `facestream process`.
 
-It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash: the same
-file is the same face. What is left of a request is the stream's own cost.
+It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash:
+the same file is the same face. What is left of a request is the stream's own cost.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ import numpy as np
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
 from facestream.config import Settings
-from facestream.role_process import IN_FLIGHT
-from facestream.stores import open_stores, patiently
-from facestream.system import watch
+from facestream.runtime.role_process import IN_FLIGHT
+from facestream.runtime.stores import open_stores, patiently
+from facestream.runtime.system import watch
 from schemas.ids import crop_key, face_id_learned, face_id_seen, source_of_face
 from schemas.records import Crop, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK

@@ -1,5 +1,5 @@
-"""Topics, bucket and keyspace of one's own on the real servers, deleted at the end: a server that keeps those of all measurements
-gets slower with each.
+"""Topics, bucket and keyspace of one's own on the real servers, deleted at the end: a server that keeps those of all
+measurements gets slower with each.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from minio import Minio
 from minio.deleteobjects import DeleteObject
 
+from backends.cassandra.connect import OPTIONS, PORT, cluster_of
 from backends.urls import server_of
-from backends.vectors_cassandra_connect import OPTIONS, PORT, cluster_of
 
 DROP_S = 30.0
 

@@ -9,8 +9,7 @@ from importlib.metadata import version
 
 import structlog
 
-from facestream import (
-    bench,
+from facestream.commands import (
     dead_letters,
     erase,
     export,
@@ -49,7 +48,6 @@ COMMANDS = (
     trace,
     dead_letters,
     recover,
-    bench,
 )
 DESCRIPTION = """\
 Learn and recognize people in images, as an event stream.
@@ -63,7 +61,9 @@ A first try, in two terminals:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 done, 1 it failed, 2 the command line or the settings are wrong."""
-    parser = argparse.ArgumentParser("facestream", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "facestream", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--version", action="version", version=f"facestream {version('facestream')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -84,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _log_to_stderr() -> None:
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(ensure_ascii=False)
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

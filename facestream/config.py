@@ -21,12 +21,20 @@ class Settings(BaseSettings):
         "",
         description="address and port of health and metrics alone (default: a free port of loopback for a role without service)",
     )
-    log: str = Field("", description="URL of the event log, sqlite:// or kafka:// (default: sqlite:///DATA/log.db)", repr=False)
-    objects: str = Field("", description="URL of the object store, file:// or s3:// (default: file:///DATA/objects)", repr=False)
-    vectors: str = Field(
-        "", description="URL of the vector store, sqlite:// or cassandra:// (default: sqlite:///DATA/vectors.db)", repr=False
+    log: str = Field(
+        "", description="URL of the event log, sqlite:// or kafka:// (default: sqlite:///DATA/log.db)", repr=False
     )
-    member: str = Field("", description="stable name of this process in its consumer groups (default: host, role and a number)")
+    objects: str = Field(
+        "", description="URL of the object store, file:// or s3:// (default: file:///DATA/objects)", repr=False
+    )
+    vectors: str = Field(
+        "",
+        description="URL of the vector store, sqlite:// or cassandra:// (default: sqlite:///DATA/vectors.db)",
+        repr=False,
+    )
+    member: str = Field(
+        "", description="stable name of this process in its consumer groups (default: host, role and a number)"
+    )
     stage: Literal["both", "detect", "embed"] = Field("both", description="what a processor does")
     weights: Path | None = Field(None, description="folder of the model weights (default: DATA/weights)")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
@@ -37,14 +45,21 @@ class Settings(BaseSettings):
     )
     max_upload: int = Field(32 * MEBI, ge=1, description="largest upload in bytes")
     sources: str = Field(
-        "", description="buckets of other systems, by commas, that their events may refer to beside incoming/ in our own"
+        "",
+        description="buckets of other systems, by commas, that their events may refer to beside incoming/ in our own",
     )
     max_pixels: int = Field(120_000_000, ge=1, description="most pixels an image may have")
-    max_in_flight: int = Field(256, ge=1, description="most requests that wait for an answer at once; one more gets 429")
-    max_age: float = Field(
-        30.0, gt=0, description="seconds that the oldest image may wait for its turn; beyond it, requests that wait get 429"
+    max_in_flight: int = Field(
+        256, ge=1, description="most requests that wait for an answer at once; one more gets 429"
     )
-    upload_memory: int = Field(256 * MEBI, ge=1, description="memory for uploads under way in bytes; when it is used up, 429")
+    max_age: float = Field(
+        30.0,
+        gt=0,
+        description="seconds that the oldest image may wait for its turn; beyond it, requests that wait get 429",
+    )
+    upload_memory: int = Field(
+        256 * MEBI, ge=1, description="memory for uploads under way in bytes; when it is used up, 429"
+    )
     gallery_memory: int = Field(
         2048 * MEBI, ge=1, description="memory for galleries in bytes; the least recently used are dropped"
     )

@@ -24,7 +24,9 @@ def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Sett
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
     """Raises ConfigurationError, naming the setting that is wrong."""
-    given = {name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")}
+    given = {
+        name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")
+    }
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as invalid:

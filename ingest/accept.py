@@ -1,4 +1,6 @@
-"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where there is a key (rule 2)."""
+"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where there is a key (rule
+2).
+"""
 
 import asyncio
 import hashlib
@@ -18,7 +20,7 @@ from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import HEAD_BYTES, sniff
 from schemas.records import Answer, ImageReceived, Options, Purpose
-from stream.erasures import NEVER, Erasures
+from stream.erase.marks import NEVER, Erasures
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +30,9 @@ HASH_IN_THREAD = 1 << 20
 class Accept:
     """Stores and announces uploads."""
 
-    def __init__(self, log: EventLog, objects: ObjectStore, vectors: VectorStore, erasures: Erasures, reply_to: str) -> None:
+    def __init__(
+        self, log: EventLog, objects: ObjectStore, vectors: VectorStore, erasures: Erasures, reply_to: str
+    ) -> None:
         self._log, self._objects, self._vectors, self._erasures = log, objects, vectors, erasures
         self._reply_to = reply_to
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -46,7 +50,9 @@ class Accept:
         media_type = sniff(upload.data[:HEAD_BYTES])
         if media_type is None:
             raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
-        image_id = await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
+        image_id = (
+            await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
+        )
         sha256 = await _sha256(upload.data)
         request = json.dumps([sha256, person, options.model_dump(mode="json")], sort_keys=True)
         return ImageReceived(
@@ -63,8 +69,8 @@ class Accept:
         )
 
     async def _image_id(self, directory: str | None, purpose: Purpose, person: str | None, idempotency_key: str) -> str:
-        """That of each request with this key, until what came of it is erased. The next one is another image: what is still in
-        flight of the first one must do it no harm.
+        """That of each request with this key, until what came of it is erased. The next one is another image: what is
+        still in flight of the first one must do it no harm.
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
@@ -91,8 +97,9 @@ class Accept:
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
-        """Returns when the original is in the object store and the event is acknowledged by the topic. Raises Unavailable,
-        StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same key meanwhile.
+        """Returns when the original is in the object store and the event is acknowledged by the topic. Raises
+        Unavailable, StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same
+        key meanwhile.
         """
         metadata: Mapping[str, str] = {
             "directory": received.directory or "",
@@ -110,10 +117,18 @@ class Accept:
                 await self._objects.delete([received.object_key])
             raise
         UPLOADED.labels(received.purpose).inc(len(data))
-        log.info("accepted", image_id=received.image_id, purpose=received.purpose, directory=received.directory, bytes=len(data))
+        log.info(
+            "accepted",
+            image_id=received.image_id,
+            purpose=received.purpose,
+            directory=received.directory,
+            bytes=len(data),
+        )
 
     def one_at_a_time(self, image_id: str) -> asyncio.Lock:
-        """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds it."""
+        """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds
+        it.
+        """
         return self._locks.setdefault(image_id, asyncio.Lock())
 
 

@@ -68,7 +68,10 @@ async def persons(request: web.Request) -> web.Response:
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidRequest(f"limit: a number from 1 to {LARGEST_PAGE}", field="limit")
     page = await service.vectors.persons(directory, service.generations.active.name, after=after, limit=limit + 1)
-    body: dict[str, Any] = {"directory": directory, "persons": [{"id": it.person, "faces": it.faces} for it in page[:limit]]}
+    body: dict[str, Any] = {
+        "directory": directory,
+        "persons": [{"id": it.person, "faces": it.faces} for it in page[:limit]],
+    }
     if len(page) > limit:
         body["next"] = page[limit - 1].person
     return json_response(200, body)

@@ -1,4 +1,6 @@
-"""The routes that erase: people, faces, images, directories. Answered once it is done, everywhere (rule 6 of the design)."""
+"""The routes that erase: people, faces, images, directories. Answered once it is done, everywhere (rule 6 of the
+design).
+"""
 
 import asyncio
 
@@ -61,7 +63,9 @@ async def image(request: web.Request) -> web.Response:
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
-        return json_response(200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}})
+        return json_response(
+            200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}}
+        )
     person = metadata.get("person") or None  # of a portrait, learned by now or not yet
     return await _erase(
         request,
@@ -87,7 +91,9 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
 
 
 async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
-    """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of it."""
+    """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of
+    it.
+    """
     service: Service = request.app[SERVICE]
     command = command.model_copy(update={"reply_to": service.replies.reply_to})
     future = service.replies.expect(command.image_id)
@@ -99,6 +105,8 @@ async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
         await service.erasures.refresh()
         return json_response(answer.status, answer.body)
     except TimeoutError:
-        return json_response(202, {"status": "working", "detail": "send the request again: it answers 200 once all is erased"})
+        return json_response(
+            202, {"status": "working", "detail": "send the request again: it answers 200 once all is erased"}
+        )
     finally:
         service.replies.forget(command.image_id, future)

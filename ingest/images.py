@@ -15,7 +15,7 @@ from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooM
 from schemas.ids import is_image_id, original_keys
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
-from stream.shown import shown
+from stream.erase.redaction import shown
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -63,13 +63,17 @@ async def result(request: web.Request) -> web.Response:
         if not access.sees(answer.directory):
             raise unknown
         if stored.expires_at < time.time():
-            raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
+            raise Expired(
+                f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
+            )
         return _answered(service, answer)
     for key in original_keys(image_id):
         metadata = await service.objects.metadata(key)
         if metadata is not None and access.sees(metadata.get("directory") or None):
             if time.time() - float(metadata["received"]) > ANSWER_KEPT_S:
-                raise Expired(f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id)
+                raise Expired(
+                    f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
+                )
             return _working(image_id)
     raise unknown
 
@@ -117,7 +121,9 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
         service.uploads.give_back(reserved)
 
 
-async def _announce(service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float) -> web.Response:
+async def _announce(
+    service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float
+) -> web.Response:
     """Stores and announces the image, then waits for its answer."""
     if not wait_s:
         await service.accept.store(received, upload.data, topic)
@@ -138,8 +144,8 @@ async def _announce(service: Service, received: ImageReceived, upload: Upload, t
 
 
 async def _just_answered(service: Service, answer: Answer) -> web.Response:
-    """An answer that is on its way to the store, where whoever was erased is taken out of it: what another replica has just said
-    to be erased must be known here too.
+    """An answer that is on its way to the store, where whoever was erased is taken out of it: what another replica has
+    just said to be erased must be known here too.
     """
     try:
         await service.erasures.refresh()

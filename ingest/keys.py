@@ -54,8 +54,8 @@ class Keys:
         self._reading = asyncio.Lock()
 
     async def access(self, text: str | None) -> Access:
-        """Raises Unauthorized. Without any key in the store everybody may do everything (the service then listens on loopback
-        only).
+        """Raises Unauthorized. Without any key in the store everybody may do everything (the service then listens on
+        loopback only).
         """
         if time.monotonic() - self._read_at > REFRESH_S:
             async with self._reading:

@@ -15,7 +15,7 @@ from ingest.replies import Replies
 from ingest.uploads import UploadMemory
 from schemas.errors import InvalidRequest
 from schemas.names import normalised
-from stream.erasures import Erasures
+from stream.erase.marks import Erasures
 from stream.generations import Generations
 from stream.watching import Checks
 

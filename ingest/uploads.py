@@ -32,7 +32,9 @@ class UploadMemory:
     def reserve(self, content_length: int | None) -> int:
         """Raises UploadTooLarge, and TooMuchInFlight when the memory is used up. Give back what it returns."""
         if content_length is not None and content_length > self._largest + FIELDS_ROOM:
-            raise UploadTooLarge(f"the upload has {content_length:,} bytes, the limit is {self._largest:,}", limit=self._largest)
+            raise UploadTooLarge(
+                f"the upload has {content_length:,} bytes, the limit is {self._largest:,}", limit=self._largest
+            )
         size = self._largest if content_length is None else content_length
         if self._used and self._used + size > self._limit:
             raise TooMuchInFlight("too many uploads at once: send this one again in a second", retry_after=1)

@@ -1,7 +1,8 @@
 """Turns faces upright: the similarity between five landmarks and a template, and the pixels under it.
 
-Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept, at the
-same pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's centre at 0.
+Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept,
+at the same pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's
+centre at 0.
 """
 
 import math
@@ -23,8 +24,9 @@ Floats = NDArray[np.floating]
 CHIP = 150  # pixels
 CROP = 240  # pixels, at the chip's pitch: 1.6 half-sides to each side
 
-# Source pixels per pixel of the picture. Up to the first, one bilinear sample is enough; above it two are averaged in each
-# direction; above the second, the source is first reduced by a whole number, down to the first: no pixel is passed over.
+# Source pixels per pixel of the picture. Up to the first, one bilinear sample is enough; above it two are averaged in
+# each direction; above the second, the source is first reduced by a whole number, down to the first: no pixel is passed
+# over.
 ONE_SAMPLE = 1.5
 REDUCE = 4.0
 
@@ -41,10 +43,12 @@ class Template:
         return (self.side - 1) / 2
 
     def scaled(self, side: int) -> "Template":
-        """The same square in a picture of another side: positions grow with it, from the first pixel's centre, as insightface and
-        dlib have it.
+        """The same square in a picture of another side: positions grow with it, from the first pixel's centre, as
+        insightface and dlib have it.
         """
-        pixels = [((x + 1) * self.half * side / self.side, (y + 1) * self.half * side / self.side) for x, y in self.points]
+        pixels = [
+            ((x + 1) * self.half * side / self.side, (y + 1) * self.half * side / self.side) for x, y in self.points
+        ]
         return from_pixels(side, pixels)
 
 
@@ -56,7 +60,9 @@ def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
 
 TEMPLATES = {
     # where CenterFace's landmarks lie on dlib's own chips
-    "dlib": Template(CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))),
+    "dlib": Template(
+        CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))
+    ),
     # insightface, python-package/insightface/utils/face_align.py, `arcface_dst`
     "arcface": from_pixels(
         112, [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
@@ -71,14 +77,18 @@ def template_named(name: str) -> Template:
     """name: a key of TEMPLATES and the side in pixels, 'arcface-112'. Raises ConfigurationError."""
     family, _, side = name.rpartition("-")
     if family not in TEMPLATES or not side.isascii() or not side.isdigit() or int(side) < 2:
-        raise ConfigurationError(f"no template '{name}': it is one of {', '.join(TEMPLATES)}, and its pixels, as in {DEFAULT}")
+        raise ConfigurationError(
+            f"no template '{name}': it is one of {', '.join(TEMPLATES)}, and its pixels, as in {DEFAULT}"
+        )
     known = TEMPLATES[family]
     return known if int(side) == known.side else known.scaled(int(side))
 
 
 @dataclass(frozen=True)
 class Similarity:
-    """A square in an image: its centre and half its side in pixels, and by how much it is turned (radians, x towards y)."""
+    """A square in an image: its centre and half its side in pixels, and by how much it is turned (radians, x towards
+    y).
+    """
 
     centre: tuple[float, float]
     half: float
@@ -88,8 +98,8 @@ class Similarity:
 def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
     """The similarity that best maps a template onto landmarks (least squares).
 
-    landmarks: (5, 2), pixels. The default template, in half-sides from the centre of dlib's chip: eyes (-.3566, -.3826) and
-    (.3730, -.3812), nose tip (.0040, .0563), mouth corners (-.3061, .4328) and (.3262, .4319).
+    landmarks: (5, 2), pixels. The default template, in half-sides from the centre of dlib's chip: eyes (-.3566, -.3826)
+    and (.3730, -.3812), nose tip (.0040, .0563), mouth corners (-.3061, .4328) and (.3262, .4319).
     """
     source, target = np.array(template.points), landmarks.astype(np.float64)
     source_mean, target_mean = source.mean(0), target.mean(0)
@@ -102,10 +112,11 @@ def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
 
 
 def cut(pixels: Pixels, landmarks: Floats, side: int = CHIP) -> NDArray[np.float32]:
-    """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides off centre.
+    """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides off
+    centre.
 
-    pixels: (H, W, 3). landmarks: (5, 2), in those pixels. side: 150 for the chip, 240 for the crop. Returns (side, side, 3),
-    0..255, not rounded; 0 outside the image.
+    pixels: (H, W, 3). landmarks: (5, 2), in those pixels. side: 150 for the chip, 240 for the crop. Returns (side,
+    side, 3), 0..255, not rounded; 0 outside the image.
     """
     return sample(pixels, fit(landmarks), side, DLIB)
 
@@ -156,7 +167,9 @@ def sample(pixels: Pixels, square: Similarity, side: int, template: Template) ->
 
     reach = (abs(cos) + abs(sin)) * side / 2 + 1
     left, top = (max(0, math.floor(c - reach)) for c in square.centre)
-    right, bottom = (min(limit, math.ceil(c + reach) + 1) for c, limit in zip(square.centre, pixels.shape[1::-1], strict=True))
+    right, bottom = (
+        min(limit, math.ceil(c + reach) + 1) for c, limit in zip(square.centre, pixels.shape[1::-1], strict=True)
+    )
     if left >= right or top >= bottom:
         return np.zeros((side, side, 3), np.float32)
     region = pixels[top:bottom, left:right]

@@ -1,4 +1,5 @@
-"""Faces as boxes: what the detector's heads say in pixels, and how the results of several passes over one image become one.
+"""Faces as boxes: what the detector's heads say in pixels, and how the results of several passes over one image become
+one.
 
 Boxes are xyxy in pixels. A pass is a resized or cut version of an image, see processors/passes.py.
 """
@@ -17,7 +18,9 @@ from processors.passes import LARGEST, Pass, halved
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as the reference implementation of CenterFace
 CONTAINED = 0.7  # share of the smaller box inside the larger one above which two passes have seen one face
-MOST = 10_000  # cells of one image that become boxes: a hostile image must not make NMS, which is quadratic, take minutes
+MOST = (
+    10_000  # cells of one image that become boxes: a hostile image must not make NMS, which is quadratic, take minutes
+)
 LARGEST_LOGARITHM = 7.0  # of the size head, a logarithm: 4,386 pixels; keeps a degenerate map from overflowing
 
 
@@ -48,12 +51,14 @@ def decode_heads(
     """Boxes and landmarks out of CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
 
     heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points:
-    (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted. Returns
-    one of each image.
+    (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted.
+    Returns one of each image.
     """
     found = []
     cells_per_row = heat.shape[-1]
-    for scores, sizes, offsets, pairs in zip(heat.flatten(1), size.flatten(2), offset.flatten(2), points.flatten(2), strict=True):
+    for scores, sizes, offsets, pairs in zip(
+        heat.flatten(1), size.flatten(2), offset.flatten(2), points.flatten(2), strict=True
+    ):
         cells = torch.where(scores > score_threshold)[0]  # (N,)
         if len(cells) > MOST:
             cells = cells[scores[cells].topk(MOST).indices]
@@ -93,8 +98,8 @@ Look = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
 def closer_look(looks: Sequence[Look], found: Sequence[Detections]) -> tuple[list[Look], list[Look]]:
     """Whether the coarsest pass was not coarse enough: it has seen a face too large for it, or nobody has seen any.
 
-    looks: the coarsest first. found: of each, in its pixels. Returns the same looks as they are to be believed, and what is to be
-    looked at in addition.
+    looks: the coarsest first. found: of each, in its pixels. Returns the same looks as they are to be believed, and
+    what is to be looked at in addition.
     """
     (each, picture), *finer = looks
     largest = float(np.prod(found[0].boxes[:, 2:] - found[0].boxes[:, :2], axis=1).max(initial=0)) ** 0.5
@@ -104,10 +109,11 @@ def closer_look(looks: Sequence[Look], found: Sequence[Detections]) -> tuple[lis
 
 
 def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:
-    """The result of a pass over an image of width × height pixels, in the image's pixels, without what other passes see better.
+    """The result of a pass over an image of width × height pixels, in the image's pixels, without what other passes see
+    better.
 
-    Those are faces too large for the pass and, in a tile, faces cut by a side of it that is not the image's: the overlap is made
-    for them.
+    Those are faces too large for the pass and, in a tile, faces cut by a side of it that is not the image's: the
+    overlap is made for them.
     """
     left, top, right, bottom = each.tile or (0, 0, width, height)
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -119,10 +125,11 @@ def in_original(found: Detections, each: Pass, width: int, height: int) -> Detec
 
 
 def merge(passes: Sequence[Detections]) -> Detections:
-    """The faces of one image out of the results of its passes, all in the image's pixels; the better score stands for a face.
+    """The faces of one image out of the results of its passes, all in the image's pixels; the better score stands for a
+    face.
 
-    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a large face,
-    a fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
+    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a
+    large face, a fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
     """
     boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
     together = Detections(

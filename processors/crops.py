@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from processors import align
 from processors.boxes import closest
-from processors.decode import DecodedImage, DecodePool
+from processors.decoding.pool import DecodedImage, DecodePool
 from processors.detect import find_faces
 from processors.embed import CutFace, Cutting, cut_face
 from processors.inference import Inference
@@ -27,15 +27,17 @@ class Crops:
             return await self._cutting.run(_cut, fine.pixels, [points * fine.scale for points in landmarks])
 
     async def seen_by(self, detector: str, decoded: DecodedImage, box: Sequence[int], since: float) -> Floats | None:
-        """The landmarks, (5, 2), of the face at `box` as another detector finds it; None where it does not. Pixels of the upright
-        original. since: as in Inference.detect.
+        """The landmarks, (5, 2), of the face at `box` as another detector finds it; None where it does not. Pixels of
+        the upright original. since: as in Inference.detect.
         """
         found = await find_faces(decoded, detector, self._inference, since)
         at = closest(found, box)
         return None if at is None else found.landmarks[at]
 
     async def fine_enough(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Floats]) -> DecodedImage:
-        """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its pixels."""
+        """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its
+        pixels.
+        """
         if decoded.scale == 1 or all(align.fit(points).half * 2 * decoded.scale >= align.CHIP for points in landmarks):
             return decoded
         decoded.release()

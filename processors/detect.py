@@ -1,4 +1,6 @@
-"""The detect stage: look at a decoded picture in passes, and say which faces are there, in pixels of the upright original."""
+"""The detect stage: look at a decoded picture in passes, and say which faces are there, in pixels of the upright
+original.
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.boxes import Detections, closer_look, in_original, merge
-from processors.decode import DecodedImage
+from processors.decoding.pool import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
 from schemas.ids import face_id_seen
@@ -28,7 +30,9 @@ async def find_faces(image: DecodedImage, detector: str, inference: Inference, s
     return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(looks, found, strict=True)])
 
 
-def as_records(found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector) -> list[Detection]:
+def as_records(
+    found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector
+) -> list[Detection]:
     """The faces as they are reported, best first, without those that the options leave out."""
     options = received.options
     faces: list[Detection] = []
@@ -67,14 +71,17 @@ def choose(faces: Sequence[Detection], options: Options, model: ShippedDetector)
 
 def _only(faces: Sequence[Detection], largest: Detection, model: ShippedDetector) -> Detection:
     candidates = [
-        face for face in faces if face.side >= largest.side * IGNORED_BELOW and face.detection_score >= model.enrolment_score
+        face
+        for face in faces
+        if face.side >= largest.side * IGNORED_BELOW and face.detection_score >= model.enrolment_score
     ]
     if len(candidates) == 1:
         return candidates[0]
     boxes = [{"box": face.box, "score": face.score} for face in faces]
     if not candidates:
         raise NoFace(
-            "no face is clear enough to be learned: send a sharper picture, or choose one with face=largest", faces=boxes
+            "no face is clear enough to be learned: send a sharper picture, or choose one with face=largest",
+            faces=boxes,
         )
     raise NotOneFace(
         f"{len(candidates)} faces were found: choose one with face=largest or face=x,y (a point inside it)", faces=boxes

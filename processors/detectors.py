@@ -31,7 +31,9 @@ class Detectors:
         return generation
 
     async def others(self, detector: str) -> list[str]:
-        """Those that the generations to embed learns in have beside this one. One that cannot be loaded here is left out."""
+        """Those that the generations to embed learns in have beside this one. One that cannot be loaded here is left
+        out.
+        """
         names = dict.fromkeys(it.detector for it in self._generations.live if it.detector != detector)
         return [it for it in names if await self.has(it)]
 

@@ -30,7 +30,9 @@ T = TypeVar("T")
 
 
 class Cutting:
-    """The threads that cut and code faces: one core each, so that they make no teams of threads beside that of the inference."""
+    """The threads that cut and code faces: one core each, so that they make no teams of threads beside that of the
+    inference.
+    """
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -94,8 +96,8 @@ async def embed_crops(
     inference: Inference,
     since: float,
 ) -> dict[str, Floats]:
-    """The vectors, (D,), of a learned face by generation. crops: by detector, as they are decoded. A generation whose detector
-    does not see the face takes that of the detector `kept`.
+    """The vectors, (D,), of a learned face by generation. crops: by detector, as they are decoded. A generation whose
+    detector does not see the face takes that of the detector `kept`.
     """
     by_crop: dict[str, list[Generation]] = {}
     for it in generations:
@@ -114,7 +116,12 @@ async def embed_crop(
 
 
 async def embed_probes(
-    pixels: Pixels, landmarks: Sequence[Floats], generation: Generation, cutting: Cutting, inference: Inference, since: float
+    pixels: Pixels,
+    landmarks: Sequence[Floats],
+    generation: Generation,
+    cutting: Cutting,
+    inference: Inference,
+    since: float,
 ) -> list[Floats]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
     vectors: list[Floats] = []

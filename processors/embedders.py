@@ -15,7 +15,10 @@ class Embedders:
     """`fetch` gets what an embedder needs, and returns what makes it; that runs in the inference's thread."""
 
     def __init__(
-        self, generations: Generations, inference: Inference, fetch: Callable[[Generation], Awaitable[Callable[[], Embedder]]]
+        self,
+        generations: Generations,
+        inference: Inference,
+        fetch: Callable[[Generation], Awaitable[Callable[[], Embedder]]],
     ) -> None:
         self._generations, self._inference, self._fetch = generations, inference, fetch
         self._there = OnDemand("embedder")
@@ -26,7 +29,9 @@ class Embedders:
         await self._there.load(active.name, partial(self._load, active))
 
     async def require(self, name: str) -> Generation:
-        """A generation to embed probes in. Raises Unavailable when it cannot be loaded here, GenerationRetired, NotFound."""
+        """A generation to embed probes in. Raises Unavailable when it cannot be loaded here, GenerationRetired,
+        NotFound.
+        """
         generation = await self._generations.wanted(name)
         if generation.state == "retired":
             raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
@@ -35,8 +40,8 @@ class Embedders:
         return generation
 
     async def live(self) -> list[Generation]:
-        """The generations to embed learns in: one that cannot be loaded here is left out, unless it is the active one. Its replay
-        finds the faces that it lacks, and it cannot become active without them.
+        """The generations to embed learns in: one that cannot be loaded here is left out, unless it is the active one.
+        Its replay finds the faces that it lacks, and it cannot become active without them.
         """
         await self.require(self._generations.active.name)
         return [it for it in self._generations.live if await self._has(it)]

@@ -1,7 +1,8 @@
-"""The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair chunks.
+"""The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair
+chunks.
 
-Images are served in the order in which their processing began, but each picture that a request has had done counts as if it had
-begun a little later: a crowd of a thousand faces does not stall a portrait.
+Images are served in the order in which their processing began, but each picture that a request has had done counts as
+if it had begun a little later: a crowd of a thousand faces does not stall a portrait.
 """
 
 import asyncio
@@ -46,8 +47,8 @@ class _Request:
 
 @dataclass(frozen=True)
 class Networks:
-    """`detectors` by name, `embedders` by generation; they come as they are needed. `chunk_pixels` and `chunk_chips` bound one
-    forward: how long others wait, and the memory.
+    """`detectors` by name, `embedders` by generation; they come as they are needed. `chunk_pixels` and `chunk_chips`
+    bound one forward: how long others wait, and the memory.
     """
 
     chunk_pixels: int
@@ -65,8 +66,8 @@ class Networks:
 
 
 class Inference:
-    """Owns the networks and the thread. They are loaded in it too: each thread that calls torch gets a team of OpenMP threads of
-    its own, and with more of them than cores every small forward takes half as long again.
+    """Owns the networks and the thread. They are loaded in it too: each thread that calls torch gets a team of OpenMP
+    threads of its own, and with more of them than cores every small forward takes half as long again.
     """
 
     def __init__(self, networks: Networks, threads: int = 0) -> None:
@@ -80,17 +81,22 @@ class Inference:
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
 
-    async def detect(self, detector: str, pictures: Sequence[NDArray[np.uint8]], since: float | None = None) -> list[Detections]:
+    async def detect(
+        self, detector: str, pictures: Sequence[NDArray[np.uint8]], since: float | None = None
+    ) -> list[Detections]:
         """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels.
 
-        since: when the processing of the image began, time.monotonic(); None is now. Raises KeyError for a detector that was not
-        added.
+        since: when the processing of the image began, time.monotonic(); None is now. Raises KeyError for a detector
+        that was not added.
         """
         self._networks.detectors[detector]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             by_shape.setdefault(picture.shape, []).append(i)
-        requests = [self._submit((detector, shape), [pictures[i] for i in indices], since) for shape, indices in by_shape.items()]
+        requests = [
+            self._submit((detector, shape), [pictures[i] for i in indices], since)
+            for shape, indices in by_shape.items()
+        ]
         found: dict[int, Detections] = {}
         for indices, results in zip(by_shape.values(), await asyncio.gather(*requests), strict=True):
             found.update(zip(indices, results, strict=True))

@@ -13,22 +13,32 @@ from processors.boxes import Detections, decode_heads
 Chips = Tensor | Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 
 
-Heads = tuple[Tensor, Tensor, Tensor, Tensor]  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w), see decode_heads
+Heads = tuple[
+    Tensor, Tensor, Tensor, Tensor
+]  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w), see decode_heads
 
 
 class Detector:
     def __init__(
-        self, module: nn.Module, device: torch.device, dtype: torch.dtype, *, score_threshold: float, mirror: bool = False
+        self,
+        module: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        score_threshold: float,
+        mirror: bool = False,
     ) -> None:
-        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no face. mirror:
-        the mean of what it says of a picture and of the mirrored picture.
+        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no
+        face. mirror: the mean of what it says of a picture and of the mirrored picture.
         """
         self.module, self.device, self.dtype = module, device, dtype
         self.score_threshold, self.mirror = score_threshold, mirror
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """batch: pictures of one shape (h, w, 3), RGB, h and w multiples of 32. Returns the faces of each, in its pixels."""
+        """batch: pictures of one shape (h, w, 3), RGB, h and w multiples of 32. Returns the faces of each, in its
+        pixels.
+        """
         if not batch:
             return []
         # (B, h, w, 3) in memory is (B, 3, h, w) channels_last; bytes travel to the device, floats are made there

@@ -1,6 +1,8 @@
-"""A user's own embedder, called as processors.networks.Embedder is: an ONNX file, run by ONNX Runtime, an optional extra.
+"""A user's own embedder, called as processors.networks.Embedder is: an ONNX file, run by ONNX Runtime, an optional
+extra.
 
-The file comes from somebody else: nothing but its own bytes is read, and what does not fit is a WeightsInvalid that says why.
+The file comes from somebody else: nothing but its own bytes is read, and what does not fit is a WeightsInvalid that
+says why.
 """
 
 import hashlib
@@ -26,7 +28,9 @@ MISSING = (
 
 
 def load_onnx_embedder(content: bytes, generation: generations.Generation, device: torch.device) -> "OnnxEmbedder":
-    """The embedder of a generation that has `onnx`, warmed up. content: the file. Raises WeightsInvalid, ConfigurationError."""
+    """The embedder of a generation that has `onnx`, warmed up. content: the file. Raises WeightsInvalid,
+    ConfigurationError.
+    """
     assert generation.onnx is not None
     if hashlib.sha256(content).hexdigest() != generation.onnx.sha256:
         raise WeightsInvalid(
@@ -43,8 +47,9 @@ class OnnxEmbedder:
     def __init__(
         self, content: bytes, model: generations.OnnxEmbedder, device: torch.device, *, mirror: bool, at_once: int = 64
     ) -> None:
-        """content: the ONNX file. mirror: the mean with the mirrored chip's vector. at_once: chips in one forward; a network
-        whose batch is fixed at 1 gets them one by one. Raises WeightsInvalid, ConfigurationError where ONNX Runtime is missing.
+        """content: the ONNX file. mirror: the mean with the mirrored chip's vector. at_once: chips in one forward; a
+        network whose batch is fixed at 1 gets them one by one. Raises WeightsInvalid, ConfigurationError where ONNX
+        Runtime is missing.
         """
         self._session = _session(content, device)
         self._model, self._mirror = model, mirror
@@ -53,8 +58,8 @@ class OnnxEmbedder:
         self._at_once = at_once if batch is None else batch
 
     def embed(self, chips: Chips) -> NDArray[np.float32]:
-        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension). Raises
-        WeightsInvalid.
+        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension).
+        Raises WeightsInvalid.
         """
         if not len(chips):
             raise ValueError("no chips to embed")
@@ -116,7 +121,9 @@ def _check_whole(content: bytes) -> None:
     for each in (model.graph, *model.functions):
         for tensor in _tensors(each):
             if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-                raise WeightsInvalid("its weights are in other files: save it as one file (onnx.save(onnx.load(FILE), ONE_FILE))")
+                raise WeightsInvalid(
+                    "its weights are in other files: save it as one file (onnx.save(onnx.load(FILE), ONE_FILE))"
+                )
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
@@ -137,13 +144,19 @@ def _input(session: Any, side: int) -> tuple[str, Any, int | None]:
     """Name, dtype, and the batch where it is fixed."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
-        raise WeightsInvalid(f"the network has {len(inputs)} inputs ({', '.join(it.name for it in inputs)}), it may have one")
+        raise WeightsInvalid(
+            f"the network has {len(inputs)} inputs ({', '.join(it.name for it in inputs)}), it may have one"
+        )
     (only,) = inputs
     shape = [it if isinstance(it, int) else None for it in only.shape]  # what may vary has a name, or None
-    if len(shape) != 4 or any(has not in (None, wanted) for has, wanted in zip(shape[1:], (3, side, side), strict=True)):
+    if len(shape) != 4 or any(
+        has not in (None, wanted) for has, wanted in zip(shape[1:], (3, side, side), strict=True)
+    ):
         raise WeightsInvalid(f"the network wants input of shape {only.shape}, not (batch, 3, {side}, {side})")
     if shape[0] not in (None, 1):
-        raise WeightsInvalid(f"the network always wants {shape[0]} faces at once: export it with a batch of 1, or of any size")
+        raise WeightsInvalid(
+            f"the network always wants {shape[0]} faces at once: export it with a batch of 1, or of any size"
+        )
     if only.type not in FLOATS:
         raise WeightsInvalid(f"the network wants input of type {only.type}, it may be one of {', '.join(FLOATS)}")
     return only.name, FLOATS[only.type], shape[0]

@@ -1,7 +1,7 @@
 """Which versions of an image the detector looks at: small enough for large faces, large enough for small ones.
 
-CenterFace finds a face by its whole shape up to a few hundred pixels and misses larger ones, so a large image is seen twice.
-Without torch: the processes that decode import it.
+CenterFace finds a face by its whole shape up to a few hundred pixels and misses larger ones, so a large image is seen
+twice. Without torch: the processes that decode import it.
 """
 
 import math
@@ -14,19 +14,24 @@ from PIL import Image
 
 Detail = Literal["normal", "high"]
 
-# Measured with bench/detection.py. Of LFW portraits enlarged to 1,024 px none is missed; at 2,048 nearly all are, and parts of
-# the face are found in its place, every one larger than 400 px.
+# Measured with bench/detection.py. Of LFW portraits enlarged to 1,024 px none is missed; at 2,048 nearly all are, and
+# parts of the face are found in its place, every one larger than 400 px.
 COARSE = 1024  # pixels of the long side at which no face is too large to be found
 FINE = 2048  # pixels of the long side at which an image's small faces are looked for
-# Pixels of a pass above which a face is the next coarser pass's. Where that is none, one is made: the vector of an LFW portrait
-# enlarged to 2,000 px has a cosine of .994 to the original's in the pass at 1,024, which misses one, of .996 at 512 (worst .98).
+# Pixels of a pass above which a face is the next coarser pass's. Where that is none, one is made: the vector of an LFW
+# portrait enlarged to 2,000 px has a cosine of .994 to the original's in the pass at 1,024, which misses one, of .996
+# at 512 (worst .98).
 LARGEST = 320.0
 # Street photos of 400 px, score .51: recall of 16–32 px .77 as they are, .86 with the enlarged pass.
 ENLARGE = 1.5  # how much a small image is enlarged for its second pass, at most
-ENLARGED = 640  # pixels of the long side up to which that is done: a larger one would cost most photos three times the time
+ENLARGED = (
+    640  # pixels of the long side up to which that is done: a larger one would cost most photos three times the time
+)
 WORTHWHILE = 1.15  # a second pass larger than the first by less than this finds nothing new
 TILE = 1024
-TILE_OVERLAP = 128  # a face up to this size is whole in one tile; a larger one is found by the passes over the whole image
+TILE_OVERLAP = (
+    128  # a face up to this size is whole in one tile; a larger one is found by the passes over the whole image
+)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The crops of an image's faces as one picture: how they travel from a detect stage to an embed stage.
 
-Cells are in rows, as many as columns or one less. A cell's side is a multiple of 16, so that no block of the JPEG holds pixels of
-two faces.
+Cells are in rows, as many as columns or one less. A cell's side is a multiple of 16, so that no block of the JPEG holds
+pixels of two faces.
 """
 
 import io

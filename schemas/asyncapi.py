@@ -1,5 +1,5 @@
-"""The contract for other systems as an AsyncAPI 3 document: what they may send, and what is answered. Tests hold its examples to
-the records.
+"""The contract for other systems as an AsyncAPI 3 document: what they may send, and what is answered. Tests hold its
+examples to the records.
 """
 
 from typing import Any
@@ -14,7 +14,13 @@ from schemas.records import Answer, ImageReceived
 REFERENCE = "#/components/schemas/{model}"
 IMAGE_ID = "8b0ccb5c-5b0f-4d4c-9d3c-3f3a2f0a7f11"
 SOURCE = {"bucket": "facestream", "key": "incoming/acme/ann.jpg", "etag": "9b2cf535f27731c974343645a3985328"}
-LEARN: dict[str, Any] = {"image_id": IMAGE_ID, "purpose": "learn", "directory": "acme", "person": "Ann Lee", "source": SOURCE}
+LEARN: dict[str, Any] = {
+    "image_id": IMAGE_ID,
+    "purpose": "learn",
+    "directory": "acme",
+    "person": "Ann Lee",
+    "source": SOURCE,
+}
 RECOGNIZE: dict[str, Any] = {
     "image_id": IMAGE_ID,
     "purpose": "recognize",
@@ -95,11 +101,15 @@ def document() -> dict[str, Any]:
         },
         "defaultContentType": "application/json",
         "channels": {
-            "images.received": _channel("images.received", "Images to process, the first lane. Kept for 7 days.", *RECEIVED),
+            "images.received": _channel(
+                "images.received", "Images to process, the first lane. Kept for 7 days.", *RECEIVED
+            ),
             "images.received.bulk": _channel(
                 "images.received.bulk", "The same, for what nobody waits for: it lets the first lane pass.", *RECEIVED
             ),
-            "bucket.events": _channel("bucket.events", "What MinIO tells of a bucket. Kept for 7 days.", "bucketNotified"),
+            "bucket.events": _channel(
+                "bucket.events", "What MinIO tells of a bucket. Kept for 7 days.", "bucketNotified"
+            ),
             "results": _channel("results", "Answers to all images. Kept for a day.", "answer"),
         },
         "operations": {

@@ -1,6 +1,7 @@
 """What a similarity is worth, as data: the threshold for a share of strangers, and the probability of a best match.
 
-Both depend on how many people are enrolled. The shipped models have theirs in the manifest, others get them from their replay.
+Both depend on how many people are enrolled. The shipped models have theirs in the manifest, others get them from their
+replay.
 """
 
 import math
@@ -60,7 +61,11 @@ class Calibration(Entry):
 
 
 def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
-    if len(at) < 2 or any(low >= high for low, high in pairwise(at)) or any(len(column) != len(at) for column in columns):
+    if (
+        len(at) < 2
+        or any(low >= high for low, high in pairwise(at))
+        or any(len(column) != len(at) for column in columns)
+    ):
         raise ValueError("points have to ascend, at least two, with a value each")
 
 

@@ -1,8 +1,9 @@
-"""Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the binary or
-the structured mode of CloudEvents' Kafka binding.
+"""Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the
+binary or the structured mode of CloudEvents' Kafka binding.
 
-The type says the purpose, `facestream.image.learn`, `.recognize` or `.detect`; the data are the other members of ImageReceived.
-Where they have no image_id, the event's id is it, or what follows from its source and id: an event that comes twice is one image.
+The type says the purpose, `facestream.image.learn`, `.recognize` or `.detect`; the data are the other members of
+ImageReceived. Where they have no image_id, the event's id is it, or what follows from its source and id: an event that
+comes twice is one image.
 """
 
 import json
@@ -55,7 +56,9 @@ def image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = (
 def _binary(value: bytes | None, headers: Mapping[str, bytes]) -> dict[str, Any]:
     """As the structured mode has it."""
     attributes: dict[str, Any] = {
-        name.removeprefix(HEADER): text.decode(errors="replace") for name, text in headers.items() if name.startswith(HEADER)
+        name.removeprefix(HEADER): text.decode(errors="replace")
+        for name, text in headers.items()
+        if name.startswith(HEADER)
     }
     if "content-type" in headers:
         attributes["datacontenttype"] = headers["content-type"].decode(errors="replace")

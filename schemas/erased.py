@@ -1,4 +1,6 @@
-"""The key of an erasure: a digest of what was erased. The name of who is gone must not stay in a topic that is kept for ever."""
+"""The key of an erasure: a digest of what was erased. The name of who is gone must not stay in a topic that is kept for
+ever.
+"""
 
 import hashlib
 import json

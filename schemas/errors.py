@@ -1,5 +1,5 @@
-"""What can go wrong, as data: each error has a stable code, an HTTP status, a message that tells the remedy, and says whether it
-may pass.
+"""What can go wrong, as data: each error has a stable code, an HTTP status, a message that tells the remedy, and says
+whether it may pass.
 
 Nobody matches on message text: the worker decides by `retriable`, clients by `code`.
 """

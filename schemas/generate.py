@@ -1,5 +1,5 @@
-"""Writes the JSON Schema of every topic's records, and the AsyncAPI document for other systems: `python -m schemas.generate`. A
-test fails when a committed file differs.
+"""Writes the JSON Schema of every topic's records, and the AsyncAPI document for other systems: `python -m
+schemas.generate`. A test fails when a committed file differs.
 """
 
 import json
@@ -18,8 +18,13 @@ ASYNCAPI_FILE = Path(__file__).with_name("asyncapi.json")
 def schema() -> dict[str, Any]:
     """One JSON Schema document; `topics` says which definitions a topic's records follow."""
     models = sorted({model for of_topic in RECORDS.values() for model in of_topic}, key=lambda model: model.__name__)
-    _, document = models_json_schema([(model, "validation") for model in models], title="The records of facestream's topics")
-    topics = {topic: {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in models]} for topic, models in RECORDS.items()}
+    _, document = models_json_schema(
+        [(model, "validation") for model in models], title="The records of facestream's topics"
+    )
+    topics = {
+        topic: {"oneOf": [{"$ref": f"#/$defs/{model.__name__}"} for model in models]}
+        for topic, models in RECORDS.items()
+    }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "topics": topics} | document
 
 

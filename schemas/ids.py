@@ -1,4 +1,6 @@
-"""Identifiers that follow from what they identify, so that a record handled twice has one effect (rule 2 of the design)."""
+"""Identifiers that follow from what they identify, so that a record handled twice has one effect (rule 2 of the
+design).
+"""
 
 import hashlib
 import json
@@ -12,7 +14,9 @@ def new_image_id() -> str:
 
 
 def image_id_of_request(directory: str, purpose: str, idempotency_key: str, *erased: int) -> str:
-    """The image_id of every request with this Idempotency-Key; of those after an erasure of what came of it, with its offset."""
+    """The image_id of every request with this Idempotency-Key; of those after an erasure of what came of it, with its
+    offset.
+    """
     return str(uuid.uuid5(NAMESPACE, json.dumps([directory, purpose, idempotency_key, *erased])))
 
 
@@ -36,8 +40,8 @@ def face_id_seen(image_id: str, index: int) -> str:
 
 
 def original_key(image_id: str, purpose: str) -> str:
-    """Where an original lies in the object store. Learned ones stay until they are erased, those of probes for some days: each
-    has its own prefix.
+    """Where an original lies in the object store. Learned ones stay until they are erased, those of probes for some
+    days: each has its own prefix.
     """
     return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
 

@@ -1,7 +1,7 @@
 """The image formats that are promised, recognized by their first bytes.
 
-A file name or a Content-Type is a claim of the sender; the bytes are not. Only the format is told here, without loading an image
-library: whether the rest of the file holds is for the decoder to find out.
+A file name or a Content-Type is a claim of the sender; the bytes are not. Only the format is told here, without loading
+an image library: whether the rest of the file holds is for the decoder to find out.
 """
 
 # Enough for every signature below, with the compatible brands of any real HEIF or AVIF file.
@@ -58,7 +58,9 @@ def extension(media_type: str) -> str:
 
 
 def _iso_media_type(head: bytes) -> str | None:
-    """A container says in its brands what it holds: the major one first, then (after a version) those it is compatible with."""
+    """A container says in its brands what it holds: the major one first, then (after a version) those it is compatible
+    with.
+    """
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
     for known, media_type in ((_AVIF_BRANDS, "image/avif"), (_HEVC_BRANDS, "image/heic")):

@@ -1,7 +1,8 @@
-"""The records of every topic, as versioned pydantic models. They travel as JSON; their JSON Schema is generated from them.
+"""The records of every topic, as versioned pydantic models. They travel as JSON; their JSON Schema is generated from
+them.
 
-Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, left first as the picture shows
-them, in pixels of the upright original image.
+Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, left first as the picture
+shows them, in pixels of the upright original image.
 """
 
 import base64
@@ -35,12 +36,18 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     top: int = Field(3, ge=1, le=MOST_CANDIDATES, description="how many candidates a face gets")
-    limit: int = Field(MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first")
+    limit: int = Field(
+        MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
+    )
     min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are left out")
     min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are left out")
-    strangers: float = Field(0.01, gt=0, le=1, description="share of strangers that may get a name; 1 always names the nearest")
+    strangers: float = Field(
+        0.01, gt=0, le=1, description="share of strangers that may get a name; 1 always names the nearest"
+    )
     detail: Detail = Field("normal", description="'high' looks at native pixels in tiles")
-    face: str | None = Field(None, pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$", description="which face to learn")
+    face: str | None = Field(
+        None, pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$", description="which face to learn"
+    )
     force: bool = Field(False, description="learn a face below 40 pixels a side all the same")
     store: bool = Field(True, description="false: the picture of a probe goes as soon as it is answered")
 
@@ -75,9 +82,13 @@ class ImageReceived(EventRecord):
     source: Source | None = Field(None, description="where to copy the original from")
     media_type: str = Field("", description="follows from the bytes where there is a source")
     sha256: str = Field(
-        "", pattern=r"^([0-9a-f]{64})?$", description="of the original's bytes; follows from them where there is a source"
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="of the original's bytes; follows from them where there is a source",
     )
-    request_digest: str | None = Field(None, description="tells the same request from another under the same Idempotency-Key")
+    request_digest: str | None = Field(
+        None, description="tells the same request from another under the same Idempotency-Key"
+    )
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
     received_at: Milliseconds | None = Field(None, description="when it came first; of an event that is tried again")
@@ -99,7 +110,9 @@ class ImageReceived(EventRecord):
         return original_key(self.image_id, self.purpose)
 
     def came_at(self, appended_at: int) -> int:
-        """When it came first, ms: what an erasure goes by. appended_at: of its record; a producer may say earlier, not later."""
+        """When it came first, ms: what an erasure goes by. appended_at: of its record; a producer may say earlier, not
+        later.
+        """
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
 
 
@@ -114,7 +127,9 @@ class Models(BaseModel):
 
 
 class Detection(BaseModel):
-    """A face as it was found. `score` is the calibrated probability that this is a face, `detection_score` the detector's own."""
+    """A face as it was found. `score` is the calibrated probability that this is a face, `detection_score` the
+    detector's own.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -140,9 +155,9 @@ class Crop(BaseModel):
 
 
 class DetectedFace(Detection):
-    """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which picture of
-    the image's sheet of crops is a probe's, None where the face is too small to tell people apart. `seen`: where other detectors
-    see the landmarks of a learned face, in pixels of the pictures of the sheet, in that order.
+    """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which
+    picture of the image's sheet of crops is a probe's, None where the face is too small to tell people apart. `seen`:
+    where other detectors see the landmarks of a learned face, in pixels of the pictures of the sheet, in that order.
     """
 
     crop: Crop | None = None
@@ -152,8 +167,8 @@ class DetectedFace(Detection):
 
 
 class EmbeddedFace(Detection):
-    """A face with its vectors by generation, base64 of little-endian float32; none where the face is too small to tell people
-    apart.
+    """A face with its vectors by generation, base64 of little-endian float32; none where the face is too small to tell
+    people apart.
     """
 
     vectors: dict[str, str] = {}
@@ -175,9 +190,9 @@ def encoded_vector(vector: NDArray[np.float32]) -> str:
 
 
 class FacesDetected(EventRecord):
-    """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart. `sheet_key` names
-    the object with the crops of a probe's faces, or of a learned face as other detectors see it. `models`: those of the
-    generation that probes are answered in. `received_at`: when the image came.
+    """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart.
+    `sheet_key` names the object with the crops of a probe's faces, or of a learned face as other detectors see it.
+    `models`: those of the generation that probes are answered in. `received_at`: when the image came.
     """
 
     received: ImageReceived
@@ -202,8 +217,9 @@ class FacesEmbedded(EventRecord):
 
 
 class EraseRequested(EventRecord):
-    """`faces.embedded`: the command to erase a person, a face (with its person), an image or, with none of them, a directory. It
-    passes the directory's partition in order. `image_id` is the request's own id, under which it is answered.
+    """`faces.embedded`: the command to erase a person, a face (with its person), an image or, with none of them, a
+    directory. It passes the directory's partition in order. `image_id` is the request's own id, under which it is
+    answered.
     """
 
     kind: Literal["erase"] = "erase"
@@ -217,7 +233,9 @@ class EraseRequested(EventRecord):
 
 
 class ReembeddedFace(BaseModel):
-    """A learned face and its vector in one more generation, base64 of little-endian float32. `learned_at` as in FaceLearned."""
+    """A learned face and its vector in one more generation, base64 of little-endian float32. `learned_at` as in
+    FaceLearned.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -242,8 +260,9 @@ Embedded = Annotated[FacesEmbedded | EraseRequested | FacesReembedded, Field(dis
 
 
 class FaceLearned(EventRecord):
-    """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors. `learned_at` is the timestamp
-    of the face's vectors, `generations` those it has vectors of. `box` is where `detector` has found it in the original.
+    """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors. `learned_at` is the
+    timestamp of the face's vectors, `generations` those it has vectors of. `box` is where `detector` has found it in
+    the original.
     """
 
     directory: Name
@@ -260,7 +279,8 @@ class FaceLearned(EventRecord):
 
 class Answer(EventRecord):
     """`results`: what the caller is answered, an HTTP status and the JSON body. `offset` is that of the record in
-    `faces.embedded` that is answered: what was erased later than that may be named in it. With `store` false, the picture goes.
+    `faces.embedded` that is answered: what was erased later than that may be named in it. With `store` false, the
+    picture goes.
     """
 
     image_id: Uuid
@@ -274,8 +294,8 @@ class Answer(EventRecord):
 
 
 class Erasure(EventRecord):
-    """`erasures`: that something was erased, under the digest of what (schemas/erased.py). It counts for what came until `at`,
-    the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
+    """`erasures`: that something was erased, under the digest of what (schemas/erased.py). It counts for what came
+    until `at`, the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
     """
 
     at: Milliseconds
@@ -284,8 +304,9 @@ class Erasure(EventRecord):
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: the event that could not be processed, never vectors; it says when it first came. `event` is None where the
-    record itself was unreadable, or an erase command. `topic`, `partition` and `offset` are those of the record.
+    """`dead-letters`: the event that could not be processed, never vectors; it says when it first came. `event` is None
+    where the record itself was unreadable, or an erase command. `topic`, `partition` and `offset` are those of the
+    record.
     """
 
     event: ImageReceived | None = None
@@ -298,7 +319,9 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: that a letter is off the list. It has the letter's key, so the partition too; `letter` is its offset."""
+    """`dead-letters`: that a letter is off the list. It has the letter's key, so the partition too; `letter` is its
+    offset.
+    """
 
     closed: Literal["retried", "dropped"]
     letter: int

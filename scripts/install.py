@@ -1,7 +1,8 @@
 """Makes the virtual environment .venv with everything that facestream needs: called by `make run` and `make test`.
 
-Runs on a bare Python 3.11 or newer. Says beforehand what it downloads, checks the disk, and does nothing when the environment is
-as it has to be. What pip has downloaded it does not download again, so one that was cut off goes on where it was.
+Runs on a bare Python 3.11 or newer. Says beforehand what it downloads, checks the disk, and does nothing when the
+environment is as it has to be. What pip has downloaded it does not download again, so one that was cut off goes on
+where it was.
 
   TORCH=cuda       the default: torch as the package index has it, on Linux with CUDA (about 3 GB to download, 6 GB on disk)
   TORCH=installed  use the torch and torchvision that this Python has already
@@ -33,7 +34,9 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have an older one
         return fail(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 …")
     if torch not in ("cuda", "installed"):
-        return fail(f"TORCH is '{torch}': use cuda or installed; for a CPU-only build set TORCH_INDEX (see README, Installing)")
+        return fail(
+            f"TORCH is '{torch}': use cuda or installed; for a CPU-only build set TORCH_INDEX (see README, Installing)"
+        )
     wanted = stamp(arguments.dev, torch, index)
     if STAMP.exists() and wanted in STAMP.read_text().split():
         return 0

@@ -1,6 +1,7 @@
 """Gets a few photos of two people to try with, into ./photos: `make photos`.
 
-They are the test images of the package face_recognition 1.3.0 (MIT, 3 MB), taken out of it through pip; it is not installed.
+They are the test images of the package face_recognition 1.3.0 (MIT, 3 MB), taken out of it through pip; it is not
+installed.
 """
 
 import subprocess
@@ -11,7 +12,15 @@ from pathlib import Path
 
 PACKAGE = "face_recognition==1.3.0"
 MEMBERS = "face_recognition-1.3.0/tests/test_images/"
-PHOTOS = ("obama.jpg", "obama2.jpg", "obama3.jpg", "biden.jpg", "32bit.png", "obama_partial_face.jpg", "obama_partial_face2.jpg")
+PHOTOS = (
+    "obama.jpg",
+    "obama2.jpg",
+    "obama3.jpg",
+    "biden.jpg",
+    "32bit.png",
+    "obama_partial_face.jpg",
+    "obama_partial_face2.jpg",
+)
 FOLDER = Path(__file__).resolve().parent.parent / "photos"
 
 

@@ -8,8 +8,8 @@
   start, stop, restart, kill, pause, resume NAME
                 one of kafka, cassandra, minio; its data stays
 
-With docker compose where a Docker engine answers, else from public packages, which takes Java 17 or newer, Maven and Go, and
-2.5 GB of disk, most of it in the caches of Maven and Go. Ends with 3 where neither is there.
+With docker compose where a Docker engine answers, else from public packages, which takes Java 17 or newer, Maven and
+Go, and 2.5 GB of disk, most of it in the caches of Maven and Go. Ends with 3 where neither is there.
 
   FACESTREAM_SERVICES        where all is kept, by default .services: another folder is another three servers
   FACESTREAM_SERVICES_CACHE  where the packages are kept, by default .services/packages

@@ -1,7 +1,8 @@
-"""Gets Kafka, Cassandra and MinIO from public packages, through Maven and Go: what is there already is not fetched again.
+"""Gets Kafka, Cassandra and MinIO from public packages, through Maven and Go: what is there already is not fetched
+again.
 
-Each is made under a temporary name and renamed when it is complete, so one that was cut off is never taken for complete; what
-Maven and Go had downloaded by then they keep in caches of their own.
+Each is made under a temporary name and renamed when it is complete, so one that was cut off is never taken for
+complete; what Maven and Go had downloaded by then they keep in caches of their own.
 """
 
 import os
@@ -83,7 +84,11 @@ def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
             "<project><modelVersion>4.0.0</modelVersion><groupId>facestream</groupId><artifactId>services</artifactId>"
             f"<version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>"
         )
-        _run(["mvn", "-q", "-B", "-Dstyle.color=never", "dependency:copy-dependencies", "-DoutputDirectory=."], unfinished, {})
+        _run(
+            ["mvn", "-q", "-B", "-Dstyle.color=never", "dependency:copy-dependencies", "-DoutputDirectory=."],
+            unfinished,
+            {},
+        )
         unfinished.rename(jars)
     return jars
 
@@ -95,7 +100,9 @@ def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
         if done.returncode == 0:
             return
         print(f"{done.stdout}\n{command[0]} failed, attempt {attempt} of {ATTEMPTS}", file=sys.stderr)
-    raise ServiceFailed(f"{command[0]} failed {ATTEMPTS} times, see above. The next call goes on with what is downloaded.")
+    raise ServiceFailed(
+        f"{command[0]} failed {ATTEMPTS} times, see above. The next call goes on with what is downloaded."
+    )
 
 
 def _jars(cache: Path, artifact: tuple[str, str, str]) -> Path:

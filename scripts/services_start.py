@@ -50,7 +50,9 @@ def kafka_settings(port: int, controller_port: int, data: str) -> dict[str, str]
 def kafka(folder: Path, cache: Path, port: int, controller_port: int, cluster: str) -> Start:
     """`cluster` is a random uuid as Kafka writes it. The storage is made at the first start."""
     data, settings, logging = folder / "data", folder / "server.properties", folder / "log4j2.properties"
-    settings.write_text("".join(f"{name}={value}\n" for name, value in kafka_settings(port, controller_port, str(data)).items()))
+    settings.write_text(
+        "".join(f"{name}={value}\n" for name, value in kafka_settings(port, controller_port, str(data)).items())
+    )
     logging.write_text(
         textwrap.dedent("""\
             appender.console.type=Console
@@ -167,7 +169,9 @@ def cassandra(folder: Path, cache: Path, port: int, storage_port: int) -> Start:
 
 
 def minio_notifications(brokers: str, queues: str) -> dict[str, str]:
-    """Settings of MinIO: where it tells of objects, once a bucket is told to. `queues` is a folder for what Kafka has not yet."""
+    """Settings of MinIO: where it tells of objects, once a bucket is told to. `queues` is a folder for what Kafka has
+    not yet.
+    """
     settings: dict[str, str] = {}
     for target, topic in NOTIFICATIONS.items():
         settings |= {

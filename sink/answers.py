@@ -10,14 +10,16 @@ from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.ids import original_key, sheet_key
 from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
-from stream.erasures import Erasures
-from stream.shown import shown
+from stream.erase.marks import Erasures
+from stream.erase.redaction import shown
 
 REFUSED, FAILED = 400, 500  # statuses: what failed may be tried again, with its picture
 
 
 class Answers:
-    """Stage of the consumer group `answers`. `keep_probes` False deletes a probe's picture as soon as its answer is stored."""
+    """Stage of the consumer group `answers`. `keep_probes` False deletes a probe's picture as soon as its answer is
+    stored.
+    """
 
     name = "answers"
 
@@ -40,8 +42,12 @@ class Answers:
         fresh = [(record, it) for record, it in answers if record.timestamp / 1000 + ANSWER_KEPT_S > time.time()]
         stored = self._shown(fresh)
         await self._vectors.put_answers(stored)
-        await self._erasures.refresh()  # an erasure that came meanwhile may have looked for names before these were there
-        await self._vectors.put_answers([left for put, left in zip(stored, self._shown(fresh), strict=True) if left != put])
+        await (
+            self._erasures.refresh()
+        )  # an erasure that came meanwhile may have looked for names before these were there
+        await self._vectors.put_answers(
+            [left for put, left in zip(stored, self._shown(fresh), strict=True) if left != put]
+        )
         await self._objects.delete([key for _, it in answers for key in self._pictures_of_no_use(it)])
         return []
 
@@ -63,8 +69,8 @@ class Answers:
         return [] if kept else [original_key(answer.image_id, "recognize"), sheet_key(answer.image_id)]
 
     async def _came_too_late(self, answer: Answer, answered: set[str]) -> bool:
-        """A record that is processed again finds that its picture went with the answer: the first answer stands. It may be in the
-        same batch, `answered`.
+        """A record that is processed again finds that its picture went with the answer: the first answer stands. It may
+        be in the same batch, `answered`.
         """
         if answer.body.get("code") != ObjectMissing.code:
             return False

@@ -11,7 +11,9 @@ from stream.generations import Generations
 from stream.topics import FACES_EMBEDDED
 
 
-async def check(record: Record, event: FacesEmbedded | EraseRequested | FacesReembedded, generations: Generations) -> None:
+async def check(
+    record: Record, event: FacesEmbedded | EraseRequested | FacesReembedded, generations: Generations
+) -> None:
     """Raises UnreadableRecord, and Unavailable where a generation is new and the log cannot be asked."""
     if record.topic != FACES_EMBEDDED:
         raise UnreadableRecord("only faces.embedded carries what was embedded")

@@ -1,8 +1,8 @@
 """Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of the design).
 
-The erasure comes first: whoever writes something of the erased from then on, because it was at work on it, sees the erasure when
-it looks again, and takes it back; what was written before is found here. Rows go last: as long as they are there, a command that
-is carried out again finds everything else that has to go.
+The erasure comes first: whoever writes something of the erased from then on, because it was at work on it, sees the
+erasure when it looks again, and takes it back; what was written before is found here. Rows go last: as long as they are
+there, a command that is carried out again finds everything else that has to go.
 """
 
 import json
@@ -15,13 +15,13 @@ from backends.vectors import Face, StoredAnswer, VectorStore
 from schemas.erased import erased_directory, erased_face, erased_image, erased_person
 from schemas.ids import original_key, original_keys
 from schemas.records import Answer, EraseRequested, Erasure
-from sink.galleries import Galleries
+from sink.match.galleries import Galleries
 from stream.answers import answer
 from stream.dead_letters import open_letters
-from stream.erasures import Erasures, Mark, is_erased, objects_of
+from stream.erase.marks import Erasures, Mark, is_erased, objects_of
+from stream.erase.redaction import shown
 from stream.generations import Generations
 from stream.listing import delete_each, listed
-from stream.shown import shown
 from stream.sources import incoming, sources_of
 from stream.topics import ERASURES, FACES_LEARNED
 
@@ -52,7 +52,9 @@ class Eraser:
         at = await self._announce(record, command, faces.values())
         later = {it.image_id for it in faces.values() if it.timestamp > at}
         faces = {face_id: it for face_id, it in faces.items() if it.timestamp <= at}
-        images = {it.image_id for it in faces.values()} | ({command.erased_image_id} if command.erased_image_id else set())
+        images = {it.image_id for it in faces.values()} | (
+            {command.erased_image_id} if command.erased_image_id else set()
+        )
         await self._forget(command, sorted((images | await self._given_up(record, command)) - later))
         whole = command.person is None and command.erased_image_id is None
         if whole:
@@ -62,7 +64,9 @@ class Eraser:
         names = [it.name for it in self._generations.all]
         self._galleries.drop(lambda directory: directory == command.directory)
         if whole or command.person:
-            await self._vectors.delete_faces(command.directory, names, at, person=command.person, face_id=command.face_id)
+            await self._vectors.delete_faces(
+                command.directory, names, at, person=command.person, face_id=command.face_id
+            )
         await self._forget_names(command)
         body = {
             "status": "OK",
@@ -73,8 +77,8 @@ class Eraser:
         return [answer(command, 200, body, record.offset)]
 
     async def _announce(self, record: Record, command: EraseRequested, faces: Collection[Face]) -> int:
-        """Tells everybody, and says up to which time faces are erased: once and for all, so that a command that is carried out
-        again leaves alone who was learned after it.
+        """Tells everybody, and says up to which time faces are erased: once and for all, so that a command that is
+        carried out again leaves alone who was learned after it.
         """
         keys = _keys(command)
         known = [self._erasures.of(key) for key in keys]
@@ -110,12 +114,17 @@ class Eraser:
         for begin in range(0, len(images), AT_ONCE):
             part = images[begin : begin + AT_ONCE]
             await self._log.append([NewRecord(FACES_LEARNED, image, None, command.directory) for image in part])
-            sources = await sources_of([key for image in part for key in original_keys(image)], command.directory, self._objects)
+            sources = await sources_of(
+                [key for image in part for key in original_keys(image)], command.directory, self._objects
+            )
             await self._objects.delete([*sources, *(key for image in part for key in objects_of(image))])
 
     async def _forget_names(self, command: EraseRequested) -> None:
         """Takes who was erased out of the stored answers; of those to erased images nothing is left but that."""
-        directory, person = json.dumps(command.directory, ensure_ascii=False), json.dumps(command.person, ensure_ascii=False)
+        directory, person = (
+            json.dumps(command.directory, ensure_ascii=False),
+            json.dumps(command.person, ensure_ascii=False),
+        )
         async for page in self._vectors.read_answers():
             changed: list[StoredAnswer] = []
             for it in page:
@@ -128,8 +137,8 @@ class Eraser:
                 await self._vectors.put_answers(changed)
 
     async def _forget_pictures(self, directory: str, at: int, later: Collection[str]) -> None:
-        """Deletes the pictures of a directory that no face tells of: probes, and what was not learned. later: images that were
-        learned after the command, in spite of what the clock of who took them in says.
+        """Deletes the pictures of a directory that no face tells of: probes, and what was not learned. later: images
+        that were learned after the command, in spite of what the clock of who took them in says.
         """
         keep = {original_key(it, "learn") for it in later}
         pictures = listed(self._objects, "probes/", "originals/")

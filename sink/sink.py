@@ -1,9 +1,9 @@
-"""The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched, both are
-answered; erase commands are carried out.
+"""The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched,
+both are answered; erase commands are carried out.
 
-It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Between two erase
-commands learns come first, all at once: none of them has been acknowledged yet, and whatever was acknowledged before is in the
-gallery (rule 3 of the design).
+It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Between
+two erase commands learns come first, all at once: none of them has been acknowledged yet, and whatever was acknowledged
+before is in the gallery (rule 3 of the design).
 """
 
 import asyncio
@@ -30,10 +30,10 @@ from schemas.records import (
 )
 from sink.checks import check
 from sink.erase import Eraser
-from sink.galleries import Galleries
-from sink.matching import Photo, matched
+from sink.match.galleries import Galleries
+from sink.match.matching import Photo, matched
 from stream.answers import answer, envelope, error_answer
-from stream.erasures import Erasures, drop_if_erased
+from stream.erase.marks import Erasures, drop_if_erased
 from stream.generations import Generations
 from stream.topics import FACES_LEARNED, PARTITIONS
 
@@ -71,7 +71,9 @@ class Sink:
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Keeps only the galleries that are as of the committed offset. What the owners before have erased is known."""
         self._decoded.clear()
-        current = {at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset}
+        current = {
+            at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset
+        }
         self._galleries.drop(lambda directory: partition_of(directory, PARTITIONS) not in current)
         self._at = {at.partition: committed.offset for at, committed in assignment.items()}
         self._may_have_missed = True
@@ -133,12 +135,16 @@ class Sink:
                 continue
             generations = [it for it in map(self._generations.get, face.vectors) if it.is_live]
             if not generations:
-                raise GenerationRetired("every model that this face was embedded with is retired by now: send the image again")
+                raise GenerationRetired(
+                    "every model that this face was embedded with is retired by now: send the image again"
+                )
             if (directory, person) not in known:
                 known[directory, person] = await self._faces_by_source(directory, person, generations)
             source = face.source or ""
             timestamp = max(record.timestamp, event.received_at)
-            same = known[directory, person].setdefault(source, Face(person, face.face_id, received.image_id, source, timestamp))
+            same = known[directory, person].setdefault(
+                source, Face(person, face.face_id, received.image_id, source, timestamp)
+            )
             if same.image_id != received.image_id:
                 await self._forget(received, face)
                 outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id), record.offset))
@@ -195,7 +201,9 @@ class Sink:
             if erased := await self._erased(event):
                 outputs.append(error_answer(received, erased))
             else:
-                by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append((record, event))
+                by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append(
+                    (record, event)
+                )
         for (directory, name), of_one in by_gallery.items():
             generation = self._generations.get(name)
             if generation.state == "retired":
@@ -207,7 +215,9 @@ class Sink:
             else:
                 found = await asyncio.to_thread(matched, photos, gallery, generation)
             for (record, event), persons in zip(of_one, found, strict=True):
-                outputs.append(answer(event.received, 200, envelope(event.received, persons, event.models), record.offset))
+                outputs.append(
+                    answer(event.received, 200, envelope(event.received, persons, event.models), record.offset)
+                )
         return outputs
 
 

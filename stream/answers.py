@@ -11,9 +11,11 @@ from stream.topics import DEAD_LETTERS, RESULTS
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 
-def answer(received: ImageReceived | EraseRequested, status: int, body: dict[str, Any], offset: int | None = None) -> NewRecord:
-    """The `results` record of an image or an erase command; it goes to the partition of the replica that waits for it. offset: of
-    the record in `faces.embedded` that is answered.
+def answer(
+    received: ImageReceived | EraseRequested, status: int, body: dict[str, Any], offset: int | None = None
+) -> NewRecord:
+    """The `results` record of an image or an erase command; it goes to the partition of the replica that waits for it.
+    offset: of the record in `faces.embedded` that is answered.
     """
     image = received if isinstance(received, ImageReceived) else None
     value = Answer(
@@ -36,8 +38,8 @@ def error_answer(received: ImageReceived | EraseRequested, error: FacestreamErro
 def dead_letter(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
 ) -> NewRecord:
-    """The record of something that could not be processed; `received` None where the record itself was unreadable. An image that
-    is tried again came when it first came: an erasure since then holds for it.
+    """The record of something that could not be processed; `received` None where the record itself was unreadable. An
+    image that is tried again came when it first came: an erasure since then holds for it.
     """
     event = None
     if isinstance(received, ImageReceived):
@@ -62,7 +64,9 @@ def envelope(
     image_id: str | None = None,
     ignored: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The body of every good answer. `image_id` where the picture is kept under another image's name; `ignored` for learn."""
+    """The body of every good answer. `image_id` where the picture is kept under another image's name; `ignored` for
+    learn.
+    """
     image_id = image_id or received.image_id
     body: dict[str, Any] = {
         "status": "OK",

@@ -1,5 +1,5 @@
-"""One handling of some records: the stage's work, its errors, another try, an answer or a dead letter, and the append of what
-comes of it. The worker decides which records, and commits.
+"""One handling of some records: the stage's work, its errors, another try, an answer or a dead letter, and the append
+of what comes of it. The worker decides which records, and commits.
 """
 
 import asyncio
@@ -29,7 +29,10 @@ log = structlog.get_logger(__name__)
 
 RECORDS = Counter("facestream_records_total", "Records that a stage has done", ["stage", "topic"])
 BATCH = Histogram(
-    "facestream_batch_records", "Records handed over at a time", ["stage"], buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+    "facestream_batch_records",
+    "Records handed over at a time",
+    ["stage"],
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
 )
 SECONDS = Histogram("facestream_stage_seconds", "Time that a stage takes for what it is handed", ["stage"])
 ERRORS = Counter("facestream_errors_total", "Errors by code, tries that are repeated too", ["stage", "code"])
@@ -52,8 +55,8 @@ class Stage(Protocol):
         """The outputs of these records. Effects are idempotent: records may come again. Raises FacestreamError."""
 
     def received(self, record: Record) -> ImageReceived | EraseRequested:
-        """The event that a record stems from; `received_at` says when it came, where the record is not the event itself. Raises
-        UnreadableRecord.
+        """The event that a record stems from; `received_at` says when it came, where the record is not the event
+        itself. Raises UnreadableRecord.
         """
 
     async def probe(self) -> None:
@@ -61,8 +64,8 @@ class Stage(Protocol):
 
 
 class Attempts:
-    """`paused` and `resumed` are told of records that begin and end waiting for another try, and whether they are this member's
-    still. `holds` says whether it is sure that nobody else has them: what a zombie has made is not appended.
+    """`paused` and `resumed` are told of records that begin and end waiting for another try, and whether they are this
+    member's still. `holds` says whether it is sure that nobody else has them: what a zombie has made is not appended.
     """
 
     def __init__(
@@ -83,8 +86,8 @@ class Attempts:
         self.running = 0  # calls of the stage's handle under way
 
     async def process(self, records: list[Record], current: Callable[[], bool]) -> bool:
-        """Handles records and appends what comes of them. False when the worker was stopped, or the partition was lost (`current`
-        says no), before that.
+        """Handles records and appends what comes of them. False when the worker was stopped, or the partition was lost
+        (`current` says no), before that.
         """
         began, attempt = time.monotonic(), 0
         while current():
@@ -120,8 +123,8 @@ class Attempts:
         return False
 
     async def give_up(self, record: Record, error: FacestreamError, attempts: int, current: Callable[[], bool]) -> bool:
-        """Appends what a record that cannot be processed leaves behind: an answer, and a dead letter where it is not the image's
-        own fault.
+        """Appends what a record that cannot be processed leaves behind: an answer, and a dead letter where it is not
+        the image's own fault.
         """
         return await self._append(self._given_up(record, error, attempts), current)
 
@@ -161,7 +164,9 @@ class Attempts:
             self.running -= 1
             self._changed()
         try:
-            return None if await self._append(outputs, current) else _Stopped("stopped before the outputs were appended")
+            return (
+                None if await self._append(outputs, current) else _Stopped("stopped before the outputs were appended")
+            )
         except InvalidRequest as error:  # an output is larger than the log takes, and nothing was appended
             return error
 
@@ -184,21 +189,29 @@ class Attempts:
         except UnreadableRecord as unreadable:
             DEAD_LETTERS.labels(self._stage.name, error.code).inc()
             log.error(
-                "unreadable record", stage=self._stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
+                "unreadable record",
+                stage=self._stage.name,
+                topic=record.topic,
+                offset=record.offset,
+                reason=unreadable.message,
             )
             return [dead_letter(record, None, error, attempts)]
         answer = error_answer(received, error)
-        if error.retriable or isinstance(error, (ProcessingFailed, ForbiddenSource)):  # who sent it may not look for an answer
+        if error.retriable or isinstance(
+            error, (ProcessingFailed, ForbiddenSource)
+        ):  # who sent it may not look for an answer
             DEAD_LETTERS.labels(self._stage.name, error.code).inc()
-            log.error("given up", stage=self._stage.name, image_id=received.image_id, code=error.code, reason=error.message)
+            log.error(
+                "given up", stage=self._stage.name, image_id=received.image_id, code=error.code, reason=error.message
+            )
             return [dead_letter(record, received, error, attempts), answer]
         log.info("refused", stage=self._stage.name, image_id=received.image_id, code=error.code)
         return [answer]
 
     async def _append(self, outputs: list[NewRecord], current: Callable[[], bool]) -> bool:
-        """Appends without end: what is appended twice has one effect, what is not appended is lost. Not while it is unsure
-        whether the records are this member's still. False when the worker was stopped, or has lost them, before that: they are
-        handled again then.
+        """Appends without end: what is appended twice has one effect, what is not appended is lost. Not while it is
+        unsure whether the records are this member's still. False when the worker was stopped, or has lost them, before
+        that: they are handled again then.
         """
         delay_s = BACKOFF_FIRST_S
         while outputs:

@@ -1,10 +1,11 @@
-"""The stage behind `bucket.events`: what somebody puts into our bucket below `incoming/` becomes an event of the bulk lane.
+"""The stage behind `bucket.events`: what somebody puts into our bucket below `incoming/` becomes an event of the bulk
+lane.
 
   incoming/{directory}/learn/{person}/…    is learned
   incoming/{directory}/recognize/…         is recognized
 
-Whatever else a store tells of is left alone, and counted. The same object told of twice is one image; another content under its
-name is another image.
+Whatever else a store tells of is left alone, and counted. The same object told of twice is one image; another content
+under its name is another image.
 """
 
 from collections.abc import Mapping, Sequence

@@ -9,8 +9,8 @@ LOOK_EVERY_S = 0.2
 
 
 async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
-    """Offsets that the group has not committed past, below `ends`; those that a compaction has emptied count too. Never too few:
-    what is committed meanwhile may not show yet.
+    """Offsets that the group has not committed past, below `ends`; those that a compaction has emptied count too. Never
+    too few: what is committed meanwhile may not show yet.
     """
     now = await log.end_offsets(topic)
     lag = await log.lag(group, topic)

@@ -1,5 +1,5 @@
-"""The dead letters that nobody has seen to yet: what `dead-letters` comes to, read from its start. Whoever retries or drops one
-appends that to the same partition, so a letter is known to be closed as long as it is there.
+"""The dead letters that nobody has seen to yet: what `dead-letters` comes to, read from its start. Whoever retries or
+drops one appends that to the same partition, so a letter is known to be closed as long as it is there.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class Letter:
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:
-    """Oldest first; of a record that was given up twice, because the process ended in between, the first. Raises InvalidRequest
-    where the topic is missing, Unavailable.
+    """Oldest first; of a record that was given up twice, because the process ended in between, the first. Raises
+    InvalidRequest where the topic is missing, Unavailable.
     """
     letters: dict[tuple[str, int, int], Letter] = {}  # by the place of what could not be processed
     about: dict[tuple[int, int], tuple[str, int, int]] = {}  # by the place of the letter
@@ -46,7 +46,9 @@ async def open_letters(log_: EventLog) -> list[Letter]:
             try:
                 content = decode_dead_letter(record.value)
             except UnreadableRecord as error:
-                log.error("unreadable dead letter", partition=record.partition, offset=record.offset, reason=error.message)
+                log.error(
+                    "unreadable dead letter", partition=record.partition, offset=record.offset, reason=error.message
+                )
                 continue
             if isinstance(content, DeadLetter):
                 failed = about[record.partition, record.offset] = (content.topic, content.partition, content.offset)
@@ -59,11 +61,14 @@ async def open_letters(log_: EventLog) -> list[Letter]:
 
 
 async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
-    """Lets them go through the stream again; each has an event. Events first: cut off between the two appends, they are tried
-    again although they are on the list still, and what is handled twice has one effect. Raises Unavailable, StorageFull.
+    """Lets them go through the stream again; each has an event. Events first: cut off between the two appends, they are
+    tried again although they are on the list still, and what is handled twice has one effect. Raises Unavailable,
+    StorageFull.
     """
     # `reply_to` stays. Where that replica is gone nobody there waits, and those who keep answers read every partition.
-    events = [NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None]
+    events = [
+        NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None
+    ]
     await log_.append(events)
     await log_.append([_closed(it, "retried") for it in letters])
 
@@ -74,4 +79,6 @@ async def drop(log_: EventLog, letters: Sequence[Letter]) -> None:
 
 
 def _closed(letter: Letter, how: Literal["retried", "dropped"]) -> NewRecord:
-    return NewRecord(DEAD_LETTERS, letter.record.key, DeadLetterClosed(closed=how, letter=letter.record.offset).encode())
+    return NewRecord(
+        DEAD_LETTERS, letter.record.key, DeadLetterClosed(closed=how, letter=letter.record.offset).encode()
+    )

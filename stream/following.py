@@ -1,4 +1,6 @@
-"""Follows a topic of one partition that says how things are (`models`, `erasures`): read from its start, then as it grows."""
+"""Follows a topic of one partition that says how things are (`models`, `erasures`): read from its start, then as it
+grows.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -16,8 +18,8 @@ LOG_AWAY_S = 1.0
 
 
 class Following(ABC):
-    """`start` before use, `run` all the time, `close` at the end. The topic is compacted and never has tombstones, so its last
-    record stays.
+    """`start` before use, `run` all the time, `close` at the end. The topic is compacted and never has tombstones, so
+    its last record stays.
     """
 
     def __init__(self, log_: EventLog, topic: str) -> None:

@@ -56,7 +56,9 @@ class Generations(Following):
         return self._known[name]
 
     async def wanted(self, name: str) -> Generation:
-        """The same, for a name that another process has used: it may have heard of it sooner. Raises NotFound, Unavailable."""
+        """The same, for a name that another process has used: it may have heard of it sooner. Raises NotFound,
+        Unavailable.
+        """
         if name not in self._known:
             await self.refresh()
         return self.get(name)

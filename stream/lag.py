@@ -15,7 +15,9 @@ log = structlog.get_logger(__name__)
 
 LAG = Gauge("facestream_lag_records", "Records that a group has not committed past", ["group", "topic"])
 AGE = Gauge(
-    "facestream_oldest_record_age_seconds", "Age of the oldest record that a group has not committed past", ["group", "topic"]
+    "facestream_oldest_record_age_seconds",
+    "Age of the oldest record that a group has not committed past",
+    ["group", "topic"],
 )
 NEAR_RETENTION = Gauge(
     "facestream_retention_used_ratio",

@@ -1,5 +1,5 @@
-"""Lists objects with their metadata, and deletes what was listed, many at a time: asked one after the other, those of a million
-pictures would take an hour.
+"""Lists objects with their metadata, and deletes what was listed, many at a time: asked one after the other, those of a
+million pictures would take an hour.
 """
 
 import asyncio

@@ -51,8 +51,8 @@ class Progress:
         return len(self._polled) - len(self._done)
 
     def is_suspect(self, offset: int) -> bool:
-        """Whether the record may have been under way in a process that ended uncleanly: it was there when this epoch began, among
-        the first that were not committed. Counts the records it is asked about.
+        """Whether the record may have been under way in a process that ended uncleanly: it was there when this epoch
+        began, among the first that were not committed. Counts the records it is asked about.
         """
         if offset >= self.suspects_below or self.suspects_left == 0:
             return False

@@ -24,7 +24,9 @@ async def spans(log: EventLog, topic: str, partitions: Collection[int]) -> dict[
     return {each: Span(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
 
 
-async def read_through(log: EventLog, topic: str, wanted: dict[int, Span], take: Callable[[Sequence[Record]], None]) -> None:
+async def read_through(
+    log: EventLog, topic: str, wanted: dict[int, Span], take: Callable[[Sequence[Record]], None]
+) -> None:
     """Hands over all records of these spans, in order within each partition. Raises Unavailable."""
     left = set(wanted)
     if not left:
@@ -45,7 +47,7 @@ async def read_through(log: EventLog, topic: str, wanted: dict[int, Span], take:
 
 
 async def read_whole(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
-    """Hands over all that a topic has by now, in order within each partition. Raises InvalidRequest for an unknown topic,
-    Unavailable.
+    """Hands over all that a topic has by now, in order within each partition. Raises InvalidRequest for an unknown
+    topic, Unavailable.
     """
     await read_through(log, topic, await spans(log, topic, range(await log.partitions(topic))), take)

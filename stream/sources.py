@@ -1,7 +1,7 @@
 """Pictures that other systems have put somewhere: which of them an event may refer to, and how they become originals.
 
-An object of our own bucket may be had below `incoming/{directory}/` of the event's directory, one of another bucket where a
-setting names the bucket. What is erased goes from our bucket too, from others only its copy does.
+An object of our own bucket may be had below `incoming/{directory}/` of the event's directory, one of another bucket
+where a setting names the bucket. What is erased goes from our bucket too, from others only its copy does.
 """
 
 import asyncio
@@ -17,7 +17,9 @@ from schemas.names import normalised
 from schemas.records import ImageReceived, Purpose
 
 INCOMING = "incoming/"
-SOURCE = "source"  # in an original's metadata: what follows `incoming/{directory}/` in the key of its source in our bucket
+SOURCE = (
+    "source"  # in an original's metadata: what follows `incoming/{directory}/` in the key of its source in our bucket
+)
 LONGEST_FILENAME = 255
 
 
@@ -28,9 +30,9 @@ class Sources:
         self._objects, self._buckets, self._largest = objects, frozenset(buckets), largest
 
     async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The event with what follows from the picture's bytes, and its original, which is copied from the event's source where
-        that was not done before. received_at: when it came, ms. Raises ForbiddenSource, ObjectMissing, UploadTooLarge,
-        NotAnImage, Unavailable, StorageFull.
+        """The event with what follows from the picture's bytes, and its original, which is copied from the event's
+        source where that was not done before. received_at: when it came, ms. Raises ForbiddenSource, ObjectMissing,
+        UploadTooLarge, NotAnImage, Unavailable, StorageFull.
         """
         source = received.source
         if source is None:
@@ -59,7 +61,9 @@ class Sources:
             return await self._copied_before(received, ObjectMissing("it went a moment ago"))
         return described, StoredObject(data, metadata)
 
-    async def _copied_before(self, received: ImageReceived, missing: ObjectMissing) -> tuple[ImageReceived, StoredObject]:
+    async def _copied_before(
+        self, received: ImageReceived, missing: ObjectMissing
+    ) -> tuple[ImageReceived, StoredObject]:
         """An event that came before has left a copy; whatever its source is by now, the copy is the picture."""
         try:
             stored = await self._objects.get(received.object_key)
@@ -73,7 +77,11 @@ def _described(received: ImageReceived, data: bytes) -> ImageReceived:
     if media_type is None:
         raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
     filename = received.filename or (PurePosixPath(received.source.key).name if received.source else "")
-    known = {"media_type": media_type, "sha256": hashlib.sha256(data).hexdigest(), "filename": filename[:LONGEST_FILENAME]}
+    known = {
+        "media_type": media_type,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "filename": filename[:LONGEST_FILENAME],
+    }
     return received.model_copy(update=known)
 
 
@@ -116,7 +124,9 @@ async def sources_of(image_keys: Collection[str], directory: str, objects: Objec
 
 
 async def incoming(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
-    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the epoch)."""
+    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the
+    epoch).
+    """
     of_person = [""] if person is None else [f"learn/{form}/" for form in _forms(person)]
     prefixes = {f"{INCOMING}{form}/{rest}" for form in _forms(directory) for rest in of_person}
     return [it.key for prefix in prefixes async for it in objects.list(prefix) if it.modified <= until_s]

@@ -31,7 +31,8 @@ TOPICS = (
     TopicSpec(DEAD_LETTERS, PARTITIONS, retention_s=14 * DAY_S),
 )
 
-# What shows how people look and where they were: gone with the pictures of probes, a day at least for who processes them.
+# What shows how people look and where they were: gone with the pictures of probes, a day at least for who processes
+# them.
 OF_IMAGES = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
 
 

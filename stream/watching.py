@@ -26,7 +26,9 @@ def watch_routes(checks: Checks) -> list[web.RouteDef]:
             except Exception as error:
                 states[name] = str(error)
         well = all(state == "OK" for state in states.values())
-        return web.json_response({"status": "OK" if well else "not ready", "checks": states}, status=200 if well else 503)
+        return web.json_response(
+            {"status": "OK" if well else "not ready", "checks": states}, status=200 if well else 503
+        )
 
     async def metrics(request: web.Request) -> web.Response:
         """In the text format of Prometheus."""

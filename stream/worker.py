@@ -1,8 +1,8 @@
 """The one worker loop of the system: poll, handle, append the outputs, wait until they are acknowledged, commit.
 
-A stage knows nothing of offsets. The worker gives it records; what becomes of their errors is `stream.attempts`. Where order
-counts, the records of one partition and one sequence (a directory, say) are handed over in order, one batch at a time; elsewhere
-each record on its own, many at once.
+A stage knows nothing of offsets. The worker gives it records; what becomes of their errors is `stream.attempts`. Where
+order counts, the records of one partition and one sequence (a directory, say) are handed over in order, one batch at a
+time; elsewhere each record on its own, many at once.
 """
 
 import asyncio
@@ -32,9 +32,10 @@ BULK_SHARE, BULK_BESIDE = 4, 1  # of max_in_flight a quarter while the first lan
 
 
 class Worker:
-    """Runs one stage as one member of its consumer group, until `stop`. `bulk` are the topics of the second lane; `sequence_of`
-    names the sequence of a record, None where order does not count; `linger_s` is as for EventLog.consumer. After a bad end,
-    `suspects_together` records are tried at a time; when that ends badly too, each alone.
+    """Runs one stage as one member of its consumer group, until `stop`. `bulk` are the topics of the second lane;
+    `sequence_of` names the sequence of a record, None where order does not count; `linger_s` is as for
+    EventLog.consumer. After a bad end, `suspects_together` records are tried at a time; when that ends badly too, each
+    alone.
     """
 
     def __init__(
@@ -59,7 +60,9 @@ class Worker:
         self._epoch = NO_EPOCH
         self._epochs = 0
         self._polls = 0
-        self._in_flight: Counter[str] = Counter()  # by topic: records polled and not done, those between two tries left out
+        self._in_flight: Counter[str] = (
+            Counter()
+        )  # by topic: records polled and not done, those between two tries left out
         self._retrying: set[Record] = set()  # between two tries
         self._stopping = asyncio.Event()
         self._changed = asyncio.Event()
@@ -86,7 +89,9 @@ class Worker:
             raise Unavailable("joining its consumer group")
 
     def stop(self) -> None:
-        """Ends the loop: what is under way is finished and committed, what waits for another try is left to the next start."""
+        """Ends the loop: what is under way is finished and committed, what waits for another try is left to the next
+        start.
+        """
         self._stopping.set()
         self._changed.set()
 
@@ -147,9 +152,9 @@ class Worker:
                     progress.waiting.setdefault(sequence, deque()).append(record)
 
     async def _poll(self, consumer: Consumer, free: int) -> list[Record]:
-        """The first lane goes first. The bulk lane gets a few records at a time: when the first has none, and in one poll of
-        BULK_EVERY in any case. Where order counts a partition gets at most three quarters of the places, so that one sequence
-        that takes its time leaves room for others.
+        """The first lane goes first. The bulk lane gets a few records at a time: when the first has none, and in one
+        poll of BULK_EVERY in any case. Where order counts a partition gets at most three quarters of the places, so
+        that one sequence that takes its time leaves room for others.
         """
         crowded: list[TopicPartition] = []
         if self._sequence_of is not None:
@@ -172,7 +177,10 @@ class Worker:
         return await consumer.poll(room, wait_s, paused=crowded)
 
     async def _begin_epoch(self, consumer: Consumer) -> None:
-        self._epoch, self._partitions = NO_EPOCH, {}  # from here on nothing of the old epoch is committed or handed over
+        self._epoch, self._partitions = (
+            NO_EPOCH,
+            {},
+        )  # from here on nothing of the old epoch is committed or handed over
         ends = {topic: await self._end_offsets(topic) for topic in {at.topic for at in consumer.assignment}}
         await self._quiet()
         self._epoch, self._epochs = consumer.epoch, self._epochs + 1
@@ -197,8 +205,8 @@ class Worker:
             await self._note(consumer, mine)
 
     def _ended_badly(self, committed: Committed) -> bool:
-        """Whether the last process under this name had the partition when it ended, and did not end cleanly. One that another
-        member has lost, dead or not, looks like any that moves in a rebalance.
+        """Whether the last process under this name had the partition when it ended, and did not end cleanly. One that
+        another member has lost, dead or not, looks like any that moves in a rebalance.
         """
         return committed.metadata.startswith(ATTEMPT) or (self._epochs == 1 and committed.metadata == self._note_of_run)
 
@@ -216,7 +224,9 @@ class Worker:
                 await self._log_is_away("reading end offsets", error)
 
     def _hand_over(self, progress: Progress, units: asyncio.TaskGroup) -> None:
-        """Starts what waits in a partition: one unit a record, or, where order counts, one after the other in each sequence."""
+        """Starts what waits in a partition: one unit a record, or, where order counts, one after the other in each
+        sequence.
+        """
         if self._sequence_of is None:
             for records in progress.waiting.values():
                 for record in records:
@@ -237,9 +247,9 @@ class Worker:
         progress.busy.discard(sequence)
 
     async def _suspects(self, consumer: Consumer, progress: Progress, units: asyncio.TaskGroup) -> None:
-        """Tries a partition's suspects one after the other, or some of one sequence together. One that waits for another try
-        holds up those behind it: the note of what is tried is a commit of its offset, and nothing is committed past a record that
-        is not done.
+        """Tries a partition's suspects one after the other, or some of one sequence together. One that waits for
+        another try holds up those behind it: the note of what is tried is a commit of its offset, and nothing is
+        committed past a record that is not done.
         """
         while progress.suspects and progress.is_first(progress.suspects[0].offset) and not self._stopping.is_set():
             some = [progress.suspects.popleft()]
@@ -249,8 +259,12 @@ class Worker:
                 some.append(progress.suspects.popleft())
             await self._suspect(consumer, progress, some, units)
 
-    async def _suspect(self, consumer: Consumer, progress: Progress, records: list[Record], units: asyncio.TaskGroup) -> None:
-        """Handles by themselves records that may have killed the last process, having noted durably that they are being tried."""
+    async def _suspect(
+        self, consumer: Consumer, progress: Progress, records: list[Record], units: asyncio.TaskGroup
+    ) -> None:
+        """Handles by themselves records that may have killed the last process, having noted durably that they are being
+        tried.
+        """
         await self._quiet()
         record = records[0]
         at = record.topic_partition
@@ -266,17 +280,21 @@ class Worker:
             if await self._attempts.give_up(record, error, DEADLY_ATTEMPTS, lambda: epoch == self._epoch):
                 self._done([record], epoch)
             return
-        progress.committed = max(progress.committed, record.offset)  # a commit of what was done before must not undo the note
+        progress.committed = max(
+            progress.committed, record.offset
+        )  # a commit of what was done before must not undo the note
         if await self._note(consumer, {at: Committed(record.offset, f"{ATTEMPT}{attempt}")}):
             unit = units.create_task(self._unit(records, self._epoch))
             unit.add_done_callback(lambda _: self._changed.set())
             while not unit.done() and self._retrying.isdisjoint(records):
                 await self._change()
-            await self._commit(consumer, self._note_of_run)  # at once: what comes next may end the process, and this one did not
+            await self._commit(
+                consumer, self._note_of_run
+            )  # at once: what comes next may end the process, and this one did not
 
     async def _note(self, consumer: Consumer, offsets: dict[TopicPartition, Committed]) -> bool:
-        """Commits, without end while the log is away or full. False when the worker was stopped before that, or the group has
-        rebalanced: the next poll brings the new epoch.
+        """Commits, without end while the log is away or full. False when the worker was stopped before that, or the
+        group has rebalanced: the next poll brings the new epoch.
         """
         while not self._stopping.is_set():
             try:
@@ -340,7 +358,9 @@ class Worker:
     async def _commit(self, consumer: Consumer, metadata: str) -> None:
         """Commits what is done; every partition at the end, so that the next start knows it was clean."""
         ahead = {
-            at: it.next_offset for at, it in self._partitions.items() if it.next_offset > it.committed or metadata == STOPPED
+            at: it.next_offset
+            for at, it in self._partitions.items()
+            if it.next_offset > it.committed or metadata == STOPPED
         }
         if not ahead:
             return

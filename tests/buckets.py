@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 
 from minio import Minio
 
-from backends.objects_s3 import S3Objects
+from backends.s3.objects import S3Objects
 from bench.stores import remove_bucket
 
 
@@ -29,4 +29,6 @@ async def temporary_bucket(services: Mapping[str, str]) -> AsyncIterator[str]:
     await objects.create()
     await objects.close()
     yield url
-    await asyncio.to_thread(remove_bucket, services["FACESTREAM_OBJECTS"], services["FACESTREAM_OBJECTS_PASSWORD"], name)
+    await asyncio.to_thread(
+        remove_bucket, services["FACESTREAM_OBJECTS"], services["FACESTREAM_OBJECTS_PASSWORD"], name
+    )

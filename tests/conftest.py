@@ -1,4 +1,6 @@
-"""What the tests need from outside: the real weights, photos of real people that come in a package, and the real servers."""
+"""What the tests need from outside: the real weights, photos of real people that come in a package, and the real
+servers.
+"""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -7,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import facestream  # noqa: F401 - prepares the environment before anything imports numpy or torch
-from backends.log_sqlite import SqliteLog
-from facestream.state import State, followed
+from backends.sqlite.log import SqliteLog
+from facestream.runtime.state import State, followed
 from scripts.photos import get as get_photos
 from scripts.services import Services
 from scripts.services_packages import MissingTools
@@ -52,8 +54,8 @@ async def state(log: SqliteLog) -> AsyncIterator[State]:
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Services]:
-    """A real Kafka, Cassandra and MinIO, see scripts/services.py, that can be stopped, killed, paused and started. Those that
-    run already, else they are started, and ended after the tests.
+    """A real Kafka, Cassandra and MinIO, see scripts/services.py, that can be stopped, killed, paused and started.
+    Those that run already, else they are started, and ended after the tests.
 
     Where this machine cannot start them the test is skipped; with FACESTREAM_REQUIRE_SERVICES=1 it fails.
     """

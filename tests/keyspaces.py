@@ -4,9 +4,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from backends import vectors_cassandra_schema as schema
+from backends.cassandra import schema as schema
+from backends.cassandra.connect import OPTIONS, PORT, cluster_of
 from backends.urls import ServerUrl, server_of
-from backends.vectors_cassandra_connect import OPTIONS, PORT, cluster_of
 from bench.stores import drop_keyspace
 
 

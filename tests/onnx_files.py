@@ -1,6 +1,7 @@
 """Networks of a user's own as ONNX files, made from torch where the test runs.
 
-A small one with known weights is quick, but all faces look nearly alike to it; the shipped embedder, exported, knows people.
+A small one with known weights is quick, but all faces look nearly alike to it; the shipped embedder, exported, knows
+people.
 """
 
 import tempfile
@@ -77,8 +78,8 @@ def write_small(path: Path, *, seed: int = 0, dimension: int = DIMENSION, batch:
 
 
 def write_resnet29(path: Path, weights_folder: Path) -> Path:
-    """What `facestream models add NAME PATH --input 150 --template dlib --range 0..255` takes: its vectors are those of the
-    shipped generation dlib-resnet29.
+    """What `facestream models add NAME PATH --input 150 --template dlib --range 0..255` takes: its vectors are those of
+    the shipped generation dlib-resnet29.
     """
     path.write_bytes(exported(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.float32), 150))
     return path

@@ -1,7 +1,8 @@
-"""Turns the files as their authors publish them into safetensors with the names of processors/models, normalization folded in.
+"""Turns the files as their authors publish them into safetensors with the names of processors/models, normalization
+folded in.
 
-Folding is done in float64 with elementwise IEEE operations only and rounded once, so that the result is the same bytes on every
-machine: its sha256 is in the manifest. No torch and nothing that unpickles.
+Folding is done in float64 with elementwise IEEE operations only and rounded once, so that the result is the same bytes
+on every machine: its sha256 is in the manifest. No torch and nothing that unpickles.
 """
 
 from collections.abc import Callable, Iterator

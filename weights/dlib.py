@@ -1,7 +1,8 @@
-"""Reads dlib's serialized face recognition network (`.dat`): convolutions, affine layers and the last matrix, as numpy arrays.
+"""Reads dlib's serialized face recognition network (`.dat`): convolutions, affine layers and the last matrix, as numpy
+arrays.
 
-The format is a flat stream without an index, so each value is only found by reading all before it. Whatever does not fit raises
-WeightsInvalid. Folding and naming are weights/convert.py's.
+The format is a flat stream without an index, so each value is only found by reading all before it. Whatever does not
+fit raises WeightsInvalid. Folding and naming are weights/convert.py's.
 """
 
 import math
@@ -52,7 +53,9 @@ class Reader:
 
     def take(self, count: int) -> bytes:
         if not 0 <= count <= len(self.content) - self.at:
-            raise WeightsInvalid(f"not dlib's network: {count} bytes announced at byte {self.at} of {len(self.content)}")
+            raise WeightsInvalid(
+                f"not dlib's network: {count} bytes announced at byte {self.at} of {len(self.content)}"
+            )
         self.at += count
         return self.content[self.at - count : self.at]
 

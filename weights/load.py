@@ -1,4 +1,5 @@
-"""Loads converted weights into the networks, refusing a file whose sha256 is not the manifest's; chooses device and dtype.
+"""Loads converted weights into the networks, refusing a file whose sha256 is not the manifest's; chooses device and
+dtype.
 
 The manifest names the class of each network: weights stays below processors in the order of imports.
 """
@@ -35,13 +36,17 @@ def weights_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.safetensors"
 
 
-def _load(folder: Path, name: str, model: DetectorModel | EmbedderModel, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _load(
+    folder: Path, name: str, model: DetectorModel | EmbedderModel, device: torch.device, dtype: torch.dtype
+) -> nn.Module:
     path = weights_file(folder, name)
     remedy = "run `facestream weights get`"
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise WeightsInvalid(f"the weights of {name} cannot be read from {path} ({error.strerror}): {remedy}") from error
+        raise WeightsInvalid(
+            f"the weights of {name} cannot be read from {path} ({error.strerror}): {remedy}"
+        ) from error
     if hashlib.sha256(content).hexdigest() != model.sha256:
         raise WeightsInvalid(f"{path} is not the file that the manifest describes (sha256 differs): {remedy}")
     network = _network(model.network)
@@ -81,8 +86,9 @@ def choose_device(requested: str = "auto") -> torch.device:
 def choose_dtype(device: torch.device, requested: str = "auto") -> torch.dtype:
     """requested: 'auto', 'float32', 'bfloat16' or 'float16'. Raises ConfigurationError.
 
-    'auto' is float16 on a GPU: no activation of either network exceeds 50, so its finer steps are worth more than bfloat16's
-    range. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else float32.
+    'auto' is float16 on a GPU: no activation of either network exceeds 50, so its finer steps are worth more than
+    bfloat16's range. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else
+    float32.
     """
     if requested != "auto":
         if requested not in DTYPES:

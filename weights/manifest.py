@@ -1,4 +1,5 @@
-"""The manifest of models as data: where each comes from, what it promises, and the thresholds and calibrations that belong to it.
+"""The manifest of models as data: where each comes from, what it promises, and the thresholds and calibrations that
+belong to it.
 
 Ingest and sink read it too, so nothing here loads torch.
 """
@@ -35,7 +36,9 @@ class ScoreCalibration(Entry):
 
 
 class Accuracy(Entry):
-    """LFW: verification of 6,000 pairs with one pass and with the mirrored chip, and identification (TPIR) by gallery size."""
+    """LFW: verification of 6,000 pairs with one pass and with the mirrored chip, and identification (TPIR) by gallery
+    size.
+    """
 
     lfw: Share
     lfw_threshold: float
@@ -110,8 +113,8 @@ class Manifest(Entry):
         return self
 
     def generation(self, name: str) -> Generation:
-        """A shipped generation as it goes into the topic `models`, added; the default one is complete from the start. Raises
-        NotFound.
+        """A shipped generation as it goes into the topic `models`, added; the default one is complete from the start.
+        Raises NotFound.
         """
         if name not in self.generations:
             raise NotFound(f"no generation {name!r}; the manifest has {', '.join(self.generations)}")

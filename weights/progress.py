@@ -24,7 +24,13 @@ def shown(stream: TextIO | None = None) -> Iterator[Progress]:
     """A Progress that writes to `stream`, the standard error where none is given."""
     stream = stream or sys.stderr
     if stream.isatty():
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bars(*columns, console=Console(file=stream)) as bars:
             yield _Bars(bars)
     else:
@@ -56,4 +62,8 @@ class _Lines:
         self.last, self.complete = now, done >= total
         rate = done / max(now - self.since, 1e-3)
         left = f", {(total - done) / rate:.0f} s left" if 0 < done < total else ""
-        print(f"{label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}", file=self.stream, flush=True)
+        print(
+            f"{label}: {done / 1e6:.1f} of {total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s{left}",
+            file=self.stream,
+            flush=True,
+        )

@@ -30,7 +30,9 @@ class Residual(nn.Module):
         y = self.second(F.relu(self.first(x)))
         if self.down:
             x = F.avg_pool2d(x, 2, 2)
-            y = F.pad(y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]))  # dlib adds zeros at the bottom and right
+            y = F.pad(
+                y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2])
+            )  # dlib adds zeros at the bottom and right
             x = F.pad(x, (0, 0, 0, 0, 0, self.grow))  # and as new last channels
         return F.relu(x + y)
 

@@ -1,7 +1,7 @@
 """Every port's adapters, as fixtures that the contract suites are run with.
 
-A fixture gives a function that opens one more client of the same store, as another process would; all are closed at the end.
-Names come from `unique`, because a distributed engine outlives a test.
+A fixture gives a function that opens one more client of the same store, as another process would; all are closed at the
+end. Names come from `unique`, because a distributed engine outlives a test.
 """
 
 import uuid

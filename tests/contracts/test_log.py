@@ -8,7 +8,17 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from backends.log import Committed, Consumer, EventLog, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.log import (
+    Committed,
+    Consumer,
+    EventLog,
+    NewRecord,
+    Reader,
+    Record,
+    TopicPartition,
+    TopicSpec,
+    partition_of,
+)
 from schemas.errors import Fenced, InvalidRequest, TopicMismatch, Unavailable
 
 # Long enough for a distributed engine's rebalance; the embedded one needs milliseconds.
@@ -26,7 +36,9 @@ class Topic:
         self.name = name
 
     async def append(self, *keys: str, partition_key: str | None = None) -> list[TopicPartition]:
-        return await self.log.append([NewRecord(self.name, key, f"value of {key}".encode(), partition_key) for key in keys])
+        return await self.log.append(
+            [NewRecord(self.name, key, f"value of {key}".encode(), partition_key) for key in keys]
+        )
 
 
 @pytest.fixture
@@ -86,7 +98,11 @@ async def test_a_record_comes_back_as_it_was_appended(topic: Topic, unique: Uniq
 
 async def test_the_partition_follows_from_the_partition_key(topic: Topic) -> None:
     places = await topic.log.append(
-        [NewRecord(topic.name, "image", b"", "directory"), NewRecord(topic.name, "image", b""), NewRecord(topic.name, "é💙", b"")]
+        [
+            NewRecord(topic.name, "image", b"", "directory"),
+            NewRecord(topic.name, "image", b""),
+            NewRecord(topic.name, "é💙", b""),
+        ]
     )
     expected = [zlib.crc32(key.encode()) % 4 for key in ("directory", "image", "é💙")]
     assert places == [TopicPartition(topic.name, each) for each in expected]
@@ -169,14 +185,18 @@ async def test_appending_nothing_is_allowed(topic: Topic) -> None:
 async def test_topics_may_be_created_again_but_not_with_other_partitions(topic: Topic, open_log: OpenLog) -> None:
     await topic.append("a")
     other = open_log()
-    await asyncio.gather(*(log.create_topics([TopicSpec(topic.name, 4, retention_s=3600)]) for log in (other, topic.log)))
+    await asyncio.gather(
+        *(log.create_topics([TopicSpec(topic.name, 4, retention_s=3600)]) for log in (other, topic.log))
+    )
     with pytest.raises(TopicMismatch):
         await other.create_topics([TopicSpec(topic.name, 5)])
     assert await other.partitions(topic.name) == 4
     assert sum((await other.end_offsets(topic.name)).values()) == 1
 
 
-async def test_a_topic_created_by_another_client_is_known_at_once(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+async def test_a_topic_created_by_another_client_is_known_at_once(
+    topic: Topic, open_log: OpenLog, unique: Unique
+) -> None:
     await open_log().create_topics([TopicSpec(unique("later"), 2)])
     assert await topic.log.partitions(unique("later")) == 2
     await topic.log.append([NewRecord(unique("later"), "a", b"")])
@@ -291,7 +311,9 @@ async def test_a_group_shares_the_partitions(topic: Topic, open_log: OpenLog, un
         assert {record.topic_partition for record in second} == set(two.assignment)
 
 
-async def test_who_joins_and_leaves_makes_the_others_start_a_new_epoch(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
+async def test_who_joins_and_leaves_makes_the_others_start_a_new_epoch(
+    topic: Topic, open_log: OpenLog, unique: Unique
+) -> None:
     async with joined(topic.log, unique("group"), [topic.name], "one") as one:
         await settled(topic, one)
         epoch = one.epoch
@@ -426,7 +448,9 @@ async def test_a_topic_that_is_missing_or_different_is_refused(topic: Topic, uni
 
 async def test_retention_leaves_what_is_young_and_the_offsets(topic: Topic, unique: Unique) -> None:
     """When an engine deletes is its own affair; that it keeps the young, and every offset, is not."""
-    await topic.log.create_topics([TopicSpec(unique("changes"), 1, compacted=True), TopicSpec(unique("week"), 1, 7 * 86400)])
+    await topic.log.create_topics(
+        [TopicSpec(unique("changes"), 1, compacted=True), TopicSpec(unique("week"), 1, 7 * 86400)]
+    )
     for name in (unique("changes"), unique("week")):
         await topic.log.append(
             [NewRecord(name, key, value) for key, value in [("a", b"1"), ("b", b"2"), ("a", b"3"), ("b", None)]]

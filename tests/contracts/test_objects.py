@@ -102,7 +102,9 @@ async def test_putting_again_replaces_data_and_metadata(objects: ObjectStore, un
     assert (found.data, found.metadata) == (b"second", {"two": "2"})
 
 
-async def test_create_is_safe_when_it_is_there_and_when_several_do_it(open_objects: OpenObjects, unique: Unique) -> None:
+async def test_create_is_safe_when_it_is_there_and_when_several_do_it(
+    open_objects: OpenObjects, unique: Unique
+) -> None:
     clients = [open_objects() for _ in range(4)]
     await clients[0].put(unique("a"), b"1")
     await asyncio.gather(*(client.create() for client in clients))
@@ -149,7 +151,20 @@ async def test_hostile_keys_are_only_characters(objects: ObjectStore, unique: Un
 
 async def test_a_key_may_begin_with_anything(objects: ObjectStore, unique: Unique) -> None:
     """Not below a prefix of the test's, where the hostile part would come first."""
-    for beginning in ("/", "../", "./", "💙", ".tmp/", "\0", "~", "~/", "~long/", "incoming/", "incoming//", "incoming/../"):
+    for beginning in (
+        "/",
+        "../",
+        "./",
+        "💙",
+        ".tmp/",
+        "\0",
+        "~",
+        "~/",
+        "~long/",
+        "incoming/",
+        "incoming//",
+        "incoming/../",
+    ):
         key = unique(beginning + "a")
         await objects.put(key, b"1")
         assert await keys(objects, key) == [key]
@@ -177,7 +192,9 @@ async def test_what_is_no_key_is_refused(objects: ObjectStore, key: str) -> None
 
 
 @pytest.mark.parametrize("metadata", [{"a": "x" * 2048}, {"é": "x"}, {"a": "\ud800"}])
-async def test_metadata_out_of_bounds_is_refused(objects: ObjectStore, unique: Unique, metadata: dict[str, str]) -> None:
+async def test_metadata_out_of_bounds_is_refused(
+    objects: ObjectStore, unique: Unique, metadata: dict[str, str]
+) -> None:
     with pytest.raises(InvalidRequest):
         await objects.put(unique("a"), b"", metadata)
     assert await objects.metadata(unique("a")) is None
@@ -241,7 +258,9 @@ async def test_other_systems_names_are_fetched(objects: ObjectStore) -> None:
     assert await objects.fetch(bucket, name, etag=None, largest=7) == b"another"
 
 
-@pytest.mark.parametrize("name", ["incoming/a/b", "incoming", "incoming/..", "../a", "incoming/a//b", "x" * 2_000, "a\0b", "/"])
+@pytest.mark.parametrize(
+    "name", ["incoming/a/b", "incoming", "incoming/..", "../a", "incoming/a//b", "x" * 2_000, "a\0b", "/"]
+)
 async def test_what_other_systems_name_and_is_not_there(objects: ObjectStore, name: str) -> None:
     await objects.put("incoming/a", b"")
     for bucket in (bucket_of(objects), "no-such-bucket", "No bucket/at all", ".."):
@@ -286,7 +305,9 @@ async def test_listing_by_prefix(objects: ObjectStore, unique: Unique) -> None:
         "/" + "x" * 201,
         "/" + "x" * 250 + "/",
     ]:
-        assert await keys(objects, root + prefix) == sorted(root + name for name in names if name.startswith(prefix)), prefix
+        assert await keys(objects, root + prefix) == sorted(root + name for name in names if name.startswith(prefix)), (
+            prefix
+        )
     infos = [each async for each in objects.list(root)]
     assert all(each.size == 5 for each in infos)
     assert all(abs(each.modified - time.time()) < 60 for each in infos)

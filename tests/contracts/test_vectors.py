@@ -33,12 +33,18 @@ def vectors(open_vectors: OpenVectors) -> VectorStore:
     return open_vectors()
 
 
-def a_face(directory: str, person: str, face_id: str, *, generation: str = "g1", timestamp: int = 1000, d: int = 8) -> FaceVector:
+def a_face(
+    directory: str, person: str, face_id: str, *, generation: str = "g1", timestamp: int = 1000, d: int = 8
+) -> FaceVector:
     vector = np.random.default_rng(abs(hash((person, face_id)))).normal(size=d).astype(np.float32)
-    return FaceVector(directory, generation, Face(person, face_id, f"image of {face_id}", f"{face_id}#0", timestamp), vector)
+    return FaceVector(
+        directory, generation, Face(person, face_id, f"image of {face_id}", f"{face_id}#0", timestamp), vector
+    )
 
 
-async def gallery(vectors: VectorStore, directory: str, generation: str = "g1") -> dict[tuple[str, str], tuple[Face, bytes]]:
+async def gallery(
+    vectors: VectorStore, directory: str, generation: str = "g1"
+) -> dict[tuple[str, str], tuple[Face, bytes]]:
     """Each face with its vector, from the gallery and from the faces of its people."""
     found: dict[tuple[str, str], bytes] = {}
     async for block in vectors.read_gallery(directory, generation):
@@ -60,12 +66,16 @@ async def face_keys(vectors: VectorStore, directory: str, generation: str = "g1"
     listed = [face async for page in vectors.read_faces(directory, generation) for face in page]
     assert listed == [face for _, (face, _) in sorted(found.items())]
     people = Counter(person for person, _ in found if person)  # no page begins before ""
-    assert await vectors.persons(directory, generation, limit=10_000) == [PersonSummary(*it) for it in sorted(people.items())]
+    assert await vectors.persons(directory, generation, limit=10_000) == [
+        PersonSummary(*it) for it in sorted(people.items())
+    ]
     assert (directory in await vectors.directories(generation)) is bool(found)
     return {f"{person}/{face_id}" for person, face_id in found}
 
 
-async def test_faces_come_back_as_they_were_put(vectors: VectorStore, open_vectors: OpenVectors, unique: Unique) -> None:
+async def test_faces_come_back_as_they_were_put(
+    vectors: VectorStore, open_vectors: OpenVectors, unique: Unique
+) -> None:
     faces = [a_face(unique("acme"), person, f"{person}-{number}") for person in ("ann", "bob") for number in range(3)]
     await vectors.put_faces(faces)
     expected = {(each.face.person, each.face.face_id): (each.face, each.vector.tobytes()) for each in faces}
@@ -91,7 +101,9 @@ async def test_galleries_are_apart(vectors: VectorStore, unique: Unique) -> None
     assert await gallery(vectors, unique("nobody")) == {}
 
 
-async def test_the_same_face_is_overwritten_unless_the_stored_one_is_later(vectors: VectorStore, unique: Unique) -> None:
+async def test_the_same_face_is_overwritten_unless_the_stored_one_is_later(
+    vectors: VectorStore, unique: Unique
+) -> None:
     def version(timestamp: int, image: str) -> FaceVector:
         face = Face("ann", "1", image, f"{image}#0", timestamp)
         return FaceVector(unique("acme"), "g1", face, np.full(4, timestamp, np.float32))
@@ -135,7 +147,9 @@ async def test_directories_are_sorted_by_code_point(vectors: VectorStore, unique
 async def test_persons_are_paged_in_order_of_code_points(vectors: VectorStore, unique: Unique) -> None:
     names = sorted([*NAMES[1:], *(f"person {number:03}" for number in range(120))])
     counts = {name: 1 + number % 3 for number, name in enumerate(names)}
-    await vectors.put_faces([a_face(unique("acme"), name, f"{n}") for name in reversed(names) for n in range(counts[name])])
+    await vectors.put_faces(
+        [a_face(unique("acme"), name, f"{n}") for name in reversed(names) for n in range(counts[name])]
+    )
     found: list[PersonSummary] = []
     while page := await vectors.persons(unique("acme"), "g1", after=found[-1].person if found else "", limit=50):
         assert len(page) <= 50
@@ -176,7 +190,9 @@ async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Uniq
 async def test_the_faces_of_a_gallery_are_read_in_order(vectors: VectorStore, unique: Unique) -> None:
     count = 2 * MOST_IN_BLOCK + 1_000
     # One with more faces than a page, some with a few.
-    names = [*NAMES, *("many" for _ in range(MOST_IN_BLOCK + 700)), *(f"{number % 700}" for number in range(count))][:count]
+    names = [*NAMES, *("many" for _ in range(MOST_IN_BLOCK + 700)), *(f"{number % 700}" for number in range(count))][
+        :count
+    ]
     faces = [a_face(unique("acme"), name, f"{number:05}", timestamp=number, d=2) for number, name in enumerate(names)]
     for first in range(0, count, 1_000):
         await vectors.put_faces(faces[first : first + 1_000])
@@ -195,7 +211,9 @@ async def test_faces_are_read_while_some_are_deleted(vectors: VectorStore, uniqu
     read: list[Face] = []
     async for page in vectors.read_faces(unique("acme"), "g1"):
         if not read:
-            await asyncio.gather(*(vectors.delete_faces(unique("acme"), ["g1"], 1_000, person=f"{it}") for it in range(100, 500)))
+            await asyncio.gather(
+                *(vectors.delete_faces(unique("acme"), ["g1"], 1_000, person=f"{it}") for it in range(100, 500))
+            )
         read += page
     left = {it.face.face_id for it in faces if int(it.face.person) < 100}
     assert left <= {face.face_id for face in read}
@@ -207,7 +225,9 @@ async def test_a_person_a_face_or_a_directory_is_deleted(vectors: VectorStore, u
     one, other = unique("one"), unique("other")
     everybody = {"/1", "ann/1", "ann/2", "ann\0/1", "anna/1", "💙/1", "💙/2"}
     faces = [a_face(directory, *it.split("/")) for directory in (one, other) for it in everybody]
-    await vectors.put_faces([*faces, a_face(one, "ann", "1", generation="g2"), a_face(one, "ann", "2", generation="g2")])
+    await vectors.put_faces(
+        [*faces, a_face(one, "ann", "1", generation="g2"), a_face(one, "ann", "2", generation="g2")]
+    )
     await vectors.delete_faces(one, ["g1"], 1_000, person="ann")
     assert await face_keys(vectors, one) == everybody - {"ann/1", "ann/2"}
     await vectors.delete_faces(one, ["g1", "g2"], 1_000, person="ann", face_id="2")
@@ -227,7 +247,8 @@ async def test_a_person_a_face_or_a_directory_is_deleted(vectors: VectorStore, u
 async def test_many_faces_are_deleted(vectors: VectorStore, unique: Unique) -> None:
     """More than go in one step, every third of them too late to be among the erased."""
     faces = [
-        a_face(unique("acme"), f"{number % 3}", f"{number:05}", timestamp=1_000 + number % 3, d=2) for number in range(3_600)
+        a_face(unique("acme"), f"{number % 3}", f"{number:05}", timestamp=1_000 + number % 3, d=2)
+        for number in range(3_600)
     ]
     await vectors.put_faces(faces)
     await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="0")

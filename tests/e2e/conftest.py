@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from facestream.serving import Serving
+from bench.serving import Serving
 
 
 class Client:

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from facestream.serving import Serving
+from bench.serving import Serving
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
@@ -56,13 +56,21 @@ async def test_keys_open_their_own_directories_only(tmp_path: Path, weights_fold
             bearer = {"Authorization": f"Bearer {admin['x-api-key']}"}
             assert (await client.get("/directories", bearer))[0] == 200
 
-            status, learned, _ = await client.post("/learn", photos / "obama.jpg", person="o", directory="acme", headers=learner)
+            status, learned, _ = await client.post(
+                "/learn", photos / "obama.jpg", person="o", directory="acme", headers=learner
+            )
             assert status == 201
-            status, body, _ = await client.post("/learn", photos / "obama.jpg", person="o", directory="acme", headers=watcher)
+            status, body, _ = await client.post(
+                "/learn", photos / "obama.jpg", person="o", directory="acme", headers=watcher
+            )
             assert (status, body["code"]) == (403, "forbidden")
-            status, body, _ = await client.post("/recognize", photos / "obama2.jpg", headers=watcher)  # its own is the default
+            status, body, _ = await client.post(
+                "/recognize", photos / "obama2.jpg", headers=watcher
+            )  # its own is the default
             assert (status, body["directory"], body["persons"][0]["id"]) == (200, "acme", "o")
-            assert (await client.post("/recognize", photos / "obama2.jpg", directory="acme", headers=stranger))[0] == 403
+            assert (await client.post("/recognize", photos / "obama2.jpg", directory="acme", headers=stranger))[
+                0
+            ] == 403
 
             face = f"/faces/{learned['persons'][0]['face_id']}.jpg"
             result = f"/results/{body['image_id']}"
@@ -93,9 +101,7 @@ def test_one_process_serves_a_data_folder(tmp_path: Path, weights_folder: Path) 
         assert serving.url in second.stderr
 
 
-@pytest.mark.parametrize(
-    "arguments", [(), ("up",), ("weights", "get"), ("keys", "create"), ("learn",), ("recognize",), ("bench",)]
-)
+@pytest.mark.parametrize("arguments", [(), ("up",), ("weights", "get"), ("keys", "create"), ("learn",), ("recognize",)])
 def test_help_teaches(arguments: tuple[str, ...], tmp_path: Path) -> None:
     shown = facestream(tmp_path, *arguments, "--help")
     assert shown.returncode == 0

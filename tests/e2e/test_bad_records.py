@@ -10,8 +10,8 @@ import uuid
 from pathlib import Path
 
 from backends.log import NewRecord
-from backends.log_sqlite import SqliteLog
-from facestream.serving import Serving
+from backends.sqlite.log import SqliteLog
+from bench.serving import Serving
 from schemas.records import ImageReceived
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
@@ -37,7 +37,9 @@ async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_noth
     serving: Serving, client: Client, photos: Path
 ) -> None:
     image_id = str(uuid.uuid4())
-    gone = ImageReceived(image_id=image_id, purpose="recognize", directory="dead", media_type="image/jpeg", sha256="0" * 64)
+    gone = ImageReceived(
+        image_id=image_id, purpose="recognize", directory="dead", media_type="image/jpeg", sha256="0" * 64
+    )
     later = json.loads(gone.encode()) | {"version": 2}
     hostile = {"json": b"{", "tombstone": None, "version": json.dumps(later).encode(), "member": b'{"version": 1}'}
     log = SqliteLog(serving.data / "log.db")

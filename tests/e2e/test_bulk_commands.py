@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from backends.log import open_log
-from bench.bulk import numbered
-from facestream.bulk import UPLOADS
-from facestream.serving import Serving
+from bench.serving import Serving
+from bench.speed.bulk import numbered
+from facestream.client.bulk.uploads import UPLOADS
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.e2e.conftest import Client
 from tests.e2e.test_command_line import COMMAND, environment, facestream, lines, on_terminal
@@ -64,7 +64,10 @@ async def count(data: Path, topic: str) -> int:
 
 
 def failures(folder: Path) -> list[tuple[str, str]]:
-    return [(str(folder / "biden" / "empty.jpg"), "unreadable_photo"), (str(folder / "biden" / "text.jpg"), "not_an_image")]
+    return [
+        (str(folder / "biden" / "empty.jpg"), "unreadable_photo"),
+        (str(folder / "biden" / "text.jpg"), "not_an_image"),
+    ]
 
 
 async def test_a_killed_run_goes_on_and_learns_each_picture_once(
@@ -86,7 +89,8 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
     assert sorted((it["photo"], it["error"]["code"]) for it in report) == failures(people)
     _, listed, _ = await client.get("/directories/bulk-learn/persons")
     assert listed["persons"] == [{"id": "biden", "faces": PICTURES // 2}, {"id": "obama", "faces": PICTURES // 2}]
-    # What was on its way up when it was killed may have come twice, with one effect; nothing else has, and nothing else anywhere.
+    # What was on its way up when it was killed may have come twice, with one effect; nothing else has, and nothing else
+    # anywhere.
     bulk = await count(serving.data, IMAGES_RECEIVED_BULK) - before[0]
     assert PICTURES <= bulk <= PICTURES + UPLOADS
     assert await count(serving.data, IMAGES_RECEIVED) == before[1]

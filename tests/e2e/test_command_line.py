@@ -16,8 +16,8 @@ import pytest
 import structlog
 from PIL import Image
 
+from bench.serving import Serving
 from facestream.cli import main
-from facestream.serving import Serving
 from tests.conftest import ROOT
 
 COMMAND = [sys.executable, "-m", "facestream.cli"]
@@ -71,7 +71,16 @@ def test_learn_and_recognize_with_a_service(serving: Serving, photos: Path, tmp_
         tmp_path / "text.jpg",
     ]
     seen = facestream(
-        serving.data, "recognize", *sent, photos / "obama.jpg", "--directory", "cli", "--draw", tmp_path / "drawn", "--top", "1"
+        serving.data,
+        "recognize",
+        *sent,
+        photos / "obama.jpg",
+        "--directory",
+        "cli",
+        "--draw",
+        tmp_path / "drawn",
+        "--top",
+        "1",
     )
     assert seen.returncode == 1
     answers = lines(seen)
@@ -94,14 +103,18 @@ def test_learn_and_recognize_with_a_service(serving: Serving, photos: Path, tmp_
         assert green > red + 50  # a name's box is green
 
 
-def test_a_table_on_a_terminal_and_progress_of_many(serving: Serving, photos: Path, two_people: bytes, tmp_path: Path) -> None:
+def test_a_table_on_a_terminal_and_progress_of_many(
+    serving: Serving, photos: Path, two_people: bytes, tmp_path: Path
+) -> None:
     both = tmp_path / "both.jpg"
     both.write_bytes(two_people)
     code, seen = on_terminal(serving.data, "learn", both, "--person", "Joe", "--directory", "cli-table")
     assert code == 1
     assert re.search(r"both\.jpg: 2 faces .*here --face \d+,\d+ or --face \d+,\d+", seen)
     point = re.findall(r"--face (\d+,\d+)", seen)[-1]
-    code, seen = on_terminal(serving.data, "learn", both, "--person", "Joe", "--directory", "cli-table", "--face", point)
+    code, seen = on_terminal(
+        serving.data, "learn", both, "--person", "Joe", "--directory", "cli-table", "--face", point
+    )
     assert (code, seen.split()[:5]) == (0, ["photo", "face", "id", "box", "reason"])
     assert "learned" in seen
     code, seen = on_terminal(serving.data, "recognize", *[both] * 6, "--directory", "cli-table")
@@ -144,8 +157,17 @@ def test_a_wrong_command_line_ends_with_2(
 
 
 def test_the_client_does_not_load_torch(serving: Serving, photos: Path, tmp_path: Path) -> None:
-    program = "import sys; from facestream.cli import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
-    arguments = ["recognize", str(photos / "obama.jpg"), "--directory", "cli-none", "--draw", str(tmp_path / "drawn.png")]
+    program = (
+        "import sys; from facestream.cli import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    arguments = [
+        "recognize",
+        str(photos / "obama.jpg"),
+        "--directory",
+        "cli-none",
+        "--draw",
+        str(tmp_path / "drawn.png"),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env=environment(tmp_path / "data", FACESTREAM_URL=serving.url),
@@ -169,7 +191,9 @@ def test_a_closed_pipe_ends_it_quietly(serving: Serving, photos: Path) -> None:
     assert process.wait() == 1
 
 
-def test_without_a_service_commands_serve_themselves_in_turn(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+def test_without_a_service_commands_serve_themselves_in_turn(
+    tmp_path: Path, weights_folder: Path, photos: Path
+) -> None:
     """The second waits until the first is through. Who owns the data folder needs no key, although one exists."""
     data = tmp_path / "data"
     assert facestream(data, "keys", "create", "--scope", "recognize", "--directory", "elsewhere").returncode == 0

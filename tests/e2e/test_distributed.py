@@ -1,4 +1,4 @@
-"""The roles as processes of their own on the real Kafka, MinIO and Cassandra; short forms of bench.same and bench.faults."""
+"""The roles as processes of their own on the real servers; short forms of bench.soak.same and bench.soak.faults."""
 
 import asyncio
 import shutil
@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from bench import erase, erase_round, faults, same
 from bench.cluster import Cluster, unique
 from bench.commands import Commands
+from bench.soak import erase, erase_round, faults, same
 from bench.stores import temporary_stores
 from scripts.services import Services
 from tests.e2e.conftest import Client, jpeg
@@ -42,7 +42,12 @@ async def cluster(
 def portraits(photos: Path, tmp_path: Path) -> list[Path]:
     """Photos in a folder for each person."""
     found = []
-    for name, person in [("obama.jpg", "obama"), ("obama2.jpg", "obama"), ("obama3.jpg", "obama"), ("biden.jpg", "biden")]:
+    for name, person in [
+        ("obama.jpg", "obama"),
+        ("obama2.jpg", "obama"),
+        ("obama3.jpg", "obama"),
+        ("biden.jpg", "biden"),
+    ]:
         target = tmp_path / person / name
         target.parent.mkdir(exist_ok=True)
         shutil.copy(photos / name, target)
@@ -80,7 +85,10 @@ async def test_replicas_share_what_they_know(cluster: Cluster, photos: Path) -> 
         assert (await other.get(f"/faces/{face}.jpg"))[0] == 200
         key = {"Idempotency-Key": unique("k")}
         both = await asyncio.gather(
-            *(client.post("/learn", photos / "biden.jpg", person="biden", directory="d", headers=key) for client in (one, other))
+            *(
+                client.post("/learn", photos / "biden.jpg", person="biden", directory="d", headers=key)
+                for client in (one, other)
+            )
         )
         assert {status for status, _, _ in both} == {201}
         assert both[0][1] == both[1][1]
@@ -112,7 +120,9 @@ async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:
         canvas.paste(face, (i % columns * tile, i // columns * tile))
     async with aiohttp.ClientSession() as session:
         client = Client(session, cluster.urls[0])
-        status, body, _ = await client.post("/recognize", jpeg(canvas), directory="crowd", headers={"Prefer": "wait=120"})
+        status, body, _ = await client.post(
+            "/recognize", jpeg(canvas), directory="crowd", headers={"Prefer": "wait=120"}
+        )
     assert status == 200
     assert len(body["persons"]) == 1_000
 

@@ -1,5 +1,5 @@
-"""Erasing people, faces, images and directories through HTTP, on one service; with keys, killed, and with the stages apart. The
-long form is `make soak-erase`.
+"""Erasing people, faces, images and directories through HTTP, on one service; with keys, killed, and with the stages
+apart. The long form is `make soak-erase`.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bench.erase_round import KINDS, Kind, Photos, Round
-from bench.soak import Single
-from facestream.serving import Serving
+from bench.serving import Serving
+from bench.soak.erase_round import KINDS, Kind, Photos, Round
+from bench.soak.kills import Single
 from schemas.ids import face_id_learned, new_image_id
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
@@ -180,10 +180,14 @@ async def test_who_does_not_wait_is_told_that_it_is_under_way(client: Client, ph
     assert await people(client, directory) == {}
 
 
-async def test_who_was_erased_may_be_learned_again_under_the_same_key(client: Client, photos: Path, directory: str) -> None:
+async def test_who_was_erased_may_be_learned_again_under_the_same_key(
+    client: Client, photos: Path, directory: str
+) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
     first = await learned(client, photos / "obama.jpg", "obama", directory, **key)
-    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[1] == first
+    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[
+        1
+    ] == first
     assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
     again = await learned(client, photos / "obama.jpg", "obama", directory, **key)
     assert again["image_id"] != first["image_id"]
@@ -192,7 +196,9 @@ async def test_who_was_erased_may_be_learned_again_under_the_same_key(client: Cl
     assert await result(client, again["image_id"]) == (201, again)
     assert (await result(client, first["image_id"]))[0] == 409
     assert ((await client.get(again["url"]))[0], (await client.get(first["url"]))[0]) == (200, 404)
-    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[1] == again
+    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[
+        1
+    ] == again
     assert (await delete(client, f"/images/{again['image_id']}"))[0] == 200
     third = await learned(client, photos / "obama.jpg", "obama", directory, **key)
     assert third["image_id"] not in (first["image_id"], again["image_id"])
@@ -202,7 +208,9 @@ async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, dir
     portrait = (photos / "obama.jpg").read_bytes()
     waiting = []
     for number in range(8):
-        _, body, _ = await client.post("/learn", portrait + bytes([number]), person="obama", directory=directory, headers=ASYNC)
+        _, body, _ = await client.post(
+            "/learn", portrait + bytes([number]), person="obama", directory=directory, headers=ASYNC
+        )
         waiting.append(body["image_id"])
     assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
     await erased_in_flight(client, waiting)
@@ -233,7 +241,10 @@ async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Pat
         return {"x-api-key": made.stdout.strip()}
 
     admin = key("--scope", "admin")
-    learner, recognizer = key("--scope", "learn", "--directory", "acme"), key("--scope", "recognize", "--directory", "acme")
+    learner, recognizer = (
+        key("--scope", "learn", "--directory", "acme"),
+        key("--scope", "recognize", "--directory", "acme"),
+    )
     stranger, owner = key("--scope", "learn", "--directory", "other"), key("--scope", "admin", "--directory", "acme")
     with Serving(data, weights_folder) as serving:
         async with aiohttp.ClientSession() as session:

@@ -26,7 +26,9 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = re.findall(r"^```(sh|python)\n(.*?)^```$", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(
+    r"^```(sh|python)\n(.*?)^```$", (ROOT / "docs" / "events.md").read_text(), re.MULTILINE | re.DOTALL
+)
 PREFIX = "test-events."  # of the topics: MinIO's target TEST is of it, see scripts/services_start.py
 PATIENCE_S = 60.0
 
@@ -50,7 +52,9 @@ class Outside:
     async def example(self, part: str, *arguments: str) -> str:
         """Runs the example of the document that has this part, with what is different here put in; what it prints."""
         ((kind, text),) = [(kind, text) for kind, text in EXAMPLES if part in text]
-        text = text.replace("localhost:9092", self.kafka).replace('"bucket": "facestream"', f'"bucket": "{self.bucket}"')
+        text = text.replace("localhost:9092", self.kafka).replace(
+            '"bucket": "facestream"', f'"bucket": "{self.bucket}"'
+        )
         text = re.sub(r"\b(images\.received(\.bulk)?|results)\b", rf"{PREFIX}\1", text)
         if kind == "sh" and shutil.which("kcat") is None:
             pytest.skip("there is no kcat: apt-get install kcat")
@@ -104,7 +108,9 @@ async def cluster(
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def outside(cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Outside:
+async def outside(
+    cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, photos: Path
+) -> Outside:
     """With the pictures that the examples of the document refer to."""
     outside = Outside(cluster[1], tmp_path_factory.mktemp("outside"))
     for name, photo in (("ann", "obama"), ("ann2", "obama2"), ("bob", "biden")):
@@ -114,7 +120,11 @@ async def outside(cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pyt
 
 async def test_events_are_answered_to_whoever_reads(outside: Outside) -> None:
     learned = json.loads(await outside.example("# answer.py", await outside.example("# learn.py")))
-    assert (learned["status"], learned["body"]["persons"][0]["id"], learned["body"]["filename"]) == (201, "Ann Lee", "ann.jpg")
+    assert (learned["status"], learned["body"]["persons"][0]["id"], learned["body"]["filename"]) == (
+        201,
+        "Ann Lee",
+        "ann.jpg",
+    )
     recognized = json.loads(await outside.example("# answer.py", await outside.example("# binary.py")))
     assert (recognized["status"], recognized["body"]["persons"][0]["id"]) == (200, "Ann Lee")
     await outside.example("# structured.py")
@@ -131,13 +141,19 @@ async def test_kcat_sends_and_reads(outside: Outside) -> None:
 
 
 async def test_what_does_not_fit_is_a_dead_letter_and_stops_nothing(outside: Outside) -> None:
-    good = {"purpose": "detect", "directory": "acme", "source": {"bucket": outside.bucket, "key": "incoming/acme/ann.jpg"}}
+    good = {
+        "purpose": "detect",
+        "directory": "acme",
+        "source": {"bucket": outside.bucket, "key": "incoming/acme/ann.jpg"},
+    }
     ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
     events = [
         b"\xff\xd8\xff",
         json.dumps(good | {"image_id": "not a uuid"}).encode(),
         json.dumps(good | {"image_id": ids[0], "source": {"bucket": outside.bucket, "key": "originals/x"}}).encode(),
-        json.dumps(good | {"image_id": ids[1], "source": {"bucket": outside.bucket, "key": "incoming/acme/none.jpg"}}).encode(),
+        json.dumps(
+            good | {"image_id": ids[1], "source": {"bucket": outside.bucket, "key": "incoming/acme/none.jpg"}}
+        ).encode(),
         json.dumps(good | {"image_id": ids[2]}).encode(),
     ]
     await outside.send(*events)
@@ -161,7 +177,11 @@ async def test_what_is_put_into_the_bucket_is_learned_and_recognized_and_goes_wh
     await asyncio.to_thread(subprocess.run, command, check=True, env=environment)
     await outside.put("incoming/böcket/learn/Ann + Lee/a b%.jpg", photos / "obama.jpg")
     learned = await outside.answer_of("a b%.jpg")
-    assert (learned["status"], learned["directory"], learned["body"]["persons"][0]["id"]) == (201, "böcket", "Ann + Lee")
+    assert (learned["status"], learned["directory"], learned["body"]["persons"][0]["id"]) == (
+        201,
+        "böcket",
+        "Ann + Lee",
+    )
     await outside.put("incoming/böcket/recognize/2026/seen.jpg", photos / "obama2.jpg")
     seen = await outside.answer_of("seen.jpg")
     assert (seen["status"], seen["body"]["persons"][0]["id"]) == (200, "Ann + Lee")

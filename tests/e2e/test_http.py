@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
-from facestream.serving import Serving
+from bench.serving import Serving
 from tests.e2e.conftest import Client, jpeg, side_by_side
 
 
@@ -27,14 +27,20 @@ async def learn(client: Client, photo: Path | bytes, person: str, directory: str
 
 
 async def test_learn_then_recognize_names_the_person_and_nobody_else(client: Client, photos: Path) -> None:
-    status, body, _ = await client.post("/learn", photos / "obama.jpg", filename="me.jpg", person="obama", directory="first")
+    status, body, _ = await client.post(
+        "/learn", photos / "obama.jpg", filename="me.jpg", person="obama", directory="first"
+    )
     assert status == 201
     assert body["status"] == "OK"
     assert body["filename"] == "me.jpg"
     assert body["directory"] == "first"
     assert body["url"] == f"/files/{body['image_id']}.jpg"
     assert body["ignored"] == []
-    assert body["models"] == {"detector": "centerface", "embedder": "dlib-resnet29", "generation": "dlib-resnet29-mirror"}
+    assert body["models"] == {
+        "detector": "centerface",
+        "embedder": "dlib-resnet29",
+        "generation": "dlib-resnet29-mirror",
+    }
     (learned,) = body["persons"]
     assert learned["id"] == "obama"
     assert learned["score"] > 0.99
@@ -96,7 +102,9 @@ async def test_learn_wants_exactly_one_face(client: Client, photos: Path, two_pe
     assert len(body["faces"]) == 2
     left = min(body["faces"], key=lambda face: face["box"][0])["box"]
 
-    face_id = await learn(client, two_people, "obama", "two", face=f"{(left[0] + left[2]) / 2},{(left[1] + left[3]) / 2}")
+    face_id = await learn(
+        client, two_people, "obama", "two", face=f"{(left[0] + left[2]) / 2},{(left[1] + left[3]) / 2}"
+    )
     _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="two")
     assert body["persons"][0]["candidates"][0]["face_id"] == face_id
     assert body["persons"][0]["id"] == "obama"
@@ -143,7 +151,9 @@ async def test_one_person_twice_in_a_photo(client: Client, photos: Path) -> None
     assert (first["id"], second["id"]) == ("obama", "obama")
     assert "also_matched" not in first
     assert second["also_matched"] == first["face_id"]
-    assert [person["score"] for person in body["persons"]] == sorted((it["score"] for it in body["persons"]), reverse=True)
+    assert [person["score"] for person in body["persons"]] == sorted(
+        (it["score"] for it in body["persons"]), reverse=True
+    )
 
 
 async def test_options_of_recognize(client: Client, photos: Path, two_people: bytes) -> None:
@@ -193,7 +203,9 @@ async def test_boxes_are_in_pixels_of_the_upright_original(client: Client, photo
 
 async def test_answers_can_be_asked_for_later(client: Client, photos: Path) -> None:
     headers = {"Prefer": "respond-async"}
-    status, body, headers_back = await client.post("/recognize", photos / "biden.jpg", directory="later", headers=headers)
+    status, body, headers_back = await client.post(
+        "/recognize", photos / "biden.jpg", directory="later", headers=headers
+    )
     assert status == 202
     location = headers_back["Location"]
     assert location == f"/results/{body['image_id']}"
@@ -208,9 +220,13 @@ async def test_answers_can_be_asked_for_later(client: Client, photos: Path) -> N
     assert (status, body["code"]) == (404, "not_found")
     status, _, _ = await client.get("/results/../etc")
     assert status == 404
-    status, _, _ = await client.post("/recognize", photos / "biden.jpg", directory="later", headers={"Prefer": "wait=0"})
+    status, _, _ = await client.post(
+        "/recognize", photos / "biden.jpg", directory="later", headers={"Prefer": "wait=0"}
+    )
     assert status == 202
-    status, body, _ = await client.post("/recognize", photos / "biden.jpg", directory="later", headers={"Prefer": "wait=x"})
+    status, body, _ = await client.post(
+        "/recognize", photos / "biden.jpg", directory="later", headers={"Prefer": "wait=x"}
+    )
     assert status == 400
 
 
@@ -318,7 +334,9 @@ async def test_too_large_is_refused(client: Client) -> None:
         yield b"\r\n--b--\r\n"
 
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    async with client.session.post(f"{client.url}/recognize?directory=bad", data=in_chunks(), headers=headers) as response:
+    async with client.session.post(
+        f"{client.url}/recognize?directory=bad", data=in_chunks(), headers=headers
+    ) as response:
         assert response.status == 413
 
 

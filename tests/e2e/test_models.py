@@ -1,4 +1,6 @@
-"""A better model without a minute of downtime: add, reembed, activate, roll back, retire. One process, and the real servers."""
+"""A better model without a minute of downtime: add, reembed, activate, roll back, retire. One process, and the real
+servers.
+"""
 
 import asyncio
 import io
@@ -15,8 +17,8 @@ from PIL import Image
 
 from bench.cluster import Cluster
 from bench.commands import Commands
+from bench.serving import Serving
 from bench.stores import temporary_stores
-from facestream.serving import Serving
 from tests.e2e.conftest import Client
 from tests.onnx_files import write_resnet29
 
@@ -139,7 +141,11 @@ async def test_from_one_model_to_another_and_back(
     assert f"{PEOPLE + 5} vectors deleted" in await system.facestream("models", "retire", "mine")
     generations = await system.generations()
     assert (generations["mine"]["state"], generations["mine"]["faces"]) == ("retired", 0)
-    for arguments in (("reembed", "mine"), ("models", "activate", "mine"), ("models", "add", "mine", str(file), *wanted)):
+    for arguments in (
+        ("reembed", "mine"),
+        ("models", "activate", "mine"),
+        ("models", "add", "mine", str(file), *wanted),
+    ):
         assert "mine" in await system.facestream(*arguments, code=2)
     assert (await client.post("/learn", portrait_of(photos / "obama.jpg", 9), person="last", directory="d"))[0] == 201
     assert (await system.generations())["mine"]["faces"] == 0
@@ -151,7 +157,9 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
         assert (await client.post("/learn", photos / name, person=person, directory="redetected"))[0] == 201
     assert "there are centerface, centerface-mirror" in await system.facestream("redetect", "nothing", code=1)
     assert "already" in await system.facestream("redetect", "centerface", code=2)
-    assert "another generation" in await system.facestream("redetect", "centerface-mirror", "--name", "dlib-resnet29", code=2)
+    assert "another generation" in await system.facestream(
+        "redetect", "centerface-mirror", "--name", "dlib-resnet29", code=2
+    )
 
     before = (await system.generations())[OLD]["faces"]
     replay = system.begin("redetect", "centerface-mirror", "--rate", "4")

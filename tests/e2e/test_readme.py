@@ -1,4 +1,6 @@
-"""The README is run: every shell command in it, in order, against a service as it tells; every JSON is one it could answer."""
+"""The README is run: every shell command in it, in order, against a service as it tells; every JSON is one it could
+answer.
+"""
 
 import json
 import os
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from facestream.serving import Serving
+from bench.serving import Serving
 from scripts.photos import PHOTOS
 from tests.conftest import ROOT
 
@@ -37,7 +39,9 @@ def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, phot
             done = command.replace("http://127.0.0.1:8080", serving.url)
             if key:  # once a key exists every request needs one
                 done = done.replace("curl ", f"curl -H 'x-api-key: {key[0]}' ")
-            ran = subprocess.run(["bash", "-ec", done], cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+            ran = subprocess.run(
+                ["bash", "-ec", done], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+            )
             assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
             printed.append((command, ran.stdout))
             if "keys create" in command:
@@ -76,7 +80,12 @@ def test_the_first_commands_answer_what_the_readme_shows(answers: list[tuple[str
 
 
 def test_the_other_commands_do_what_the_readme_says(answers: list[tuple[str, str]]) -> None:
-    lines = [json.loads(line) for command, output in answers if "facestream recognize" in command for line in output.splitlines()]
+    lines = [
+        json.loads(line)
+        for command, output in answers
+        if "facestream recognize" in command
+        for line in output.splitlines()
+    ]
     assert [line["persons"][0]["id"] for line in lines] == ["obama", "biden"]
     assert answer_to(answers, "/directories/demo/persons")["persons"] == [
         {"id": "biden", "faces": 1},
@@ -86,7 +95,11 @@ def test_the_other_commands_do_what_the_readme_says(answers: list[tuple[str, str
     assert answer_to(answers, "respond-async")["status"] == "working"
     assert answer_to(answers, "Idempotency-Key")["persons"][0]["id"] == "obama"
     named = next(output for command, output in answers if command.startswith("grep")).split()
-    assert {"photos/obama.jpg", "photos/obama2.jpg"} <= set(named) <= {f"photos/{name}" for name in PHOTOS if name != "biden.jpg"}
+    assert (
+        {"photos/obama.jpg", "photos/obama2.jpg"}
+        <= set(named)
+        <= {f"photos/{name}" for name in PHOTOS if name != "biden.jpg"}
+    )
     erased = [answer_to(answers, "-X DELETE", nth)["erased"] for nth in range(2)]
     assert erased == [{"faces": 1, "images": 1}, {"faces": 0, "images": 0}]
     verified = next(output for command, output in answers if "erase verify" in command)

@@ -1,4 +1,6 @@
-"""A group whose next records were deleted stops its role, and goes on after `facestream recover`; and `facestream init`."""
+"""A group whose next records were deleted stops its role, and goes on after `facestream recover`; and `facestream
+init`.
+"""
 
 import asyncio
 import re
@@ -11,9 +13,9 @@ import pytest
 import structlog
 
 from backends.log import Committed, NewRecord, TopicPartition, partition_of
-from backends.log_sqlite import SqliteLog
+from backends.sqlite.log import SqliteLog
+from bench.serving import Serving
 from facestream.cli import main
-from facestream.serving import Serving
 from stream.topics import FACES_EMBEDDED, PARTITIONS
 
 
@@ -101,7 +103,7 @@ def test_a_group_that_lost_nothing_can_go_on(run: Run) -> None:
 
 
 def test_recover_says_that_a_role_is_still_running(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facestream.recover.JOIN_S", 1.0)
+    monkeypatch.setattr("facestream.commands.recover.JOIN_S", 1.0)
     run("init")
     with Serving(tmp_path / "data", tmp_path, command=("sink",)) as sink:
         done = run("recover", "sink", "--yes")

@@ -1,4 +1,6 @@
-"""Each role as a process of its own, several of each, on the embedded stores in one data folder; detect and embed apart."""
+"""Each role as a process of its own, several of each, on the embedded stores in one data folder; detect and embed
+apart.
+"""
 
 import asyncio
 import json
@@ -16,9 +18,9 @@ import aiohttp
 import pytest
 
 from backends.log import partition_of
-from backends.log_sqlite import SqliteLog
-from facestream.serving import Serving
-from facestream.trace import way_of
+from backends.sqlite.log import SqliteLog
+from bench.serving import Serving
+from facestream.commands.trace import way_of
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, PARTITIONS
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
@@ -79,14 +81,18 @@ def client(session: aiohttp.ClientSession, serving: Serving) -> Client:
 async def metrics(session: aiohttp.ClientSession, serving: Serving) -> dict[str, float]:
     async with session.get(f"{serving.url}/metrics") as response:
         lines = (await response.text()).splitlines()
-    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+    return {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    }
 
 
 async def handled(session: aiohttp.ClientSession, sink: Serving) -> float:
     return (await metrics(session, sink)).get('facestream_records_total{stage="sink",topic="faces.embedded"}', 0)
 
 
-async def test_what_one_replica_learned_another_recognizes(roles: Roles, session: aiohttp.ClientSession, photos: Path) -> None:
+async def test_what_one_replica_learned_another_recognizes(
+    roles: Roles, session: aiohttp.ClientSession, photos: Path
+) -> None:
     a, b = (client(session, roles.running[name]) for name in ("ingest-a", "ingest-b"))
     before = [await handled(session, roles.running[name]) for name in ("sink-a", "sink-b")]
     for directory in (EVEN, ODD):
@@ -107,7 +113,9 @@ async def test_what_one_replica_learned_another_recognizes(roles: Roles, session
     assert topics == ["images.received", "faces.detected", "faces.embedded", "faces.learned", "results"]
 
 
-async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(roles: Roles, session: aiohttp.ClientSession) -> None:
+async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(
+    roles: Roles, session: aiohttp.ClientSession
+) -> None:
     stores = {"log", "objects", "vectors"}
     of_sink = {"sink", "answers", "bridge"}
     workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": of_sink, "sink-b": of_sink}
@@ -128,7 +136,9 @@ async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(roles: 
 async def test_an_image_can_be_followed_through_the_logs_of_all_roles(
     roles: Roles, session: aiohttp.ClientSession, photos: Path
 ) -> None:
-    _, body, _ = await client(session, roles.running["ingest-a"]).post("/recognize", photos / "biden.jpg", directory=EVEN)
+    _, body, _ = await client(session, roles.running["ingest-a"]).post(
+        "/recognize", photos / "biden.jpg", directory=EVEN
+    )
     events = set()
     for serving in roles.running.values():
         for line in serving.log().splitlines():
@@ -148,7 +158,9 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
     await asyncio.to_thread(dying.start)
     directory = str(uuid.uuid4())
     waiting = [
-        asyncio.create_task(client(session, ingest).post("/learn", photos / "obama.jpg", person=f"{i}", directory=directory))
+        asyncio.create_task(
+            client(session, ingest).post("/learn", photos / "obama.jpg", person=f"{i}", directory=directory)
+        )
         for i, ingest in enumerate([roles.running["ingest-b"], dying] * 6)
     ]
     status, accepted, _ = await client(session, dying).post(
@@ -167,7 +179,9 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
     assert (kept[0], kept[1]["persons"][0]["id"]) == (201, "biden")
 
 
-async def test_sigterm_drains_each_role_while_others_go_on(roles: Roles, session: aiohttp.ClientSession, photos: Path) -> None:
+async def test_sigterm_drains_each_role_while_others_go_on(
+    roles: Roles, session: aiohttp.ClientSession, photos: Path
+) -> None:
     """A sink and a replica come and go under load; nothing is lost and everybody is answered."""
     leaving = [roles.role("sink-leaving", "sink"), roles.role("ingest-leaving", "ingest")]
     for serving in leaving:
@@ -175,7 +189,9 @@ async def test_sigterm_drains_each_role_while_others_go_on(roles: Roles, session
     directories = [str(uuid.uuid4()) for _ in range(12)]
     ingests = [roles.running["ingest-a"], leaving[1]]
     learns = [
-        asyncio.create_task(client(session, ingests[i % 2]).post("/learn", photos / "obama.jpg", person="obama", directory=it))
+        asyncio.create_task(
+            client(session, ingests[i % 2]).post("/learn", photos / "obama.jpg", person="obama", directory=it)
+        )
         for i, it in enumerate(directories)
     ]
     async with asyncio.timeout(10):
@@ -226,7 +242,9 @@ async def test_behind_images_that_nobody_processes_requests_are_turned_away_befo
         async with asyncio.timeout(20):
             while True:
                 before = await taken_in()
-                status, body, headers = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "wait=0.1"})
+                status, body, headers = await alone.post(
+                    "/detect", photos / "obama.jpg", headers={"Prefer": "wait=0.1"}
+                )
                 if status == 429:
                     break
                 assert status == 202

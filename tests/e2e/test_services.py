@@ -1,4 +1,6 @@
-"""The script that starts the real servers: what tests and developers rely on. MinIO, which is quick, stands for the others."""
+"""The script that starts the real servers: what tests and developers rely on. MinIO, which is quick, stands for the
+others.
+"""
 
 import io
 import json
@@ -60,7 +62,9 @@ def test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again(serve
 def test_one_waits_for_the_other(own: Services, tmp_path: Path) -> None:
     environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
     with locked(tmp_path / "lock"):
-        second = subprocess.Popen([*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        second = subprocess.Popen(
+            [*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
+        )
         assert second.stderr is not None
         assert second.stderr.readline().startswith("waiting for another process")
         with pytest.raises(subprocess.TimeoutExpired):
@@ -207,7 +211,9 @@ def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatc
     assert packages.kafka(tmp_path / "packages") == jars
 
 
-def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No engine is at hand: a stand-in for the command docker writes down how it is called."""
     services = {name: {"image": f"the-image-of-{name}:1"} for name in (*NAMES, "ingest")}
     docker = tmp_path / "bin" / "docker"
@@ -239,5 +245,7 @@ def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(tmp_path: Path
     Services(folder).down()
     *_, asked, removed = (tmp_path / "called").read_text().splitlines()
     assert "ps" in asked.split()
-    assert removed == f"compose --project-name facestream-services-{state['cluster'].lower()} --file {file} down --volumes"
+    assert (
+        removed == f"compose --project-name facestream-services-{state['cluster'].lower()} --file {file} down --volumes"
+    )
     assert [it.name for it in folder.rglob("*")] == ["lock"]

@@ -1,4 +1,6 @@
-"""What the service lives through: kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests, and hostile files."""
+"""What the service lives through: kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests, and hostile
+files.
+"""
 
 import asyncio
 import io
@@ -13,8 +15,8 @@ import aiohttp
 import pytest
 from PIL import Image
 
-from bench.soak import soak
-from facestream.serving import Serving
+from bench.serving import Serving
+from bench.soak.kills import soak
 from tests.e2e.conftest import Client, jpeg
 
 SHARED_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
@@ -35,7 +37,8 @@ async def test_sigterm_answers_what_was_accepted(tmp_path: Path, weights_folder:
     async with aiohttp.ClientSession() as session:
         client = Client(session, serving.url)
         learns = [
-            asyncio.create_task(client.post("/learn", photos / "obama.jpg", person=f"p{i}", directory="drain")) for i in range(12)
+            asyncio.create_task(client.post("/learn", photos / "obama.jpg", person=f"p{i}", directory="drain"))
+            for i in range(12)
         ]
         await asyncio.sleep(0.3)  # they are under way
         assert await asyncio.to_thread(serving.stop) == 0
@@ -122,7 +125,9 @@ async def test_a_crowd_of_a_thousand(client: Client, photos: Path) -> None:
     assert set(named) == {"obama", None}
 
 
-async def test_more_requests_than_it_takes_are_told_to_come_back(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+async def test_more_requests_than_it_takes_are_told_to_come_back(
+    tmp_path: Path, weights_folder: Path, photos: Path
+) -> None:
     with Serving(tmp_path / "data", weights_folder, max_in_flight="4") as serving:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             client = Client(session, serving.url)
@@ -217,5 +222,7 @@ async def test_truncated_uploads_do_no_harm(client: Client, photos: Path) -> Non
         await writer.drain()
         writer.close()
     await asyncio.sleep(0.2)
-    status, _, _ = await client.post("/recognize", io.BytesIO((photos / "biden.jpg").read_bytes()).getvalue(), directory="cut")
+    status, _, _ = await client.post(
+        "/recognize", io.BytesIO((photos / "biden.jpg").read_bytes()).getvalue(), directory="cut"
+    )
     assert status == 200

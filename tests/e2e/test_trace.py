@@ -7,7 +7,7 @@ import sys
 import uuid
 from pathlib import Path
 
-from facestream.serving import Serving
+from bench.serving import Serving
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
@@ -29,7 +29,9 @@ def steps(data: Path, image_id: str) -> list[tuple[str, str]]:
     return [(it[1], it[4]) for it in found if it is not None]
 
 
-async def test_the_way_of_what_was_learned_recognized_and_refused(serving: Serving, client: Client, photos: Path) -> None:
+async def test_the_way_of_what_was_learned_recognized_and_refused(
+    serving: Serving, client: Client, photos: Path
+) -> None:
     async def sent(path: str, name: str, **fields: str) -> str:
         _, body, _ = await client.post(path, photos / name, **fields)
         image_id: str = body["image_id"]

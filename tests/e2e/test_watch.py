@@ -1,4 +1,6 @@
-"""`facestream watch` as a process: what is put into the folder is learned and recognized, once, and Ctrl-C ends it cleanly."""
+"""`facestream watch` as a process: what is put into the folder is learned and recognized, once, and Ctrl-C ends it
+cleanly.
+"""
 
 import json
 import os
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from facestream.serving import Serving
+from bench.serving import Serving
 from tests.e2e.test_command_line import COMMAND, environment
 
 
@@ -51,7 +53,10 @@ def put(photo: Path, place: Path) -> None:
 @pytest.mark.timeout(120)
 def test_a_folder_does_what_a_bucket_does(serving: Serving, tmp_path: Path, photos: Path) -> None:
     folder, state = tmp_path / "folder", tmp_path / "state"
-    portrait, seen = folder / "wätch" / "learn" / "Ann Lee" / "2026" / "1.jpg", folder / "wätch" / "recognize" / "seen.jpg"
+    portrait, seen = (
+        folder / "wätch" / "learn" / "Ann Lee" / "2026" / "1.jpg",
+        folder / "wätch" / "recognize" / "seen.jpg",
+    )
     put(photos / "obama.jpg", portrait)
     with watching(serving.data, folder, state) as process:
         learned = answer(process)

@@ -1,6 +1,8 @@
-"""The networks with their real weights, on the CPU in float32, and the reference's results where the shared folder has them.
+"""The networks with their real weights, on the CPU in float32, and the reference's results where the shared folder has
+them.
 
-test_expected.py is collected only where that folder lies beside the repository: elsewhere there is nothing to compare with.
+test_expected.py is collected only where that folder lies beside the repository: elsewhere there is nothing to compare
+with.
 """
 
 from pathlib import Path

@@ -19,7 +19,9 @@ Pixels = NDArray[np.uint8]
 def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.float64]:
     """Landmarks exactly as the template has them, in a square of an image."""
     cos, sin = math.cos(square.angle) * square.half, math.sin(square.angle) * square.half
-    landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(square.centre)
+    landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(
+        square.centre
+    )
     return landmarks
 
 
@@ -30,7 +32,9 @@ def photo(height: int = 200, width: int = 260) -> Pixels:
 
 
 def naive(pixels: Pixels, square: Similarity, side: int) -> NDArray[np.float64]:
-    """The picture sample by sample: bilinear, zeros outside, two samples a pixel each way above 1.5 source pixels a pixel."""
+    """The picture sample by sample: bilinear, zeros outside, two samples a pixel each way above 1.5 source pixels a
+    pixel.
+    """
     over = 2 if 2 * square.half > 225 else 1
     height, width = pixels.shape[:2]
     cos, sin = math.cos(square.angle), math.sin(square.angle)

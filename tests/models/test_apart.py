@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
-from backends.log_sqlite import SqliteLog
-from backends.objects_files import FileObjects
-from backends.vectors_sqlite import SqliteVectors
-from facestream.state import State
-from processors.apart import Detect, Embed
-from processors.decode import DecodePool
-from processors.detecting import SMALLEST_EMBEDDED, Parts
+from backends.sqlite.log import SqliteLog
+from backends.sqlite.vectors import SqliteVectors
+from facestream.runtime.state import State
+from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
 from processors.embed import Cutting
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.processor import Processor
-from processors.redetect import Redetect
-from processors.reembed import Reembed
+from processors.stages.apart import Detect, Embed
+from processors.stages.base import SMALLEST_EMBEDDED, Parts
+from processors.stages.fused import Processor
+from processors.stages.redetect import Redetect
+from processors.stages.reembed import Reembed
 from schemas.erased import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
 from schemas.generations import Generation
@@ -48,7 +48,7 @@ from schemas.records import (
 )
 from sink.answers import Answers
 from stream.answers import answer
-from stream.erasures import Mark
+from stream.erase.marks import Mark
 from stream.generations import generation_record
 from stream.sources import Sources
 from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
@@ -91,7 +91,11 @@ class Stages:
         assert (detected.topic, detected.key, detected.partition_key) == (FACES_DETECTED, record.key, None)
         assert (fused.topic, fused.key, fused.partition_key) == (FACES_EMBEDDED, record.key, "acme")
         assert (embedded.topic, embedded.key, embedded.partition_key) == (fused.topic, fused.key, fused.partition_key)
-        return FacesEmbedded.decode(fused.value), FacesDetected.decode(detected.value), FacesEmbedded.decode(embedded.value)
+        return (
+            FacesEmbedded.decode(fused.value),
+            FacesDetected.decode(detected.value),
+            FacesEmbedded.decode(embedded.value),
+        )
 
     async def stored(self) -> set[str]:
         return {info.key async for info in self.objects.list()}
@@ -108,7 +112,11 @@ async def stages(
     """The default generation is active, the other shipped one a candidate."""
     await log.append([generation_record(manifest().generation(CANDIDATE).model_copy(update={"state": "candidate"}))])
     await state.generations.refresh()
-    networks = {ACTIVE: embedder, CANDIDATE: TorchEmbedder(resnet29, embedder.device, mirror=False), REDETECTED: embedder}
+    networks = {
+        ACTIVE: embedder,
+        CANDIDATE: TorchEmbedder(resnet29, embedder.device, mirror=False),
+        REDETECTED: embedder,
+    }
 
     async def fetch(generation: Generation) -> Callable[[], Embedder]:
         return lambda: networks[generation.name]
@@ -223,7 +231,11 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
 ) -> None:
     """Or, where that detector does not find the face, that of the kept crop."""
     generation = await announce_redetected(log, state)
-    photo = street(photos, (4200, 2600), [("obama", 300, 300, 180)]) if name == "large.jpg" else (photos / name).read_bytes()
+    photo = (
+        street(photos, (4200, 2600), [("obama", 300, 300, 180)])
+        if name == "large.jpg"
+        else (photos / name).read_bytes()
+    )
     (fused,) = await stages.fused.handle([await stages.announce(photo, "learn")])
     live = FacesEmbedded.decode(fused.value)
     (face,) = live.faces
@@ -359,7 +371,10 @@ async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
     stages: Stages, log: SqliteLog, state: State, photos: Path
 ) -> None:
     """Whatever of it is in the object store goes, the sheet that a slow stage has written after the erasure too."""
-    cases: list[tuple[Purpose, str]] = [("learn", erased_person("acme", "somebody")), ("recognize", erased_directory("acme"))]
+    cases: list[tuple[Purpose, str]] = [
+        ("learn", erased_person("acme", "somebody")),
+        ("recognize", erased_directory("acme")),
+    ]
     for purpose, key in cases:
         record = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
         (detected,) = await stages.detect.handle([record])

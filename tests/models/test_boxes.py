@@ -156,7 +156,9 @@ def test_merged_boxes_never_overlap() -> None:
 
     def some(count: int) -> Detections:
         corner: NDArray[np.float64] = chance.uniform(0, 300, (count, 2))
-        return faces(*np.hstack([corner, corner + chance.uniform(20, 90, (count, 2)), chance.uniform(0.5, 1, (count, 1))]))
+        return faces(
+            *np.hstack([corner, corner + chance.uniform(20, 90, (count, 2)), chance.uniform(0.5, 1, (count, 1))])
+        )
 
     merged = merge([some(60), some(60), some(60)])
     assert list(merged.scores) == sorted(merged.scores, reverse=True)

@@ -1,4 +1,6 @@
-"""The detector's network: shapes, dtypes, a batch against single pictures, a block against its plain formula, a real photo."""
+"""The detector's network: shapes, dtypes, a batch against single pictures, a block against its plain formula, a real
+photo.
+"""
 
 from pathlib import Path
 

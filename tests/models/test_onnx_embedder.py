@@ -21,12 +21,18 @@ from weights.load import load_embedder
 Floats = NDArray[np.float32]
 
 X: dict[str, list[str | int]] = {"x": ["batch", 3, SIDE, SIDE]}
-MEANS = helper.make_node("ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0)  # of each channel: vectors of three numbers
+MEANS = helper.make_node(
+    "ReduceMean", ["x"], ["y"], axes=[2, 3], keepdims=0
+)  # of each channel: vectors of three numbers
 Y: dict[str, list[str | int]] = {"y": ["batch", 3]}
 
 
 def entry(content: bytes = b"", **members: object) -> generations.OnnxEmbedder:
-    known: dict[str, object] = {"object_key": "models/x.onnx", "sha256": hashlib.sha256(content).hexdigest(), "side": SIDE}
+    known: dict[str, object] = {
+        "object_key": "models/x.onnx",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "side": SIDE,
+    }
     return generations.OnnxEmbedder.model_validate(known | {"scale": 2 / 255, "offset": -1.0} | members)
 
 
@@ -71,7 +77,9 @@ def test_more_than_fit_in_one_forward_are_embedded_in_their_order(small: bytes) 
 @pytest.mark.parametrize("mirror", [False, True])
 def test_a_network_of_one_face_at_a_time_gives_the_same_vectors(small: bytes, mirror: bool) -> None:
     one_by_one = loaded(exported(SmallEmbedder(), SIDE, batch=1), mirror=mirror)
-    np.testing.assert_allclose(one_by_one.embed(pictures(3)), loaded(small, mirror=mirror).embed(pictures(3)), atol=1e-5)
+    np.testing.assert_allclose(
+        one_by_one.embed(pictures(3)), loaded(small, mirror=mirror).embed(pictures(3)), atol=1e-5
+    )
 
 
 def test_the_mirror_mean_is_the_mean_of_both(small: bytes) -> None:
@@ -116,7 +124,10 @@ def test_the_vector_is_the_first_output_that_is_one() -> None:
 
 
 def test_half_precision_input_is_given_as_such() -> None:
-    nodes = [helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT), helper.make_node("Flatten", ["wide"], ["y"])]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["wide"], ["y"]),
+    ]
     model = onnx.load_model_from_string(of_graph(nodes, X, {"y": ["batch", 3 * SIDE * SIDE]}))
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
     white = np.full((SIDE, SIDE, 3), 255, np.uint8)
@@ -130,10 +141,15 @@ REFUSED = {
     "two inputs": (of_graph([helper.make_node("Add", ["x", "w"], ["z"]), MEANS], X | {"w": X["x"]}, Y), "has 2 inputs"),
     "another side": (of_graph([MEANS], {"x": ["batch", 3, 128, 128]}, Y), r"not \(batch, 3, 112, 112\)"),
     "channels last": (
-        of_graph([helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2], keepdims=0)], {"x": ["batch", SIDE, SIDE, 3]}, Y),
+        of_graph(
+            [helper.make_node("ReduceMean", ["x"], ["y"], axes=[1, 2], keepdims=0)], {"x": ["batch", SIDE, SIDE, 3]}, Y
+        ),
         r"\['batch', 112, 112, 3\], not \(batch, 3, 112, 112\)",
     ),
-    "a vector in": (of_graph([helper.make_node("Identity", ["x"], ["y"])], {"x": ["batch", 3]}, Y), "wants input of shape"),
+    "a vector in": (
+        of_graph([helper.make_node("Identity", ["x"], ["y"])], {"x": ["batch", 3]}, Y),
+        "wants input of shape",
+    ),
     "four at once": (of_graph([MEANS], {"x": [4, 3, SIDE, SIDE]}, {"y": [4, 3]}), "always wants 4 faces at once"),
     "a map out": (of_graph([helper.make_node("Identity", ["x"], ["y"])], X, {"y": X["x"]}), "no output"),
     "unknown operation": (
@@ -186,14 +202,20 @@ def test_no_other_file_is_read(where: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_the_runtime_raises_is_an_error_with_a_code() -> None:
-    fifths = [helper.make_node("Constant", [], ["shape"], value_ints=[5, -1]), helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    fifths = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[5, -1]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
     embedder = loaded(of_graph(fifths, X, {"y": ["batch", "dimension"]}))
     with pytest.raises(WeightsInvalid, match=r"cannot embed 1 faces at once: .*Reshape"):
         embedder.embed(pictures(1))
 
 
 def test_one_vector_for_several_faces_is_an_error() -> None:
-    flat = [helper.make_node("Constant", [], ["shape"], value_ints=[1, -1]), helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    flat = [
+        helper.make_node("Constant", [], ["shape"], value_ints=[1, -1]),
+        helper.make_node("Reshape", ["x", "shape"], ["y"]),
+    ]
     embedder = loaded(of_graph(flat, X, {"y": ["batch", "dimension"]}))
     with pytest.raises(WeightsInvalid, match=r"shape \(1, 75264\) for 2 faces"):
         embedder.embed(pictures(2))
@@ -210,7 +232,9 @@ def test_another_file_than_was_added_is_not_loaded(small: bytes) -> None:
         dimension=DIMENSION,
         onnx=entry(small),
     )
-    np.testing.assert_allclose(load_onnx_embedder(small, generation, CPU).embed(pictures(1)), by_torch(pictures(1)), atol=1e-5)
+    np.testing.assert_allclose(
+        load_onnx_embedder(small, generation, CPU).embed(pictures(1)), by_torch(pictures(1)), atol=1e-5
+    )
     with pytest.raises(WeightsInvalid, match="not the file that 'own' was added with"):
         load_onnx_embedder(other, generation, CPU)
 

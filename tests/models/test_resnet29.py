@@ -53,7 +53,9 @@ def test_bytes_a_tensor_and_floats_are_the_same_chip(embedder: Embedder) -> None
     picture = np.rint(chips(1)[0]).astype(np.uint8)
     expected = embedder.embed([picture.astype(np.float32)])
     np.testing.assert_array_equal(embedder.embed([picture]), expected)
-    np.testing.assert_allclose(embedder.embed(torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        embedder.embed(torch.from_numpy(picture).permute(2, 0, 1)[None].contiguous()), expected, atol=1e-5
+    )
 
 
 def test_the_mirror_mean_is_the_mean_of_both(resnet29: nn.Module, embedder: Embedder) -> None:
@@ -76,7 +78,9 @@ def test_a_halving_block_pads_as_dlib_does() -> None:
     for channel in range(3):
         for row in range(3):
             for column in range(4):
-                shortcut = x[0, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean() if channel < 2 else 0
+                shortcut = (
+                    x[0, channel, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean() if channel < 2 else 0
+                )
                 expected[channel, row, column] = F.relu(y[channel, row, column] + shortcut)
     torch.testing.assert_close(block(x)[0], expected)
 

@@ -1,0 +1,277 @@
+"""cassandra-driver behind asyncio: connects in a thread at the first use, prepares the statements, and turns the
+driver's futures into asyncio's.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from cassandra import DriverException, Unauthorized, UnresolvableContactPoints
+from cassandra import InvalidRequest as Refused
+from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, ResultSet, Session
+from cassandra.connection import ConnectionException
+from cassandra.protocol import ErrorMessage, NumpyProtocolHandler, ProtocolHandler
+
+from backends.cassandra.connect import cluster_of
+from backends.cassandra.series import Series, release
+from backends.urls import ServerUrl
+from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
+
+T = TypeVar("T")
+
+# Requests on their way at once: with fewer the server waits for the client, with more each of them waits for the
+# others. Single ones have so many together, and so has each of the series under way.
+IN_FLIGHT, LONG_ONES = 128, 2
+FEW = 8  # requests that are no series
+# After so long without any server the client is made anew: their names may stand for other addresses by now.
+AWAY_S = 30.0
+CLOSE_S = 10.0
+
+# What the driver raises. ErrorMessage is an answer of the server that it has no other exception for.
+FAILURES = (DriverException, NoHostAvailable, ConnectionException, ErrorMessage, OSError)
+
+
+class Statement(NamedTuple):
+    """CQL with {keyspace} in it. All are idempotent, and the driver may repeat them."""
+
+    cql: str
+    page_rows: int = 5_000
+
+
+class Page(NamedTuple):
+    """A part of the rows, and where the next one begins: None after the last."""
+
+    rows: Any
+    next: bytes | None
+
+
+class Columns(NamedTuple):
+    """The same with an array for each column."""
+
+    columns: dict[str, Any]
+    next: bytes | None
+
+
+@dataclass
+class _Connected:
+    cluster: Cluster
+    session: Session
+    prepared: dict[Statement, Any]
+    away_since: float | None = None
+
+
+class Client:
+    """Used from one event loop. Every call raises Unavailable, or ConfigurationError when `ready` does."""
+
+    def __init__(self, server: ServerUrl, statements: Sequence[Statement], ready: Callable[[Session], None]) -> None:
+        """statements: all that will be asked. `ready` raises for a keyspace that they cannot be asked of."""
+        self._server, self._statements, self._ready = server, statements, ready
+        self._where = f"cassandra://{','.join(f'{host}:{port}' for host, port in server.hosts)}/{server.path}"
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vectors-cassandra")
+        self._connected: _Connected | None = None
+        self._attempt: asyncio.Future[_Connected] | None = None
+        self._slots = asyncio.Semaphore(IN_FLIGHT)
+        self._long_ones = asyncio.Semaphore(LONG_ONES)
+        self._waiting: set[asyncio.Future[Any]] = set()
+        self._answers: deque[tuple[asyncio.Future[Page], Page | Exception]] = deque()
+        self._woken = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return self._where
+
+    async def run(self, statement: Statement, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of the answer."""
+        found: list[tuple[Any, ...]] = []
+        page = Page(None, None)
+        async with self._slots:
+            while True:
+                page = await self._ask(statement, values, page.next)
+                found += page.rows or ()
+                if page.next is None:
+                    return found
+
+    async def page(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Page:
+        """One page of the answer."""
+        async with self._slots:
+            return await self._ask(statement, values, begin)
+
+    async def run_all(self, requests: Iterable[tuple[Statement, Sequence[Any]]], count: int) -> None:
+        """Runs so many side by side, until one fails; for statements that have no rows as an answer."""
+        self._check_open()
+        if count <= FEW:
+            await asyncio.gather(*(self.run(*request) for request in requests))
+            return
+        async with self._long_ones:
+            self._check_open()
+            connected = self._connected or await self._connect()
+            prepared, execute = connected.prepared, connected.session.execute_async
+            series = Series(requests, lambda statement, values: execute(prepared[statement], values))
+            connected.cluster.connection_class.create_timer(0, partial(series.begin, IN_FLIGHT))
+            try:
+                await self._outcome(connected, series.done)
+            finally:
+                series.stop()
+
+    async def columns(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Columns:
+        """One page of the answer."""
+        columns, following = await self._ask(statement, values, begin, columns=True)
+        # With a column of numbers the driver's parser gives up silently under numpy 2.
+        if not isinstance(columns, dict):
+            raise TypeError(f"cassandra-driver gave no columns for {statement.cql}")
+        return Columns(columns, following)
+
+    async def once(self, work: Callable[[Session], None]) -> None:
+        """Runs it in a thread on a connection of its own, which does not take the keyspace to be ready."""
+
+        def connected() -> None:
+            cluster = cluster_of(self._server)
+            try:
+                work(cluster.connect())
+            finally:
+                cluster.shutdown()
+
+        self._check_open()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, connected)
+        except FAILURES as error:
+            raise self._translated(error) from error
+
+    async def close(self) -> None:
+        """Does not wait for long, nor for requests on their way: they fail."""
+        self._closed = True
+        for waiting in self._waiting:  # the driver would let them run into their timeout
+            if not waiting.done():
+                waiting.set_exception(Unavailable(f"{self} is closed"))
+        if self._attempt is not None:
+            await asyncio.wait([self._attempt], timeout=CLOSE_S)
+        if self._connected is not None:
+            shut_down = asyncio.get_running_loop().run_in_executor(self._thread, self._connected.cluster.shutdown)
+            self._connected = None
+            await asyncio.wait([shut_down], timeout=CLOSE_S)
+        self._thread.shutdown(wait=False)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise Unavailable(f"{self} is closed")
+
+    async def _ask(
+        self, statement: Statement, values: Sequence[Any], begin: bytes | None, *, columns: bool = False
+    ) -> Page:
+        self._check_open()
+        connected = self._connected or await self._connect()
+        session = connected.session
+        # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the
+        # driver does not restore the one that loses its connection alone.
+        session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
+        asked = session.execute_async(connected.prepared[statement], values, paging_state=begin)
+        answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(asked, answer))
+        return await self._outcome(connected, answer)
+
+    async def _outcome(self, connected: _Connected, waiting: asyncio.Future[T]) -> T:
+        self._waiting.add(waiting)
+        try:
+            outcome = await waiting
+        except Refused as error:
+            await self.once(self._ready)  # or the keyspace is gone
+            raise InvalidRequest(f"{self}: {error}") from error
+        except FAILURES as error:
+            if isinstance(error, NoHostAvailable):
+                self._is_away(connected)
+            raise self._translated(error) from error
+        finally:
+            self._waiting.discard(waiting)
+        connected.away_since = None
+        return outcome
+
+    # In the driver's threads.
+
+    def _succeeded(self, rows: Any, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(asked, answer, Page(rows, ResultSet(asked, rows).paging_state))
+
+    def _failed(self, error: Exception, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(asked, answer, error)
+
+    def _deliver(self, asked: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+        release(asked)
+        self._answers.append((answer, outcome))
+        if not self._woken:  # once for all that arrive meanwhile: waking the event loop costs more than they do
+            self._woken = True
+            with suppress(RuntimeError):  # the event loop is closed, nobody waits any more
+                answer.get_loop().call_soon_threadsafe(self._settle)
+
+    # In the event loop again.
+
+    def _settle(self) -> None:
+        self._woken = False
+        while self._answers:
+            answer, outcome = self._answers.popleft()
+            if answer.done():  # given up, or answered by two servers
+                continue
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+    async def _connect(self) -> _Connected:
+        """All who ask wait for the same attempt; whoever asks after it has failed makes another one."""
+        if self._attempt is None:
+            self._attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._connect_now)
+            self._attempt.add_done_callback(self._attempted)
+        return await asyncio.shield(self._attempt)
+
+    def _attempted(self, attempt: asyncio.Future[_Connected]) -> None:
+        self._attempt = None
+        if not attempt.cancelled() and attempt.exception() is None:
+            self._connected = attempt.result()
+
+    def _connect_now(self) -> _Connected:
+        try:
+            cluster = cluster_of(self._server)
+            try:
+                session = cluster.connect()
+                self._ready(session)
+                prepared = {it: _prepared(session, it, self._server.path) for it in self._statements}
+            except BaseException:
+                cluster.shutdown()
+                raise
+        except FAILURES as error:
+            raise self._translated(error) from error
+        return _Connected(cluster, session, prepared)
+
+    def _is_away(self, connected: _Connected) -> None:
+        now = time.monotonic()
+        connected.away_since = connected.away_since or now
+        if now - connected.away_since > AWAY_S and self._connected is connected:
+            self._connected = None
+            self._thread.submit(connected.cluster.shutdown)
+
+    def _translated(self, error: Exception) -> FacestreamError:
+        if isinstance(error, Unauthorized):
+            return ConfigurationError(f"{self}: {error}")
+        return Unavailable(f"{self}: {_reason(error, self._server)}")
+
+
+def _reason(error: Exception, server: ServerUrl) -> str:
+    if isinstance(error, UnresolvableContactPoints):
+        return "none of these hosts has an address"
+    if not isinstance(error, NoHostAvailable):
+        return str(error) or type(error).__name__
+    if isinstance(error.errors, dict) and error.errors:
+        return "; ".join(f"{host}: {reason}" for host, reason in error.errors.items())
+    datacenter = server.options.get("datacenter")
+    return "no server can be reached" + (f", or none is in the datacenter '{datacenter}'" if datacenter else "")
+
+
+def _prepared(session: Session, statement: Statement, keyspace: str) -> Any:
+    prepared = session.prepare(statement.cql.format(keyspace=f'"{keyspace}"'))
+    prepared.is_idempotent = True
+    prepared.fetch_size = statement.page_rows
+    return prepared

@@ -1,0 +1,63 @@
+"""Deleting from Cassandra. A delete is written with a timestamp, as a face is, and hides what has the same or an
+earlier one, also what is written later. It is forgotten by the servers after gc_grace_seconds, ten days.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from backends.cassandra.client import IN_FLIGHT, Client, Statement
+from backends.cassandra.schema import BUCKETS, bucket_of
+
+_FACES = "DELETE FROM {keyspace}.faces USING TIMESTAMP ? WHERE directory = ? AND generation = ? AND bucket = ?"
+_DELETE_BUCKET = Statement(_FACES)
+_DELETE_PERSON = Statement(f"{_FACES} AND person = ?")
+_DELETE_FACE = Statement(f"{_FACES} AND person = ? AND face_id = ?")
+# One row for each person, so that none of the answers takes long.
+_COUNT = Statement(
+    "SELECT count(*), max(timestamp) FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ? GROUP BY person",
+    500,
+)
+_ANSWER_WRITTEN = Statement("SELECT writetime(value) FROM {keyspace}.answers WHERE image_id = ?")
+_DELETE_ANSWER = Statement("DELETE FROM {keyspace}.answers USING TIMESTAMP ? WHERE image_id = ?")
+STATEMENTS = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE, _COUNT, _ANSWER_WRITTEN, _DELETE_ANSWER)
+
+
+async def delete_faces(client: Client, directory: str, generations: Sequence[str], until: int, *only: str) -> None:
+    """until: µs. only: the person, or the person and the face_id."""
+    statement = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE)[len(only)]
+    buckets = [bucket_of(only[0])] if only else BUCKETS
+
+    def requests() -> Iterator[tuple[Statement, Sequence[Any]]]:
+        for generation in generations:
+            for bucket in buckets:
+                yield statement, (until, directory, generation, bucket, *only)
+
+    await client.run_all(requests(), len(generations) * len(buckets))
+
+
+async def delete_gallery(client: Client, directory: str, generation: str) -> int:
+    """All faces, whatever their times; returns how many there were."""
+    return sum([await _delete_bucket(client, directory, generation, bucket) for bucket in BUCKETS])
+
+
+async def delete_answers(client: Client, image_ids: Sequence[str]) -> None:
+    for first in range(0, len(image_ids), IN_FLIGHT):
+        await asyncio.gather(*(_delete_answer(client, it) for it in image_ids[first : first + IN_FLIGHT]))
+
+
+async def _delete_bucket(client: Client, directory: str, generation: str, bucket: int) -> int:
+    people = await client.run(_COUNT, (directory, generation, bucket))
+    # Not the time of now alone: the log's clock, from which faces have their times, may be ahead of ours.
+    until = max([time.time_ns() // 1000, *(1000 * latest for _, latest in people if latest is not None)])
+    await client.run(_DELETE_BUCKET, (until, directory, generation, bucket))
+    return sum(count for count, _ in people)
+
+
+async def _delete_answer(client: Client, image_id: str) -> None:
+    written = await client.run(_ANSWER_WRITTEN, (image_id,))
+    # As with keys: whoever wrote it may have a clock that is ahead of ours. An answer that is not there is deleted as
+    # well, for its write may have come to some of the servers only.
+    until = max([time.time_ns() // 1000, *(at for (at,) in written if at is not None)])
+    await client.run(_DELETE_ANSWER, (until, image_id))

@@ -1,0 +1,89 @@
+"""Which directories there are in Cassandra, without a look at all faces.
+
+A directory is listed when faces are put into it that had none, with the time of that. When its last face is deleted it
+is unlisted and noted as emptied, by its digest. Whoever wakes late may list it once more, though his faces are not
+there, since they were erased: so those that were emptied are looked at, for as long as the erasure of their faces
+holds.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from backends.cassandra.client import Client, Statement
+from backends.cassandra.schema import BUCKETS, bucket_of
+from backends.vectors import ERASURES_KEPT_S
+
+_LIST = Statement(
+    "INSERT INTO {keyspace}.directories (generation, bucket, directory) VALUES (?, ?, ?) USING TIMESTAMP ?"
+)
+_UNLIST = Statement(
+    "DELETE FROM {keyspace}.directories USING TIMESTAMP ? WHERE generation = ? AND bucket = ? AND directory = ?"
+)
+_LISTED = Statement("SELECT directory FROM {keyspace}.directories WHERE generation = ? AND bucket = ?")
+_NOTE_EMPTIED = Statement("INSERT INTO {keyspace}.emptied (generation, bucket, digest) VALUES (?, ?, ?) USING TTL ?")
+_EMPTIED = Statement("SELECT digest FROM {keyspace}.emptied WHERE generation = ? AND bucket = ?")
+_A_FACE = Statement(
+    "SELECT face_id FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ? LIMIT 1"
+)
+STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _A_FACE)
+
+
+@asynccontextmanager
+async def listing(client: Client, places: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
+    """For faces to be put into these (directory, generation): listed before, so that no process that dies leaves faces
+    that nobody finds, and after, for whoever woke late, saw none yet and unlisted them meanwhile.
+    """
+    await _list(client, places)
+    yield
+    await _list(client, places)
+
+
+async def _list(client: Client, places: Sequence[tuple[str, str]]) -> None:
+    now = _now()
+    requests = ((_LIST, (generation, bucket_of(directory), directory, now)) for directory, generation in places)
+    await client.run_all(requests, len(places))
+
+
+async def unlist_if_empty(client: Client, generation: str, directory: str) -> None:
+    # What is put after this moment stays listed. What was put before is seen: a directory's puts and deletes come one
+    # after the other, in the order of its partition of the log; who wakes late there repeats what was put.
+    now = _now()
+    if await _has_faces(client, generation, directory):
+        return
+    bucket = bucket_of(directory)
+    await client.run(_NOTE_EMPTIED, (generation, bucket, _digest(directory), int(ERASURES_KEPT_S)))
+    await client.run(_UNLIST, (now, generation, bucket, directory))
+
+
+async def all_listed(client: Client, generation: str) -> list[str]:
+    """Some of them may have no faces."""
+    found = await asyncio.gather(*(client.run(_LISTED, (generation, bucket)) for bucket in BUCKETS))
+    return sorted(directory for rows in found for (directory,) in rows)
+
+
+async def with_faces(client: Client, generation: str) -> list[str]:
+    names = await all_listed(client, generation)
+    found = await asyncio.gather(*(client.run(_EMPTIED, (generation, bucket)) for bucket in BUCKETS))
+    emptied = {digest for rows in found for (digest,) in rows}
+    if not emptied:
+        return names
+    doubtful = [name for name in names if _digest(name) in emptied]
+    has_faces = await asyncio.gather(*(_has_faces(client, generation, name) for name in doubtful))
+    empty = {name for name, there in zip(doubtful, has_faces, strict=True) if not there}
+    return [name for name in names if name not in empty]
+
+
+async def _has_faces(client: Client, generation: str, directory: str) -> bool:
+    found = await asyncio.gather(*(client.run(_A_FACE, (directory, generation, bucket)) for bucket in BUCKETS))
+    return any(found)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _digest(directory: str) -> bytes:
+    return hashlib.sha256(directory.encode()).digest()

@@ -1,0 +1,302 @@
+"""The embedded object store: one file an object, written beside and renamed into place.
+
+A file is a line of JSON with the metadata, then the data. objects_paths says which file a key has.
+"""
+
+import asyncio
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from backends.bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
+from backends.files.paths import folder_of, is_file, key_of, may_hold, path_of
+from backends.objects import ObjectInfo, ObjectStore, StoredObject
+from schemas.errors import ObjectMissing, StorageFull, Unavailable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# The header of a file fits: 2 kB, each of which JSON may write as six.
+HEADER_BYTES = 16 << 10
+# fsyncs wait for the disk, not for the processor: so many of them go on at once.
+THREADS = 8
+LIST_BATCH = 1000
+# Each is lost only to a delete that empties the very folder at the very moment.
+ATTEMPTS = 50
+# Folders remembered as durable. A million of them would be forgotten and synced once more, nothing else.
+KNOWN_FOLDERS = 100_000
+
+
+class FileObjects(ObjectStore):
+    """See ObjectStore. Any number of processes may use the folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._temporary = root / ".tmp"
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
+        self._prepared = False
+        self._preparing = threading.Lock()
+        self._durable: set[Path] = set()
+        self._numbers = itertools.count()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"FileObjects({str(self._root)!r})"
+
+    async def create(self) -> None:
+        await self._run(self._prepare)
+
+    async def put(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
+    ) -> bool:
+        check_metadata(metadata or {})
+        header = json.dumps(dict(metadata or {})).encode() + b"\n"
+        return await self._run(self._put, self._path(key), header, data, if_absent)
+
+    async def get(self, key: str) -> StoredObject:
+        found = await self._run(_read, self._path(key), True)
+        if found is None:
+            raise ObjectMissing(f"there is no object '{key}'")
+        return found
+
+    async def metadata(self, key: str) -> Mapping[str, str] | None:
+        found = await self._run(_read, self._path(key), False)
+        return None if found is None else found.metadata
+
+    async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
+        key = self.key_of(bucket, name)
+        found = None if key is None else await self._run(_read, self._path(key), True)
+        if found is None:
+            raise ObjectMissing(f"there is no object '{name}' in '{bucket}'")
+        sum_ = "" if etag is None else hashlib.md5(found.data, usedforsecurity=False).hexdigest()  # as S3 has it
+        check_fetched(name, len(found.data), sum_, wanted=etag, largest=largest)
+        return found.data
+
+    def key_of(self, bucket: str, name: str) -> str | None:
+        return name if bucket == self._root.name and len(name) <= LONGEST_KEY else None
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._run(self._delete, [self._path(key) for key in keys])
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        check_text(prefix, "the prefix")
+        objects = await self._run(self._walk, prefix)
+        while batch := await self._run(_batch, objects):
+            for each in batch:
+                yield each
+
+    async def ping(self) -> None:
+        await self._run(os.stat, self._root)
+
+    async def close(self) -> None:
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+
+    def _path(self, key: str) -> Path:
+        check_key(key)
+        return self._root / path_of(key)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self._closed:
+            raise Unavailable(f"{self._root} is closed")
+
+        def guarded() -> T:
+            try:
+                self._prepare()
+                return work(*args, **kwargs)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise StorageFull(
+                        f"no room left in {self._root}: free some space on its disk, work goes on by itself then"
+                    ) from error
+                raise Unavailable(f"{self._root}: {error.strerror}") from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._executor, guarded)
+
+    # In the threads.
+
+    def _prepare(self) -> None:
+        """Makes the folder, and removes the temporary files of processes that died; once."""
+        if self._prepared:
+            return
+        with self._preparing:
+            self._make_folder(self._temporary)
+            for left_over in self._temporary.iterdir():
+                with suppress(FileNotFoundError, BlockingIOError):
+                    file = os.open(left_over, os.O_RDONLY)
+                    try:
+                        # Who writes a file holds its lock; the lock of a dead process is free.
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        left_over.unlink()
+                    finally:
+                        os.close(file)
+            self._prepared = True
+
+    def _put(self, path: Path, header: bytes, data: bytes, if_absent: bool) -> bool:
+        attempts = ATTEMPTS
+        while True:
+            temporary = self._temporary / f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
+            file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _write(file, header, data)
+                os.fsync(file)
+                self._make_folder(path.parent)
+                put = _move(temporary, path, if_absent)
+                # Also when somebody else's is there already: who put it may not have got as far.
+                _sync_folder(path.parent)
+                return put
+            except FileNotFoundError:
+                # The folder, or one above, was empty for a moment and a delete took it away; or another process that is
+                # just starting took our temporary file, between open and lock, for a left-over.
+                self._durable.difference_update(path.parents)
+                attempts -= 1
+                if not attempts:
+                    raise
+            finally:
+                with suppress(FileNotFoundError):
+                    temporary.unlink()
+                os.close(file)
+
+    def _make_folder(self, folder: Path) -> None:
+        """Makes a folder so that it outlives a crash: the folder above is synced too, even when somebody else has just
+        made this one.
+        """
+        if folder in self._durable:
+            return
+        if folder == self._root:
+            folder.mkdir(parents=True, exist_ok=True)
+        else:
+            self._make_folder(folder.parent)
+            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails when a delete takes it away just then
+                folder.mkdir()
+        _sync_folder(folder.parent)
+        if len(self._durable) >= KNOWN_FOLDERS:
+            self._durable.clear()
+        self._durable.add(folder)
+
+    def _delete(self, paths: Sequence[Path]) -> None:
+        touched = set()
+        for path in paths:
+            with suppress(FileNotFoundError):
+                path.unlink()
+                touched.add(path.parent)
+        left = {self._remove_empty(folder) for folder in touched}
+        for folder in left:
+            with suppress(FileNotFoundError):  # emptied by another delete, which syncs the one above
+                _sync_folder(folder)
+
+    def _remove_empty(self, folder: Path) -> Path:
+        """Removes a folder and those above as long as they are empty. Returns the one that stays."""
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    raise
+                if error.errno == errno.ENOTEMPTY:
+                    return folder
+            self._durable.discard(folder)
+            folder = folder.parent
+        return folder
+
+    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
+        if len(prefix) > LONGEST_KEY:
+            return
+        folder, beginning = folder_of(prefix)
+        for path in _files(self._root / folder, beginning):
+            key = key_of(path.relative_to(self._root))
+            if key.startswith(prefix):
+                with suppress(FileNotFoundError):  # deleted since
+                    yield _info(path, key)
+
+
+def _files(folder: Path, beginning: str) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            # Names first: a folder must not stay open while the caller thinks about its objects.
+            names = [
+                entry.name for entry in entries if not entry.name.startswith(".") and may_hold(entry.name, beginning)
+            ]
+    except FileNotFoundError:
+        return
+    for name in names:
+        if is_file(name):
+            yield folder / name
+        else:
+            yield from _files(folder / name, "")
+
+
+def _batch(objects: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:
+    return tuple(itertools.islice(objects, LIST_BATCH))
+
+
+def _info(path: Path, key: str) -> ObjectInfo:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        status = os.fstat(file)
+        header = _header_length(os.pread(file, HEADER_BYTES, 0), path)
+        return ObjectInfo(key, status.st_size - header, status.st_mtime)
+    finally:
+        os.close(file)
+
+
+def _read(path: Path, with_data: bool) -> StoredObject | None:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        beginning = os.pread(file, HEADER_BYTES, 0)
+        length = _header_length(beginning, path)
+        metadata = json.loads(beginning[:length])
+        # Read in place, not cut out of what was read: a picture is copied once.
+        size = os.fstat(file).st_size - length if with_data else 0
+        data = os.pread(file, size, length)
+        if len(data) != size:
+            raise Unavailable(f"{path}: {size:,} bytes expected, {len(data):,} read")
+        return StoredObject(data, metadata)
+    finally:
+        os.close(file)
+
+
+def _header_length(beginning: bytes, path: Path) -> int:
+    length = beginning.find(b"\n") + 1
+    if length == 0:
+        raise Unavailable(f"{path} is no file of this store: move it out of the folder")
+    return length
+
+
+def _write(file: int, *parts: bytes) -> None:
+    for part in parts:
+        rest = memoryview(part)
+        while rest:
+            rest = rest[os.write(file, rest) :]
+
+
+def _move(temporary: Path, path: Path, if_absent: bool) -> bool:
+    if not if_absent:
+        os.rename(temporary, path)
+        return True
+    try:
+        os.link(temporary, path)  # unlike a rename, it replaces nothing
+    except FileExistsError:
+        return False
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

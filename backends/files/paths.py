@@ -1,0 +1,71 @@
+"""How an object's key becomes a path and back: any text is a key, and none leaves the folder.
+
+Each level of a key is percent-encoded, which takes every character that means something to a file system. Names of
+files end in '@', those of folders do not, so the keys 'a' and 'a/b' go side by side. What is too long for a file name
+goes on in a folder below, marked by '+'.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+# File systems take 255 bytes.
+LONGEST_NAME = 200
+_FILE = "@"
+_CONTINUED = "+"
+# A level without a name ('a//b'): no encoded text is a lone percent sign.
+_EMPTY = "%"
+
+
+def path_of(key: str) -> Path:
+    """The relative path of a key. Raises UnicodeEncodeError for text that is none (a lone surrogate)."""
+    *folders, file = key.split("/")
+    names: list[str] = []
+    for folder in folders:
+        names += _names(folder)
+    *continued, last = _names(file)
+    return Path(*names, *continued, last + _FILE)
+
+
+def key_of(path: Path) -> str:
+    """The key that a relative path stands for."""
+    key = ""
+    for name in path.parts:
+        level = name.removesuffix(_FILE)
+        if level.endswith(_CONTINUED):
+            key += level.removesuffix(_CONTINUED)
+        else:
+            key += ("" if level == _EMPTY else level) + "/"
+    return unquote(key.removesuffix("/"))
+
+
+def is_file(name: str) -> bool:
+    return name.endswith(_FILE)
+
+
+def folder_of(prefix: str) -> tuple[Path, str]:
+    """The deepest folder that holds all keys with a prefix, and how the encoded names in it begin."""
+    *folders, rest = prefix.split("/")
+    names = [name for folder in folders for name in _names(folder)]
+    return Path(*names), _encoded(rest)
+
+
+def may_hold(name: str, beginning: str) -> bool:
+    """Whether a file or folder of that name can hold keys whose encoded level begins so."""
+    level = name.removesuffix(_FILE).removesuffix(_CONTINUED)
+    level = "" if level == _EMPTY else level
+    return level.startswith(beginning) or (name.endswith(_CONTINUED) and beginning.startswith(level))
+
+
+def _names(level: str) -> Iterator[str]:
+    encoded = _encoded(level) or _EMPTY
+    while len(encoded) > LONGEST_NAME:
+        yield encoded[:LONGEST_NAME] + _CONTINUED
+        encoded = encoded[LONGEST_NAME:]
+    yield encoded
+
+
+def _encoded(level: str) -> str:
+    encoded = quote(level, safe="")
+    # '.' and '..' are no names, and those that begin with a dot are the store's own.
+    return "%2E" + encoded[1:] if encoded.startswith(".") else encoded

@@ -1,0 +1,43 @@
+"""Metadata as S3 carries it: headers in ASCII with names in lower case, 2,048 bytes of names and values.
+
+Each name is a header of its own, its value percent-encoded, so that other tools can read it; what does not fit so is
+compressed into a single header.
+"""
+
+import json
+import re
+import zlib
+from base64 import b85decode, b85encode
+from collections.abc import Iterable, Mapping
+from urllib.parse import quote, unquote
+
+from schemas.errors import InvalidRequest
+
+_PREFIX = "x-amz-meta-"
+_PACKED = "x-amz-meta-packed"
+_NAME = re.compile(r"[a-z0-9-]+")
+_LARGEST = 2048
+
+
+def headers_of(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Raises InvalidRequest for what does not fit, which only text that cannot be compressed does not."""
+    headers = {_PREFIX + name: quote(text) for name, text in metadata.items()}
+    if all(map(_NAME.fullmatch, metadata)) and _PACKED not in headers and _size(headers) <= _LARGEST:
+        return headers
+    headers = {_PACKED: b85encode(zlib.compress(json.dumps(dict(metadata), ensure_ascii=False).encode())).decode()}
+    if _size(headers) > _LARGEST:
+        raise InvalidRequest(f"metadata has {_size(headers)} bytes as S3 carries it, and may have {_LARGEST}")
+    return headers
+
+
+def metadata_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The metadata in the headers of an answer, also those that another system wrote."""
+    found = {name.lower(): text for name, text in headers}
+    if _PACKED in found:
+        metadata: dict[str, str] = json.loads(zlib.decompress(b85decode(found[_PACKED])))
+        return metadata
+    return {name.removeprefix(_PREFIX): unquote(text) for name, text in found.items() if name.startswith(_PREFIX)}
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    return sum(len(name) + len(text) for name, text in headers.items())

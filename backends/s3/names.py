@@ -1,0 +1,107 @@
+"""How an object's key becomes its name in a bucket and back: any text is a key.
+
+S3 knows neither '..' nor NUL nor more than 1,024 bytes, MinIO neither '//' nor more than 255 bytes a level; and MinIO
+never lists 'a/b' where there is an 'a'. So a name is one of three:
+
+- the key itself: what ends in an id (`originals/0b6f…`), and whatever other systems put below `incoming/`;
+- `~/` and the path that the embedded store would give it (objects_paths);
+- `~long/` and all of its characters as one number, where that path is too long.
+
+Below `incoming/` a key is as good as its name: who puts both 'incoming/a' and 'incoming/a/b' lists only the first.
+"""
+
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+from backends.files.paths import LONGEST_NAME, folder_of, key_of, path_of
+
+INCOMING = "incoming/"
+_ODD = "~/"
+_LONG = "~long/"
+# Of the 1,024 that S3 takes; the rest is for the prefix in the URL. Long names have up to 1,018.
+_LONGEST_ODD = 900
+_LONGEST_LEVEL = 255
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ORDINARY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# Controls and the two that are no characters cannot be deleted: XML has no way to write them.
+_UNWRITABLE = re.compile("[\0-\x1f\x7f\ufffe\uffff]")
+_CODE_POINTS = 0x110000
+
+
+def name_of_key(key: str) -> str:
+    """The name of the key's object."""
+    if _is_name(key):
+        return key
+    name = _ODD + path_of(key).as_posix()
+    return name if len(name) <= _LONGEST_ODD else _LONG + _packed(key)
+
+
+def key_of_name(name: str) -> str | None:
+    """The key that a name stands for; None for an object that is not named by name_of_key."""
+    try:
+        if name.startswith(_ODD):
+            key = key_of(Path(name.removeprefix(_ODD)))
+        elif name.startswith(_LONG):
+            key = _unpacked(name.removeprefix(_LONG))
+        else:
+            key = name
+        return key if name_of_key(key) == name else None
+    except ValueError:
+        return None
+
+
+def names_begin_with(prefix: str) -> Iterator[str]:
+    """The beginnings of the names that keys with a prefix have; names of other keys may begin so too."""
+    if not prefix:
+        yield ""
+        return
+    *folders, rest = prefix.split("/")
+    if prefix.startswith(INCOMING):
+        if all(map(is_level, folders)) and not _UNWRITABLE.search(rest):
+            # MinIO refuses a prefix that ends in '/.' or '/..'.
+            yield prefix.removesuffix(rest) if rest.startswith(".") else prefix
+    elif all(map(_ORDINARY.fullmatch, [*folders, rest or "x"])):
+        yield prefix
+    folder, beginning = folder_of(prefix)
+    yield _ODD + (f"{folder.as_posix()}/" if folder.parts else "") + beginning[:LONGEST_NAME]
+    yield _LONG
+
+
+def is_level(level: str) -> bool:
+    """Whether every S3 store takes it for what stands between two slashes."""
+    return (
+        level not in ("", ".", "..", "xl.meta")  # the last, and __XLDIR__, are MinIO's own
+        and not level.endswith("__XLDIR__")
+        and not _UNWRITABLE.search(level)
+        and len(level.encode()) <= _LONGEST_LEVEL
+    )
+
+
+def _is_name(key: str) -> bool:
+    *folders, last = key.split("/")
+    if key.startswith(INCOMING):
+        return all(map(is_level, (*folders, last))) and len(key.encode()) <= _LONGEST_ODD
+    # No level above an id is one, so no such name goes on where another ends.
+    return _ID.fullmatch(last) is not None and all(
+        _ORDINARY.fullmatch(each) and is_level(each) and not _ID.fullmatch(each) for each in folders
+    )
+
+
+def _packed(key: str) -> str:
+    number = 1  # a NUL at the beginning counts
+    for character in key:
+        number = number * _CODE_POINTS + ord(character)
+    text = urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8)).decode().rstrip("=")
+    return "/".join(text[start : start + LONGEST_NAME] for start in range(0, len(text), LONGEST_NAME)) + "@"
+
+
+def _unpacked(packed: str) -> str:
+    text = packed.removesuffix("@").replace("/", "")
+    number = int.from_bytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    characters = []
+    while number > 1:
+        number, character = divmod(number, _CODE_POINTS)
+        characters.append(chr(character))
+    return "".join(reversed(characters))

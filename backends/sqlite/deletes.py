@@ -1,0 +1,142 @@
+"""Deleting from the embedded vector store, so that what is gone stays away and cannot be read in its files either.
+
+In small steps, each a short transaction among the writes of others. Who puts a face later with a time before its
+erasure is refused by the table `erasures`, which has no names in it, only digests. SQLite overwrites what it deletes
+(secure_delete), but it leaves copies of what it once moved from page to page in the unused middle of pages: one face in
+some thousands can still be read there. Only VACUUM gets rid of those.
+"""
+
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+
+from backends.sqlite.connect import translated
+from backends.sqlite.threads import GroupWriter, Operation
+from backends.vectors import ERASURES_KEPT_S
+
+# As in the log: a step holds up the writes of others for some ms.
+STEP_ROWS = 500
+ALL_TIMES = (1 << 63) - 1
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS erasures (
+    erased BLOB PRIMARY KEY,                    -- see digests()
+    at INTEGER NOT NULL,                        -- ms: faces up to this time are erased
+    written_at REAL NOT NULL                    -- seconds since the epoch
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS erasures_by_age ON erasures (written_at);
+CREATE TABLE IF NOT EXISTS remains (            -- one row: how many deletes may have left something in unused parts of pages
+    id INTEGER PRIMARY KEY CHECK (id = 0),
+    deletes INTEGER NOT NULL
+);
+"""
+
+_ERASE = """
+INSERT INTO erasures (erased, at, written_at) VALUES (?, ?, ?)
+ON CONFLICT DO UPDATE SET at = MAX(at, excluded.at), written_at = excluded.written_at
+"""
+_REMAINS = "INSERT INTO remains (id, deletes) VALUES (0, 1) ON CONFLICT DO UPDATE SET deletes = deletes + 1"
+_LOOK = """
+SELECT person, face_id, timestamp FROM faces
+WHERE directory = ? AND generation = ? AND (person, face_id) >= (?, ?) {those} ORDER BY person, face_id LIMIT ?
+"""
+_DELETE_FACE = "DELETE FROM faces WHERE directory = ? AND generation = ? AND person = ? AND face_id = ?"
+
+
+class DeletingWriter(GroupWriter):
+    """A GroupWriter that can also write its file anew."""
+
+    _vacuum: list[Exception | None] | None = None
+
+    async def vacuum(self) -> None:
+        """Writes all that is there into a new file, about as fast as the disk takes it; writes wait meanwhile. Raises
+        StorageFull or Unavailable.
+        """
+        outcome: list[Exception | None] = []
+
+        def after_the_group(connection: sqlite3.Connection) -> None:
+            self._vacuum, self._empty_wal = outcome, True
+
+        await self.run(after_the_group)
+        if outcome[0] is not None:
+            raise outcome[0]
+
+    def _committed(self) -> Callable[[], None] | None:
+        outcome, self._vacuum = self._vacuum, None
+        if outcome is not None and self._connection is not None:
+            try:
+                self._connection.execute("VACUUM")
+                outcome.append(None)
+            except sqlite3.Error as error:
+                outcome.append(translated(error, self._path))
+        return None
+
+    def _rolled_back(self) -> None:
+        self._vacuum = None
+
+
+def digests(*names: str) -> list[bytes]:
+    """What stands for each beginning of (generation, directory, person, face_id) in the table of erasures."""
+    state, found = hashlib.sha256(), []
+    for name in names:
+        state.update(b"%d:%b" % (len(name.encode()), name.encode()))
+        found.append(state.digest())
+    return found
+
+
+def remember(erased: Iterable[tuple[str, ...]], at: int) -> Operation[None]:
+    """erased: (generation, directory), or with the person, or with the person and the face_id."""
+    rows = [(digests(*names)[-1], at, time.time()) for names in erased]
+    return lambda connection: connection.executemany(_ERASE, rows).close()
+
+
+def delete_step(
+    directory: str, generation: str, begin: tuple[str, str], until: int, *only: str
+) -> Operation[tuple[int, tuple[str, str] | None]]:
+    """Deletes faces up to the time `until` (ms) among the next ones from (person, face_id) on. only: the person, or the
+    person and the face_id. Returns how many it deleted, and where to go on: None at the end.
+    """
+    look = _LOOK.format(those="".join((" AND person = ?", " AND face_id = ?")[: len(only)]))
+
+    def delete(connection: sqlite3.Connection) -> tuple[int, tuple[str, str] | None]:
+        rows = connection.execute(look, (directory, generation, *begin, *only, STEP_ROWS)).fetchall()
+        gone = [(directory, generation, person, face_id) for person, face_id, timestamp in rows if timestamp <= until]
+        if gone:
+            connection.executemany(_DELETE_FACE, gone)
+            connection.execute(_REMAINS)
+        return len(gone), rows[-1][:2] if len(rows) == STEP_ROWS else None
+
+    return delete
+
+
+def delete_answers_step(image_ids: list[str]) -> Operation[None]:
+    def delete(connection: sqlite3.Connection) -> None:
+        if connection.executemany("DELETE FROM answers WHERE image_id = ?", [(it,) for it in image_ids]).rowcount:
+            connection.execute(_REMAINS)
+
+    return delete
+
+
+async def sweep(writer: DeletingWriter) -> None:
+    """Forgets old erasures, and writes the file anew if something was deleted since."""
+    while await writer.run(_forget) == STEP_ROWS:
+        pass
+    deletes = await writer.run(_deletes)
+    if deletes:
+        await writer.vacuum()
+        # Unless another process has deleted something meanwhile.
+        await writer.run(
+            lambda connection: connection.execute("DELETE FROM remains WHERE deletes = ?", (deletes,)).close()
+        )
+
+
+def _forget(connection: sqlite3.Connection) -> int:
+    before = time.time() - ERASURES_KEPT_S
+    query = "DELETE FROM erasures WHERE erased IN (SELECT erased FROM erasures WHERE written_at < ? LIMIT ?)"
+    return connection.execute(query, (before, STEP_ROWS)).rowcount
+
+
+def _deletes(connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT deletes FROM remains").fetchone()
+    return row[0] if row else 0

@@ -1,0 +1,160 @@
+"""Consumer groups in the tables of the embedded log: who is a member, which partitions are whose, what was committed.
+
+Plain functions on a connection, each inside a transaction of its caller. A group's epoch grows whenever the list of its
+members, or what they subscribe to, changes; who owns what follows from that list alone, so every process works out the
+same shares without a coordinator.
+"""
+
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from backends.log import Committed, TopicPartition
+from schemas.errors import Fenced
+
+# No lease is longer. One that ends later was written before the clock was set back, and would keep a dead member alive.
+LONGEST_LEASE_MS = 60_000
+
+
+class Membership(NamedTuple):
+    """One life of a member in a group. `topics` is a sorted JSON list."""
+
+    session: str
+    group: str
+    member: str
+    topics: str
+
+
+class Owned(NamedTuple):
+    """A partition of this member's."""
+
+    partition_id: int
+    topic_partition: TopicPartition
+    committed: Committed
+
+
+class Assignment(NamedTuple):
+    epoch: int
+    partitions: Sequence[Owned]
+
+
+def join(connection: sqlite3.Connection, me: Membership, now: int, lease: int) -> None:
+    """Enters the group. Who comes back under the name of a member takes its place: nobody else has to start again for
+    it.
+    """
+    known = connection.execute(
+        "SELECT topics FROM members WHERE group_name = ? AND name = ?", (me.group, me.member)
+    ).fetchone()
+    connection.execute(
+        "INSERT INTO members (group_name, name, session, topics, lease_until) VALUES (?, ?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET session = excluded.session, topics = excluded.topics, lease_until = excluded.lease_until",
+        (me.group, me.member, me.session, me.topics, now + lease),
+    )
+    if known is None or known[0] != me.topics:
+        _rebalance(connection, me.group)
+    _expire(connection, now)
+
+
+def leave(connection: sqlite3.Connection, session: str) -> None:
+    """Leaves the group; nothing happens when it is no member any more."""
+    gone = connection.execute("DELETE FROM members WHERE session = ? RETURNING group_name", (session,)).fetchall()
+    for (group,) in gone:
+        _rebalance(connection, group)
+
+
+def renew(connection: sqlite3.Connection, members: Sequence[Membership], now: int, lease: int) -> list[str]:
+    """Renews the leases and removes members of any process whose lease is over. Returns sessions whose name another has
+    taken.
+    """
+    replaced = []
+    for me in members:
+        renewed = connection.execute(
+            "UPDATE members SET lease_until = ? WHERE session = ?", (now + lease, me.session)
+        ).rowcount
+        if renewed:
+            continue
+        other = connection.execute(
+            "SELECT 1 FROM members WHERE group_name = ? AND name = ?", (me.group, me.member)
+        ).fetchone()
+        if other is not None:
+            replaced.append(me.session)
+        else:
+            # This process stood still for so long that the others went on without it.
+            join(connection, me, now, lease)
+    _expire(connection, now)
+    return replaced
+
+
+def commit(
+    connection: sqlite3.Connection, session: str, group: str, epoch: int, offsets: Sequence[tuple[int, Committed]]
+) -> None:
+    """Commits, by partition id. Raises Fenced, with nothing written."""
+    current = connection.execute(
+        "SELECT epoch FROM groups, members WHERE groups.name = ? AND group_name = groups.name AND session = ?",
+        (group, session),
+    ).fetchone()
+    if current is None or current[0] != epoch:
+        raise Fenced(
+            f"group '{group}' has rebalanced: poll for the new assignment and start again at what was committed"
+        )
+    connection.executemany(
+        "INSERT INTO commits (group_name, partition_id, next_offset, metadata) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, metadata = excluded.metadata",
+        [(group, partition_id, committed.offset, committed.metadata) for partition_id, committed in offsets],
+    )
+
+
+def read_assignment(connection: sqlite3.Connection, me: Membership) -> Assignment | None:
+    """What is this member's now, with where the group had committed; None while it is no member."""
+    rows = connection.execute("SELECT name, session, topics FROM members WHERE group_name = ?", (me.group,)).fetchall()
+    if all(session != me.session for _, session, _ in rows):
+        return None
+    subscriptions = {name: set(json.loads(topics)) for name, _, topics in rows}
+    committed = read_commits(connection, me.group)
+    owned = []
+    for topic in json.loads(me.topics):
+        first, count = connection.execute("SELECT first_id, partitions FROM topics WHERE name = ?", (topic,)).fetchone()
+        starts = read_starts(connection, first, count)
+        # By the partition's number: members with the same subscriptions get the same numbers of all their topics.
+        members = sorted(name for name, topics in subscriptions.items() if topic in topics)
+        for partition in range(members.index(me.member), count, len(members)):
+            partition_id = first + partition
+            start = committed.get(partition_id, Committed(starts[partition_id]))
+            owned.append(Owned(partition_id, TopicPartition(topic, partition), start))
+    (epoch,) = connection.execute("SELECT epoch FROM groups WHERE name = ?", (me.group,)).fetchone()
+    return Assignment(epoch, owned)
+
+
+def read_commits(connection: sqlite3.Connection, group: str) -> dict[int, Committed]:
+    """What a group has committed, by partition id."""
+    rows = connection.execute("SELECT partition_id, next_offset, metadata FROM commits WHERE group_name = ?", (group,))
+    return {partition_id: Committed(offset, metadata) for partition_id, offset, metadata in rows}
+
+
+def read_starts(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
+    """The first offset that retention has left, by partition id."""
+    return dict(
+        connection.execute(
+            "SELECT id, start_offset FROM partitions WHERE id >= ? AND id < ?", (first_id, first_id + count)
+        )
+    )
+
+
+def read_epochs(connection: sqlite3.Connection) -> Mapping[str, int]:
+    return dict(connection.execute("SELECT name, epoch FROM groups"))
+
+
+def _expire(connection: sqlite3.Connection, now: int) -> None:
+    gone = connection.execute(
+        "DELETE FROM members WHERE lease_until < ? OR lease_until > ? RETURNING group_name",
+        (now, now + LONGEST_LEASE_MS),
+    ).fetchall()
+    for group in {group for (group,) in gone}:
+        _rebalance(connection, group)
+
+
+def _rebalance(connection: sqlite3.Connection, group: str) -> None:
+    connection.execute(
+        "INSERT INTO groups (name, epoch) VALUES (?, 1) ON CONFLICT DO UPDATE SET epoch = epoch + 1", (group,)
+    )

@@ -1,0 +1,195 @@
+"""The embedded log: a durable partitioned log in one SQLite file, for one machine and any number of its processes.
+
+This module is the port's face. What happens where: log_sqlite_writer appends (a thread), log_sqlite_consumer reads,
+log_sqlite_view wakes the readers and keeps fresh records in memory, log_sqlite_groups shares partitions out,
+log_sqlite_retention deletes, log_sqlite_schema has the tables.
+"""
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, place_of
+from backends.sqlite.consumer import SqliteConsumer, SqliteReader
+from backends.sqlite.groups import Membership, read_commits, read_starts
+from backends.sqlite.retention import enforce
+from backends.sqlite.schema import record_id
+from backends.sqlite.threads import ReadThread
+from backends.sqlite.view import LogView
+from backends.sqlite.writer import LogWriter, Placed
+from schemas.errors import InvalidRequest, StorageFull, TopicMismatch, Unavailable
+
+
+class _Topic(NamedTuple):
+    first_id: int
+    partitions: int
+
+
+class SqliteLog(EventLog):
+    """See EventLog. Used from one event loop; opens its file at the first call.
+
+    `lease_s`: how long a member that was killed keeps its partitions. `clock`: seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, *, lease_s: float = 4.0, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._view = LogView()
+        self._writer = LogWriter(path, self._view, lease_s=lease_s, clock=clock)
+        self._reads = ReadThread(path, name="log-reads")
+        self._topics: dict[str, _Topic] = {}
+        self._opened = False
+
+    def __repr__(self) -> str:
+        return f"SqliteLog({str(self._path)!r})"
+
+    async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
+        await self._writer.run(self._writer.create_topics(specs))
+
+    async def require_topics(self, specs: Sequence[TopicSpec]) -> None:
+        for spec in specs:
+            try:
+                topic = await self._topic(spec.name)
+            except InvalidRequest as missing:
+                raise TopicMismatch(f"{missing.message}: `facestream init` creates the topics") from None
+            if topic.partitions != spec.partitions:
+                raise mismatch(spec, topic.partitions)
+
+    async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
+        placed = [await self._place(record) for record in records]
+        if placed:
+            await self._writer.run(self._writer.append(placed))
+        return [TopicPartition(each.record.topic, each.partition) for each in placed]
+
+    async def _place(self, record: NewRecord) -> Placed:
+        topic = self._topics.get(record.topic) or await self._topic(record.topic)
+        partition = place_of(record, topic.partitions)
+        return Placed(topic.first_id + partition, partition, record)
+
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        for topic in topics:
+            await self._topic(topic)
+        me = Membership(uuid.uuid4().hex, group, member, json.dumps(sorted(set(topics))))
+        self._writer.watching += 1
+        try:
+            await self._writer.run(self._writer.join(me))
+        except BaseException:
+            self._writer.watching -= 1
+            raise
+        self._writer.memberships[me.session] = me
+        return SqliteConsumer(self._writer, self._view, self._reads, me, topics, linger_s)
+
+    async def reader(
+        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+    ) -> Reader:
+        first_id, count = await self._topic(topic)
+        wanted = range(count) if partitions is None else sorted(set(partitions))
+        if not set(wanted) <= set(range(count)):
+            raise InvalidRequest(f"topic '{topic}' has partitions 0 to {count - 1}, not {', '.join(map(str, wanted))}")
+        self._writer.watching += 1
+        try:
+            # An empty transaction: the writer looks whether others have appended since it last had reason to.
+            await self._writer.run(lambda connection: None)
+            offsets = await self._reads.run(
+                lambda connection: (
+                    read_starts(connection, first_id, count)
+                    if at == "start"
+                    else _read_ends(connection, first_id, count)
+                )
+            )
+        except BaseException:
+            self._writer.watching -= 1
+            raise
+        places = [(first_id + partition, partition, offsets[first_id + partition]) for partition in wanted]
+        return SqliteReader(self._writer, self._view, self._reads, topic, places)
+
+    async def partitions(self, topic: str) -> int:
+        return (await self._topic(topic)).partitions
+
+    async def start_offsets(self, topic: str) -> dict[int, int]:
+        first_id, count = await self._topic(topic)
+        starts = await self._reads.run(lambda connection: read_starts(connection, first_id, count))
+        return {partition_id - first_id: start for partition_id, start in starts.items()}
+
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        first_id, count = await self._topic(topic)
+        ends = await self._reads.run(lambda connection: _read_ends(connection, first_id, count))
+        return {partition_id - first_id: end for partition_id, end in ends.items()}
+
+    async def lag(self, group: str, topic: str) -> dict[int, int]:
+        first_id, count = await self._topic(topic)
+
+        def read(connection: sqlite3.Connection) -> dict[int, int]:
+            committed = read_commits(connection, group)
+            starts = read_starts(connection, first_id, count)
+            return {
+                each - first_id: end - max(starts[each], committed[each].offset if each in committed else 0)
+                for each, end in _read_ends(connection, first_id, count).items()
+            }
+
+        return await self._reads.run(read)
+
+    async def oldest(self, group: str, topic: str) -> int | None:
+        first_id, count = await self._topic(topic)
+
+        def read(connection: sqlite3.Connection) -> int | None:
+            committed = read_commits(connection, group)
+            firsts = [
+                connection.execute(
+                    "SELECT timestamp FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
+                    (record_id(each, committed[each].offset if each in committed else 0), record_id(each + 1, 0)),
+                ).fetchone()
+                for each in range(first_id, first_id + count)
+            ]
+            return min((row[0] for row in firsts if row is not None), default=None)
+
+        return await self._reads.run(read)
+
+    async def enforce_retention(self) -> None:
+        await self._open()
+        if await enforce(self._writer, self._reads):
+            self._view.forget()
+            await self._writer.empty_wal()
+
+    async def ping(self) -> None:
+        await self._open()
+        await self._reads.run(lambda connection: connection.execute("SELECT 1 FROM topics LIMIT 1").fetchone())
+
+    async def close(self) -> None:
+        for session in list(self._writer.memberships):
+            self._writer.memberships.pop(session)
+            with suppress(Unavailable, StorageFull):  # its lease runs out then
+                await self._writer.run(self._writer.leave(session))
+        await self._writer.close()
+        self._view.wake_all()
+        await self._reads.close()
+
+    async def _open(self) -> None:
+        """Has the writer create the file and its tables, which the reads take for granted."""
+        if not self._opened:
+            await self._writer.run(lambda connection: None)
+            self._opened = True
+
+    async def _topic(self, name: str) -> _Topic:
+        # Topics are never deleted and never change, but another process may have just created one.
+        if name not in self._topics:
+            await self._open()
+            rows = await self._reads.run(
+                lambda connection: connection.execute("SELECT name, first_id, partitions FROM topics").fetchall()
+            )
+            self._topics.update({topic: _Topic(first_id, count) for topic, first_id, count in rows})
+        if name not in self._topics:
+            raise InvalidRequest(f"there is no topic '{name}': create the topics first (facestream init)")
+        return self._topics[name]
+
+
+def _read_ends(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
+    return dict(
+        connection.execute(
+            "SELECT id, next_offset FROM partitions WHERE id >= ? AND id < ?", (first_id, first_id + count)
+        )
+    )

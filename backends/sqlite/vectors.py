@@ -1,0 +1,307 @@
+"""The embedded vector store: faces, answers and API keys in one SQLite file.
+
+Faces lie in the order of their galleries, so that reading one is reading one stretch of the file. Triggers keep the
+number of faces a person, so that listing people and directories does not touch the vectors. Deleting has a file of its
+own, vectors_sqlite_deletes.
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.sqlite import deletes as deletes
+from backends.sqlite.threads import Operation, ReadThread
+from backends.vectors import (
+    ANSWERS_IN_PAGE,
+    MOST_IN_BLOCK,
+    ApiKey,
+    Face,
+    FaceBlock,
+    FaceVector,
+    PersonSummary,
+    StoredAnswer,
+    VectorStore,
+    check_erased,
+)
+
+# Answers deleted in one transaction, so that a sweep holds up nobody who writes.
+SWEEP_ANSWERS = 500
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS faces (
+    directory TEXT NOT NULL,
+    generation TEXT NOT NULL,
+    person TEXT NOT NULL,
+    face_id TEXT NOT NULL,
+    image_id TEXT NOT NULL,
+    source TEXT NOT NULL,
+    timestamp INTEGER NOT NULL,
+    vector BLOB NOT NULL,                       -- float32, little-endian
+    PRIMARY KEY (directory, generation, person, face_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS persons (
+    generation TEXT NOT NULL,
+    directory TEXT NOT NULL,
+    person TEXT NOT NULL,
+    faces INTEGER NOT NULL,
+    PRIMARY KEY (generation, directory, person)
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS face_added AFTER INSERT ON faces BEGIN
+    INSERT INTO persons (generation, directory, person, faces) VALUES (new.generation, new.directory, new.person, 1)
+        ON CONFLICT DO UPDATE SET faces = faces + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS face_deleted AFTER DELETE ON faces BEGIN
+    UPDATE persons SET faces = faces - 1
+        WHERE generation = old.generation AND directory = old.directory AND person = old.person;
+    DELETE FROM persons
+        WHERE generation = old.generation AND directory = old.directory AND person = old.person AND faces = 0;
+END;
+CREATE TABLE IF NOT EXISTS answers (
+    image_id TEXT PRIMARY KEY,
+    value TEXT NOT NULL,
+    expires_at REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_by_expiry ON answers (expires_at);
+CREATE TABLE IF NOT EXISTS api_keys (
+    key_id TEXT PRIMARY KEY,
+    secret_hash TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    directory TEXT,
+    created_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+_PUT_ANSWER = """
+INSERT INTO answers (image_id, value, expires_at) VALUES (?, ?, ?)
+ON CONFLICT DO UPDATE SET value = excluded.value, expires_at = excluded.expires_at
+"""
+
+_PUT_FACE = """
+INSERT INTO faces (directory, generation, person, face_id, image_id, source, timestamp, vector)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM erasures WHERE erased IN (?9, ?10, ?11) AND at >= ?7)
+ON CONFLICT DO UPDATE SET
+    image_id = excluded.image_id, source = excluded.source, timestamp = excluded.timestamp, vector = excluded.vector
+WHERE excluded.timestamp >= timestamp
+"""
+
+_READ_BLOCK = """
+SELECT person, face_id, vector FROM faces
+WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
+"""
+
+_READ_FACES = """
+SELECT person, face_id, image_id, source, timestamp FROM faces
+WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
+"""
+
+# By image_id: a VACUUM gives the rows other rowids.
+_READ_ANSWERS = "SELECT image_id, value, expires_at FROM answers WHERE image_id > ? ORDER BY image_id LIMIT ?"
+
+# From one directory to the next, not over all people in between.
+_DIRECTORIES = """
+WITH RECURSIVE found (directory) AS (
+    SELECT MIN(directory) FROM persons WHERE generation = ?1
+    UNION ALL
+    SELECT (SELECT MIN(directory) FROM persons WHERE generation = ?1 AND directory > found.directory)
+    FROM found WHERE found.directory IS NOT NULL
+)
+SELECT directory FROM found WHERE directory IS NOT NULL
+"""
+
+
+class SqliteVectors(VectorStore):
+    """See VectorStore. Used from one event loop; opens its file at the first call.
+
+    Galleries have a read thread of their own: one takes its time, and answers and listings must not wait behind it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = deletes.DeletingWriter(path, _SCHEMA + deletes.SCHEMA, name="vectors-writer")
+        self._reads = ReadThread(path, name="vectors-reads")
+        self._gallery_reads = ReadThread(path, name="vectors-gallery")
+        self._opened = False
+
+    def __repr__(self) -> str:
+        return f"SqliteVectors({str(self._path)!r})"
+
+    async def create(self) -> None:
+        """The schema is made when the file is opened."""
+
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
+        await self._write(_PUT_FACE, [_row(each) for each in faces])
+
+    async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
+        await self._open()
+        after = ("", "")
+        while True:
+            # Each block on a snapshot of its own: one that lasts as long as the caller takes keeps the WAL from being
+            # reused.
+            block = await self._gallery_reads.run(_reading_block(directory, generation, after))
+            if block is None:
+                return
+            yield block
+            if len(block) < MOST_IN_BLOCK:
+                return
+            after = (block.persons[-1], block.face_ids[-1])
+
+    async def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
+        after = ("", "")
+        while rows := await self._fetch_from(
+            self._gallery_reads, _READ_FACES, (directory, generation, *after, MOST_IN_BLOCK)
+        ):
+            yield [Face(*row) for row in rows]
+            after = rows[-1][:2]
+
+    async def delete_faces(
+        self,
+        directory: str,
+        generations: Sequence[str],
+        erased_at: int,
+        *,
+        person: str | None = None,
+        face_id: str | None = None,
+    ) -> None:
+        only = check_erased(person, face_id)
+        # First of all: from then on none of them comes back.
+        await self._writer.run(
+            deletes.remember([(generation, directory, *only) for generation in generations], erased_at)
+        )
+        for generation in generations:
+            await self._delete(directory, generation, erased_at, *only)
+        await self._writer.empty_wal()
+
+    async def delete_generation(self, generation: str) -> int:
+        deleted = 0
+        for directory in await self.directories(generation):
+            deleted += await self._delete(directory, generation, deletes.ALL_TIMES)
+        await self._writer.empty_wal()
+        return deleted
+
+    async def sweep_erasures(self) -> None:
+        await deletes.sweep(self._writer)
+
+    async def directories(self, generation: str) -> list[str]:
+        rows = await self._fetch(_DIRECTORIES, (generation,))
+        return [directory for (directory,) in rows]
+
+    async def persons(
+        self, directory: str, generation: str, *, after: str = "", limit: int = 100
+    ) -> list[PersonSummary]:
+        rows = await self._fetch(
+            "SELECT person, faces FROM persons WHERE generation = ? AND directory = ? AND person > ? ORDER BY person LIMIT ?",
+            (generation, directory, after, limit),
+        )
+        return [PersonSummary(*row) for row in rows]
+
+    async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
+        rows = await self._fetch(
+            "SELECT person, face_id, image_id, source, timestamp FROM faces"
+            " WHERE directory = ? AND generation = ? AND person = ? ORDER BY face_id",
+            (directory, generation, person),
+        )
+        return [Face(*row) for row in rows]
+
+    async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        await self._write(_PUT_ANSWER, [(each.image_id, each.value, each.expires_at) for each in answers])
+
+    async def answer(self, image_id: str) -> StoredAnswer | None:
+        rows = await self._fetch("SELECT image_id, value, expires_at FROM answers WHERE image_id = ?", (image_id,))
+        return StoredAnswer(*rows[0]) if rows else None
+
+    async def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
+        after = ""
+        while rows := await self._fetch_from(self._gallery_reads, _READ_ANSWERS, (after, ANSWERS_IN_PAGE)):
+            yield [StoredAnswer(*row) for row in rows]
+            after = rows[-1][0]
+
+    async def delete_answers(self, image_ids: Sequence[str]) -> None:
+        for first in range(0, len(image_ids), deletes.STEP_ROWS):
+            await self._writer.run(deletes.delete_answers_step(list(image_ids[first : first + deletes.STEP_ROWS])))
+        await self._writer.empty_wal()
+
+    async def sweep_answers(self, expired_before: float) -> None:
+        swept = SWEEP_ANSWERS
+        while swept == SWEEP_ANSWERS:
+            swept = await self._write(
+                "DELETE FROM answers WHERE rowid IN (SELECT rowid FROM answers WHERE expires_at < ? LIMIT ?)",
+                [(expired_before, SWEEP_ANSWERS)],
+            )
+
+    async def put_api_key(self, key: ApiKey) -> None:
+        await self._write(
+            "INSERT OR REPLACE INTO api_keys (key_id, secret_hash, scope, directory, created_at) VALUES (?, ?, ?, ?, ?)",
+            [(key.key_id, key.secret_hash, key.scope, key.directory, key.created_at)],
+        )
+
+    async def api_keys(self) -> list[ApiKey]:
+        rows = await self._fetch(
+            "SELECT key_id, secret_hash, scope, directory, created_at FROM api_keys ORDER BY key_id"
+        )
+        return [ApiKey(*row) for row in rows]
+
+    async def delete_api_key(self, key_id: str) -> bool:
+        return await self._write("DELETE FROM api_keys WHERE key_id = ?", [(key_id,)]) > 0
+
+    async def ping(self) -> None:
+        await self._fetch("SELECT 1 FROM api_keys LIMIT 1")
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reads.close()
+        await self._gallery_reads.close()
+
+    async def _open(self) -> None:
+        """Has the writer create the file and its tables, which the reads take for granted."""
+        if not self._opened:
+            await self._writer.run(lambda connection: None)
+            self._opened = True
+
+    async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Runs it for each row; returns how many rows it changed."""
+        return await self._writer.run(lambda connection: connection.executemany(statement, rows).rowcount)
+
+    async def _delete(self, directory: str, generation: str, until: int, *only: str) -> int:
+        deleted = 0
+        begin: tuple[str, str] | None = ("", "")
+        while begin is not None:
+            step, begin = await self._writer.run(deletes.delete_step(directory, generation, begin, until, *only))
+            deleted += step
+        return deleted
+
+    async def _fetch(self, query: str, parameters: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        return await self._fetch_from(self._reads, query, parameters)
+
+    async def _fetch_from(self, reads: ReadThread, query: str, parameters: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        await self._open()
+        return await reads.run(lambda connection: connection.execute(query, parameters).fetchall())
+
+
+def _row(each: FaceVector) -> tuple[Any, ...]:
+    each.check()
+    face = each.face
+    names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
+    _, *erased = deletes.digests(each.generation, each.directory, face.person, face.face_id)
+    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes(), *erased)
+
+
+def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:
+    def read(connection: sqlite3.Connection) -> FaceBlock | None:
+        persons: list[str] = []
+        face_ids: list[str] = []
+        blobs: list[bytes] = []
+        # Not fetchall: the garbage collector would look through all the tuples.
+        for person, face_id, blob in connection.execute(_READ_BLOCK, (directory, generation, *after, MOST_IN_BLOCK)):
+            persons.append(person)
+            face_ids.append(face_id)
+            blobs.append(blob)
+        if not blobs:
+            return None
+        numbers: NDArray[np.float32] = np.frombuffer(b"".join(blobs), "<f4").astype(np.float32, copy=False)
+        return FaceBlock(persons, face_ids, numbers.reshape(len(blobs), -1))  # (faces, D)
+
+    return read

@@ -1,0 +1,181 @@
+"""Measures the detector with the passes of processors/passes.py: street photos, montages of small faces, portraits of
+phone size.
+
+    python -m bench.accuracy.detection PHOTOS [--dtype auto] [--score .51] [--only street montage portrait] [--count 100]
+
+PHOTOS holds street/ (labels.json) and lfw/ (a folder a person). Prints a table; ends with 1 where a figure misses its
+requirement.
+"""
+
+import argparse
+import json
+import random
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torchvision.ops import box_iou
+
+from bench.accuracy.models import add_arguments
+from bench.speed.bare import find
+from processors.boxes import Detections
+from processors.networks import Detector
+from processors.passes import Detail, plan, render
+from weights.load import choose_device, choose_dtype, load_detector
+from weights.manifest import manifest
+
+MATCH = 0.35  # IoU
+STREET = {
+    (8, 16): 0.0,
+    (16, 32): 0.82,
+    (32, 64): 0.90,
+    (64, 10_000): 0.96,
+}  # size, the root of the area → recall wanted
+UNMATCHED = 100  # boxes, on 284 photos
+MONTAGE = {48: 0.90, 64: 0.95, 120: 0.98}
+PORTRAIT = {2400: 0.99, 4000: 0.99}
+
+Boxes = NDArray[np.float64]
+
+
+@dataclass
+class Row:
+    what: str
+    figure: float
+    wanted: float
+    at_most: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.figure <= self.wanted if self.at_most else self.figure >= self.wanted
+
+
+def detect(detector: Detector, image: Image.Image, detail: Detail) -> Detections:
+    return find(detector, image, detail)
+
+
+def sizes(boxes: Boxes) -> Boxes:
+    root: Boxes = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    return root
+
+
+def matched(found: Detections, truth: Boxes) -> set[int]:
+    """One-to-one at IoU ≥ MATCH, the best pair first. Returns the indices of the true boxes that were found."""
+    overlap = box_iou(torch.from_numpy(found.boxes).double(), torch.from_numpy(truth)).numpy()  # (found, true)
+    boxes: set[int] = set()
+    faces: set[int] = set()
+    for index in np.argsort(-overlap, axis=None):
+        box, face = np.unravel_index(index, overlap.shape)
+        if overlap[box, face] < MATCH:
+            break
+        if int(box) not in boxes and int(face) not in faces:
+            boxes.add(int(box))
+            faces.add(int(face))
+    return faces
+
+
+def street(detector: Detector, photos: Path, count: int | None, detail: Detail) -> list[Row]:
+    labels = sorted(json.loads((photos / "street" / "labels.json").read_text()).items())[:count]
+    hits, unmatched = [], 0
+    for name, label in labels:
+        image = ImageOps.exif_transpose(Image.open(photos / "street" / name)).convert("RGB")
+        truth = np.array([face["box_xyxy"] for face in label["faces"]], np.float64).reshape(-1, 4)
+        found = detect(detector, image, detail)
+        faces = matched(found, truth)
+        unmatched += len(found) - len(faces)
+        hits += [(size, index in faces) for index, size in enumerate(sizes(truth))]
+    rows = []
+    for (low, high), wanted in STREET.items():
+        some = [hit for size, hit in hits if low <= size < high]
+        rows.append(Row(f"street: recall {low}–{high} px ({len(some)})", float(np.mean(some)), wanted))
+    return [
+        *rows,
+        Row(f"street: unmatched boxes, {len(labels)} photos", unmatched, UNMATCHED * len(labels) / 284, at_most=True),
+    ]
+
+
+def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.Image, Boxes]]:
+    """LFW portraits in random order, each with the box of its largest face as found at its own size."""
+    paths = sorted((photos / "lfw").glob("*/*.jpg"))
+    random.Random(seed).shuffle(paths)
+    chosen = []
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        found = detector.detect([render(image, plan(*image.size)[0])])[0]
+        if len(found):
+            boxes = found.boxes.astype(np.float64)
+            chosen.append((image, boxes[sizes(boxes).argmax()]))
+        if len(chosen) == 200:
+            break
+    return chosen
+
+
+def montage(detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: int, detail: Detail) -> Row:
+    """4,000 × 3,000 pixels full of faces whose boxes have `size` pixels of side."""
+    sheet, cell = Image.new("RGB", (4000, 3000), (96, 96, 96)), int(size * 2.2)
+    truth = []
+    corners = [(x, y) for y in range(0, 3000 - cell + 1, cell) for x in range(0, 4000 - cell + 1, cell)]
+    for index, (x, y) in enumerate(corners):
+        image, box = faces[index % len(faces)]
+        scale = size / float(sizes(box[None])[0])
+        side, centre = cell / scale, (box[:2] + box[2:]) / 2
+        area = (*(centre - side / 2), *(centre + side / 2))
+        sheet.paste(image.transform((cell, cell), Image.Transform.EXTENT, area, Image.Resampling.BICUBIC), (x, y))
+        corner = np.array([x, y, x, y])
+        truth.append((box - np.tile(centre - side / 2, 2)) * scale + corner)
+    found = matched(detect(detector, sheet, detail), np.array(truth))
+    return Row(f"montage 4000 × 3000: recall {size} px ({len(truth)})", len(found) / len(truth), MONTAGE[size])
+
+
+def enlarged(detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: int, detail: Detail) -> Row:
+    hits = 0
+    for image, box in faces:
+        scale = side / max(image.size)
+        large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        hits += len(matched(detect(detector, large, detail), (box * scale)[None]))
+    return Row(f"portraits of {side} px: found ({len(faces)})", hits / len(faces), PORTRAIT[side])
+
+
+def main() -> int:
+    shipped = manifest().detector("centerface").score_threshold
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--detail", choices=["normal", "high"], default="normal")
+    parser.add_argument("--score", type=float, default=shipped)
+    parser.add_argument(
+        "--only", nargs="*", choices=["street", "montage", "portrait"], default=["street", "montage", "portrait"]
+    )
+    parser.add_argument("--count", type=int, help="so many street photos and portraits only")
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+
+    device = choose_device(chosen.device)
+    dtype = choose_dtype(device, chosen.dtype)
+    detector = Detector(
+        load_detector(chosen.weights, "centerface", device, dtype), device, dtype, score_threshold=chosen.score
+    )
+    start = time.perf_counter()
+    rows: list[Row] = []
+    if "street" in chosen.only:
+        rows += street(detector, chosen.photos, chosen.count, chosen.detail)
+    if {"montage", "portrait"} & set(chosen.only):
+        faces = portraits(detector, chosen.photos, chosen.seed)
+        if "montage" in chosen.only:
+            rows += [montage(detector, faces, size, chosen.detail) for size in MONTAGE]
+        if "portrait" in chosen.only:
+            rows += [enlarged(detector, faces[: chosen.count or 100], side, chosen.detail) for side in PORTRAIT]
+    for row in rows:
+        print(
+            f"{row.what:45} {row.figure:8.3f}   {'≤' if row.at_most else '≥'} {row.wanted:g}{'' if row.holds else '   MISSED'}"
+        )
+    print(f"score > {chosen.score}, {dtype}, {device}, detail {chosen.detail}: {time.perf_counter() - start:.0f} s")
+    return 0 if all(row.holds for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

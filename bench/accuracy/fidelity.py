@@ -1,0 +1,137 @@
+"""Whether the crop that is kept of a learned face stands for the face: `python -m bench.accuracy.fidelity PHOTOS
+[--faces 200]`.
+
+Embedding a crop again, alone or among others, as a replay does; naming people by crops against by the photos' own
+pixels; and the chip that another model (ArcFace's 112 pixels) would want, cut from the crop against cut from the
+original. PHOTOS holds lfw/. Ends with 1 where a figure misses its requirement.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.accuracy import lfw
+from bench.accuracy.lfw import Faces
+from bench.accuracy.models import add_arguments, load_chosen
+from bench.accuracy.naming import over_draws
+from bench.speed.bare import Networks
+from facestream.progress import counted
+from processors import align, embed
+from schemas.generations import Generation
+from weights.manifest import manifest
+
+Floats = NDArray[np.float32]
+
+COSINE, LOSS, GREY = 0.9999, 0.005, 3.0
+AGAIN_AT_ONCE = (1, 7, 32)  # chips in one forward
+
+
+def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Floats]]:
+    """The kept picture of each face and the landmarks in it."""
+    found = []
+    for row in rows:
+        with Image.open(photos / "lfw" / faces.paths[row]) as image:
+            cut = embed.cut_face(np.asarray(image.convert("RGB")), faces.landmarks[row])
+            found.append((embed.encoded_crop(cut.pixels), cut.landmarks))
+    return found
+
+
+def again(models: Networks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
+    """Lowest and mean cosine between the vector of a crop alone, as it was learned, and among others."""
+    chips = [align.chip_of_crop(embed.decoded_crop(data)) for data in kept]
+    live = lfw.unit(np.concatenate([models.embedder.embed([chip]) for chip in chips]))
+    rows = []
+    for at_once in AGAIN_AT_ONCE:
+        replayed = np.concatenate(
+            [models.embedder.embed(chips[at : at + at_once]) for at in range(0, len(chips), at_once)]
+        )
+        cosines = (live.astype(float) * lfw.unit(replayed)).sum(1)
+        rows.append((f"cosine, embedded again {at_once} at a time", float(cosines.min()), float(cosines.mean())))
+    return rows
+
+
+def arcface(
+    photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tuple[bytes, Floats]], enlarge: int
+) -> list[float]:
+    """Mean absolute difference in grey levels of the chip from the crop and from the original, of each face."""
+    differences = []
+    for row, (data, landmarks) in zip(rows, kept, strict=True):
+        with Image.open(photos / "lfw" / faces.paths[row]) as file:
+            image = file.convert("RGB")
+        image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
+        points = faces.landmarks[row] * np.float32(enlarge)
+        if enlarge > 1:
+            cut = embed.cut_face(np.asarray(image), points)
+            data, landmarks = embed.encoded_crop(cut.pixels), cut.landmarks
+        direct = align.warp_chip(np.asarray(image), points, "arcface-112")
+        kept_chip = align.warp_chip(embed.decoded_crop(data), landmarks.round(2), "arcface-112")
+        differences.append(float(np.abs(direct - kept_chip).mean()))
+    return differences
+
+
+def naming_loss(faces: Faces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    """Of rank one and TPIR: from uncompressed pixels, and from crops."""
+    by_crops = over_draws(faces, generation, draws, seed)
+    by_pixels = over_draws(faces, generation, draws, seed, pixels=True)
+    return {
+        name: (
+            float(np.mean([getattr(it, name) for it in by_pixels])),
+            float(np.mean([getattr(it, name) for it in by_crops])),
+        )
+        for name in ("rank_one", "tpir", "fpir")
+    }
+
+
+def verdict(holds: bool) -> str:
+    return "" if holds else "   MISSED"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--faces", type=int, default=200, help="so many, drawn at random, for crops and chips")
+    parser.add_argument("--draws", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    models = load_chosen(chosen)
+    known = manifest()
+    generation = known.generation(known.default_generation)
+    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    there = np.flatnonzero(faces.found)
+    rows = np.random.default_rng(chosen.seed).choice(there, min(chosen.faces, len(there)), replace=False).tolist()
+
+    with counted("crops", len(rows)) as done:
+        kept = crops(chosen.photos, faces, rows)
+        done(len(rows))
+    size = np.mean([len(data) for data, _ in kept]) / 1024
+    print(f"{len(rows)} faces of LFW, {models.dtype}; a crop has {size:.1f} KiB on average")
+    holds = True
+    for name, lowest, mean in again(models, [data for data, _ in kept]):
+        good = lowest >= COSINE
+        holds &= good
+        print(f"{name:48} lowest {lowest:.6f}, mean {mean:.6f}   ≥ {COSINE}{verdict(good)}")
+    against = (faces.learned[there] * faces.probe[there]).sum(1)
+    print(f"{'cosine, crop against uncompressed pixels':48} lowest {against.min():.6f}, mean {against.mean():.6f}")
+    for name, (pixels, crop) in naming_loss(faces, generation, chosen.draws, chosen.seed).items():
+        loss = crop - pixels if name == "fpir" else pixels - crop
+        good = loss <= LOSS
+        holds &= good
+        print(
+            f"{'naming: ' + name:48} pixels {pixels:.4f}, crops {crop:.4f}, loss {loss:+.4f}   ≤ {LOSS}{verdict(good)}"
+        )
+    for enlarge in (1, 4):
+        differences = arcface(chosen.photos, faces, rows, kept, enlarge)
+        good = float(np.mean(differences)) <= GREY
+        holds &= good
+        name = "ArcFace chip, grey levels" + (f", photos enlarged {enlarge} times" if enlarge > 1 else "")
+        print(f"{name:48} mean {np.mean(differences):.3f}, largest {max(differences):.3f}   ≤ {GREY:g}{verdict(good)}")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""Whether what a replay fits holds: `python -m bench.accuracy.fitting PHOTOS [--halves 3]`.
+
+Threshold and calibration are fitted on the faces of half of LFW's people with two portraits or more, as a replay does,
+and checked in galleries of the other half, beside those that the manifest ships. Ends with 1 where on average more
+strangers are named than wished, by a hundredth, or probabilities are off by more than .05.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.accuracy import lfw
+from bench.accuracy.lfw import Faces
+from bench.accuracy.measures import calibration_error
+from bench.accuracy.models import add_arguments, load_chosen
+from schemas.calibration import Calibration, Threshold
+from sink.evaluate.fitting import SIZES, fit, weights
+from sink.evaluate.samples import Directory, Scores, populations, scores
+from weights.manifest import manifest
+
+STRANGERS, TOLERANCE, CALIBRATION = 0.01, 0.01, 0.05
+
+
+def directory(faces: Faces, people: Sequence[str]) -> Directory:
+    rows = faces.rows_by_person()
+    chosen = [(person, row) for person in people for row in rows[person]]
+    return [person for person, _ in chosen], faces.learned[[row for _, row in chosen]]
+
+
+def checked(threshold: Threshold, calibration: Calibration, found: Scores) -> tuple[float, float, float]:
+    """Share of strangers who are named, of mates who are named rightly, and the expected calibration error."""
+    limit = threshold.at(found.people, STRANGERS)
+    similarity = np.concatenate([found.mates, found.strangers])
+    truth = np.concatenate([found.right, np.zeros(len(found.strangers), bool)])
+    probability = np.array([calibration.probability(float(each), found.people) for each in similarity])
+    return (
+        float((found.strangers >= limit).mean()),
+        float((found.right & (found.mates >= limit)).mean()),
+        calibration_error(probability, truth, weight=weights(len(found.mates), len(found.strangers))),
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--halves", type=int, default=3, help="how often the people are halved anew")
+    chosen = parser.parse_args()
+    models = load_chosen(chosen)
+    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    return 0 if report(faces, chosen.halves) else 1
+
+
+def report(faces: Faces, halves: int) -> bool:
+    shipped = manifest().generation(manifest().default_generation)
+    assert shipped.threshold is not None
+    assert shipped.calibration is not None
+    several = sorted(person for person, rows in faces.rows_by_person().items() if len(rows) > 1)
+    figures: dict[int, list[tuple[float, ...]]] = {}
+    for seed in range(halves):
+        chance = np.random.default_rng(seed)
+        order = [several[i] for i in chance.permutation(len(several))]
+        one, other = order[: len(order) // 2], order[len(order) // 2 :]
+        fitted = fit([directory(faces, one)], seed)
+        assert fitted.threshold is not None, fitted.reason
+        assert fitted.calibration is not None, fitted.reason
+        among = populations([directory(faces, other)], chance)
+        for size in SIZES:
+            if (found := scores(among, size, chance)) is not None:
+                ours = checked(fitted.threshold, fitted.calibration, found)
+                theirs = checked(shipped.threshold, shipped.calibration, found)
+                limits = fitted.threshold.at(size, STRANGERS), shipped.threshold.at(size, STRANGERS)
+                figures.setdefault(size, []).append((*ours, *theirs, *limits))
+    print(f"fitted on half of {len(several)} people, checked on the other half, {halves} times: mean (worst)")
+    print(
+        f"{'people':>8} {'strangers named':>18} {'mates named':>12} {'calibration error':>18} {'threshold':>10}   shipped"
+    )
+    good = True
+    for size, rows in figures.items():
+        mean, worst = np.mean(rows, 0), np.max(rows, 0)
+        good &= mean[0] <= STRANGERS + TOLERANCE and mean[2] <= CALIBRATION
+        print(
+            f"{size:8} {mean[0]:9.4f} ({worst[0]:.4f}) {mean[1]:12.3f} {mean[2]:9.4f} ({worst[2]:.4f}) {mean[6]:10.4f}"
+            f"   {mean[3]:.4f} ({worst[3]:.4f}) {mean[4]:.3f} {mean[5]:.4f} ({worst[5]:.4f}) {mean[7]:.4f}"
+        )
+    return bool(good)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

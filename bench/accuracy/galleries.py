@@ -1,0 +1,71 @@
+"""Many random galleries out of LFW, as best similarities: what mates and strangers reach in galleries of different
+sizes, and what enrolled people reach who play the stranger.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.accuracy.lfw import Faces
+
+Floats = NDArray[np.float32]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best similarity of each probe in one gallery."""
+
+    people: int
+    mates: Floats  # (m,), probes of enrolled people
+    right: Flags  # (m,), whether the best match is that person
+    strangers: Floats  # (s,)
+    others: Floats  # (people,), of enrolled people to anybody else: what sink.match.gallery's best_of_others gives
+
+
+class Pool:
+    """People to draw from, with one image of each to learn and another, where there is one, to recognize."""
+
+    def __init__(self, faces: Faces, people: Sequence[str], chance: np.random.Generator) -> None:
+        """people: a part of all, so that what is fitted on one part can be checked on another."""
+        rows = faces.rows_by_person()
+        chosen = [chance.permutation(rows[person])[:2] for person in people]
+        learned = faces.learned[[int(images[0]) for images in chosen]]  # (n, D)
+        probes = faces.probe[[int(images[-1]) for images in chosen]]  # (n, D)
+        self.several = np.array([len(images) > 1 for images in chosen])  # (n,)
+        self.to_learned = probes @ learned.T  # (n probes, n learned)
+        self.among_learned = learned @ learned.T  # (n, n)
+        np.fill_diagonal(self.among_learned, -1)
+        self.chance = chance
+
+    def __len__(self) -> int:
+        return len(self.several)
+
+    def gallery(self, size: int) -> Best:
+        """Of `size` people drawn at random; all others are strangers."""
+        return self.gallery_of(self.chance.permutation(len(self))[:size])
+
+    def gallery_of(self, members: NDArray[np.intp], strangers: NDArray[np.intp] | None = None) -> Best:
+        """strangers: indices, all who are not members where none are given."""
+        if strangers is None:
+            strangers = np.setdiff1d(np.arange(len(self)), members)
+        mates = members[self.several[members]]
+        of_mates = self.to_learned[np.ix_(mates, members)]  # (m, size)
+        others = self.among_learned[np.ix_(members, members)].max(1) if len(members) > 1 else np.empty(0, np.float32)
+        return Best(
+            people=len(members),
+            mates=of_mates.max(1) if len(mates) else np.empty(0, np.float32),
+            right=members[of_mates.argmax(1)] == mates if len(mates) else np.empty(0, bool),
+            strangers=self.to_learned[np.ix_(strangers, members)].max(1),
+            others=others,
+        )
+
+
+def halves(faces: Faces, seed: int) -> tuple[list[str], list[str]]:
+    """Two parts of the people, with no one in both."""
+    people = sorted(faces.rows_by_person())
+    order = np.random.default_rng(seed).permutation(len(people))
+    middle = len(people) // 2
+    return [people[i] for i in order[:middle]], [people[i] for i in order[middle:]]

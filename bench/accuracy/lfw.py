@@ -1,0 +1,135 @@
+"""LFW as the accuracy scripts use it: of each image its largest face, with two vectors: that of a learned face (out of
+its decoded JPEG crop) and that of a probe (out of the photo's pixels). Both are kept under .cache/bench until models or
+code change.
+"""
+
+import ast
+import hashlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from bench.speed.bare import Networks, find, side
+from facestream.progress import counted
+from processors import align, boxes, embed, networks, passes
+from weights.manifest import manifest
+
+Floats = NDArray[np.float32]
+
+CACHE = Path(".cache/bench")
+SAVE_EVERY = 100  # images; what was done is kept when a run is cut off
+COLUMNS = {"score": (), "size": (), "count": (), "landmarks": (5, 2), "learned": (128,), "probe": (128,)}
+
+
+@dataclass(frozen=True)
+class Faces:
+    """The largest face of each of n images. score is NaN where there is none."""
+
+    paths: list[str]  # PERSON/FILE.jpg
+    score: Floats  # (n,), raw detection score
+    size: Floats  # (n,), root of the box's area, pixels
+    count: Floats  # (n,), faces found in the image
+    landmarks: Floats  # (n, 5, 2), pixels
+    learned: Floats  # (n, D), unit length, out of the decoded crop
+    probe: Floats  # (n, D), unit length, out of the photo's pixels
+
+    @property
+    def found(self) -> NDArray[np.bool_]:
+        return ~np.isnan(self.score)
+
+    def rows_by_person(self) -> dict[str, list[int]]:
+        """The images of each person with a face in them."""
+        rows: dict[str, list[int]] = {}
+        for row, (path, found) in enumerate(zip(self.paths, self.found, strict=True)):
+            if found:
+                rows.setdefault(path.split("/")[0], []).append(row)
+        return rows
+
+
+def images(photos: Path) -> list[str]:
+    """All of LFW that is there: PERSON/FILE.jpg."""
+    folder = photos / "lfw"
+    return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
+
+
+def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int = 1) -> Faces:
+    """Detects and embeds what is not in the cache yet. enlarge: how many times larger, each side, the images are made
+    before.
+    """
+    file = CACHE / f"lfw-x{enlarge}-{models.dtype}-{_version()}.npz"
+    rows = _read(file)
+    missing = [path for path in paths if path not in rows]
+    if missing:
+        with counted(f"LFW ×{enlarge}, {models.dtype}", len(missing)) as done:
+            for at, path in enumerate(missing, 1):
+                rows[path] = _one(photos / "lfw" / path, models, enlarge)
+                if at % SAVE_EVERY == 0 or at == len(missing):
+                    _write(file, rows)
+                done(1)
+    columns = {name: np.stack([rows[path][name] for path in paths]) for name in COLUMNS}
+    return Faces(list(paths), **columns)
+
+
+def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Floats]:
+    with Image.open(path) as file:
+        image = file.convert("RGB")
+    if enlarge > 1:
+        image = image.resize((image.width * enlarge, image.height * enlarge), Image.Resampling.BICUBIC)
+    found = find(models.detector, image)
+    row = {name: np.full(shape, np.nan, np.float32) for name, shape in COLUMNS.items()}
+    row["count"] = np.float32(len(found)) + np.zeros((), np.float32)
+    if len(found):
+        sizes = np.array([side(box) for box in found.boxes], np.float32)
+        largest = int(sizes.argmax())
+        landmarks = found.landmarks[largest].round(2)  # as the records carry them
+        pixels = np.asarray(image)
+        crop = embed.as_kept(embed.cut_face(pixels, landmarks))
+        learned = align.chip_of_crop(crop.pixels).astype(np.float32)
+        vectors = unit(models.embedder.embed([learned, align.cut(pixels, landmarks)]))
+        row |= {
+            "score": found.scores[largest],
+            "size": sizes[largest],
+            "landmarks": landmarks,
+            "learned": vectors[0],
+            "probe": vectors[1],
+        }
+    return row
+
+
+def unit(vectors: Floats) -> Floats:
+    """(n, D) of unit length."""
+    units: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return units
+
+
+def _version() -> str:
+    """Of the weights and of the code that decides what a vector is."""
+    known = manifest()
+    detector = known.detector(known.generation(known.default_generation).detector)
+    parts = [*(model.sha256 for model in known.models.values()), str(detector.score_threshold)]
+    parts += [ast.dump(ast.parse(inspect.getsource(module))) for module in (align, boxes, embed, networks, passes)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _read(file: Path) -> dict[str, dict[str, Floats]]:
+    if not file.exists():
+        return {}
+    with np.load(file, allow_pickle=False) as stored:
+        columns = {name: stored[name] for name in COLUMNS}
+        return {str(path): {name: columns[name][i] for name in COLUMNS} for i, path in enumerate(stored["paths"])}
+
+
+def _write(file: Path, rows: dict[str, dict[str, Floats]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = {
+        name: np.stack([row[name] for row in rows.values()]).astype(np.float32) for name in COLUMNS
+    }
+    part = file.with_suffix(".part.npz")
+    np.savez(part, paths=np.array(list(rows)), **columns)
+    part.replace(file)

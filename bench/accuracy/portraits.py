@@ -1,0 +1,124 @@
+"""How several portraits of a person are best compared with a probe: by the best, by the mean, or by the mean of both.
+
+    python -m bench.accuracy.portraits PHOTOS [--draws 40]
+
+PHOTOS holds lfw/ with up to ten images a person: nine are learned, one is the probe. The threshold of each way is the
+one that one stranger in a hundred reaches on the same draw, so the ways are compared at the same cost.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.accuracy import lfw
+from bench.accuracy.lfw import Faces
+from bench.accuracy.measures import quantile_reached
+from bench.accuracy.models import add_arguments, load_chosen
+
+Floats = NDArray[np.float32]
+
+WAYS: dict[str, Callable[[Floats], Floats]] = {  # similarities of probes to one person's faces, (n, faces) → (n,)
+    "best": lambda similarities: similarities.max(1),
+    "mean": lambda similarities: similarities.mean(1),
+    "mean of both": lambda similarities: (similarities.max(1) + similarities.mean(1)) / 2,
+}
+PORTRAITS = (1, 3, 9)
+SHARE_WITH_MANY = 0.28
+MANY = (7, 9)  # portraits of those who have many
+STRANGERS = 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    rank_one: float
+    tpir: float  # at one stranger in a hundred
+    drawn: float  # share of strangers whose best match is somebody with many portraits
+    tpir_single: float  # of those with one portrait
+    tpir_many: float
+
+
+def scored(probes: Floats, portraits: list[Floats], way: Callable[[Floats], Floats]) -> Floats:
+    """probes: (n, D). portraits: (k, D) of each person. Returns (n, people)."""
+    return np.stack([way(probes @ some.T) for some in portraits], 1)
+
+
+def outcome(scores: Floats, strangers: Floats, many: NDArray[np.bool_]) -> Outcome:
+    """scores: (people, people), of each person's probe. strangers: (s, people). many: (people,), who has many
+    portraits.
+    """
+    right = scores.argmax(1) == np.arange(len(scores))
+    named = right & (scores.max(1) >= quantile_reached(strangers.max(1), STRANGERS))
+    return Outcome(
+        rank_one=float(right.mean()),
+        tpir=float(named.mean()),
+        drawn=float(many[strangers.argmax(1)].mean()),
+        tpir_single=float(named[~many].mean()) if (~many).any() else float("nan"),
+        tpir_many=float(named[many].mean()) if many.any() else float("nan"),
+    )
+
+
+def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> dict[str, Outcome]:
+    """Those with the most images, all with the same number of portraits; everybody else is a stranger."""
+    rows = faces.rows_by_person()
+    people = sorted(person for person, images in rows.items() if len(images) > max(PORTRAITS))
+    shuffled = {person: chance.permutation(rows[person]) for person in people}
+    learned = [faces.learned[shuffled[person][1 : 1 + portraits]] for person in people]
+    probes = faces.probe[[int(shuffled[person][0]) for person in people]]
+    outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in shuffled]]
+    many = np.zeros(len(people), bool)
+    return {
+        name: outcome(scored(probes, learned, way), scored(outsiders, learned, way), many) for name, way in WAYS.items()
+    }
+
+
+def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, Outcome]:
+    """28 % of the people have 7 to 9 portraits, the others one."""
+    rows = faces.rows_by_person()
+    rich = sorted(person for person, images in rows.items() if len(images) > max(MANY))
+    poor = sorted(person for person, images in rows.items() if 1 < len(images) <= max(MANY))
+    poor = [poor[i] for i in chance.choice(len(poor), round(len(rich) * (1 / SHARE_WITH_MANY - 1)), replace=False)]
+    learned, probes = [], []
+    for person in rich + poor:
+        images = chance.permutation(rows[person])
+        count = int(chance.integers(MANY[0], MANY[1] + 1)) if person in rich else 1
+        learned.append(faces.learned[images[1 : 1 + count]])
+        probes.append(int(images[0]))
+    chosen = {*rich, *poor}
+    outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in chosen]]
+    many = np.arange(len(learned)) < len(rich)
+    return {
+        name: outcome(scored(faces.probe[probes], learned, way), scored(outsiders, learned, way), many)
+        for name, way in WAYS.items()
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--draws", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    models = load_chosen(chosen)
+    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    chance = np.random.default_rng(chosen.seed)
+
+    print(f"{'portraits':28} {'way':14} {'rank one':>8} {'TPIR':>6} {'one':>6} {'many':>6} {'drawn to many':>14}")
+    settings = [(f"{n} each", [same_number(faces, n, chance) for _ in range(chosen.draws)]) for n in PORTRAITS]
+    settings.append(("28 % have 7–9, others 1", [uneven(faces, chance) for _ in range(chosen.draws)]))
+    for name, results in settings:
+        for way in WAYS:
+            columns = np.array([list(vars(each[way]).values()) for each in results]).mean(0)
+            rank_one, tpir, drawn, single, several = columns
+            print(f"{name:28} {way:14} {rank_one:8.3f} {tpir:6.3f} {single:6.3f} {several:6.3f} {drawn:14.2f}")
+    print(
+        f"TPIR: share that gets its own name while 1 stranger in {1 / STRANGERS:.0f} gets one; mean of {chosen.draws} draws"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Whether the promised share of strangers gets a name: `python -m bench.accuracy.thresholds PHOTOS [--strangers .01]`.
+
+Draws galleries of different sizes from LFW and compares ways to a threshold: the manifest's table, the gallery's own
+people who play the stranger, the blend that sink/thresholds.py ships, and others. Once with galleries and strangers of
+all kinds, once of people who look alike (the nearest to a random one), which no table can foresee.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bench.accuracy import lfw
+from bench.accuracy.galleries import Best, Pool
+from bench.accuracy.lfw import Faces, Floats
+from bench.accuracy.models import add_arguments, load_chosen
+from schemas.calibration import Threshold
+from sink.match import thresholds
+from weights.manifest import manifest
+
+SIZES = (10, 20, 50, 100, 200, 400)
+ALIKE = 0.45  # of all people: the nearest to a random one, gallery and strangers alike
+
+Way = Callable[[Threshold, Best, float], float]
+
+
+def shipped(table: Threshold, found: Best, strangers: float) -> float:
+    return thresholds.threshold(table, found.people, strangers, found.others)
+
+
+def table_alone(table: Threshold, found: Best, strangers: float) -> float:
+    return table.at(found.people, strangers)
+
+
+def own_quantile(table: Threshold, found: Best, strangers: float) -> float:
+    return float(np.quantile(found.others, 1 - strangers))
+
+
+def own_gumbel(table: Threshold, found: Best, strangers: float) -> float:
+    scale = float(np.std(found.others)) * math.sqrt(6) / math.pi
+    return float(np.mean(found.others)) - np.euler_gamma * scale - scale * math.log(-math.log(1 - strangers))
+
+
+def blend(weight_of_table: float) -> Way:
+    """As sink/thresholds.py: the table counts as much as so many enrolled people above the threshold."""
+
+    def way(table: Threshold, found: Best, strangers: float) -> float:
+        above = strangers * len(found.others)
+        weight = above / (above + weight_of_table)
+        return weight * own_quantile(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
+
+    return way
+
+
+def shifted(share: float) -> Way:
+    """The gallery's own quantile where it has enough people to know it, and from there on the table's differences."""
+
+    def way(table: Threshold, found: Best, strangers: float) -> float:
+        return (
+            float(np.quantile(found.others, 1 - share))
+            + table.at(found.people, strangers)
+            - table.at(found.people, share)
+        )
+
+    return way
+
+
+def shifted_blend(share: float, weight_of_table: float) -> Way:
+    """The same, drawn to the table where the gallery is small."""
+    shift = shifted(share)
+
+    def way(table: Threshold, found: Best, strangers: float) -> float:
+        weight = len(found.others) / (len(found.others) + weight_of_table)
+        return weight * shift(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
+
+    return way
+
+
+WAYS: dict[str, Way] = {
+    "shipped": shipped,
+    "table": table_alone,
+    "own quantile": own_quantile,
+    "own Gumbel": own_gumbel,
+    "blend, table 1": blend(1),
+    "blend, table 2": blend(2),
+    "blend, table 8": blend(8),
+    "shifted from 1 in 10": shifted(0.1),
+    "shifted from 1 in 5": shifted(0.2),
+    "shifted 1 in 10, table 50": shifted_blend(0.1, 50),
+    "shifted 1 in 10, table 100": shifted_blend(0.1, 100),
+}
+
+
+def drawn(
+    faces: Faces, people: Sequence[str], size: int, draws: int, chance: np.random.Generator, *, alike: bool
+) -> list[Best]:
+    found = []
+    for _ in range(draws):
+        pool = Pool(faces, people, chance)
+        if not alike:
+            found.append(pool.gallery(size))
+            continue
+        nearest = np.argsort(-pool.among_learned[chance.integers(len(pool))])[: round(len(pool) * ALIKE)]
+        members = chance.permutation(nearest)
+        found.append(pool.gallery_of(members[:size], members[size:]))
+    return [each for each in found if len(each.mates)]
+
+
+def rates(table: Threshold, found: Sequence[Best], way: Way, strangers: float) -> tuple[Floats, Floats]:
+    """FPIR and TPIR of each draw."""
+    limits = [way(table, each, strangers) for each in found]
+    fpir = [float((each.strangers >= limit).mean()) for each, limit in zip(found, limits, strict=True)]
+    tpir = [float((each.right & (each.mates >= limit)).mean()) for each, limit in zip(found, limits, strict=True)]
+    return np.array(fpir), np.array(tpir)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    parser.add_argument("--strangers", type=float, default=0.01)
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    models = load_chosen(chosen)
+    known = manifest()
+    table = known.generation(known.default_generation).threshold
+    assert table is not None
+    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    people = sorted(faces.rows_by_person())
+
+    for alike in (False, True):
+        kind = "people who look alike" if alike else "people of all kinds"
+        print(f"\n{kind}, strangers {chosen.strangers:g}, {chosen.draws} draws")
+        print("FPIR mean, and the draws' 10 % and 90 % quantiles; TPIR mean")
+        sizes = [size for size in SIZES if not alike or size <= len(people) * ALIKE * 0.6]
+        samples = {
+            size: drawn(faces, people, size, chosen.draws, np.random.default_rng([chosen.seed, size]), alike=alike)
+            for size in sizes
+        }
+        print(f"{'way':28}" + "".join(f"{size:>12} people     " for size in sizes))
+        for name, way in WAYS.items():
+            cells = []
+            for size in sizes:
+                fpir, tpir = rates(table, samples[size], way, chosen.strangers)
+                low, high = np.quantile(fpir, [0.1, 0.9])
+                cells.append(f"{fpir.mean():.4f} {low:.3f}–{high:.3f} {tpir.mean():.3f}")
+            print(f"{name:28}" + "  ".join(cells))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Erase under fire: `eval "$(make -s services)"; python -m bench.soak.erase`, or `--embedded` for one process without
+servers.
+
+In each round a person is erased, by any of the four DELETEs, while portraits and photos of theirs are in flight; from
+the moment it is answered on nothing may name them or show a picture of theirs, on any replica, unless they are learned
+again, and then they must be named. Some rounds at a time, in directories of their own; while they run, nothing else
+happens, or a random process is killed, or a sink or a processor is held (SIGSTOP) until others have its partitions, and
+woken; before a replay, and during one. After each group `facestream erase verify` must find nothing.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.clients import Served, add_arguments, portraits, verdict
+from bench.cluster import Cluster
+from bench.commands import Commands
+from bench.serving import Serving
+from bench.soak.erase_round import KINDS, Photos, Round, RoundFailed
+from bench.soak.faults import HELD_S
+from bench.soak.kills import Single
+from bench.stores import temporary_stores
+
+COUNTS = {"ingest": 2, "process": 2, "sink": 2}
+GENERATION = "dlib-resnet29"  # is not live until the replay
+BALLAST = 40  # faces that the replay has to embed beside those of the rounds
+AT_ONCE = 16
+STOPPED = 130  # exit code of a command that was told to end
+
+LONG_S = 5.0  # an erase waits that long for a process that is held, or has to start again
+WOKEN_S = 3.0  # what a process does that wakes, it has done by then
+
+Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # is told when the first round is about to erase
+
+
+async def nothing(chance: random.Random, erasing: asyncio.Event) -> None:
+    """No fault."""
+
+
+def killing(victims: Sequence[Serving]) -> Fault:
+    async def kill(chance: random.Random, erasing: asyncio.Event) -> None:
+        await erasing.wait()
+        await asyncio.sleep(chance.uniform(0, 2))
+        victim = chance.choice(victims)
+        victim.kill()
+        print(f"  {victim.name} is killed", flush=True)
+        await asyncio.to_thread(victim.start)
+
+    return kill
+
+
+def held(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
+    async def hold(chance: random.Random, erasing: asyncio.Event) -> None:
+        await erasing.wait()
+        await asyncio.sleep(chance.uniform(0, 0.3))
+        victim = chance.choice(cluster.running[role])
+        victim.process.send_signal(signal.SIGSTOP)
+        print(f"  {victim.name} is held for {seconds:.0f} s", flush=True)
+        await asyncio.sleep(seconds)
+        victim.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(WOKEN_S)
+
+    return hold
+
+
+class Replay:
+    """`facestream reembed`, beside the rounds at a rate that lets it last; `finish` gives it all the time it wants."""
+
+    def __init__(self, commands: Commands, rate: float) -> None:
+        self._commands, self._rate = commands, rate
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        if self._process is None:
+            self._process = self._commands.start("reembed", GENERATION, "--rate", str(self._rate))
+
+    async def finish(self) -> list[str]:
+        """What was wrong."""
+        if self._process is None:
+            return []
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        output, _ = await asyncio.to_thread(self._process.communicate)
+        if self._process.returncode not in (0, 1, STOPPED):
+            return [f"the replay ended with {self._process.returncode}: {output}"]
+        code, output = await self._commands.run("reembed", GENERATION)
+        return [f"the replay is not complete: {output}"] if code else []
+
+
+async def erase_under_fire(
+    served: Served,
+    commands: Commands,
+    photos: Photos,
+    faults: dict[str, Fault],
+    *,
+    rounds: int,
+    together: int,
+    seed: int,
+    rate: float,
+) -> list[str]:
+    """Rounds in groups, each beside one of the faults in turn; from a third of them on a replay is under way. Returns
+    what was wrong.
+    """
+    chance, wrong = random.Random(seed), list[str]()
+    done: list[Round] = []
+    replay = Replay(commands, rate)
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+        await _learn_ballast(session, served, photos)
+        for group, begin in enumerate(range(0, rounds, together)):
+            if begin >= rounds // 3:
+                replay.start()
+            name, fault = list(faults.items())[group % len(faults)]
+            numbers = range(begin, min(begin + together, rounds))
+            some = [
+                Round(served, session, photos, KINDS[i % 4], chance.random() < 0.5, random.Random(seed * 1_000 + i))
+                for i in numbers
+            ]
+            began, erasing = time.monotonic(), asyncio.Event()
+            await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in some))
+            await _check(some)  # also what a process does that was woken, or has started again
+            checked = time.monotonic()
+            code, output = await commands.run("erase", "verify")
+            if code:
+                some[0].wrong.append(f"erase verify, {name}: {output}")
+            for line in (line for it in some for line in it.wrong):
+                print(f"  WRONG: {line}", flush=True)
+            print(
+                f"{numbers.stop}/{rounds}, {name}{', replay' if replay.running else ''}: {checked - began:.0f} s, erased in"
+                f" {max(it.latency for it in some):.1f} s at most, verified in {time.monotonic() - checked:.1f} s",
+                flush=True,
+            )
+            done += some
+        wrong += await replay.finish()
+        await _check(done)
+        code, output = await commands.run("erase", "verify")
+        print(output, flush=True)
+    wrong += [f"erase verify at the end: {output}"] if code else []
+    wrong += [line for it in done for line in it.wrong]
+    latencies = sorted(it.latency for it in done)
+    print(
+        f"{len(done)} erased {dict(Counter(it.kind for it in done))}, {sum(it.learned_again is not None for it in done)} learned"
+        f" again; a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most,"
+        f" {sum(it > LONG_S for it in latencies)} more than {LONG_S:.0f} s"
+    )
+    return wrong
+
+
+async def _run(it: Round, erasing: asyncio.Event) -> None:
+    try:
+        await it.run(erasing)
+    except RoundFailed:
+        erasing.set()
+
+
+async def _check(rounds: Sequence[Round]) -> None:
+    for begin in range(0, len(rounds), AT_ONCE):
+        await asyncio.gather(*(it.check() for it in rounds[begin : begin + AT_ONCE]))
+
+
+async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos: Photos) -> None:
+    for number in range(BALLAST):
+        form = aiohttp.FormData({"directory": "ballast", "person": f"person {number}"})
+        form.add_field("file", photos.portraits[number % len(photos.portraits)], filename="photo.jpg")
+        async with session.post(f"{served.urls[0]}/learn", data=form) as response:
+            response.raise_for_status()
+
+
+async def embedded(arguments: argparse.Namespace, photos: Photos, folder: Path) -> list[str]:
+    settings = {"data": str(folder / "data"), "weights": str(arguments.weights.resolve())}
+    serving = Serving(folder / "data", arguments.weights.resolve())
+    await asyncio.to_thread(serving.start)
+    try:
+        faults = {"no fault": nothing, "kill": killing([serving])}
+        return await erase_under_fire(
+            Single(serving), Commands(settings), photos, _chosen(faults, arguments), **_options(arguments)
+        )
+    finally:
+        await asyncio.to_thread(serving.stop)
+
+
+async def distributed(arguments: argparse.Namespace, photos: Photos, folder: Path) -> list[str]:
+    weights = arguments.weights.resolve()
+    async with temporary_stores("erase") as stores:
+        commands = Commands(stores | {"data": str(folder / "data"), "weights": str(weights)})
+        async with Cluster(stores, folder / "data", weights, COUNTS, decoders="1", threads="1") as cluster:
+            faults = {
+                "no fault": nothing,
+                "held sink": held(cluster, "sink"),
+                "kill": killing(cluster.all),
+                "held processor": held(cluster, "process"),
+            }
+            return await erase_under_fire(cluster, commands, photos, _chosen(faults, arguments), **_options(arguments))
+
+
+def _chosen(faults: dict[str, Fault], arguments: argparse.Namespace) -> dict[str, Fault]:
+    return {arguments.only: faults[arguments.only]} if arguments.only else faults
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in ("rounds", "together", "seed", "rate")}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embedded", action="store_true", help="one process without servers; it is killed, not held")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--together", type=int, default=8, help="rounds at a time")
+    parser.add_argument("--only", metavar="FAULT", help="one of them")
+    parser.add_argument("--rate", type=float, default=1.0, help="faces a second of the replay")
+    add_arguments(parser)
+    arguments = parser.parse_args()
+    photos = Photos(portraits(arguments.photos), (arguments.photos / "biden.jpg").read_bytes())
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = asyncio.run((embedded if arguments.embedded else distributed)(arguments, photos, Path(folder)))
+    print(f"{arguments.rounds} rounds in {time.monotonic() - began:.0f} s")
+    return verdict(wrong)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,244 @@
+"""One person erased under fire: learned, with more of their portraits and photos in flight, erased, and looked for from
+the moment on at which the erase was answered. `bench.soak.erase` runs many of these.
+"""
+
+import asyncio
+import json
+import random
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import aiohttp
+
+from bench.clients import AGAIN_S, ANSWER_S, Served
+from bench.cluster import unique
+from schemas.ids import face_id_learned
+
+Kind = Literal["person", "face", "image", "directory"]
+KINDS: tuple[Kind, ...] = ("person", "face", "image", "directory")
+IN_FLIGHT = 3  # portraits and photos, of each
+# A photo that was sent before the erase was answered may have been answered before it, and its answer come here after
+# that.
+ON_ITS_WAY_S = 0.25
+ASYNC = {"Prefer": "respond-async"}
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """`portraits` show one person, `other` shows another one."""
+
+    portraits: Sequence[bytes]
+    other: bytes
+
+
+@dataclass
+class Round:
+    """`run` it, then `check` at any time later; `wrong` is what was wrong (nothing, if all is well)."""
+
+    served: Served
+    session: aiohttp.ClientSession
+    photos: Photos
+    kind: Kind
+    again: bool
+    chance: random.Random
+    wrong: list[str] = field(default_factory=list)
+    latency: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.directory, self.person, self.other = unique("d"), unique("erased-"), unique("stays-")
+        self.face_ids: set[str] = set()
+        self.images: set[str] = set()
+        self.learned_again: str | None = None
+
+    async def run(self, erasing: asyncio.Event) -> None:
+        """erasing: is set when all is in flight and the erase comes next."""
+        portraits = list(self.photos.portraits)
+        self.chance.shuffle(portraits)
+        first_key = str(uuid.UUID(int=self.chance.getrandbits(128)))
+        await self._learned(self.other, self.photos.other)
+        if self.kind != "image":
+            body = await self._learned(self.person, portraits[0], key=first_key)
+            self.images.add(body.get("image_id", ""))
+            self.face_ids.add(face_id_learned(body["image_id"]))
+        earlier = [await self._ask("POST", "/recognize", portraits[1]) for _ in range(2)]
+        for _, body in earlier:
+            if self.kind != "image" and self.person not in json.dumps(body):
+                self._say("not named before", body)
+        waiting = [asyncio.create_task(self._photo(portraits[1])) for _ in range(IN_FLIGHT)]
+        target = await self._in_flight(portraits)
+        later = [await self._ask("POST", "/recognize", portraits[1], headers=ASYNC) for _ in range(IN_FLIGHT)]
+        erasing.set()
+        await asyncio.sleep(self.chance.uniform(0, 2))
+        began = time.monotonic()
+        await self._erase(target)
+        erased_at = time.monotonic()
+        self.latency = erased_at - began
+        probes = {body["image_id"] for _, body in (*earlier, *later) if "image_id" in body}
+        await self._check_probes(probes)
+        await self.check()
+        for task in waiting:
+            arrived, body = await task
+            if arrived > erased_at + ON_ITS_WAY_S:
+                self._check_body("a photo that waited", body)
+        await self._check_pictures()
+        if self.again:
+            await self._learn_again(portraits[0], first_key if self.kind == "person" else None)
+        await self.check()
+
+    async def check(self) -> None:
+        """Asks every replica."""
+        for url in self.served.urls:
+            _, body = await self._ask("POST", "/recognize", self.photos.portraits[1], url=url)
+            self._check_body("a photo", body)
+            names = json.dumps(body.get("persons", []))
+            if self.learned_again and self.person not in names:
+                self._say("learned again, and not named", body)
+            if (self.other in names) == (self.kind == "directory"):  # nobody is too far away to be a candidate
+                self._say("somebody else is gone, or is not", body)
+            _, body = await self._ask("GET", f"/directories/{self.directory}/persons", url=url)
+            if (self.person in json.dumps(body)) != bool(self.learned_again):
+                self._say("the listing is wrong", body)
+
+    async def _in_flight(self, portraits: Sequence[bytes]) -> str:
+        """Portraits of the person that are accepted and not learned yet; returns the path of what is to be erased."""
+        if self.kind == "face":
+            return f"/faces/{next(iter(self.face_ids))}"
+        count = 1 if self.kind == "image" else IN_FLIGHT
+        for number in range(count):
+            portrait = portraits[2] + bytes([number])  # the same to look at, and another picture
+            status, body = await self._ask("POST", "/learn", portrait, person=self.person, headers=ASYNC)
+            if status not in (200, 201, 202):
+                self._say("a portrait was not accepted", body)
+                continue
+            self.images.add(body["image_id"])
+            self.face_ids.add(face_id_learned(body["image_id"]))
+        if self.kind == "image":
+            return f"/images/{next(iter(self.images))}"
+        return f"/directories/{self.directory}" + (f"/persons/{self.person}" if self.kind == "person" else "")
+
+    async def _erase(self, path: str) -> None:
+        deadline = time.monotonic() + ANSWER_S
+        unknown = False  # how an earlier try ended
+        while time.monotonic() < deadline:
+            status, body = await self._once("DELETE", path)
+            if status == 200:
+                return
+            if status == 404 and unknown:  # its picture is gone, all else goes in a moment
+                return await self._gone()
+            unknown = True
+            if 400 <= status < 500 and status != 429:
+                break
+            await asyncio.sleep(AGAIN_S)
+        self._say(f"DELETE {path} ended with {status}", body)
+
+    async def _gone(self) -> None:
+        listing = f"/directories/{self.directory}/persons"
+        while self.person in json.dumps((await self._ask("GET", listing))[1]):  # noqa: ASYNC110 - it asks another process
+            await asyncio.sleep(AGAIN_S)
+
+    async def _photo(self, photo: bytes) -> tuple[float, dict[str, Any]]:
+        _, body = await self._once("POST", "/recognize", photo)
+        return time.monotonic(), body
+
+    async def _check_probes(self, probes: set[str]) -> None:
+        for image_id in (*probes, *self.images):
+            for url in self.served.urls:
+                deadline = time.monotonic() + ANSWER_S
+                while True:
+                    status, body = await self._ask("GET", f"/results/{image_id}", url=url)
+                    self._check_body("a result", body)
+                    if status != 202 or time.monotonic() > deadline:
+                        break
+                    await asyncio.sleep(AGAIN_S)
+                # whose picture is gone is not known, until what is in flight of it is answered
+                erased = image_id in self.images or self.kind == "directory"
+                if status not in ((404, 409) if erased else (200,)):
+                    self._say(
+                        f"the result of {'a portrait' if image_id in self.images else 'a photo'} is {status}", body
+                    )
+
+    async def _check_pictures(self) -> None:
+        paths = [f"/files/{it}.jpg" for it in self.images] + [f"/faces/{it}.jpg" for it in self.face_ids]
+        for path in paths:
+            for url in self.served.urls:
+                status, _ = await self._ask("GET", path, url=url)
+                if status != 404:
+                    self._say(f"{path} is there: {status}", {})
+
+    async def _learn_again(self, portrait: bytes, key: str | None) -> None:
+        """With the key of the first time, which was erased too, or as somebody new."""
+        body = await self._learned(self.person, portrait, key=key)
+        image_id = self.learned_again = body["image_id"]
+        self.face_ids.discard(face_id_learned(image_id))
+
+    async def _learned(self, person: str, portrait: bytes, key: str | None = None) -> dict[str, Any]:
+        status, body = await self._ask("POST", "/learn", portrait, key=key, person=person)
+        if status not in (200, 201):
+            self._say(f"a learn ended with {status}", body)
+            raise RoundFailed
+        return body
+
+    def _check_body(self, what: str, body: dict[str, Any]) -> None:
+        text = json.dumps(body)
+        if (self.person in text and not self.learned_again) or any(it in text for it in self.face_ids):
+            self._say(f"{what} names who was erased", body)
+
+    def _say(self, what: str, body: dict[str, Any]) -> None:
+        self.wrong.append(f"{self.kind} {self.person} in {self.directory}: {what}: {json.dumps(body)[:400]}")
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        photo: bytes | None = None,
+        *,
+        url: str | None = None,
+        key: str | None = None,
+        headers: dict[str, str] | None = None,
+        **fields: str,
+    ) -> tuple[int, dict[str, Any]]:
+        """Until it is answered; a photo with an Idempotency-Key, so that it is one."""
+        headers = dict(headers or {})
+        if photo is not None:
+            headers["Idempotency-Key"] = key or str(uuid.UUID(int=self.chance.getrandbits(128)))
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            status, body = await self._once(method, path, photo, url=url, headers=headers, **fields)
+            waits = status == 202 and photo is not None and "Prefer" not in headers
+            if not waits and status not in (0, 429) and status < 500:
+                return status, body
+            if time.monotonic() > deadline:
+                self._say(f"{method} {path} was not answered: {status}", body)
+                return status, body
+            await asyncio.sleep(AGAIN_S)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        photo: bytes | None = None,
+        *,
+        url: str | None = None,
+        headers: dict[str, str] | None = None,
+        **fields: str,
+    ) -> tuple[int, dict[str, Any]]:
+        form = None
+        if photo is not None:
+            form = aiohttp.FormData(
+                {"directory": self.directory} | fields | ({"strangers": "1"} if "person" not in fields else {})
+            )
+            form.add_field("file", photo, filename="photo.jpg")
+        target = (url or self.chance.choice(self.served.urls)) + path
+        try:
+            async with self.session.request(method, target, data=form, headers=headers) as response:
+                is_json = "json" in response.content_type
+                return response.status, await response.json(content_type=None) if is_json else {}
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return 0, {"error": repr(error)}
+
+
+class RoundFailed(Exception):
+    """What it was is among the round's wrongs."""

@@ -1,0 +1,227 @@
+"""The bare way of an image: decode, passes, detect, merge, cut, embed in a plain loop in this process, without HTTP,
+log, stores or child processes, through the same modules that the service runs. What it takes is what the service is
+measured against.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from facestream.config import Settings
+from processors import align
+from processors.boxes import Detections, Look, closer_look, in_original, merge
+from processors.decoding.source import Source, prepare, to_rgb
+from processors.networks import Detector, TorchEmbedder
+from processors.passes import Detail, Pass, plan, render
+from processors.stages.base import SMALLEST_EMBEDDED
+from weights.load import choose_device, choose_dtype, load_detector, load_embedder
+from weights.manifest import manifest
+
+Floats = NDArray[np.float32]
+
+PARTS = ("decode", "passes", "detect", "merge", "cut", "embed")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Detector and embedder of the default generation."""
+
+    detector: Detector
+    embedder: TorchEmbedder
+
+    @property
+    def dtype(self) -> str:
+        return str(self.detector.dtype).removeprefix("torch.")
+
+
+def load(settings: Settings) -> Networks:
+    """Raises WeightsInvalid, ConfigurationError."""
+    known = manifest()
+    generation = known.generation(known.default_generation)
+    device = choose_device(settings.device)
+    dtype = choose_dtype(device, settings.dtype)
+    prepare()
+    return Networks(
+        Detector(
+            load_detector(settings.weights_folder, generation.detector, device, dtype),
+            device,
+            dtype,
+            score_threshold=known.detector(generation.detector).score_threshold,
+        ),
+        TorchEmbedder(
+            load_embedder(settings.weights_folder, generation.embedder, device, dtype), device, mirror=generation.mirror
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An upright RGB image. width, height: of the original; scale: decoded pixels per original pixel, as in the
+    service.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+    scale: float
+
+
+def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
+    """A large JPEG at a reduced scale, unless `full`."""
+    source = Source(data, full=full, detail="normal", max_pixels=max_pixels)
+    image = to_rgb(ImageOps.exif_transpose(source.image))
+    image.load()
+    return Decoded(image, source.width, source.height, source.scale)
+
+
+def find(detector: Detector, image: Image.Image, detail: Detail = "normal") -> Detections:
+    """The faces of one image, best first, in its pixels."""
+    width, height = image.size
+    looks = [(each, render(image, each)) for each in plan(width, height, detail)]
+    found = _detect(detector, [picture for _, picture in looks])
+    looks, further = closer_look(looks, found)
+    found += _detect(detector, [picture for _, picture in further])
+    return merge([in_original(it, each, width, height) for (each, _), it in zip(looks + further, found, strict=True)])
+
+
+@dataclass
+class Timing:
+    """Seconds of each part, and of each image where they are taken one at a time."""
+
+    batch: int
+    parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    images: list[tuple[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    faces: int = 0
+
+    @property
+    def count(self) -> int:
+        return len(self.images)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self.parts[name] += time.perf_counter() - begin
+
+    def add(self, other: "Timing") -> None:
+        """What was measured later, at the same batch size."""
+        for name, seconds in other.parts.items():
+            self.parts[name] += seconds
+        self.images += other.images
+        self.seconds += other.seconds
+        self.faces += other.faces
+
+
+def run(
+    networks: Networks, photos: Sequence[tuple[str, bytes]], batch: int, max_pixels: int, done: Callable[[int], None]
+) -> Timing:
+    """photos: names and bytes, taken in order, `batch` at a time. done: is told how many images each step has finished."""
+    timing = Timing(batch)
+    for at in range(0, len(photos), batch):
+        begin = time.perf_counter()
+        names, faces = _step(networks, photos[at : at + batch], max_pixels, timing)
+        seconds = time.perf_counter() - begin
+        timing.seconds += seconds
+        timing.faces += faces
+        timing.images += [(name, seconds / len(names)) for name in names]
+        done(len(names))
+    return timing
+
+
+def _step(
+    networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: int, timing: Timing
+) -> tuple[list[str], int]:
+    with timing.part("decode"):
+        decoded = [decode(data, max_pixels) for _, data in photos]
+    with timing.part("passes"):
+        looks = [[(each, _rendered(image, each)) for each in plan(image.width, image.height)] for image in decoded]
+    with timing.part("detect"):
+        raw = _detect_in(networks.detector, looks)
+        closer = [closer_look(of_one, found) for of_one, found in zip(looks, raw, strict=True)]
+        further = _detect_in(networks.detector, [again for _, again in closer])
+    with timing.part("merge"):
+        found = [
+            merge(
+                [
+                    in_original(it, each, image.width, image.height)
+                    for (each, _), it in zip(of_one + again, first + second, strict=True)
+                ]
+            )
+            for image, (of_one, again), first, second in zip(decoded, closer, raw, further, strict=True)
+        ]
+    chips: list[Floats] = []
+    for (_, data), image, faces in zip(photos, decoded, found, strict=True):
+        landmarks = [
+            points for points, box in zip(faces.landmarks, faces.boxes, strict=True) if side(box) >= SMALLEST_EMBEDDED
+        ]
+        if image.scale < 1 and any(align.fit(points).half * 2 * image.scale < align.CHIP for points in landmarks):
+            with timing.part("decode"):
+                image = decode(data, max_pixels, full=True)
+        with timing.part("cut"):
+            pixels = np.asarray(image.image)
+            chips += [align.cut(pixels, points * np.float32(image.scale)) for points in landmarks]
+    with timing.part("embed"):
+        if chips:
+            networks.embedder.embed(chips)
+    return [name for name, _ in photos], sum(map(len, found))
+
+
+def _rendered(decoded: Decoded, each: Pass) -> NDArray[np.uint8]:
+    assert each.tile is None, "a bare look is at the whole image"
+    return render(decoded.image, each)
+
+
+def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+    """Pictures of one shape in one forward."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for i, picture in enumerate(pictures):
+        by_shape.setdefault(picture.shape, []).append(i)
+    found: dict[int, Detections] = {}
+    for indices in by_shape.values():
+        found.update(zip(indices, detector.detect([pictures[i] for i in indices]), strict=True))
+    return [found[i] for i in range(len(pictures))]
+
+
+def _detect_in(detector: Detector, looks: Sequence[Sequence[Look]]) -> list[list[Detections]]:
+    """The detections of each look of each image, all images together."""
+    found = iter(_detect(detector, [picture for of_one in looks for _, picture in of_one]))
+    return [[next(found) for _ in of_one] for of_one in looks]
+
+
+def side(box: Floats) -> float:
+    """The root of a box's area. box: (4,), xyxy."""
+    return float(np.sqrt(np.prod(box[2:] - box[:2])))
+
+
+def detector_ms(networks: Networks, repeats: int = 15) -> float:
+    """One 640×480 picture through the detector, the median."""
+    picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    return _median_ms(lambda: networks.detector.detect([picture]), repeats)
+
+
+def faces_ms(networks: Networks, *, mirror: bool, repeats: int = 9) -> float:
+    """32 faces cut out of a picture of 640×480 and embedded, the median."""
+    picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    template = np.array(align.DLIB.points, np.float32) * 70
+    landmarks = [template + np.array([100 + 13 * i, 240], np.float32) for i in range(32)]
+    embedder = TorchEmbedder(networks.embedder.module, networks.embedder.device, mirror=mirror)
+    return _median_ms(lambda: embedder.embed([align.cut(picture, points) for points in landmarks]), repeats)
+
+
+def _median_ms(call: Callable[[], object], repeats: int) -> float:
+    call()
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - begin)
+    return float(np.median(seconds)) * 1e3

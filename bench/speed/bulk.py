@@ -1,0 +1,208 @@
+"""Many pictures in the bulk lane beside clients who wait: `python -m bench.speed.bulk`.
+
+One service, embedded. Clients send pictures one after the other as fast as they are answered: that is its capacity.
+Then, round after round: `facestream recognize FOLDER` alone, clients paced at a share of the capacity, and both.
+Wanted: a 99th percentile of the clients at most twice that without bulk, and a bulk rate of at least 80 % of what they
+leave of its rate alone.
+"""
+
+import argparse
+import asyncio
+import io
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from PIL import Image
+
+from bench.serving import Serving
+
+LEARNED = ("obama.jpg", "biden.jpg")
+SIDE = 640
+CLOSED_CLIENTS, CAPACITY_S = 8, 20.0
+SHARE = 0.3
+MOST_SLOWER, LEAST_BULK = 2.0, 0.8
+
+
+@dataclass
+class Seen:
+    """Of one kind of phase, all rounds together. latencies in seconds; rates in pictures a second, a number a round."""
+
+    latencies: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    def percentile(self, percent: float) -> float:
+        return float(np.percentile(self.latencies, percent))
+
+
+def numbered(jpeg: bytes, number: int) -> bytes:
+    """The same picture with other bytes: a comment after the first marker."""
+    comment = f"picture {number}".encode()
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
+
+
+def pictures(folder: Path) -> list[bytes]:
+    """The photos of the folder, no larger than SIDE."""
+    made = []
+    for path in sorted(folder.glob("*.jpg")):
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        image.thumbnail((SIDE, SIDE))
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=90)
+        made.append(file.getvalue())
+    return made
+
+
+class Clients:
+    """Send pictures of their own, numbered from where the folders' numbers end."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, photos: Sequence[bytes], first: int) -> None:
+        self._session, self._url, self._photos, self._next = session, url, photos, first
+
+    async def send(self, seen: Seen) -> None:
+        number = self._next
+        self._next += 1
+        form = aiohttp.FormData({"directory": "bench"})
+        form.add_field("file", numbered(self._photos[number % len(self._photos)], number), filename="photo.jpg")
+        began = time.perf_counter()
+        async with self._session.post(f"{self._url}/recognize", data=form) as response:
+            await response.read()
+            seen.failed += response.status != 200
+        seen.latencies.append(time.perf_counter() - began)
+
+    async def learn(self, person: str, photo: bytes) -> None:
+        form = aiohttp.FormData({"directory": "bench", "person": person})
+        form.add_field("file", photo, filename="photo.jpg")
+        async with self._session.post(f"{self._url}/learn", data=form) as response:
+            response.raise_for_status()
+
+    async def capacity(self, seconds: float) -> float:
+        """Pictures a second, as fast as they are answered."""
+        seen, until = Seen(), time.perf_counter() + seconds
+
+        async def one() -> None:
+            while time.perf_counter() < until:
+                await self.send(seen)
+
+        await asyncio.gather(*(one() for _ in range(CLOSED_CLIENTS)))
+        return len(seen.latencies) / seconds
+
+    async def paced(self, rate: float, stop: asyncio.Event, seen: Seen) -> None:
+        """Requests at random moments, `rate` a second, whether or not earlier ones are answered, until told to stop."""
+        at = time.perf_counter()
+        async with asyncio.TaskGroup() as requests:
+            while not stop.is_set():
+                requests.create_task(self.send(seen))
+                at += random.expovariate(rate)
+                await asyncio.sleep(max(0.0, at - time.perf_counter()))
+
+
+async def bulk(url: str, folder: Path, state: Path, seen: Seen) -> None:
+    """Runs the command and notes the rate from its first answer to its last."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "facestream.cli", "recognize", str(folder), "--directory", "bench", "--url", url),
+        env=os.environ | {"XDG_STATE_HOME": str(state)},
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    assert process.stdout is not None
+    times = []
+    async for line in process.stdout:
+        times.append(time.perf_counter())
+        seen.failed += b'"error"' in line[:500]
+    if await process.wait() != 0 or len(times) < 2:
+        raise AssertionError("the bulk command failed")
+    seen.rates.append((len(times) - 1) / (times[-1] - times[0]))
+
+
+def folder_of(root: Path, photos: Sequence[bytes], first: int, count: int) -> Path:
+    folder = root / f"from-{first}"
+    folder.mkdir()
+    for number in range(first, first + count):
+        (folder / f"{number}.jpg").write_bytes(numbered(photos[number % len(photos)], number))
+    return folder
+
+
+async def beside(clients: Clients, rate: float, seen: Seen, work: Coroutine[Any, Any, None]) -> None:
+    """Paced clients for as long as something else takes."""
+    stop = asyncio.Event()
+    pacing = asyncio.create_task(clients.paced(rate, stop, seen))
+    await work
+    stop.set()
+    await pacing
+
+
+async def run(
+    serving: Serving, photos: Sequence[bytes], scratch: Path, total: int, rounds: int, portraits: Path
+) -> bool:
+    a_round = total // rounds
+    without, alone, clients_beside, bulk_beside = Seen(), Seen(), Seen(), Seen()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        clients = Clients(session, serving.url, photos, first=2 * total)
+        for name in LEARNED:
+            await clients.learn(name, (portraits / name).read_bytes())
+        await clients.capacity(CAPACITY_S / 4)
+        capacity = await clients.capacity(CAPACITY_S)
+        rate = SHARE * capacity
+        print(f"capacity {capacity:.1f} pictures a second; clients paced at {rate:.1f}", flush=True)
+        for number in range(rounds):
+            folders = [folder_of(scratch, photos, (2 * number + i) * a_round, a_round) for i in range(2)]
+            began = time.perf_counter()
+            await bulk(serving.url, folders[0], scratch, alone)
+            phases = [
+                (without, asyncio.sleep(time.perf_counter() - began)),
+                (clients_beside, bulk(serving.url, folders[1], scratch, bulk_beside)),
+            ]
+            for seen, work in phases if number % 2 == 0 else reversed(phases):
+                await beside(clients, rate, seen, work)
+            print(
+                f"  round {number + 1}: bulk {alone.rates[-1]:.1f}/s alone, {bulk_beside.rates[-1]:.1f}/s beside",
+                flush=True,
+            )
+    left = (1 - SHARE) * np.mean(alone.rates)
+    slower = clients_beside.percentile(99) / without.percentile(99)
+    kept = float(np.mean(bulk_beside.rates) / left)
+    for name, seen in (("without bulk", without), ("beside bulk", clients_beside)):
+        p50, p99 = (1e3 * seen.percentile(percent) for percent in (50, 99))
+        print(
+            f"clients {name}: {len(seen.latencies)} requests, {seen.failed} failed, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+        )
+    print(
+        f"p50 × {clients_beside.percentile(50) / without.percentile(50):.2f}, p99 × {slower:.2f} (at most {MOST_SLOWER})"
+    )
+    print(f"bulk: {np.mean(alone.rates):.1f}/s alone, {np.mean(bulk_beside.rates):.1f}/s beside, {alone.failed} failed")
+    print(f"bulk keeps {kept:.0%} of what clients leave of it (at least {LEAST_BULK:.0%})")
+    failed = without.failed + alone.failed + clients_beside.failed + bulk_beside.failed
+    return slower <= MOST_SLOWER and kept >= LEAST_BULK and not failed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--count", type=int, default=5_000, help="pictures in bulk beside the clients, and as many alone"
+    )
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--photos", type=Path, default=Path("photos"))
+    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
+    arguments = parser.parse_args()
+    photos = pictures(arguments.photos)
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        with Serving(scratch / "data", arguments.weights.resolve()) as serving:
+            well = asyncio.run(run(serving, photos, scratch, arguments.count, arguments.rounds, arguments.photos))
+    print("all is well" if well else "this is not what is wanted")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,245 @@
+"""What the vector store and the gallery cost beside a bare client: `eval "$(make -s services)"; python -m
+bench.speed.cassandra [URL]`.
+
+In one run, by turns, in a keyspace of its own that is dropped at the end: writing faces against cassandra-driver with
+the same settings and as many requests on their way; loading a gallery against reading its rows with the driver's numpy
+parser; matching in it against one matrix product. Wanted: at least 80 % of the rows a second, at most 1.5 times the
+time of the bare read and 1.2 times the memory of the raw vectors, and at most 1.3 times the product. Each figure is the
+median of some rounds.
+"""
+
+import argparse
+import asyncio
+import gc
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from cassandra.cluster import Session
+from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.protocol import NumpyProtocolHandler, ProtocolHandler
+from numpy.typing import NDArray
+
+from backends.cassandra import schema as schema
+from backends.cassandra import vectors as store
+from backends.cassandra.client import IN_FLIGHT
+from backends.cassandra.connect import OPTIONS, PORT, cluster_of
+from backends.urls import server_of
+from backends.vectors import Face, FaceVector
+from bench.stores import drop_keyspace
+from facestream.progress import counted
+from sink.match.galleries import Galleries
+from sink.match.gallery import Gallery
+
+Floats = NDArray[np.float32]
+
+WRITTEN, LOADED, RESIDENT, MATCHED = 0.8, 1.5, 1.2, 1.3  # what is wanted
+AT_ONCE = 500  # faces in one call, as the sink writes them under load
+BATCHES = (1, 8, 64)  # probes
+GENERATION, DIMENSION, TOP = "bench", 128, 5
+
+
+class Line(NamedTuple):
+    what: str
+    bare: str
+    ours: str
+    ratio: float
+    wanted: float
+    at_least: bool = False
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio >= self.wanted if self.at_least else self.ratio <= self.wanted
+
+
+def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
+    """People who resemble themselves: cosines of .8 to their own faces and, as dlib's embedder gives them, of .6 to
+    others.
+    """
+    random = np.random.default_rng(1)
+    people = -(-count // per_person)
+    centers = 1.2 + random.standard_normal((people, DIMENSION))
+    vectors = centers.repeat(per_person, 0)[:count] + 0.75 * random.standard_normal((count, DIMENSION))
+    faces = []
+    for number, vector in enumerate(vectors.astype(np.float32)):
+        name = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{directory}/{number}"))
+        face = Face(f"person {number // per_person:06}", name, name, f"{name}#0", 1_700_000_000_000 + number)
+        faces.append(FaceVector(directory, GENERATION, face, vector))
+    return faces
+
+
+async def writing(vectors: store.CassandraVectors, session: Session, count: int, rounds: int) -> Line:
+    """Faces written a second."""
+    insert = session.prepare(store._PUT_FACE.cql.format(keyspace=session.keyspace))
+    insert.is_idempotent = True
+    rates: dict[str, list[float]] = {"bare": [], "ours": []}
+    with counted("writing", 2 * count * rounds) as tell:
+        for number in range(rounds):
+            faces = some_faces(f"bare {number}", count, 10)
+            rows = [store._row(it) for it in faces]
+            gc.collect()  # nobody pays for what the one before has left
+            begin = time.perf_counter()
+            await asyncio.to_thread(execute_concurrent_with_args, session, insert, rows, concurrency=IN_FLIGHT)
+            rates["bare"].append(count / (time.perf_counter() - begin))
+            tell(count)
+            faces = some_faces(f"ours {number}", count, 10)
+            gc.collect()
+            begin = time.perf_counter()
+            for first in range(0, count, AT_ONCE):
+                await vectors.put_faces(faces[first : first + AT_ONCE])
+            rates["ours"].append(count / (time.perf_counter() - begin))
+            tell(count)
+    bare, ours = (statistics.median(rates[it]) for it in ("bare", "ours"))
+    return Line("faces written a second", f"{bare:,.0f}", f"{ours:,.0f}", ours / bare, WRITTEN, at_least=True)
+
+
+def bare_read(session: Session, directory: str) -> None:
+    query = session.prepare(store._GALLERY.cql.format(keyspace=session.keyspace))
+    session.client_protocol_handler = NumpyProtocolHandler
+    for bucket in schema.BUCKETS:
+        for _ in session.execute(query, (directory, GENERATION, bucket)):
+            pass
+    session.client_protocol_handler = ProtocolHandler
+
+
+async def loading(vectors: store.CassandraVectors, session: Session, directory: str, faces: int, rounds: int) -> Line:
+    seconds: dict[str, list[float]] = {"bare": [], "ours": []}
+    with counted("loading", 2 * rounds) as tell:
+        for _ in range(rounds):
+            gc.collect()
+            begin = time.perf_counter()
+            await asyncio.to_thread(bare_read, session, directory)
+            seconds["bare"].append(time.perf_counter() - begin)
+            tell(1)
+            gc.collect()
+            begin = time.perf_counter()
+            gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
+            seconds["ours"].append(time.perf_counter() - begin)
+            tell(1)
+            if gallery.faces != faces:
+                raise AssertionError(f"{gallery.faces} of {faces} faces were loaded")
+    bare, ours = (statistics.median(seconds[it]) for it in ("bare", "ours"))
+    return Line(f"loading {faces:,} faces, s", f"{bare:.2f}", f"{ours:.2f}", ours / bare, LOADED)
+
+
+def resident(url: str, directory: str, before: str) -> tuple[int, int]:
+    """Bytes that this process grows by when it loads a gallery: at most, and in the end. It loads the one `before` to
+    warm up.
+    """
+
+    async def sizes() -> tuple[int, int]:
+        vectors = store.CassandraVectors(url)
+        await Galleries(vectors, 1 << 40).get(before, GENERATION, DIMENSION)
+        gc.collect()
+        _forget_highest()
+        begin = _status("VmRSS")
+        gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
+        sizes = _status("VmHWM") - begin, _status("VmRSS") - begin
+        await vectors.close()
+        del gallery  # not before it was measured
+        return sizes
+
+    return asyncio.run(sizes())
+
+
+def _status(name: str) -> int:
+    """Linux: what this process takes now (VmRSS), and took at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _forget_highest() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(url: str, directory: str, before: str, faces: int) -> list[Line]:
+    raw = faces * DIMENSION * 4
+    with multiprocessing.get_context("spawn").Pool(1) as processes:
+        highest, in_the_end = processes.apply(resident, (url, directory, before))
+    return [
+        Line(f"memory {what}, MB", f"{raw / 1e6:.1f}", f"{size / 1e6:.1f}", size / raw, RESIDENT)
+        for what, size in (("while loading", highest), ("of the loaded gallery", in_the_end))
+    ]
+
+
+def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list[Line]:
+    """Half of the probes are people in the gallery, half of them strangers."""
+    matrix = np.stack([it.vector for it in faces])
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    random = np.random.default_rng(2)
+    lines = []
+    with counted("matching", 20 * rounds * len(BATCHES)) as tell:
+        for count in BATCHES:
+            probes = (1.2 + random.standard_normal((count, DIMENSION))).astype(np.float32)
+            known = random.choice(len(faces), -(-count // 2))
+            probes[::2] = [faces[row].vector + 0.5 * random.standard_normal(DIMENSION) for row in known]
+            units = probes / np.linalg.norm(probes, axis=1, keepdims=True)
+            bare, ours = [], []
+            for _ in range(20 * rounds):
+                begin = time.perf_counter()
+                units @ matrix.T
+                middle = time.perf_counter()
+                gallery.match(probes, TOP)
+                bare.append(middle - begin)
+                ours.append(time.perf_counter() - middle)
+                tell(1)
+            one, other = 1e3 * statistics.median(bare), 1e3 * statistics.median(ours)
+            lines.append(
+                Line(f"{count} probe{'s' * (count > 1)}, ms", f"{one:.2f}", f"{other:.2f}", other / one, MATCHED)
+            )
+    return lines
+
+
+async def measured(url: str, session: Session, chosen: argparse.Namespace) -> list[Line]:
+    vectors = store.CassandraVectors(url)
+    try:
+        lines = [await writing(vectors, session, chosen.written, chosen.rounds)]
+        faces = some_faces("gallery", chosen.faces, chosen.per_person)
+        with counted("writing the gallery", len(faces)) as tell:
+            for first in range(0, len(faces), 5_000):
+                await vectors.put_faces(faces[first : first + 5_000])
+                tell(len(faces[first : first + 5_000]))
+        lines.append(await loading(vectors, session, "gallery", len(faces), chosen.rounds))
+        lines += await asyncio.to_thread(memory, url, "gallery", "ours 0", len(faces))
+        gallery = await Galleries(vectors, 1 << 40).get("gallery", GENERATION, DIMENSION)
+        return lines + matching(gallery, faces, chosen.rounds)
+    finally:
+        await vectors.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("url", nargs="?", default=os.environ.get("FACESTREAM_VECTORS"))
+    parser.add_argument("--faces", type=int, default=100_000, help="in the gallery")
+    parser.add_argument("--per-person", type=int, default=10, help="faces of each person in the gallery")
+    parser.add_argument("--written", type=int, default=10_000, help="faces that are written in one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    if not chosen.url:
+        parser.error("no URL, and FACESTREAM_VECTORS is not set")
+    keyspace = f"bench_{uuid.uuid4().hex}"
+    url = f"{chosen.url.partition('?')[0].rpartition('/')[0]}/{keyspace}"
+    with cluster_of(server_of(url, setting=store.SETTING, default_port=PORT, options=OPTIONS)) as cluster:
+        session = cluster.connect()
+        schema.create(session, keyspace, 1)
+        session.set_keyspace(keyspace)
+        try:
+            lines = asyncio.run(measured(url, session, chosen))
+        finally:
+            drop_keyspace(url, keyspace)
+    print(f"\n{'':32}{'bare':>12}{'facestream':>12}{'ratio':>8}   wanted")
+    for it in lines:
+        sign, verdict = "≥" if it.at_least else "≤", "" if it.holds else "   MISSED"
+        print(f"{it.what:32}{it.bare:>12}{it.ours:>12}{it.ratio:8.2f}   {sign} {it.wanted}{verdict}")
+    return 0 if all(it.holds for it in lines) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,146 @@
+"""Many learned faces without learning them one by one: LFW's, moved and flipped, with all that a learn leaves behind."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from backends.log import Committed, NewRecord, TopicPartition
+from backends.vectors import Face, FaceVector
+from bench.accuracy import lfw
+from facestream.progress import counted
+from facestream.runtime.stores import Stores
+from processors import embed
+from processors.align import chip_of_crop
+from processors.networks import TorchEmbedder
+from schemas.ids import crop_key, face_id_learned
+from schemas.records import Crop, FaceLearned, ImageReceived
+from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED
+from weights.manifest import manifest
+
+OLD = manifest().default_generation
+DIRECTORIES = 8
+AT_ONCE = 64
+
+
+@dataclass
+class LearnedFace:
+    person: str
+    directory: str
+    image_id: str
+    jpeg: bytes
+    landmarks: list[tuple[float, float]]
+
+
+def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFace]:
+    """Each round moves and flips all of LFW in its own way: the same people, as others."""
+    chance = np.random.default_rng(0)
+    rows = np.flatnonzero(faces.found)
+    for number in range(count):
+        turn, row = divmod(number, len(rows))
+        path = faces.paths[rows[row]]
+        with Image.open(photos / "lfw" / path) as file:
+            pixels = np.asarray(file.convert("RGB"))
+        landmarks = faces.landmarks[rows[row]] + chance.normal(0, 0.4, (5, 2)).astype(np.float32)
+        if turn % 2:
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+            landmarks[:, 0] = pixels.shape[1] - 1 - landmarks[:, 0]
+            landmarks = landmarks[[1, 0, 2, 4, 3]]
+        cut = embed.cut_face(pixels, landmarks)
+        person = f"{path.split('/')[0]} {turn}"
+        yield LearnedFace(
+            person,
+            f"lfw-{turn % DIRECTORIES}",
+            str(uuid.uuid4()),
+            embed.encoded_crop(cut.pixels),
+            [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks],
+        )
+
+
+def embedded(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> NDArray[np.float32]:
+    """The bare way: decode, cut, embed, one batch after the other."""
+    vectors = []
+    for begin in range(0, len(faces), AT_ONCE):
+        chips = [chip_of_crop(embed.decoded_crop(face.jpeg)) for face in faces[begin : begin + AT_ONCE]]
+        vectors.append(embedder.embed(chips))
+    return np.concatenate(vectors)
+
+
+def rate(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> float:
+    """Faces a second of the bare way."""
+    began = time.monotonic()
+    embedded(faces, embedder)
+    return len(faces) / (time.monotonic() - began)
+
+
+async def learn(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[np.float32]) -> None:
+    """What a learn leaves behind, of each."""
+    now = int(time.time() * 1000)
+    with counted("learned", len(faces)) as tell:
+        for begin in range(0, len(faces), AT_ONCE):
+            part = faces[begin : begin + AT_ONCE]
+            ids = [face_id_learned(it.image_id) for it in part]
+            await asyncio.gather(
+                *(
+                    stores.objects.put(crop_key(id_), it.jpeg, _metadata(it, now))
+                    for id_, it in zip(ids, part, strict=True)
+                )
+            )
+            rows = [
+                FaceVector(it.directory, OLD, Face(it.person, id_, it.image_id, it.image_id, now), vectors[begin + i])
+                for i, (id_, it) in enumerate(zip(ids, part, strict=True))
+            ]
+            await stores.vectors.put_faces(rows)
+            await stores.log.append([_changelog(it, id_, now) for id_, it in zip(ids, part, strict=True)])
+            tell(len(part))
+
+
+def _metadata(face: LearnedFace, now: int) -> dict[str, str]:
+    return {"directory": face.directory, "person": face.person, "image_id": face.image_id, "received": str(now / 1000)}
+
+
+def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
+    value = FaceLearned(
+        directory=face.directory,
+        person=face.person,
+        face_id=face_id,
+        image_id=face.image_id,
+        source=face.image_id,
+        crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
+        detector="centerface",
+        learned_at=now,
+        generations=[OLD],
+    )
+    return NewRecord(FACES_LEARNED, face.image_id, value.encode(), face.directory)
+
+
+async def recognized_before(stores: Stores, count: int) -> None:
+    """Images that were recognized long ago: in the topic, and committed past."""
+    with counted("recognized before", count) as tell:
+        for begin in range(0, count, 1_000):
+            some = []
+            for _ in range(min(1_000, count - begin)):
+                received = ImageReceived(
+                    image_id=str(uuid.uuid4()),
+                    purpose="recognize",
+                    directory="lfw-0",
+                    media_type="image/jpeg",
+                    sha256="0" * 64,
+                )
+                some.append(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
+            await stores.log.append(some)
+            tell(len(some))
+    consumer = await stores.log.consumer("processors", GROUPS["processors"], member="bench")
+    ends = await stores.log.end_offsets(IMAGES_RECEIVED)
+    while len(consumer.assignment) < sum([await stores.log.partitions(topic) for topic in GROUPS["processors"]]):
+        await consumer.poll(1, 1.0, paused=list(consumer.assignment))
+    await consumer.commit(
+        {TopicPartition(IMAGES_RECEIVED, partition): Committed(end) for partition, end in ends.items()}
+    )
+    await consumer.close()

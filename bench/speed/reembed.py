@@ -1,0 +1,338 @@
+"""Re-embeds many faces under load: `python -m bench.speed.reembed PHOTOS`; on the real servers after `eval "$(make -s
+services)"`.
+
+PHOTOS holds lfw/. Its faces, moved and flipped until there are enough (bench/learned_faces.py), are put where learned
+faces are, with their vectors of the active generation, behind more recognized images, which no replay reads. Then, in
+one run: the bare embedder on the same crops; the replay alone; clients at 30 % of what the service can do, without and
+beside a replay that is killed in the middle and goes on; compare, activate, more learns, rollback, which has to find
+them, retire.
+"""
+
+import argparse
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from backends.log import Committed, TopicPartition
+from bench.accuracy import lfw
+from bench.clients import verdict
+from bench.cluster import Cluster
+from bench.serving import Serving
+from bench.speed.bare import load
+from bench.speed.learned_faces import OLD, cut_faces, embedded, learn, rate, recognized_before
+from bench.stores import temporary_stores
+from facestream.config import Settings
+from facestream.progress import counted
+from facestream.runtime.stores import Stores, create, open_stores
+from processors.networks import TorchEmbedder
+from processors.stages.reembed import GROUP
+from stream.catching_up import records_left
+from stream.topics import FACES_LEARNED
+
+NEW = "dlib-resnet29"
+CLIENTS, SHARE = 8, 0.3
+WANTED_ALONE, WANTED_BESIDE, WANTED_P99 = 0.9, 0.6, 2.0
+
+
+@dataclass
+class Figures:
+    """Seconds from a request to its answer, and the answers that were none."""
+
+    seconds: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def at(self, share: float) -> float:
+        return float(np.quantile(self.seconds, share)) if self.seconds else float("nan")
+
+
+class Replay:
+    """`facestream reembed` in a process of its own; `rate` is in faces a second, from a tenth to nine tenths of its
+    way, or from where it goes on after a kill.
+    """
+
+    def __init__(self, stores: Stores, environment: dict[str, str]) -> None:
+        self._stores, self._environment = stores, environment
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(command("reembed", NEW), env=self._environment, stderr=subprocess.DEVNULL)
+
+    async def rate(self, total: int, kill_at: float | None = None) -> float:
+        """Waits until it has ended. kill_at: share of its way at which it is killed and started again."""
+        assert self._process is not None
+        ends = await self._stores.log.end_offsets(FACES_LEARNED)
+        seen: list[tuple[float, int]] = []
+        begin = 0.1
+        while self._process.poll() is None:
+            left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED, ends)
+            if begin * total < total - left < 0.9 * total:
+                seen.append((time.monotonic(), left))
+            if kill_at is not None and total - left > kill_at * total:
+                self._process.kill()
+                self._process.wait()
+                print(f"  killed at {total - left:,} of {total:,}", flush=True)
+                self.start()
+                begin, kill_at, seen = (total - left) / total + 0.02, None, []
+            await asyncio.sleep(0.25)
+        if self._process.returncode:
+            raise RuntimeError(f"the replay ended with {self._process.returncode}")
+        (began, first), (ended, last) = seen[0], seen[-1]
+        return (first - last) / (ended - began)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "facestream.cli", *arguments]
+
+
+async def ask(session: aiohttp.ClientSession, url: str, path: str, picture: bytes, **fields: str) -> tuple[int, Any]:
+    form = aiohttp.FormData(fields)
+    form.add_field("file", picture, filename="photo.jpg")
+    async with session.post(url + path, data=form) as response:
+        return response.status, await response.json()
+
+
+async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float) -> float:
+    """Images a second that some clients get through."""
+    done, until = [0], time.monotonic() + seconds
+
+    async def client(number: int) -> None:
+        while time.monotonic() < until:
+            await ask(session, url, "/recognize", pictures[(number + done[0]) % len(pictures)], directory="lfw-0")
+            done[0] += 1
+
+    await asyncio.gather(*(client(number) for number in range(CLIENTS)))
+    return done[0] / seconds
+
+
+async def paced(
+    session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], rate: float, stop: asyncio.Event
+) -> Figures:
+    """Requests at even distances, whether the ones before are answered or not."""
+    figures, tasks, number = Figures(), set(), 0
+
+    async def one(picture: bytes) -> None:
+        began = time.monotonic()
+        status, body = await ask(session, url, "/recognize", picture, directory="lfw-0")
+        figures.seconds.append(time.monotonic() - began)
+        if status != 200:
+            figures.failed.append(f"{status}: {body}")
+
+    next_at = time.monotonic()
+    while not stop.is_set():
+        task = asyncio.create_task(one(pictures[number % len(pictures)]))
+        tasks.add(task)
+        number, next_at = number + 1, next_at + 1 / rate
+        await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+    await asyncio.gather(*tasks)
+    return figures
+
+
+@asynccontextmanager
+async def system(
+    folder: Path, weights: Path, in_one: bool
+) -> AsyncIterator[tuple[Stores, dict[str, str], Serving | Cluster]]:
+    """The stores, the environment of commands, and what serves: started later, when the faces are there."""
+    data = folder / "data"
+    async with AsyncExitStack() as stack:
+        settings = {} if in_one else await stack.enter_async_context(temporary_stores("reembed"))
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("FACESTREAM_")}
+        environment |= {
+            f"FACESTREAM_{k.upper()}": v for k, v in (settings | {"data": str(data), "weights": str(weights)}).items()
+        }
+        os.environ.update({k: v for k, v in environment.items() if k.startswith("FACESTREAM_")})
+        stores = await stack.enter_async_context(open_stores(Settings()))
+        await create(stores)
+        cluster = (
+            Cluster(settings, data, weights, {"ingest": 1, "process": 1, "sink": 1}, decoders="1") if settings else None
+        )
+        yield stores, environment, cluster or Serving(data, weights)
+
+
+async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
+    wrong: list[str] = []
+    weights = arguments.weights.resolve()
+    models = load(Settings(weights=weights))
+    bare_embedder = TorchEmbedder(models.embedder.module, models.embedder.device, mirror=False)
+    known = lfw.faces(arguments.photos, lfw.images(arguments.photos), models)
+    faces = []
+    with counted("cut", arguments.faces) as tell:
+        for face in cut_faces(arguments.photos, known, arguments.faces):
+            faces.append(face)
+            tell(1)
+    print("embedding them in the active generation", flush=True)
+    vectors = embedded(faces, models.embedder)
+    sample = faces[: min(len(faces), 4_096)]
+    async with (
+        system(folder, weights, arguments.embedded) as (stores, environment, serving),
+        aiohttp.ClientSession() as session,
+    ):
+        await recognized_before(stores, arguments.recognized)
+        await learn(stores, faces, vectors)
+        pictures = [(arguments.photos / "lfw" / path).read_bytes() for path in known.paths[:200]]
+        async with _served(serving) as url:
+            bare = [rate(sample, bare_embedder)]
+            print(f"bare embedder: {bare[0]:.0f} faces/s", flush=True)
+            replay = Replay(stores, environment)
+            replay.start()
+            alone = await replay.rate(len(faces))
+            bare.append(rate(sample, bare_embedder))
+            ratio = alone / float(np.mean(bare))
+            print(
+                f"replay alone: {alone:.0f} faces/s, {ratio:.2f} of the bare embedder ({bare[0]:.0f} and {bare[1]:.0f})",
+                flush=True,
+            )
+            wrong += (
+                []
+                if ratio >= WANTED_ALONE
+                else [f"the replay alone has {ratio:.2f} of the bare rate, wanted {WANTED_ALONE}"]
+            )
+            wrong += await _beside(arguments, stores, environment, session, url, pictures, alone)
+            wrong += await _switch(arguments, environment, session, url, pictures)
+    return wrong
+
+
+async def _beside(
+    arguments: argparse.Namespace,
+    stores: Stores,
+    environment: dict[str, str],
+    session: aiohttp.ClientSession,
+    url: str,
+    pictures: Sequence[bytes],
+    alone: float,
+) -> list[str]:
+    """The same replay again, from the start, beside paced clients."""
+    wrong: list[str] = []
+    pace = SHARE * await capacity(session, url, pictures, arguments.seconds / 2)
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(arguments.seconds, stop.set)
+    without = await paced(session, url, pictures, pace, stop)
+    await _rewind(stores)
+    replay, stop = Replay(stores, environment), asyncio.Event()
+    clients = asyncio.create_task(paced(session, url, pictures, pace, stop))
+    replay.start()
+    beside = await replay.rate(arguments.faces, kill_at=0.4)
+    stop.set()
+    with_it = await clients
+    p99 = with_it.at(0.99) / without.at(0.99)
+    print(
+        f"clients at {pace:.1f}/s: p50 {without.at(0.5) * 1e3:.0f}, p99 {without.at(0.99) * 1e3:.0f} ms without,"
+        f" {with_it.at(0.5) * 1e3:.0f}, {with_it.at(0.99) * 1e3:.0f} ms beside a replay: p99 {p99:.2f} times;"
+        f" {len(without.failed)} and {len(with_it.failed)} failed of {len(without.seconds)} and {len(with_it.seconds)}"
+    )
+    print(f"replay beside them: {beside:.0f} faces/s, {beside / alone:.2f} of its rate alone", flush=True)
+    wrong += [f"a request failed: {it}" for it in (without.failed + with_it.failed)[:5]]
+    wrong += [] if p99 <= WANTED_P99 else [f"p99 beside a replay is {p99:.2f} times, wanted {WANTED_P99}"]
+    wrong += (
+        []
+        if beside / alone >= WANTED_BESIDE
+        else [f"the replay has {beside / alone:.2f} of its rate, wanted {WANTED_BESIDE}"]
+    )
+    return wrong
+
+
+async def _switch(
+    arguments: argparse.Namespace,
+    environment: dict[str, str],
+    session: aiohttp.ClientSession,
+    url: str,
+    pictures: Sequence[bytes],
+) -> list[str]:
+    for step in (("compare", OLD, NEW), ("activate", NEW)):
+        await _models(environment, *step)
+    wrong: list[str] = []
+    limit = asyncio.Semaphore(CLIENTS)
+
+    async def learned(number: int) -> None:
+        async with limit:
+            picture = _other(pictures[number % len(pictures)], number)
+            status, body = await ask(
+                session, url, "/learn", picture, directory="more", person=f"more {number}", face="largest"
+            )
+            if status != 201:
+                wrong.append(f"learn {number} ended with {status}: {body}")
+
+    async def found(number: int) -> None:
+        async with limit:
+            picture = _other(pictures[number % len(pictures)], number)
+            _, body = await ask(session, url, "/recognize", picture, directory="more", strangers="1", top="10")
+            models = body["models"]
+            names = {it["id"] for person in body["persons"] for it in person["candidates"]}
+            if models["generation"] != OLD or f"more {number}" not in names:
+                wrong.append(f"after the rollback, 'more {number}' is not found: {models}, {sorted(names)}")
+
+    await asyncio.gather(*(learned(number) for number in range(arguments.more)))
+    await _models(environment, "activate", OLD)
+    await asyncio.sleep(2)
+    await asyncio.gather(*(found(number) for number in range(arguments.more)))
+    await _models(environment, "retire", NEW)
+    print(f"{arguments.more} learned while '{NEW}' was active, looked for in '{OLD}'", flush=True)
+    return wrong
+
+
+def _other(picture: bytes, number: int) -> bytes:
+    """The same picture as another file: what follows the end of a JPEG counts for nothing."""
+    return picture + number.to_bytes(4, "big")
+
+
+async def _models(environment: dict[str, str], *arguments: str) -> None:
+    done = await asyncio.to_thread(
+        subprocess.run, command("models", *arguments), env=environment, capture_output=True, text=True, check=False
+    )
+    tail = [line for line in (done.stdout + done.stderr).splitlines() if not line.startswith("{")][-12:]
+    print("\n".join(tail), flush=True)
+    if done.returncode:
+        raise RuntimeError(f"models {arguments} ended with {done.returncode}")
+
+
+async def _rewind(stores: Stores) -> None:
+    """Lets the group of the replay begin anew."""
+    consumer = await stores.log.consumer(GROUP + NEW, [FACES_LEARNED], member="bench")
+    starts = await stores.log.start_offsets(FACES_LEARNED)
+    while len(consumer.assignment) < len(starts):
+        await consumer.poll(1, 1.0, paused=list(consumer.assignment))
+    await consumer.commit(
+        {TopicPartition(FACES_LEARNED, partition): Committed(start) for partition, start in starts.items()}
+    )
+    await consumer.close()
+
+
+@asynccontextmanager
+async def _served(serving: Serving | Cluster) -> AsyncIterator[str]:
+    if isinstance(serving, Cluster):
+        async with serving:
+            yield serving.urls[0]
+    else:
+        await asyncio.to_thread(serving.start)
+        try:
+            yield serving.url
+        finally:
+            await asyncio.to_thread(serving.stop)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--faces", type=int, default=50_000)
+    parser.add_argument("--recognized", type=int, default=200_000, help="records of images before them")
+    parser.add_argument("--more", type=int, default=1_000, help="faces learned before the rollback")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of paced clients without a replay")
+    parser.add_argument("--embedded", action="store_true", help="one process, instead of the real servers")
+    parser.add_argument("--weights", type=Path, default=Path("data/weights"))
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        return verdict(asyncio.run(run(arguments, Path(folder))))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,113 @@
+"""A sheet of pictures of where two generations differ: each face beside whom either of them takes it for."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from backends.objects import ObjectStore
+from facestream.admin.compare_shown import of_both_kinds, person_of
+from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_for
+from facestream.progress import counted
+from schemas.errors import ConfigurationError, ObjectMissing
+from schemas.ids import crop_key
+from sink.evaluate.comparing import Difference, First
+
+FORMATS = (".jpg", ".jpeg", ".png", ".webp")
+MOST = 100  # differences: more than that are not looked at one by one
+COLUMNS = 2  # differences beside each other
+CELL, LINE, GAP = 180, 20, 12  # pixels: a picture, a line of text, what is around three pictures
+FONT = 14.0
+PAPER, TEXT, GONE = (255, 255, 255), (30, 30, 30), (200, 200, 200)
+BORDER = 4
+
+
+def check_target(path: Path) -> None:
+    """Raises ConfigurationError, before the work is done."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigurationError(f"--sheet {path}: its suffix says the format, one of {' '.join(FORMATS)}")
+    if path.is_dir():
+        raise ConfigurationError(f"--sheet {path}: this is a folder, name a file")
+
+
+async def draw_sheet(objects: ObjectStore, found: Sequence[Difference], names: tuple[str, str], path: Path) -> None:
+    """Writes the sheet; of very many differences, some. names: of the generations. Raises NotDrawn, Unavailable."""
+    if not found:
+        print(f"{path} was not drawn: the two do not differ")
+        return
+    some = of_both_kinds(found, MOST)
+    rows = -(-len(some) // COLUMNS)
+    wide, high = 3 * CELL + 2 * GAP, CELL + 2 * LINE + GAP
+    sheet = Image.new("RGB", (COLUMNS * wide + GAP, rows * high + LINE + GAP), PAPER)
+    drawing = ImageDraw.Draw(sheet)
+    left = f" ({len(found) - len(some):,} more)" if len(some) < len(found) else ""
+    title = f"{len(some):,} faces{left}: the face, whom {names[0]} says, whom {names[1]} says; (below the threshold)"
+    _write(drawing, (GAP, GAP // 2), title, sheet.width - 2 * GAP)
+    with counted("drawing", len(some), always=False) as done:
+        for i, it in enumerate(some):
+            corner = (GAP + i % COLUMNS * wide, GAP + LINE + i // COLUMNS * high)
+            pictures = [await _crop(objects, face_id) for face_id in (it.face_id, it.old.face_id, it.new.face_id)]
+            _cell(sheet, corner, pictures[0], (it.person, it.directory), None)
+            for column, (first, name, side) in enumerate(((it.old, names[0], "old"), (it.new, names[1], "new")), 1):
+                _cell(
+                    sheet,
+                    (corner[0] + column * CELL, corner[1]),
+                    pictures[column],
+                    _says(first, name),
+                    it.right == side,
+                )
+            done(1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(sheet.save, path, quality=QUALITY)
+    except OSError as error:
+        raise NotDrawn(f"{path} was not drawn: {error.strerror or error}") from None
+
+
+def _says(first: First, name: str) -> tuple[str, str]:
+    return person_of(first), f"{first.similarity:.3f} {name}"
+
+
+async def _crop(objects: ObjectStore, face_id: str) -> Image.Image | None:
+    """None where the picture is gone, or none that can be read."""
+    try:
+        data = (await objects.get(crop_key(face_id))).data
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
+            return picture.convert("RGB").resize((CELL - 2 * BORDER, CELL - 2 * BORDER))
+    except (ObjectMissing, OSError):
+        return None
+
+
+def _cell(
+    sheet: Image.Image, corner: tuple[int, int], picture: Image.Image | None, lines: tuple[str, str], right: bool | None
+) -> None:
+    """right: whether this is the person, None for the face itself."""
+    x, y = corner
+    drawing = ImageDraw.Draw(sheet)
+    colour = GONE if right is None else NAMED if right else UNKNOWN
+    drawing.rectangle((x, y, x + CELL - 3, y + CELL - 1), fill=colour)
+    if picture is not None:
+        sheet.paste(picture, (x + BORDER, y + BORDER))
+    else:
+        _write(
+            drawing,
+            (x + 2 * BORDER, y + CELL // 2),
+            "no picture",
+            CELL - 4 * BORDER,
+            INK if right is not None else TEXT,
+        )
+    for number, line in enumerate(lines):
+        _write(drawing, (x, y + CELL + number * (LINE - 2)), line, CELL - 6)
+
+
+def _write(
+    drawing: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: tuple[int, int, int] = TEXT
+) -> None:
+    """Within that width, the rest as an ellipsis."""
+    font = font_for(text, FONT)
+    whole = text
+    while text and drawing.textlength(text if text == whole else f"{text}…", font=font) > width:
+        text = text[:-1]
+    drawing.text(at, text if text == whole else f"{text}…", fill=colour, font=font)

@@ -1,0 +1,179 @@
+"""Looks for what was erased: what is left of it in a store, and what topics still tell of it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from backends.log import EventLog, Record
+from backends.objects import ObjectStore
+from backends.vectors import VectorStore
+from facestream.progress import counted
+from schemas.bucket_events import BucketNotified
+from schemas.cloudevents import image_received
+from schemas.errors import UnreadableRecord
+from schemas.ids import image_id_of_object
+from schemas.records import (
+    Answer,
+    DeadLetter,
+    EraseRequested,
+    FaceLearned,
+    FacesDetected,
+    FacesEmbedded,
+    decode_embedded,
+)
+from stream.erase.marks import Erasures, is_erased
+from stream.erase.redaction import shown
+from stream.generations import Generations
+from stream.listing import listed
+from stream.reading import read_whole
+from stream.sources import INCOMING, place_of
+from stream.topics import (
+    BUCKET_EVENTS,
+    DEAD_LETTERS,
+    FACES_DETECTED,
+    FACES_EMBEDDED,
+    FACES_LEARNED,
+    IMAGES_RECEIVED,
+    IMAGES_RECEIVED_BULK,
+    RESULTS,
+)
+
+PICTURES = ("originals/", "probes/")
+CROPS = "crops/"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPicture:
+    """An object that was put before its image, person or directory was erased; `put_at` in seconds since the epoch."""
+
+    key: str
+    image_id: str
+    put_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class InTopic:
+    """How many records of a topic tell of what was erased, and when the last of them was appended (ms)."""
+
+    records: int = 0
+    last: int = 0
+
+
+async def vectors_left(vectors: VectorStore, generations: Generations, erasures: Erasures) -> list[str]:
+    """The face_ids. Raises Unavailable, as all of these do."""
+    found: list[str] = []
+    for generation in generations.all:
+        for directory in await vectors.directories(generation.name):
+            async for page in vectors.read_faces(directory, generation.name):
+                found += [it.face_id for it in page if erasures.covers(directory, it.person, it.image_id, it.timestamp)]
+    return found
+
+
+async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
+    """The image_ids of answers that show somebody."""
+    found: list[str] = []
+    async for page in vectors.read_answers():
+        for stored in page:
+            answer = Answer.decode(stored.value.encode())
+            if shown(answer, erasures) is not answer:
+                found.append(answer.image_id)
+    return found
+
+
+async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[StoredPicture]:
+    found: list[StoredPicture] = []
+    with counted("objects", 0, always=False) as tell:
+        async for info, metadata in listed(objects, *PICTURES, CROPS):
+            tell(1)
+            if "received" not in metadata:
+                continue
+            image_id = metadata.get("image_id") or info.key.partition("/")[2].removesuffix(".crops")
+            mark = erasures.of_image(metadata.get("directory") or None, metadata.get("person") or None, image_id)
+            put_at = float(metadata["received"])
+            if mark.at >= put_at * 1000:
+                found.append(StoredPicture(info.key, image_id, put_at))
+    return found
+
+
+async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
+    """announced: images, which get whether all events that they have here fall under an erasure; None where there is no
+    event.
+    """
+    found = InTopic()
+
+    def take(records: Sequence[Record]) -> None:
+        nonlocal found
+        for record in records:
+            try:
+                tells = record.value is not None and _tells(record, erasures, announced)
+            except UnreadableRecord:
+                continue
+            if tells:
+                found = InTopic(found.records + 1, max(found.last, record.timestamp))
+
+    await read_whole(log, topic, take)
+    return found
+
+
+def _tells(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
+    """Whether a record tells of what was erased. Raises UnreadableRecord."""
+    if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
+        event = image_received(record.value, record.headers)
+        erased = is_erased(event, event.came_at(record.timestamp), erasures)
+        if event.image_id in announced:
+            announced[event.image_id] = erased and announced[event.image_id] is not False
+        return erased
+    return READERS[record.topic](record, erasures)
+
+
+def _detected(record: Record, erasures: Erasures) -> bool:
+    event = FacesDetected.decode(record.value)
+    return is_erased(event.received, event.received_at, erasures)
+
+
+def _embedded(record: Record, erasures: Erasures) -> bool:
+    event = decode_embedded(record.value)
+    if isinstance(event, EraseRequested):
+        return True  # by name
+    if isinstance(event, FacesEmbedded):
+        return is_erased(event.received, event.received_at, erasures)
+    return any(erasures.covers(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
+
+
+def _learned(record: Record, erasures: Erasures) -> bool:
+    face = FaceLearned.decode(record.value)
+    return erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
+
+
+def _result(record: Record, erasures: Erasures) -> bool:
+    answer = Answer.decode(record.value)
+    return answer.purpose == "erase" or shown(answer, erasures) is not answer
+
+
+def _dead(record: Record, erasures: Erasures) -> bool:
+    event = DeadLetter.decode(record.value).event
+    return event is not None and is_erased(event, event.came_at(record.timestamp), erasures)
+
+
+def _notified(record: Record, erasures: Erasures) -> bool:
+    """What a store told of has the names of directories and people in its own names; a prefix of ours may stand before
+    them.
+    """
+    for it in BucketNotified.decode(record.value).records:
+        bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
+        place = place_of(name[max(0, name.find(INCOMING)) :])
+        if place is not None:
+            _, directory, person = place
+            if erasures.covers(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):
+                return True
+    return False
+
+
+READERS: dict[str, Callable[[Record, Erasures], bool]] = {
+    FACES_DETECTED: _detected,
+    FACES_EMBEDDED: _embedded,
+    FACES_LEARNED: _learned,
+    RESULTS: _result,
+    DEAD_LETTERS: _dead,
+    BUCKET_EVENTS: _notified,
+}
+SEARCHED = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, *READERS)

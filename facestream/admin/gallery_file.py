@@ -1,0 +1,148 @@
+"""The file of an exported directory: a tar of one JSON line a face, its crop and its original, so that any tool can
+read it.
+
+    gallery.json            version, directory, generations, how many faces
+    faces/FACE_ID.json      ExportedFace, with its vectors by generation
+    crops/FACE_ID.jpg       the kept picture of the face
+    originals/IMAGE_ID      the picture it was learned from, as it was uploaded
+
+Nothing of it is ever written to a path that it names.
+"""
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from schemas.errors import InvalidRequest
+from schemas.names import Name
+from schemas.records import Box, Landmarks, Uuid
+
+Model = TypeVar("Model", bound=BaseModel)
+
+GALLERY = "gallery.json"
+LARGEST_JSON, LARGEST_CROP, LARGEST_ORIGINAL = 1_000_000, 2_000_000, 1_000_000_000  # bytes
+
+
+class GalleryHead(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    version: Literal[1] = 1
+    directory: Name
+    generations: list[str]
+    faces: int
+
+
+class ExportedFace(BaseModel):
+    """`landmarks` in pixels of the crop, `box` in those of the original; `vectors` base64 of little-endian float32."""
+
+    model_config = ConfigDict(frozen=True)
+
+    person: Name
+    face_id: Uuid
+    image_id: Uuid
+    source: str
+    detector: str
+    box: Box | None = None
+    landmarks: Landmarks
+    vectors: dict[str, str]
+
+
+class FaceWithPictures(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    face: ExportedFace
+    crop: bytes
+    original: bytes | None
+
+
+class GalleryWriter:
+    """As a context manager; a file that was not finished is taken away. Only its owner may read it."""
+
+    def __init__(self, path: Path, head: GalleryHead) -> None:
+        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._head = head
+
+    def __enter__(self) -> "GalleryWriter":
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = os.fdopen(descriptor, "wb")
+        self._tar = tarfile.open(fileobj=self._file, mode="w")
+        self._add(GALLERY, self._head.model_dump_json().encode())
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._tar.close()
+        self._file.close()
+        if error is None:
+            self._part.replace(self._path)
+        else:
+            self._part.unlink(missing_ok=True)
+
+    def add(self, it: FaceWithPictures) -> None:
+        if it.original is not None:
+            self._add(f"originals/{it.face.image_id}", it.original)
+        self._add(f"crops/{it.face.face_id}.jpg", it.crop)
+        self._add(f"faces/{it.face.face_id}.json", it.face.model_dump_json().encode())
+
+    def _add(self, name: str, data: bytes) -> None:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self._tar.addfile(member, io.BytesIO(data))
+
+
+def read_head(path: Path) -> GalleryHead:
+    """Raises InvalidRequest."""
+    for _, _, data in _members(path):
+        return _parsed(GalleryHead, data, path)
+    raise InvalidRequest(f"{path} is empty: it is no export of facestream")
+
+
+def read_faces(path: Path) -> Iterator[FaceWithPictures]:
+    """Raises InvalidRequest."""
+    crop = original = None
+    for kind, name, data in _members(path):
+        if kind == "originals":
+            original = (name, data)
+        elif kind == "crops":
+            crop = (name, data)
+        elif kind == "faces":
+            face = _parsed(ExportedFace, data, path)
+            if crop is None or crop[0] != f"{face.face_id}.jpg":
+                raise InvalidRequest(f"{path}: the crop of face {face.face_id} is missing")
+            picture = original[1] if original is not None and original[0] == face.image_id else None
+            yield FaceWithPictures(face=face, crop=crop[1], original=picture)
+            crop = original = None
+
+
+def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
+    """The folder and the name of each member, and its bytes. The first is GALLERY."""
+    try:
+        with tarfile.open(path, "r|") as tar:
+            for number, member in enumerate(tar):
+                folder, _, name = member.name.rpartition("/")
+                limit = {"crops": LARGEST_CROP, "originals": LARGEST_ORIGINAL}.get(folder, LARGEST_JSON)
+                if (number == 0) != (member.name == GALLERY) or not member.isfile() or member.size > limit:
+                    raise InvalidRequest(
+                        f"{path} is no export of facestream: '{member.name[:100]}' does not belong there"
+                    )
+                yield folder, name, _read(tar.extractfile(member))
+    except (tarfile.TarError, EOFError) as error:
+        raise InvalidRequest(f"{path} is no export of facestream, or was cut off: {error}") from None
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read(file: IO[bytes] | None) -> bytes:
+    return file.read() if file is not None else b""
+
+
+def _parsed(model: type[Model], data: bytes, path: Path) -> Model:
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidRequest(f"{path}: not a {model.__name__}: {first['loc']}: {first['msg']}") from None

@@ -1,0 +1,148 @@
+"""Tries a user's own embedder as the service will run it, in the inference thread, before it is added.
+
+Two faces: one as a probe and as it is learned, out of its kept crop, and another. They are drawn, or found in a
+picture.
+"""
+
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from facestream.config import Settings
+from facestream.runtime.role_process import make_detector, no_networks
+from processors import align
+from processors.decoding.pool import DecodePool
+from processors.detect import find_faces
+from processors.embed import as_kept, chips_of_crop, cut_face
+from processors.inference import Inference
+from processors.onnx_embedder import load_onnx_embedder
+from schemas.errors import NoFace, WeightsInvalid
+from schemas.generations import Generation
+from weights.load import choose_device, choose_dtype
+
+Floats = NDArray[np.float32]
+Face = tuple[NDArray[np.uint8], Floats]  # a picture (h, w, 3), and landmarks (5, 2) in its pixels
+
+TOGETHER = 8  # faces in one forward
+TIMES = 3
+# Shares of the distance of the two faces, or of a vector's length: float32 leaves 1e-6, TF32 on a GPU 1e-3.
+SAME = 0.05
+CONSTANT = 1e-3
+
+
+@dataclass(frozen=True)
+class Trial:
+    dimension: int
+    alone_ms: float  # a face by itself
+    together_ms: float  # a face of eight
+    same: float  # cosine of one face as a probe and as it is learned
+    other: float  # and of another face
+    device: str
+
+
+async def try_network(settings: Settings, content: bytes, generation: Generation, picture: bytes | None) -> Trial:
+    """content: the ONNX file. generation: with any dimension. picture: a photo with a face in it. Raises
+    WeightsInvalid, ConfigurationError, NoFace, and what decoding raises.
+    """
+    device = choose_device(settings.device)
+    dtype = choose_dtype(device, settings.dtype)
+    async with AsyncExitStack() as stack:
+        inference = Inference(no_networks(device), settings.threads)
+        stack.callback(inference.close)
+        await inference.add_embedder(generation.name, partial(load_onnx_embedder, content, generation, device))
+        faces = [drawn_face(0), drawn_face(1)]
+        if picture is not None:
+            detector = generation.detector
+            await inference.add_detector(detector, partial(make_detector, settings, device, dtype, detector))
+            decoders = DecodePool(workers=1, max_pixels=settings.max_pixels)
+            await decoders.start()
+            stack.push_async_callback(decoders.close)
+            faces = [*await _faces_of(picture, detector, decoders, inference), drawn_face(1)]
+        (probe, learned), (other, _) = (_chips(face, generation.template) for face in faces[:2])
+        return await _tried(inference, generation.name, probe, learned, other, str(device))
+
+
+def drawn_face(seed: int) -> Face:
+    """Like a kept crop: eyes, nose and mouth where the landmarks are."""
+    chance = np.random.default_rng(seed)
+    colours = [tuple(int(it) for it in chance.integers(30, 226, 3)) for _ in range(4)]
+    points = (np.array(align.DLIB.points) * align.DLIB.half + (align.CROP - 1) / 2).astype(np.float32)
+    image = Image.new("RGB", (align.CROP, align.CROP), colours[0])
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((60 - 8 * chance.random(), 30, 180 + 8 * chance.random(), 210), colours[1])
+    for x, y in points[:3]:
+        radius = chance.uniform(5, 11)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), colours[2])
+    draw.line([tuple(point) for point in points[3:].tolist()], colours[3], width=int(chance.integers(4, 12)))
+    return np.asarray(image), points
+
+
+async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inference: Inference) -> list[Face]:
+    """The faces of a photo, the largest first. Raises NoFace."""
+    with await decoders.decode(picture) as image:
+        found = await find_faces(image, detector, inference, time.monotonic())
+    if not len(found):
+        raise NoFace("no face was found in the picture to try it on: take one that shows a face from the front")
+    with await decoders.decode(picture, full=True) as image:
+        pixels = image.pixels.copy()
+    sizes = [float(np.prod(box[2:] - box[:2])) for box in found.boxes]
+    return [(pixels, found.landmarks[i]) for i in np.argsort(sizes)[::-1]]
+
+
+def _chips(face: Face, template: str) -> tuple[Floats, Floats]:
+    """A probe's chip, from the picture, and a learned face's, from the crop that is kept. (side, side, 3) each."""
+    learned = chips_of_crop(as_kept(cut_face(*face)), [template])[template].astype(np.float32)
+    return align.warp_chip(*face, template), learned
+
+
+async def _tried(inference: Inference, name: str, probe: Floats, learned: Floats, other: Floats, device: str) -> Trial:
+    """Raises WeightsInvalid."""
+    alone: list[Floats] = []
+    seconds = []
+    for chip in (probe, learned, other) * TIMES:
+        begin = time.perf_counter()
+        alone += list(await inference.embed(name, [chip]))
+        seconds.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    together = await inference.embed(name, [probe, other] * (TOGETHER // 2))
+    together_s = time.perf_counter() - begin
+    _check(alone, together)
+    a, b, c = alone[:3]
+    return Trial(
+        len(a), float(np.median(seconds)) * 1e3, together_s / TOGETHER * 1e3, _cosine(a, b), _cosine(a, c), device
+    )
+
+
+def _check(alone: Sequence[Floats], together: Floats) -> None:
+    """alone: of a probe, its crop, another face, and again. together: of probe and other, by turns. (D,) each."""
+    probe, other = alone[0], alone[2]
+    if not np.isfinite(alone).all() or not np.isfinite(together).all():
+        raise WeightsInvalid(
+            "the network gives numbers that are not finite: is --range the one that it was trained with?"
+        )
+    length, distance = float(np.linalg.norm(probe)), float(np.linalg.norm(probe - other))
+    if distance <= CONSTANT * length or length == 0:
+        raise WeightsInvalid(
+            "the network gives the same vector for different faces: is --range the one that it was trained with?"
+        )
+    if max(np.linalg.norm(again - first) for again, first in zip(alone[3:], alone, strict=False)) > SAME * distance:
+        raise WeightsInvalid(
+            "the network gives another vector each time: export it for inference, in torch after .eval()"
+        )
+    if (
+        max(np.linalg.norm(together[0::2] - probe, axis=1).max(), np.linalg.norm(together[1::2] - other, axis=1).max())
+        > SAME * distance
+    ):
+        raise WeightsInvalid(
+            f"of {TOGETHER} faces at once the network gives other vectors than of each alone: export it with a batch fixed at 1"
+        )
+
+
+def _cosine(one: Floats, other: Floats) -> float:
+    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))

@@ -1,0 +1,147 @@
+"""What a bulk command has done so far, so that the same command goes on where it was cut off.
+
+A file of JSON lines in the user's state folder, one for each image that was accepted and one for each that was
+answered, written as it happens: kill -9 loses none.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from facestream.client.bulk.source import Item
+from schemas.errors import ConfigurationError, StorageFull
+
+
+class Version(NamedTuple):
+    """A file with another size or time of change is another picture."""
+
+    size: int
+    mtime_ns: int
+
+
+def version_of(photo: str) -> Version:
+    """Raises OSError."""
+    stat = os.stat(photo)
+    return Version(stat.st_size, stat.st_mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The last that is known of a picture: `image_id` until it is answered, then `status`. `at`: where its line begins."""
+
+    version: Version
+    attempt: int
+    image_id: str | None
+    status: int | None
+    at: int
+
+
+class Journal:
+    """As a context manager it is open, and nobody else's. `run` is the same until it is forgotten."""
+
+    run: str
+
+    def __init__(self, path: Path, *, again: bool = False) -> None:
+        self._path, self._again = path, again
+        self._entries: dict[tuple[str, str | None], Entry] = {}
+
+    def __enter__(self) -> Self:
+        """Raises ConfigurationError when it cannot be written, or another process has it."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{self._path} cannot be written: {error.strerror}: let XDG_STATE_HOME name a folder that can"
+            ) from None
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._descriptor)
+            raise ConfigurationError("the same command runs already: let it end first") from None
+        self._reading = open(self._path, "rb")
+        if self._again:
+            os.ftruncate(self._descriptor, 0)
+        self._read()
+        if not os.fstat(self._descriptor).st_size:
+            self.run = str(uuid.uuid4())
+            self._append({"run": self.run})
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reading.close()
+        os.close(self._descriptor)
+
+    def entry(self, item: Item) -> Entry | None:
+        """None for a picture that is not known, or has changed since."""
+        entry = self._entries.get((item.name, item.person))
+        if entry is None:
+            return None
+        try:
+            return entry if entry.version == version_of(item.photo) else None
+        except OSError:
+            return None
+
+    def body(self, entry: Entry) -> dict[str, Any]:
+        """The answer of an entry that has one."""
+        self._reading.seek(entry.at)
+        body: dict[str, Any] = json.loads(self._reading.readline())["body"]
+        return body
+
+    def accepted(self, item: Item, version: Version, attempt: int, image_id: str) -> None:
+        self._append(_line(item, version, attempt) | {"image_id": image_id})
+
+    def answered(self, item: Item, version: Version, attempt: int, status: int, body: dict[str, Any]) -> None:
+        self._append(_line(item, version, attempt) | {"status": status, "body": body})
+
+    def forget(self) -> None:
+        """All of it: the same command begins anew."""
+        self._path.unlink(missing_ok=True)
+
+    def _read(self) -> None:
+        end = 0
+        for line in self._reading:
+            if not line.endswith(b"\n"):
+                os.ftruncate(self._descriptor, end)  # whoever wrote it was killed meanwhile
+                break
+            record = json.loads(line)
+            if "run" in record:
+                self.run = record["run"]
+            else:
+                self._entries[record["name"], record["person"]] = Entry(
+                    Version(*record["version"]), record["attempt"], record.get("image_id"), record.get("status"), end
+                )
+            end += len(line)
+
+    def _append(self, line: dict[str, Any]) -> None:
+        data = json.dumps(line).encode() + b"\n"  # a path's stray bytes are lone surrogates: as escapes they come back
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except OSError as error:
+            raise StorageFull(f"{self._path} cannot be written: {error.strerror}") from None
+
+
+def journal_path(*, service: str, purpose: str, fields: dict[str, str], source: Path) -> Path:
+    """Of the command that is the same in all of these."""
+    same = json.dumps([service, purpose, fields, str(source.resolve())], sort_keys=True)
+    name = hashlib.sha256(same.encode()).hexdigest()[:32]
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state, "facestream", "bulk", f"{name}.jsonl")
+
+
+def _line(item: Item, version: Version, attempt: int) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "person": item.person,
+        "version": version,
+        "attempt": attempt,
+    }

@@ -1,0 +1,144 @@
+"""The bulk lane of a service, as a client sees it: an upload is accepted, its answer is there later.
+
+A service that restarts, or is busy, is asked again for as long as PATIENCE_S; the same upload has the same
+Idempotency-Key whenever it is sent, so that it has one effect.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from itertools import count
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+
+from facestream.client.bulk.journal import Version, version_of
+from facestream.client.bulk.source import Item
+from facestream.client.http import (
+    LONGEST_RETRY_AFTER_S,
+    RETRIED,
+    Client,
+    Reply,
+    UnexpectedAnswer,
+    UnreadablePhoto,
+    form_of,
+    read_photo,
+)
+from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
+from schemas.records import Purpose, problem
+
+PATIENCE_S = 600.0  # without a single good answer
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+TOLD_AFTER_S = 10.0
+STORAGE_FULL = 507
+PAGE = 1_000
+
+
+class Lane:
+    """`run` goes into the Idempotency-Keys: another run is answered anew. `tell` is called with a message when the
+    service keeps its clients waiting.
+
+    Raises, from any of its methods, what ends the run: Unavailable when patience is at its end, ConfigurationError for
+    an API key that will not do, InvalidRequest when the service refuses the very first upload as malformed.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        purpose: Purpose,
+        fields: Mapping[str, str],
+        *,
+        run: str = "",
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._client, self._purpose, self._fields, self._run, self._tell = client, purpose, dict(fields), run, tell
+        self._well_at = time.monotonic()
+        self._told = self._took_one = False
+
+    async def upload(self, item: Item, attempt: int) -> tuple[Reply, Version]:
+        """The reply, 202 once it is accepted, and the file as it was read. Raises UnreadablePhoto."""
+        data, version, sha256 = await asyncio.to_thread(_read, item.photo)
+        person = {} if item.person is None else {"person": item.person}
+        fields = self._fields | person
+        same = json.dumps([self._purpose, fields, sha256, attempt, self._run], sort_keys=True)
+        headers = {
+            "Idempotency-Key": f"bulk-{hashlib.sha256(same.encode()).hexdigest()}",
+            "Prefer": "respond-async",
+        }
+        form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - a body is sent once only
+        reply = await self._exchange("POST", f"/{self._purpose}?lane=bulk", headers, form)
+        if reply.status == 400 and not self._took_one:
+            raise InvalidRequest(self._client.body_of(reply).get("detail", "the service refuses the request"))
+        self._took_one = True
+        return reply, version
+
+    async def result(self, image_id: str) -> Reply:
+        """202 as long as the image is being worked on."""
+        return await self._exchange("GET", f"/results/{image_id}")
+
+    async def persons(self) -> set[str]:
+        """Who has faces in the directory."""
+        names: set[str] = set()
+        path = f"/directories/{quote(self._fields['directory'], safe='')}/persons?limit={PAGE}"
+        after: str | None = ""
+        while after is not None:
+            body = self._client.body_of(await self._exchange("GET", f"{path}&after={quote(after, safe='')}"))
+            names |= {person["id"] for person in body.get("persons", ())}
+            after = body.get("next")
+        return names
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        form: Callable[[], aiohttp.FormData | None] = lambda: None,
+    ) -> Reply:
+        for attempt in count():
+            pause_s = min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)
+            try:
+                reply = await self._client.exchange(method, path, headers, form())
+            except Unavailable as error:
+                self._wait(error)
+            else:
+                if reply.status in (401, 403):
+                    detail = self._client.body_of(reply).get("detail", "no access")
+                    raise ConfigurationError(f"{self._client.url}: {detail} (--key or FACESTREAM_KEY)")
+                if reply.status not in (*RETRIED, STORAGE_FULL):
+                    self._well_at, self._told = time.monotonic(), False
+                    return reply
+                detail = (reply.body or {}).get("detail", f"{self._client.url} answered HTTP {reply.status}")
+                self._wait(Unavailable(detail))
+                pause_s = max(pause_s, min(reply.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
+            await asyncio.sleep(pause_s)
+        raise AssertionError("it returns or raises")
+
+    def _wait(self, error: FacestreamError) -> None:
+        """Raises the error when there was nothing else for too long."""
+        waited_s = time.monotonic() - self._well_at
+        if waited_s > PATIENCE_S:
+            raise error
+        if waited_s > TOLD_AFTER_S and not self._told:
+            self._told = True
+            self._tell(f"{error.message}; trying again for {PATIENCE_S / 60:.0f} minutes")
+
+
+def _read(photo: str) -> tuple[bytes, Version, str]:
+    try:
+        version = version_of(photo)
+    except OSError as error:
+        raise UnreadablePhoto(f"cannot be read: {error.strerror}") from None
+    data = read_photo(photo)
+    return data, version, hashlib.sha256(data).hexdigest()
+
+
+def answer_of(reply: Reply, url: str) -> tuple[int, dict[str, Any]]:
+    """Status and body, of a problem where there is none that makes sense."""
+    if reply.body is not None:
+        return reply.status, reply.body
+    error = UnexpectedAnswer(f"{url} answered HTTP {reply.status} without JSON")
+    return error.status, problem(error)

@@ -1,0 +1,116 @@
+"""What a bulk command says: each answer as it comes, and at the end what failed and why."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from facestream.client.bulk.source import Item
+from facestream.client.report import advice, json_line
+from facestream.terminal import complain, shown
+from schemas.errors import ConfigurationError
+from schemas.records import Purpose
+
+LISTED = 20  # of each code; all are in the file
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    photo: str
+    person: str | None
+    status: int
+    body: dict[str, Any]
+
+
+class BulkReport:
+    """`file` takes what failed, as JSON Lines, also when nothing did."""
+
+    def __init__(self, purpose: Purpose, file: Path | None) -> None:
+        self._purpose, self._file = purpose, file
+        self._counts: Counter[str] = Counter()
+        self._failures: list[Failure] = []
+        self._on_terminal = sys.stdout.isatty()
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._failures)
+
+    @property
+    def service_failed(self) -> bool:
+        """Whether a picture failed that is not to blame for it."""
+        return any(it.status >= 500 for it in self._failures)
+
+    def check(self) -> None:
+        """Raises ConfigurationError when the file cannot be written, which would be late at the end."""
+        if self._file is not None:
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                open(self._file, "ab").close()
+            except OSError as error:
+                raise ConfigurationError(f"--report: {self._file} cannot be written: {error.strerror}") from None
+
+    def add(self, item: Item, status: int, body: dict[str, Any]) -> None:
+        person = {} if item.person is None else {"person": item.person}
+        if status >= 400:
+            self._failures.append(Failure(item.photo, item.person, status, body))
+            line = {"photo": item.photo} | person | {"error": body}
+        else:
+            self._count(status, body)
+            line = {"photo": item.photo} | body
+        if not self._on_terminal:
+            json_line(line)
+        elif status < 400 and self._purpose == "recognize":
+            print(f"{shown(item.photo)}: {_named(body['persons'])}")
+
+    def close(self, left: int) -> None:
+        """Says what became of all, and what failed. left: pictures without an answer."""
+        parts = [f"{count:,} {what}" for what, count in self._counts.items()]
+        if self._failures:
+            parts.append(f"{len(self._failures):,} failed")
+        if left:
+            parts.append(f"{left:,} left")
+        complain(", ".join(parts) or "nothing to do")
+        for code, failures in _grouped(self._failures):
+            complain(f"{len(failures):,} × {code}")
+            for it in failures[:LISTED]:
+                complain(f"  {it.photo}: {it.body.get('detail', '')}{advice(it.body)}")
+            if len(failures) > LISTED:
+                more = f"they are in {self._file}" if self._file else "--report FILE keeps all"
+                complain(f"  and {len(failures) - LISTED:,} more: {more}")
+        if self._file is not None:
+            self._write(self._file)
+        if left:
+            complain("the same command again goes on where this one ended")
+
+    def _count(self, status: int, body: dict[str, Any]) -> None:
+        if self._purpose == "learn":
+            self._counts["learned" if status == 201 else "known already"] += 1
+        else:
+            self._counts["pictures"] += 1
+            self._counts["faces"] += len(body["persons"])
+            self._counts["with a name"] += sum(person["id"] is not None for person in body["persons"])
+
+    def _write(self, file: Path) -> None:
+        lines = []
+        for it in self._failures:
+            person = {} if it.person is None else {"person": it.person}
+            lines.append(json.dumps({"photo": it.photo} | person | {"error": it.body}) + "\n")
+        file.write_text("".join(lines))
+
+
+def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
+    """By code, the most frequent first."""
+    groups: dict[str, list[Failure]] = {}
+    for it in failures:
+        groups.setdefault(str(it.body.get("code", "unknown")), []).append(it)
+    return sorted(groups.items(), key=lambda group: -len(group[1]))
+
+
+def _named(persons: Sequence[dict[str, Any]]) -> str:
+    return (
+        ", ".join("?" if it["id"] is None else f"{shown(it['id'])} {it['probability']:.0%}" for it in persons)
+        or "no face"
+    )

@@ -1,0 +1,105 @@
+"""What a bulk command goes over: the pictures of a folder, or the rows of a table."""
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import ConfigurationError
+from schemas.names import normalised
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif"}
+)
+COLUMNS = ("person", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """`photo` is the path to read and to show; `name` is the same from the source, so that a run knows it again."""
+
+    photo: str
+    name: str
+    person: str | None = None
+
+
+def pictures_of(folder: Path) -> list[Item]:
+    """All pictures below it, by their suffixes. Raises ConfigurationError when there is none."""
+    return _some([Item(str(path), str(path.relative_to(folder))) for path in _pictures(folder)], folder)
+
+
+def people_of(source: Path) -> list[Item]:
+    """A folder a person, with pictures at any depth; or a table (.csv) with the columns person and file, which is
+    relative to the table. Raises ConfigurationError for what names nobody.
+    """
+    return _some(list(_rows(source)) if source.suffix.lower() == ".csv" else list(_folders(source)), source)
+
+
+def _folders(source: Path) -> Iterator[Item]:
+    try:
+        entries = sorted(source.iterdir())
+    except OSError as error:
+        raise _unreadable(error) from None
+    for entry in entries:
+        if entry.is_dir() and not entry.name.startswith("."):
+            person = _person(entry.name, f"the folder {entry}")
+            for path in _pictures(entry):
+                yield Item(str(path), str(path.relative_to(source)), person)
+        elif _is_picture(entry.name):
+            raise ConfigurationError(
+                f"{entry} is in no person's folder: {source} has a folder for each person, named as they are"
+            )
+
+
+def _rows(table: Path) -> Iterator[Item]:
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if not set(COLUMNS) <= set(rows.fieldnames or ()):
+                raise ConfigurationError(f"{table}: the first line names the columns, with person and file among them")
+            seen = set()
+            for row in rows:
+                place = f"{table}, line {rows.line_num}"
+                name, person = row["file"], _person(row["person"] or "", place)
+                if not name:
+                    raise ConfigurationError(f"{place}: no file")
+                if (name, person) not in seen:
+                    seen.add((name, person))
+                    yield Item(str(table.parent / name), name, person)
+    except OSError as error:
+        raise _unreadable(error) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ConfigurationError(f"{table} is no table of comma-separated values in UTF-8: {error}") from None
+
+
+def _person(text: str, place: str) -> str:
+    try:
+        return normalised(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{place}: {error}") from None
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    """In an order that is the same each time; hidden files and folders are left out."""
+
+    def failed(error: OSError) -> None:
+        raise _unreadable(error)
+
+    for place, folders, files in os.walk(folder, onerror=failed):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(place, name) for name in sorted(files) if _is_picture(name))
+
+
+def _is_picture(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
+
+
+def _unreadable(error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{error.filename} cannot be read: {error.strerror}")
+
+
+def _some(items: list[Item], source: Path) -> list[Item]:
+    if not items:
+        raise ConfigurationError(f"there are no pictures in {source}")
+    return items

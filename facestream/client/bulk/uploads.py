@@ -1,0 +1,209 @@
+"""The way of `learn` and `recognize` with a folder: pictures go up a few at a time, wait in the bulk lane, and their
+answers are asked for in the order in which they were accepted.
+
+The service never has many requests of ours open, nor many of our pictures waiting: as many as it answers in WINDOW_S.
+"""
+
+import argparse
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from facestream.client.bulk.journal import Journal, Version, journal_path
+from facestream.client.bulk.lane import Lane, answer_of
+from facestream.client.bulk.report import BulkReport
+from facestream.client.bulk.source import Item, people_of, pictures_of
+from facestream.client.http import POLL_S, Client, Reply, UnreadablePhoto
+from facestream.client.reach import reach
+from facestream.progress import counted
+from facestream.settings_flags import settings_from
+from facestream.terminal import complain
+from schemas.records import Purpose, problem
+
+UPLOADS, POLLS = 4, 4  # requests at once
+LOOKS = 5  # at one image; then it is another's turn
+WINDOW_S, LEAST_WINDOW, LARGEST_WINDOW = 4.0, 64, 2_048
+ATTEMPTS = 3  # to recognize a picture whose answer is gone
+GONE = (404, 410)
+OUR_FAULT = 500  # from this status on the picture is not to blame: the next run tries it under a new key
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    item: Item
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    upload: Upload
+    version: Version
+    image_id: str
+
+
+def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[str, str], source: Path) -> int:
+    """Returns the exit code. Raises ConfigurationError, InvalidRequest, Unavailable, WeightsInvalid."""
+    url = arguments.url or os.environ.get("FACESTREAM_URL") or None
+    key = arguments.key or os.environ.get("FACESTREAM_KEY") or None
+    settings = settings_from(arguments)
+    items = people_of(source) if purpose == "learn" else pictures_of(source)
+    report = BulkReport(purpose, Path(arguments.report) if arguments.report else None)
+    report.check()
+    path = journal_path(
+        service=url or str(settings.data.resolve()),
+        purpose=purpose,
+        # a learned face is learned, however it was asked for; who is in a picture depends on it
+        fields={"directory": fields["directory"]} if purpose == "learn" else dict(fields),
+        source=source,
+    )
+
+    async def run(journal: Journal) -> None:
+        async with reach(settings, url, key) as client:
+            # A picture is learned once, whichever run does it; recognizing it again later may well say something else.
+            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=complain)
+            bulk = Bulk(client, lane, journal, report, purpose)
+            try:
+                await bulk.run(items)
+            finally:
+                report.close(bulk.left)
+
+    with Journal(path, again=arguments.again) as journal:
+        asyncio.run(run(journal))
+        if purpose == "recognize" and not report.service_failed:
+            journal.forget()
+    return 1 if report.failed else 0
+
+
+class Bulk:
+    """One run. `left` counts the pictures that have no answer yet."""
+
+    def __init__(self, client: Client, lane: Lane, journal: Journal, report: BulkReport, purpose: Purpose) -> None:
+        self._client, self._lane, self._journal, self._report = client, lane, journal, report
+        self._learning = purpose == "learn"
+        self._to_upload: deque[Upload] = deque()
+        self._accepted: deque[Accepted] = deque()  # those that nobody asks for at the moment
+        self._in_window = 0  # pictures from their upload to their answer
+        self._answered_at: deque[float] = deque(maxlen=512)
+        self._changed = asyncio.Condition()
+        self._advance: Callable[[int], None] = lambda _: None
+        self.left = 0
+
+    async def run(self, items: Sequence[Item]) -> None:
+        self.left = len(items)
+        before = await self._sort(items)
+        if before:
+            complain(f"{before:,} of {len(items):,} were done before: --again does them all")
+        with counted("pictures", self.left) as self._advance:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    for _ in range(UPLOADS):
+                        tasks.create_task(self._keep_uploading())
+                    for _ in range(POLLS):
+                        tasks.create_task(self._keep_polling())
+            except BaseExceptionGroup as group:
+                raise group.exceptions[0] from None
+
+    async def _sort(self, items: Sequence[Item]) -> int:
+        """Into what is to be uploaded and what to be asked for; what is done is reported. Returns how much that is. A
+        picture that was learned is done as long as the directory has its person: it may be another installation by now.
+        """
+        entries = await asyncio.to_thread(lambda: [(item, self._journal.entry(item)) for item in items])
+        well = [entry for _, entry in entries if entry is not None and entry.status is not None and entry.status < 400]
+        persons = await self._lane.persons() if self._learning and well else set[str]()
+        before = 0
+        for item, entry in entries:
+            if entry is None:
+                self._to_upload.append(Upload(item, 0))
+            elif entry.image_id is not None:
+                self._accepted.append(Accepted(Upload(item, entry.attempt), entry.version, entry.image_id))
+                self._in_window += 1
+            elif entry.status is not None and entry.status < 400 and (not self._learning or item.person in persons):
+                self._report.add(item, entry.status, self._journal.body(entry))
+                self.left -= 1
+                before += 1
+                await asyncio.sleep(0)  # the service may be this very process
+            else:
+                failed_here = entry.status is not None and entry.status >= OUR_FAULT
+                self._to_upload.append(Upload(item, entry.attempt + failed_here))
+        return before
+
+    @property
+    def _window(self) -> int:
+        if len(self._answered_at) < 2:
+            return LEAST_WINDOW
+        rate = len(self._answered_at) / max(time.monotonic() - self._answered_at[0], 1e-3)
+        return int(min(max(rate * WINDOW_S, LEAST_WINDOW), LARGEST_WINDOW))
+
+    async def _keep_uploading(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(
+                    lambda: not self.left or (bool(self._to_upload) and self._in_window < self._window)
+                )
+                if not self.left:
+                    return
+                upload = self._to_upload.popleft()
+                self._in_window += 1
+            await self._upload(upload)
+
+    async def _upload(self, upload: Upload) -> None:
+        try:
+            reply, version = await self._lane.upload(upload.item, upload.attempt)
+        except UnreadablePhoto as error:
+            await self._settle(upload, error.status, problem(error))
+            return
+        if reply.status == 202:
+            image_id = self._client.body_of(reply)["image_id"]
+            self._journal.accepted(upload.item, version, upload.attempt, image_id)
+            self._accepted.append(Accepted(upload, version, image_id))
+            await self._notify()
+        else:
+            await self._answered(upload, version, reply)
+
+    async def _keep_polling(self) -> None:
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: bool(self._accepted) or not self.left)
+                if not self.left:
+                    return
+                accepted = self._accepted.popleft()
+            await self._ask_for(accepted)
+
+    async def _ask_for(self, accepted: Accepted) -> None:
+        upload = accepted.upload
+        for _ in range(LOOKS):
+            reply = await self._lane.result(accepted.image_id)
+            if reply.status != 202:
+                break
+            await asyncio.sleep(reply.retry_after_s or POLL_S)
+        if reply.status == 202:
+            self._accepted.append(accepted)
+            await self._notify()
+        elif reply.status in GONE and not self._learning and upload.attempt + 1 < ATTEMPTS:
+            # One to learn may have been erased meanwhile: only who asks for it again gets it learned again.
+            self._to_upload.append(Upload(upload.item, upload.attempt + 1))
+            self._in_window -= 1
+            await self._notify()
+        else:
+            await self._answered(upload, accepted.version, reply)
+
+    async def _answered(self, upload: Upload, version: Version, reply: Reply) -> None:
+        status, body = answer_of(reply, self._client.url)
+        self._journal.answered(upload.item, version, upload.attempt, status, body)
+        await self._settle(upload, status, body)
+
+    async def _settle(self, upload: Upload, status: int, body: dict[str, object]) -> None:
+        self._report.add(upload.item, status, body)
+        self._answered_at.append(time.monotonic())
+        self._in_window -= 1
+        self.left -= 1
+        self._advance(1)
+        await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()

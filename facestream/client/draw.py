@@ -1,0 +1,148 @@
+"""Draws boxes and names on a photo: `facestream recognize --draw`.
+
+The pixels come from the service's own decoder, so that they lie upright in the same way and the boxes fit.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from facestream.client.http import read_photo
+from processors.decoding.source import Refused, Source, prepare
+from schemas.errors import ConfigurationError, FacestreamError
+
+FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
+QUALITY = 92
+NAMED, UNKNOWN, INK = (0, 114, 62), (176, 72, 0), (255, 255, 255)  # white on either is read with any kind of eyes
+LONGEST_LABEL = 40
+SMALLEST_FONT = 10.0  # pixels, below which the built-in font cannot be read
+
+
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+# The built-in font has little more than ASCII; for other names the system's are asked, those of most characters first.
+FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSans-Regular.ttf",
+    "DejaVuSans.ttf",
+    "Arial Unicode.ttf",
+    "LiberationSans-Regular.ttf",
+)
+
+
+class NotDrawn(FacestreamError):
+    code = "not_drawn"
+
+
+def targets(out: str, photos: Sequence[str]) -> list[Path]:
+    """Where each photo's drawing goes: `out` itself for one photo, files of the photos' names in the folder `out` for
+    several.
+
+    Raises ConfigurationError when `out` is of no format that can be written, or a drawing would replace a photo.
+    """
+    folder = len(photos) > 1 or out.endswith("/") or Path(out).is_dir()
+    paths = _in_folder(Path(out), photos) if folder else [Path(out)]
+    if folder and Path(out).exists() and not Path(out).is_dir():
+        raise ConfigurationError(f"--draw {out}: the drawings of several photos need a folder, this is a file")
+    if paths[0].suffix.lower() not in FORMATS:
+        raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(FORMATS)}")
+    originals = {Path(photo).resolve() for photo in photos}
+    for path in paths:
+        if path.resolve() in originals:
+            raise ConfigurationError(f"--draw {out}: the drawing would replace the photo {path}: choose another place")
+    return paths
+
+
+def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
+    """Photos of one name, out of different folders, get different drawings."""
+    paths: list[Path] = []
+    taken: set[Path] = set()
+    for photo in photos:
+        name = Path(photo)
+        suffix = name.suffix if name.suffix.lower() in FORMATS else f"{name.suffix}.png"
+        path, number = folder / f"{name.stem}{suffix}", 1
+        while path in taken:
+            number += 1
+            path = folder / f"{name.stem}-{number}{suffix}"
+        taken.add(path)
+        paths.append(path)
+    return paths
+
+
+def draw(photo: str, persons: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes the photo with the `persons` of its answer. Raises UnreadablePhoto, NotDrawn."""
+    try:
+        image = upright(read_photo(photo))
+        drawing = ImageDraw.Draw(image)
+        for person in sorted(persons, key=lambda it: it["id"] is not None):  # names lie on top
+            _mark(drawing, image.size, person)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, quality=QUALITY)
+    except Refused as refused:
+        raise NotDrawn(f"{path} was not drawn: {refused}") from None
+    except (OSError, ValueError, MemoryError) as error:
+        raise NotDrawn(f"{path} was not drawn: {getattr(error, 'strerror', None) or error}") from None
+
+
+def upright(data: bytes) -> Image.Image:
+    """RGB, as the service sees it. Raises Refused."""
+    prepare()
+    with tempfile.TemporaryFile(buffering=0) as file:
+        Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(file)
+        file.seek(0)
+        with Image.open(file, formats=("PPM",)) as image:
+            image.load()
+            return image.copy()
+
+
+def label(person: dict[str, Any]) -> str:
+    """The name with its probability, or '?' with the similarity that was not enough."""
+    if person["id"] is None:
+        return "?" if person.get("similarity") is None else f"? {person['similarity']:.2f}"
+    name = person["id"] if len(person["id"]) <= LONGEST_LABEL else f"{person['id'][: LONGEST_LABEL - 1]}…"
+    return f"{name} {person['probability']:.0%}"
+
+
+def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: dict[str, Any]) -> None:
+    width, height = size
+    x1, y1, x2, y2 = person["box"]
+    colour = UNKNOWN if person["id"] is None else NAMED
+    line = max(1, round(min(max(size) / 300, (x2 - x1) / 12)))
+    drawing.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
+
+    # As large as the face allows, within what can be read and what does not cover the picture.
+    height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
+    text, margin = label(person), round(height_of_font / 4)
+    font = font_for(text, height_of_font)
+    left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
+    wide, high = right - left + 2 * margin, bottom - top + 2 * margin
+    x = max(0, min(x1, width - wide))
+    y = y1 - high if y1 >= high else min(y2, height - high)
+    drawing.rectangle((x, y, x + wide, y + high), fill=colour)
+    drawing.text((x + margin - left, y + margin - top), text, fill=INK, font=font)
+
+
+def font_for(text: str, size: float) -> Font:
+    """The font with most characters of the text; what it has not, it draws as empty boxes."""
+    built_in = ImageFont.load_default(size)
+    if text.isascii():
+        return built_in
+    fonts = [built_in, *(font.font_variant(size=size) for name in FONTS if (font := _of_system(name)) is not None)]
+    return min(fonts, key=lambda font: _missing(font, text))  # the first of the best
+
+
+@cache
+def _of_system(name: str) -> ImageFont.FreeTypeFont | None:
+    try:
+        return ImageFont.truetype(name)
+    except OSError:
+        return None
+
+
+def _missing(font: Font, text: str) -> int:
+    """How many characters look as one does that no font has."""
+    nothing = bytes(font.getmask("\U0010ffff"))
+    return sum(bytes(font.getmask(it)) == nothing for it in text if not it.isspace())

@@ -1,0 +1,215 @@
+"""The HTTP client of the command line: sends one photo and comes back with its answer, through busy and restarting
+services.
+
+It prints nothing and knows nothing of terminals; every photo it is given ends as an `Outcome`.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
+from schemas.records import Purpose, problem
+
+ATTEMPTS = 8
+RETRIED = (429, 502, 503, 504)  # the gateways' are for a service behind one that restarts
+LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S = 8.0, 60.0
+TIMEOUT = aiohttp.ClientTimeout(
+    total=None, sock_connect=10, sock_read=120
+)  # an answer or a 202 comes after 30 s at the latest
+POLL_S = 1.0
+SOCKET_URL = "http://facestream"  # what requests through a Unix socket are addressed to
+
+
+class UnreadablePhoto(FacestreamError):
+    code, status = "unreadable_photo", 400
+
+
+class UnexpectedAnswer(FacestreamError):
+    code, status = "unexpected_answer", 502
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photo: `body` is the service's answer, or the problem where `failed`.
+
+    `trouble` is what went wrong here with a photo that was answered well.
+    """
+
+    photo: str
+    status: int
+    body: dict[str, Any]
+    trouble: FacestreamError | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self.status >= 400
+
+
+@dataclass(frozen=True)
+class Reply:
+    """`body` is None where it is no JSON object; `retry_after_s` where the service did not say."""
+
+    status: int
+    body: dict[str, Any] | None
+    retry_after_s: float | None
+
+
+class Client:
+    """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
+
+    What would be the same for every photo is raised: ConfigurationError for a missing key, InvalidRequest for a wrong
+    option.
+    """
+
+    _lost: Unavailable | None = None
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self.url, path = url.rstrip("/"), url.removeprefix("unix:")
+        self._base = SOCKET_URL if path != url else self.url
+        if urlsplit(self._base).scheme not in ("http", "https") or not urlsplit(self._base).hostname:
+            raise ConfigurationError(f"'{url}' is no URL of a service: write it as http://127.0.0.1:8080")
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigurationError("this is no API key: --key or FACESTREAM_KEY")
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(path) if path != url else aiohttp.TCPConnector(),
+            headers={"x-api-key": key} if key else None,
+            timeout=TIMEOUT,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def check(self) -> None:
+        """Raises Unavailable when nobody answers there, ConfigurationError when it is somebody else."""
+        try:
+            async with self._session.get(f"{self._base}/healthz", allow_redirects=False) as response:
+                body = await _json(response)
+                if response.status == 200 and body is not None:
+                    return
+                moved = f", and points to {response.headers['Location']}" if "Location" in response.headers else ""
+                raise ConfigurationError(
+                    f"{self.url} is no facestream service: it answers HTTP {response.status}{moved}"
+                )
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+
+    async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> Outcome:
+        try:
+            data = await asyncio.to_thread(read_photo, photo)
+            status, body = await self._post(purpose, photo, data, fields)
+            while status == 202:
+                await asyncio.sleep(POLL_S)
+                status, body = await self._request("GET", f"/results/{body['image_id']}")
+        except (UnreadablePhoto, Unavailable, UnexpectedAnswer) as error:
+            return Outcome(photo, error.status, problem(error))
+        if status == 400:
+            raise InvalidRequest(body["detail"])
+        if status in (401, 403):
+            raise ConfigurationError(f"{self.url}: {body['detail']} (--key or FACESTREAM_KEY)")
+        return Outcome(photo, status, body)
+
+    async def _post(
+        self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]
+    ) -> tuple[int, dict[str, Any]]:
+        headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request has one effect
+        return await self._request("POST", f"/{purpose}", headers, lambda: form_of(photo, data, fields))
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str] | None = None,
+        form: Callable[[], aiohttp.FormData | None] = lambda: None,
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and body. Raises Unavailable when the service cannot be reached any more, at once from then on."""
+        for attempt in count(1):
+            if self._lost:
+                raise self._lost
+            pause_s = min(2.0 ** (attempt - 2), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)
+            try:
+                reply = await self.exchange(method, path, headers, form())
+            except Unavailable as error:
+                if attempt == ATTEMPTS:
+                    self._lost = error
+                    raise
+            else:
+                if reply.status not in RETRIED or attempt == ATTEMPTS:
+                    return reply.status, self.body_of(reply)
+                pause_s = reply.retry_after_s or pause_s
+            await asyncio.sleep(pause_s)
+        raise AssertionError("the last attempt returns or raises")
+
+    async def exchange(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, form: aiohttp.FormData | None = None
+    ) -> Reply:
+        """One request, tried once. Raises Unavailable when nobody answers."""
+        try:
+            async with self._session.request(
+                method, self._base + path, data=form, headers=headers, allow_redirects=False
+            ) as response:
+                return Reply(response.status, await _json(response), _retry_after(response))
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._unreachable(error) from None
+
+    def body_of(self, reply: Reply) -> dict[str, Any]:
+        """Raises UnexpectedAnswer where there is none."""
+        if reply.body is None:
+            raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} without JSON")
+        return reply.body
+
+    def _unreachable(self, error: Exception) -> Unavailable:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        return Unavailable(
+            f"no service can be reached at {self.url} ({reason}): start one with `facestream up`, or see --url"
+        )
+
+
+def read_photo(photo: str) -> bytes:
+    """Raises UnreadablePhoto; the message leaves out the name, which stands before it wherever it is shown."""
+    try:
+        data = Path(photo).read_bytes()
+    except IsADirectoryError:
+        raise UnreadablePhoto("this is a folder: name the photos in it") from None
+    except OSError as error:
+        raise UnreadablePhoto(f"cannot be read: {error.strerror}") from None
+    if not data:
+        raise UnreadablePhoto("the file is empty")
+    return data
+
+
+def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormData:
+    form = aiohttp.FormData(quote_fields=False)  # a file name goes as UTF-8, as browsers send it
+    for name, value in fields.items():
+        form.add_field(name, value)
+    name = "".join(it if it.isprintable() else "_" for it in Path(photo).name)
+    form.add_field("file", data, filename=name or "photo", content_type="application/octet-stream")
+    return form
+
+
+async def _json(response: aiohttp.ClientResponse) -> dict[str, Any] | None:
+    """The body where it is a JSON object, as all of a facestream service are."""
+    try:
+        body = await response.json(content_type=None)
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def _retry_after(response: aiohttp.ClientResponse) -> float | None:
+    text = response.headers.get("Retry-After", "")
+    return min(float(text), LONGEST_RETRY_AFTER_S) if text.isdecimal() else None

@@ -1,0 +1,82 @@
+"""Finds the service that a command talks to: the one that `--url` names, the one that serves the data folder, or none.
+
+With none the command is its own service, the embedded way: it holds the folder's lock and serves itself through a Unix
+socket in a folder that only its user can enter, so that no API key is needed.
+"""
+
+import asyncio
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from facestream.client.http import Client
+from facestream.config import Settings
+from facestream.runtime.data_folder import locked, serving
+from schemas.errors import ConfigurationError, FacestreamError
+
+OTHER_COMMAND_S = 600.0  # another command may hold the folder's lock for as long as it takes
+POLL_S = 0.1
+
+
+@asynccontextmanager
+async def reach(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
+    """A client of a service that answers. Raises Unavailable, ConfigurationError, WeightsInvalid."""
+    async with AsyncExitStack() as stack:
+        found = url or await _serving_or_locked(settings.data, stack)
+        client = await stack.enter_async_context(
+            Client(found, key) if found else Client(await stack.enter_async_context(_embedded(settings)))
+        )
+        await client.check()
+        yield client
+
+
+async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
+    """The URL of the folder's service, once it has started; None with the lock taken, once other commands are through."""
+    deadline = time.monotonic() + OTHER_COMMAND_S
+    while not (url := serving(data)):
+        if url is None:
+            try:
+                stack.enter_context(locked(data))
+                return None
+            except ConfigurationError:
+                if serving(data) is None or time.monotonic() > deadline:
+                    raise  # it is not that another command was faster
+        await asyncio.sleep(POLL_S)
+    return url
+
+
+@asynccontextmanager
+async def _embedded(settings: Settings) -> AsyncIterator[str]:
+    """Serves in this process, and drains at the end. Whoever calls it holds the folder's lock."""
+    if sys.stderr.isatty():
+        print("no service runs here: loading the models (`facestream up` keeps them loaded)", file=sys.stderr)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    from facestream.runtime.system import serve  # torch takes a second to import: only where there is no service
+
+    stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
+    with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700
+        service = asyncio.create_task(
+            serve(settings, stop, started=started.set_result, owners_socket=Path(folder, "http"))
+        )
+        try:
+            await asyncio.wait([service, started], return_when=asyncio.FIRST_COMPLETED)
+            if not service.done():
+                yield started.result()
+        finally:
+            stop.set()
+            await asyncio.wait([service])
+            if (failure := service.exception()) is not None:
+                raise _expected(failure)
+
+
+def _expected(failure: BaseException) -> BaseException:
+    """The expected failure among those of a group, which is what a person can do something about."""
+    while isinstance(failure, BaseExceptionGroup):
+        failure = next((it for it in failure.exceptions if isinstance(it, FacestreamError)), failure.exceptions[0])
+    return failure

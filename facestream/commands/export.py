@@ -1,0 +1,112 @@
+"""`facestream export`: a directory into one file."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from backends.log import Record, partition_of
+from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
+from facestream.progress import counted
+from facestream.runtime.state import State, followed
+from facestream.runtime.stores import Stores, open_stores
+from facestream.settings_flags import add_flags, settings_from
+from facestream.terminal import quietly
+from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
+from schemas.ids import original_key
+from schemas.names import normalised
+from schemas.records import FaceLearned, encoded_vector
+from stream.reading import read_through, spans
+from stream.topics import FACES_LEARNED
+
+DESCRIPTION = """\
+Write a directory into one file: people, portraits, crops, and the vectors of every generation in use. `facestream import` reads
+it, here or in another installation. It holds pictures of people: keep it as safe as those.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("export", help="write a directory into a file", description=DESCRIPTION)
+    parser.add_argument("file", metavar="FILE.tar", type=Path)
+    parser.add_argument("--directory", required=True)
+    add_flags(parser, ("log", "objects", "vectors", "data"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quietly()
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    directory = normalised(arguments.directory)
+    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+        learned = await _learned(stores, directory)
+        if not learned:
+            raise NotFound(f"directory '{directory}' has no faces")
+        vectors = await _vectors(stores, state, directory)
+        head = GalleryHead(directory=directory, generations=sorted(vectors), faces=len(learned))
+        left_out = 0
+        with GalleryWriter(arguments.file, head) as file, counted("exported", len(learned)) as tell:
+            for face in learned.values():
+                try:
+                    crop = (await stores.objects.get(face.crop.object_key)).data
+                except ObjectMissing:  # erased a moment ago
+                    left_out += 1
+                    continue
+                exported = ExportedFace(
+                    person=face.person,
+                    face_id=face.face_id,
+                    image_id=face.image_id,
+                    source=face.source,
+                    detector=face.detector,
+                    box=face.box,
+                    landmarks=face.crop.landmarks,
+                    vectors={name: of_one[face.face_id] for name, of_one in vectors.items() if face.face_id in of_one},
+                )
+                original = await _original(stores, face.image_id)
+                await asyncio.to_thread(file.add, FaceWithPictures(face=exported, crop=crop, original=original))
+                tell(1)
+    print(f"{len(learned) - left_out} faces of '{directory}' are in {arguments.file}", file=sys.stderr)
+    return 0
+
+
+async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
+    """What the changelog has of a directory, by its key."""
+    faces: dict[str, FaceLearned] = {}
+
+    def take(records: Sequence[Record]) -> None:
+        for record in records:
+            faces.pop(record.key, None)
+            if record.value is not None:
+                try:
+                    face = FaceLearned.decode(record.value)
+                except UnreadableRecord:
+                    continue
+                if face.directory == directory:
+                    faces[record.key] = face
+
+    partition = partition_of(directory, await stores.log.partitions(FACES_LEARNED))
+    await read_through(stores.log, FACES_LEARNED, await spans(stores.log, FACES_LEARNED, [partition]), take)
+    return faces
+
+
+async def _vectors(stores: Stores, state: State, directory: str) -> dict[str, dict[str, str]]:
+    """By generation and face_id."""
+    found: dict[str, dict[str, str]] = {}
+    for generation in state.generations.live:
+        of_one: dict[str, str] = {}
+        async for block in stores.vectors.read_gallery(directory, generation.name):
+            of_one |= {face_id: encoded_vector(it) for face_id, it in zip(block.face_ids, block.vectors, strict=True)}
+        if of_one:
+            found[generation.name] = of_one
+    return found
+
+
+async def _original(stores: Stores, image_id: str) -> bytes | None:
+    try:
+        return (await stores.objects.get(original_key(image_id, "learn"))).data
+    except ObjectMissing:
+        return None

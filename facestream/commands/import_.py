@@ -1,0 +1,123 @@
+"""`facestream import`: a directory out of the file that `facestream export` wrote."""
+
+import argparse
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from backends.log import NewRecord
+from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
+from facestream.progress import counted
+from facestream.runtime.state import followed
+from facestream.runtime.stores import Stores, open_stores
+from facestream.settings_flags import add_flags, settings_from
+from facestream.terminal import quietly
+from schemas.errors import InvalidRequest
+from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
+from schemas.names import normalised
+from schemas.records import Crop, FaceLearned, FacesReembedded, ReembeddedFace, decoded_vector
+from stream.topics import FACES_EMBEDDED, FACES_LEARNED
+
+DESCRIPTION = """\
+Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again. Vectors
+count where this installation has their generation; where it has not, `facestream reembed` makes them from the crops.
+"""
+AT_ONCE = 64
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("import", help="read a directory out of a file", description=DESCRIPTION)
+    parser.add_argument("file", metavar="FILE.tar", type=Path)
+    parser.add_argument("--directory", help="its name here (default: the one it had)")
+    add_flags(parser, ("log", "objects", "vectors", "data"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quietly()
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    head = read_head(arguments.file)
+    directory = normalised(arguments.directory) if arguments.directory else head.directory
+    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+        live = {it.name: it.dimension for it in state.generations.live}
+        with counted("imported", head.faces) as tell:
+            faces = read_faces(arguments.file)
+            while some := list(islice(faces, AT_ONCE)):
+                await _import(stores, some, directory, moved=directory != head.directory, generations=live)
+                tell(len(some))
+        active = state.generations.active.name
+    if active not in head.generations:
+        print(f"the file has no vectors of '{active}': make them with `facestream reembed {active}`", file=sys.stderr)
+    print(f"{head.faces} faces are in '{directory}'", file=sys.stderr)
+    return 0
+
+
+async def _import(
+    stores: Stores, faces: Sequence[FaceWithPictures], directory: str, *, moved: bool, generations: dict[str, int]
+) -> None:
+    """Pictures first, then the vectors, then the changelog. moved: to a directory of another name, where faces are
+    others.
+    """
+    now = int(time.time() * 1000)
+    vectors: dict[str, list[ReembeddedFace]] = {}
+    changelog: list[NewRecord] = []
+    for it in faces:
+        face = it.face
+        image_id = str(uuid.uuid5(NAMESPACE, f"{directory}\0{face.image_id}")) if moved else face.image_id
+        face_id = face_id_learned(image_id) if moved else face.face_id
+        metadata = {"directory": directory, "person": face.person, "received": str(now / 1000)}
+        if it.original is not None:
+            await stores.objects.put(original_key(image_id, "learn"), it.original, metadata | {"request": ""})
+        await stores.objects.put(crop_key(face_id), it.crop, metadata | {"image_id": image_id})
+        known = {name: vector for name, vector in face.vectors.items() if name in generations}
+        for name, vector in known.items():
+            _check(face, name, vector, generations[name])
+        for name, vector in known.items():
+            vectors.setdefault(name, []).append(
+                ReembeddedFace(
+                    person=face.person,
+                    face_id=face_id,
+                    image_id=image_id,
+                    source=face.source,
+                    learned_at=now,
+                    vector=vector,
+                )
+            )
+        value = FaceLearned(
+            directory=directory,
+            person=face.person,
+            face_id=face_id,
+            image_id=image_id,
+            source=face.source,
+            crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
+            detector=face.detector,
+            box=face.box,
+            learned_at=now,
+            generations=sorted(known),
+        )
+        changelog.append(NewRecord(FACES_LEARNED, image_id, value.encode(), directory))
+    await stores.log.append([_embedded(directory, name, of_one) for name, of_one in vectors.items()])
+    await stores.log.append(changelog)
+
+
+def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:
+    """Raises InvalidRequest."""
+    try:
+        numbers = len(decoded_vector(vector))
+    except ValueError:
+        numbers = 0
+    if numbers != dimension:
+        raise InvalidRequest(f"face {face.face_id}: its vector of '{generation}' is not {dimension} numbers")
+
+
+def _embedded(directory: str, generation: str, faces: list[ReembeddedFace]) -> NewRecord:
+    value = FacesReembedded(directory=directory, generation=generation, faces=faces)
+    return NewRecord(FACES_EMBEDDED, faces[0].image_id, value.encode(), directory)

@@ -1,0 +1,74 @@
+"""`facestream init`: creates what the roles need on the servers."""
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from facestream.commands.keys import new_key
+from facestream.runtime.stores import Stores, create, open_stores, patiently
+from facestream.settings_flags import add_flags, settings_from
+from schemas.errors import ConfigurationError
+
+DESCRIPTION = """\
+Create topics, bucket, keyspace and tables; what is there already stays. Run it once before the roles, and again after an update.
+Several may run at once.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("init", help="create topics, bucket and tables", description=DESCRIPTION)
+    parser.add_argument(
+        "--wait", metavar="SECONDS", type=float, default=60.0, help="for servers that are not up yet (default: 60)"
+    )
+    parser.add_argument(
+        "--key", action="store_true", help="where no API key exists, make one with the scope admin and print it"
+    )
+    parser.add_argument(
+        "--bucket-events",
+        metavar="TARGET",
+        nargs="?",
+        const="FACESTREAM",
+        help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM); see"
+        " docs/events.md",
+    )
+    add_flags(parser, ("log", "objects", "vectors", "data", "keep_probes"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    settings = settings_from(arguments)
+    async with open_stores(settings) as stores:
+        try:
+            async with asyncio.timeout(arguments.wait):
+                await patiently(stores, asyncio.Event(), create_for=settings.keep_probes)
+        except TimeoutError:
+            await create(stores, settings.keep_probes)  # says what is away
+        print("topics, bucket and tables are there", file=sys.stderr)
+        if arguments.bucket_events:
+            await _announce_incoming(stores, arguments.bucket_events)
+        if arguments.key:
+            await _first_key(stores)
+    return 0
+
+
+async def _announce_incoming(stores: Stores, target: str) -> None:
+    from backends.s3.objects import S3Objects  # minio: not for who has a folder
+
+    if not isinstance(stores.objects, S3Objects):
+        raise ConfigurationError("--bucket-events is for a bucket on MinIO: for a folder there is `facestream watch`")
+    await stores.objects.announce_incoming(target)
+    print("what is put below incoming/ is announced", file=sys.stderr)
+
+
+async def _first_key(stores: Stores) -> None:
+    if await stores.vectors.api_keys():
+        print("an API key exists already: facestream keys list", file=sys.stderr)
+        return
+    text = await new_key(stores.vectors, "admin", None)
+    print("the first API key, shown once (scope admin):", file=sys.stderr)
+    print(text)

@@ -1,0 +1,185 @@
+"""`facestream models add`: a user's own embedder becomes a generation; every processor has its file from the object
+store.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from facestream.admin.generations import generation_name
+from facestream.runtime.state import followed
+from facestream.runtime.stores import open_stores
+from facestream.settings_flags import add_flags, settings_from
+from facestream.terminal import complain
+from schemas.errors import ConfigurationError, InvalidRequest
+from schemas.generations import Generation, OnnxEmbedder
+from stream.generations import Generations, generation_record
+from stream.topics import TOPICS
+from weights.manifest import manifest
+
+DESCRIPTION = """\
+Add an embedder of your own: an ONNX file that makes a vector of any length out of the picture of an upright face. It is tried
+first, on drawn faces or on a photo of yours; then its file lies in the object store, where every processor takes it from. Nothing
+changes for anybody until you activate it.
+
+A network like ArcFace (insightface, AdaFace, MagFace) takes 112 pixels, with the eyes where ArcFace has them, and values from -1
+to 1:
+
+  facestream models add mine model.onnx --input 112 --template arcface --range -1..1 --try portrait.jpg
+  facestream reembed mine
+  facestream models activate mine
+
+It has to be given what it was trained with. --range is what the pixel values 0 and 255 become: (x - 127.5) / 127.5 is -1..1,
+x / 255 is 0..1, and 0..255 leaves them. --channels bgr is for networks that were given pictures as OpenCV reads them. With a
+wrong one it runs as well, and knows nobody: the trial tells what one picture can, `facestream models compare` tells the rest.
+
+The file: one input (batch, 3, SIDE, SIDE), an output (batch, dimension), weights inside. A batch fixed at 1 is fine, a free one
+is faster. It needs ONNX Runtime, here and where processors run: pip install 'facestream[onnx]'.
+"""
+OBJECT_KEY = "models/{}.onnx"
+
+
+def add_parser(subcommands: Any) -> None:
+    parser = subcommands.add_parser(
+        "add",
+        help="add an embedder of your own, an ONNX file",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # -1..1 is a value, which argparse else believes of whole negative numbers only
+    parser._negative_number_matcher = re.compile(r"-[\d.]")
+    parser.add_argument(
+        "name", metavar="NAME", help="of the new generation: a-z, 0-9, '.', '_', '-'; it is never used again"
+    )
+    parser.add_argument("file", metavar="FILE.onnx", type=Path)
+    parser.add_argument(
+        "--input", metavar="SIDE", type=int, required=True, help="pixels of a side that the network wants"
+    )
+    parser.add_argument(
+        "--template",
+        required=True,
+        metavar="arcface|dlib",
+        help="where eyes, nose and mouth lie in the picture; another size than 112 or 150 shows the same square",
+    )
+    parser.add_argument(
+        "--range", metavar="LOW..HIGH", required=True, help="what the pixel values 0 and 255 become, as in -1..1"
+    )
+    parser.add_argument("--channels", choices=("rgb", "bgr"), default="rgb", help="order of the colours (default: rgb)")
+    parser.add_argument(
+        "--mirror", action="store_true", help="take the mean with the mirrored face: better, and half as fast"
+    )
+    parser.add_argument(
+        "--metric", choices=("cosine",), default="cosine", help="how vectors are compared (default: cosine)"
+    )
+    parser.add_argument(
+        "--try", dest="picture", metavar="PICTURE", type=Path, help="a photo with a face, or better two, to try it on"
+    )
+    add_flags(parser, ("log", "objects", "vectors", "data", "weights", "device"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    settings = settings_from(arguments)
+    content = _read(arguments.file)
+    picture = None if arguments.picture is None else _read(arguments.picture)
+    async with open_stores(settings) as stores:
+        await stores.log.require_topics(TOPICS)
+        async with followed(stores.log) as state:
+            generation = _described(arguments, content, state.generations.active.detector)
+            _check_new(generation.name, state.generations)
+            from facestream.admin.onnx_trial import try_network  # torch: not for the other commands
+
+            trial = await try_network(settings, content, generation, picture)
+            print(f"{trial.dimension} numbers a face")
+            print(
+                f"{trial.alone_ms:.1f} ms a face alone, {trial.together_ms:.1f} ms of several at once ({trial.device})"
+            )
+            print(f"similarity: {trial.same:.3f} the same face cut twice, {trial.other:.3f} another face")
+            if trial.same <= trial.other:
+                complain(
+                    "the same face is no nearer than another one: are --range, --channels and --template those of its training?"
+                )
+            await state.generations.refresh()
+            _check_new(generation.name, state.generations)
+            assert generation.onnx is not None
+            await stores.objects.put(generation.onnx.object_key, content)
+            await stores.log.append([generation_record(generation.model_copy(update={"dimension": trial.dimension}))])
+    print(f"'{generation.name}' is added (sha256 {generation.onnx.sha256})")
+    print(f"next: facestream reembed {generation.name}")
+    return 0
+
+
+def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> Generation:
+    """The generation, with a dimension that the trial has to tell. Raises ConfigurationError."""
+    from processors.align import TEMPLATES  # torch, as above
+
+    name = generation_name(arguments.name)
+    if arguments.template not in TEMPLATES:
+        raise ConfigurationError(f"--template {arguments.template}: it is one of {', '.join(TEMPLATES)}")
+    low, high = _range(arguments.range)
+    sha256 = hashlib.sha256(content).hexdigest()
+    try:
+        onnx = OnnxEmbedder(
+            object_key=OBJECT_KEY.format(sha256),
+            sha256=sha256,
+            side=arguments.input,
+            channels=arguments.channels,
+            scale=(high - low) / 255,
+            offset=low,
+        )
+    except ValidationError:
+        raise ConfigurationError(f"--input {arguments.input}: a face is given as 16 to 1024 pixels a side") from None
+    return Generation(
+        name=name,
+        state="added",
+        detector=detector,
+        embedder=name,
+        mirror=arguments.mirror,
+        template=f"{arguments.template}-{arguments.input}",
+        dimension=1,
+        metric=arguments.metric,
+        onnx=onnx,
+    )
+
+
+def _range(text: str) -> tuple[float, float]:
+    """Raises ConfigurationError."""
+    try:
+        low, high = (float(part) for part in text.split(".."))
+    except ValueError:
+        low = high = math.nan
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ConfigurationError(
+            f"--range {text}: give what the pixel values 0 and 255 become, as in -1..1, 0..1 or 0..255"
+        )
+    return low, high
+
+
+def _check_new(name: str, generations: Generations) -> None:
+    """Raises InvalidRequest."""
+    used = {it.name: it.state for it in generations.all}
+    if name in used or name in manifest().generations:
+        what = f"there ({used[name]})" if name in used else "one of those that are shipped"
+        raise InvalidRequest(f"generation '{name}' is {what}, and no name is used twice: take another, '{name}-2'")
+
+
+def _read(path: Path) -> bytes:
+    """Raises ConfigurationError."""
+    from processors.onnx_embedder import LARGEST_FILE  # torch, as above
+
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ConfigurationError(f"{path} has more than {LARGEST_FILE:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,66 @@
+"""`facestream redetect`: a generation of another detector, made out of the originals of learned faces."""
+
+import argparse
+import asyncio
+from typing import Any
+
+from facestream.admin.generations import generation_name, known
+from facestream.commands import reembed
+from facestream.config import Settings
+from facestream.runtime.state import followed
+from facestream.runtime.stores import open_stores
+from facestream.settings_flags import settings_from
+from facestream.terminal import quietly
+from schemas.errors import ConfigurationError
+from schemas.generations import Generation
+from stream.generations import Generations, generation_record
+from weights.manifest import manifest
+
+DESCRIPTION = """\
+Find every learned face again in its original, with another detector, and embed it as the active generation does, while the
+service goes on. DETECTOR is one of: {detectors}.
+
+It makes a generation as `facestream reembed` does: new faces are found by both detectors from the first moment on; cut it off,
+start it again, and it goes on. A face that the detector does not find keeps the crop it has, so nobody is lost; the thresholds
+are those of the active generation. When it is complete: facestream models compare OLD NEW, then facestream models activate NEW.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "redetect",
+        help="find every learned face again with another detector",
+        description=DESCRIPTION.format(detectors=", ".join(manifest().detectors)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("detector", metavar="DETECTOR")
+    parser.add_argument("--name", help="of the generation (default: that of the active one, a dot, and the detector's)")
+    reembed.add_replay_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quietly()
+    return asyncio.run(_run(settings_from(arguments), arguments.detector, arguments.name, arguments.rate))
+
+
+async def _run(settings: Settings, detector: str, name: str | None, rate: float) -> int:
+    manifest().detector(detector)  # raises NotFound
+    async with open_stores(settings) as stores, followed(stores.log) as state:
+        wanted = _wanted(state.generations, detector, name)
+        if wanted.name not in {it.name for it in state.generations.all}:
+            await stores.log.append([generation_record(wanted)])
+    return await reembed.replay(settings, wanted.name, rate)
+
+
+def _wanted(generations: Generations, detector: str, name: str | None) -> Generation:
+    """The active generation with another detector, as it would be added. Raises ConfigurationError."""
+    active = generations.active
+    if active.detector == detector:
+        raise ConfigurationError(f"'{active.name}', which is active, has the detector '{detector}' already")
+    name = generation_name(name or f"{active.name}.{detector}")
+    if name in {it.name for it in generations.all} | manifest().generations.keys():
+        there = known(generations, name)
+        if (there.detector, there.embedder, there.mirror) != (detector, active.embedder, active.mirror):
+            raise ConfigurationError(f"'{name}' is another generation: give a --name that is new")
+    return active.model_copy(update={"name": name, "detector": detector, "state": "added", "faces": None})

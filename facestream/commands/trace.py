@@ -1,0 +1,169 @@
+"""`facestream trace`: the way of one image through the topics."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from backends.log import EventLog, Record, partition_of
+from facestream.progress import counted
+from facestream.runtime.stores import open_stores
+from facestream.settings_flags import add_flags, settings_from
+from facestream.terminal import shown
+from schemas.cloudevents import image_received
+from schemas.errors import InvalidRequest, UnreadableRecord
+from schemas.event import EventRecord
+from schemas.ids import is_image_id
+from schemas.records import (
+    RECORDS,
+    Answer,
+    DeadLetter,
+    DeadLetterClosed,
+    EraseRequested,
+    FaceLearned,
+    FacesDetected,
+    FacesEmbedded,
+    FacesReembedded,
+    ImageReceived,
+    decode_dead_letter,
+    decode_embedded,
+)
+from stream.reading import read_through, spans
+from stream.topics import (
+    DEAD_LETTERS,
+    FACES_DETECTED,
+    FACES_EMBEDDED,
+    FACES_LEARNED,
+    IMAGES_RECEIVED,
+    IMAGES_RECEIVED_BULK,
+    RESULTS,
+)
+
+DESCRIPTION = """\
+Print the way of an image: each record that it left in a topic, with the time, what became of it, and how long each step took.
+Reads the topics as far as they are kept; the roles' logs carry the same image_id.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    record: Record
+    text: str
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("trace", help="the way of one image through the topics", description=DESCRIPTION)
+    parser.add_argument("image_id", metavar="IMAGE_ID", help="as every answer has it")
+    add_flags(parser, ("log", "data"))
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not is_image_id(arguments.image_id):
+        raise InvalidRequest(f"'{arguments.image_id}' is no image_id: an answer has it as \"image_id\"")
+    return asyncio.run(_run(arguments))
+
+
+async def _run(arguments: argparse.Namespace) -> int:
+    async with open_stores(settings_from(arguments)) as stores:
+        steps = await way_of(stores.log, arguments.image_id)
+    for line in lines(steps):
+        print(line)
+    if not steps:
+        print(
+            f"no topic knows {arguments.image_id}: it never was, or its records are past their retention",
+            file=sys.stderr,
+        )
+    return 0 if steps else 1
+
+
+async def way_of(log: EventLog, image_id: str) -> list[Step]:
+    """The records of an image, in the order of their append times."""
+    found: list[Record] = []
+    for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
+        found += await _of_image(log, topic, image_id, image_id)
+    received = next((image for record in found if (image := _image(_event(record))) is not None), None)
+    for topic in (FACES_EMBEDDED, FACES_LEARNED):
+        found += await _of_image(log, topic, image_id, (received.directory or "") if received else None)
+    found += await _of_image(log, RESULTS, image_id, (received.reply_to or image_id) if received else None)
+    found.sort(key=lambda record: record.timestamp)
+    return [Step(record, _told(record)) for record in found]
+
+
+def lines(steps: Sequence[Step]) -> Iterator[str]:
+    before = steps[0].record.timestamp if steps else 0
+    for step in steps:
+        at = step.record
+        place = f"{at.topic} {at.partition}/{at.offset}"
+        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {place:<32}  {shown(step.text)}"
+        before = at.timestamp
+
+
+async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
+    """The records under that key in the partition of `partition_key`, in all where that is None."""
+    count = await log.partitions(topic)
+    wanted = await spans(log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)])
+    found: list[Record] = []
+    with counted(topic, sum(end - start for start, end in wanted.values()), always=False) as done:
+
+        def take(records: Sequence[Record]) -> None:
+            done(len(records))
+            found.extend(record for record in records if record.key == image_id)
+
+        await read_through(log, topic, wanted, take)
+    return found
+
+
+def _event(record: Record) -> EventRecord | None:
+    try:
+        if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
+            return image_received(record.value, record.headers)
+        if record.topic == FACES_EMBEDDED:
+            return decode_embedded(record.value)
+        if record.topic == DEAD_LETTERS:
+            return decode_dead_letter(record.value)
+        (only,) = RECORDS[record.topic]
+        return only.decode(record.value)
+    except UnreadableRecord:
+        return None
+
+
+def _image(event: EventRecord | None) -> ImageReceived | None:
+    """The image, where a record has it: that of a dead letter is kept longest."""
+    if isinstance(event, DeadLetter):
+        return event.event
+    return event if isinstance(event, ImageReceived) else None
+
+
+def _told(record: Record) -> str:
+    """One line on what a record says."""
+    match _event(record):
+        case ImageReceived() as event:
+            directory = "" if event.directory is None else f", directory '{event.directory}'"
+            again = "" if event.received_at is None else f" again, as of {_clock(event.received_at)}"
+            source = event.media_type if event.source is None else f"{event.source.bucket}/{event.source.key}"
+            return f"accepted to {event.purpose}{again}{directory}, {source}, {event.object_key}"
+        case FacesDetected() | FacesEmbedded() as event:
+            return f"faces: {len(event.faces)}"
+        case FacesReembedded() as event:
+            return f"faces in generation {event.generation}: {len(event.faces)}"
+        case EraseRequested() as event:
+            whom = event.erased_image_id or event.face_id or event.person
+            return f"to erase {whom or 'everybody'}, directory '{event.directory}'"
+        case Answer() as event:
+            return f"answered {event.status} {event.body.get('code', event.body.get('status', ''))}"
+        case DeadLetter() as event:
+            return f"dead letter after {event.attempts} attempts: {event.code}: {event.reason}"
+        case DeadLetterClosed() as event:
+            return f"dead letter {record.partition}-{event.letter} {event.closed}"
+        case FaceLearned():
+            return "in the gallery"
+        case _:
+            return "erased" if record.value is None else "cannot be read"
+
+
+def _clock(timestamp: int) -> str:
+    return datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,28 @@
+"""`facestream up`: all roles in one process."""
+
+import argparse
+from typing import Any
+
+from facestream.runtime.data_folder import locked
+from facestream.settings_flags import add_flags, settings_from
+
+DESCRIPTION = """\
+Serve everything in one process: the HTTP service, a processor and a sink. Without further settings on an embedded log and
+embedded stores in the data folder; with --log, --objects and --vectors on Kafka, S3 and Cassandra, in any mix. SIGTERM or Ctrl-C
+drains: what was accepted is answered, or safely on the log.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("up", help="serve everything in one process", description=DESCRIPTION)
+    add_flags(parser)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from facestream.runtime.running import run_roles  # what it needs takes time to import: not for the other commands
+    from facestream.runtime.system import ALL
+
+    settings = settings_from(arguments)
+    with locked(settings.data) as announce:
+        return run_roles(settings, ALL, announce)

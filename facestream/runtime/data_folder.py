@@ -1,0 +1,66 @@
+"""The lock on the data folder: one process serves an embedded installation, and says where, so that the command line
+finds it.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from schemas.errors import ConfigurationError
+
+LOCK = "facestream.lock"
+PATIENCE_S = 1.0  # somebody who only asks who is serving holds the lock for an instant
+
+
+@contextmanager
+def locked(data: Path) -> Iterator[Callable[[str], None]]:
+    """Holds the folder's lock; gives a function that writes the URL into it. Raises ConfigurationError when another
+    process holds it, or the folder cannot be used.
+    """
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigurationError(
+            f"the data folder {data} cannot be used: {error.strerror}: choose another with --data"
+        ) from None
+
+    def announce(url: str) -> None:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, url.encode(), 0)
+
+    try:
+        _lock(descriptor, data)
+        announce("")
+        yield announce
+        announce("")
+    finally:
+        os.close(descriptor)
+
+
+def serving(data: Path) -> str | None:
+    """The URL of the process that holds the folder's lock; "" while it starts, None where nobody holds it."""
+    with suppress(OSError), open(data / LOCK, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return file.read().decode()
+    return None
+
+
+def _lock(descriptor: int, data: Path) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise ConfigurationError(
+                    f"the data folder {data} is in use by another facestream ({serving(data) or 'address unknown'}): "
+                    "stop that one, or choose another folder with --data"
+                ) from None
+            time.sleep(0.05)

@@ -1,0 +1,88 @@
+"""What is done now and then: retention and compaction of the log, answers past their day, pictures that are of no use."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+
+from backends.log import EventLog
+from backends.objects import ObjectStore
+from backends.vectors import EXPIRED_KEPT_S, VectorStore
+from facestream.runtime.state import State
+from schemas.errors import FacestreamError
+from schemas.ids import crop_key, face_id_learned
+from stream.erase.late_writes import take_back_late
+from stream.erase.marks import objects_of
+from stream.listing import delete_each
+
+log = structlog.get_logger(__name__)
+
+EVERY_S = 600.0
+DAY_S = 86_400.0
+# An image that was to be learned so long ago was learned, or was given up and is no dead letter any more. Older ones
+# were looked at before.
+DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
+
+
+class Housekeeping:
+    """`keep_probes` in days; with 0 the answers' stage deletes pictures at once and this sweeps what a crash left
+    behind. Of several sinks the one for which `is_mine` holds does it.
+    """
+
+    def __init__(
+        self,
+        log_: EventLog,
+        objects: ObjectStore,
+        vectors: VectorStore,
+        state: State,
+        keep_probes: float,
+        *,
+        is_mine: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._log, self._objects, self._vectors, self._state, self._is_mine = log_, objects, vectors, state, is_mine
+        self._daily_at = 0.0
+        self._keep_s = max(keep_probes * DAY_S, DAY_S if keep_probes == 0 else 0)
+
+    async def run(self) -> None:
+        while True:
+            try:
+                if self._is_mine():
+                    await self.once()
+            except FacestreamError as error:
+                log.warning("housekeeping failed", code=error.code, reason=error.message)
+            await asyncio.sleep(EVERY_S)
+
+    async def once(self) -> None:
+        await self._log.enforce_retention()
+        await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
+        await self._vectors.sweep_erasures()
+        await delete_each(self._objects, self._old_probes())
+        if time.time() >= self._daily_at:
+            await take_back_late(self._log, self._objects, self._state.erasures)
+            await delete_each(self._objects, self._not_learned())
+            self._daily_at = time.time() + DAY_S
+
+    async def _old_probes(self) -> AsyncIterator[str]:
+        async for info in self._objects.list("probes/"):
+            if info.modified < time.time() - self._keep_s:
+                yield info.key
+
+    async def _not_learned(self) -> AsyncIterator[str]:
+        """What is kept of images that were to be learned and were not: without an event, or given up."""
+        async for info in self._objects.list("originals/"):
+            if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
+                image_id = info.key.removeprefix("originals/")
+                if not await self._is_learned(image_id):
+                    for key in objects_of(image_id):
+                        yield key
+
+    async def _is_learned(self, image_id: str) -> bool:
+        crop = await self._objects.metadata(crop_key(face_id_learned(image_id)))
+        if crop is None:
+            return False
+        for generation in self._state.generations.live:  # one that was made active by force may lack faces
+            faces = await self._vectors.faces(crop["directory"], generation.name, crop["person"])
+            if any(it.image_id == image_id for it in faces):
+                return True
+        return False

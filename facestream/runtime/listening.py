@@ -1,0 +1,42 @@
+"""Where services listen: addresses, sockets, and who may reach them."""
+
+import ipaddress
+import socket
+
+from schemas.errors import ConfigurationError
+
+
+def listening_socket(listen: str, setting: str = "listen") -> socket.socket:
+    """listen: address:port, port 0 is a free one. setting: that says so. Raises ConfigurationError when it cannot be
+    used.
+    """
+    host, port = host_and_port(listen, setting)
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot listen on {listen}: {error.strerror}: choose another with --{setting} or FACESTREAM_{setting.upper()}"
+        ) from None
+
+
+def url_of(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def host_and_port(listen: str, setting: str = "listen") -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ConfigurationError(
+            f"FACESTREAM_{setting.upper()} is '{listen}': write address:port, for example 127.0.0.1:8080"
+        )
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

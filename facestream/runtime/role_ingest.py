@@ -1,0 +1,110 @@
+"""The ingest's part of a process: the HTTP service, and the reader that wakes its waiting requests."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from backends.vectors import VectorStore
+from facestream.config import Settings
+from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
+from facestream.runtime.state import State
+from facestream.runtime.stores import Stores
+from ingest.accept import Accept
+from ingest.app import create_app
+from ingest.keys import Access, Keys
+from ingest.pressure import Pressure
+from ingest.replies import Replies
+from ingest.service import Limits, Service
+from ingest.uploads import UploadMemory
+from schemas.errors import ConfigurationError
+from stream.lag import LagWatch
+from stream.topics import INTERACTIVE
+from stream.watching import Checks
+
+log = structlog.get_logger(__name__)
+
+LOOK_EVERY_S = 1.0
+DRAIN_S = 40.0  # requests under way when the service stops get so long to be answered
+
+
+class OwnersKeys(Keys):
+    """Who can open the socket of a data folder's owner is the owner: no key is asked for."""
+
+    async def access(self, text: str | None) -> Access:
+        return Access()
+
+
+class HttpService:
+    """`listen`, then `drain` at the end; `run` goes on all the time between."""
+
+    def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagWatch) -> None:
+        self._runner, self._replies, self._lag = runner, replies, lag
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._replies.run())
+            tasks.create_task(self._lag.run())
+
+    async def listen(self, listen: str, owners_socket: Path | None) -> str:
+        """Returns the URL, unix:PATH for a socket."""
+        if owners_socket is not None:
+            await web.UnixSite(self._runner, owners_socket).start()
+            return f"unix:{owners_socket}"
+        sock = listening_socket(listen)
+        await web.SockSite(self._runner, sock).start()
+        return url_of(sock)
+
+    async def drain(self) -> None:
+        """Takes no more requests and answers those it has."""
+        log.info("stopping", in_flight=self._replies.in_flight)
+        await self._runner.cleanup()
+
+
+@asynccontextmanager
+async def http_service(
+    settings: Settings, stores: Stores, state: State, checks: Checks, owners_socket: Path | None
+) -> AsyncIterator[HttpService]:
+    """The service, its reader of answers positioned; not listening yet. Raises ConfigurationError."""
+    if owners_socket is None:
+        await _require_keys(settings, stores.vectors)
+    async with AsyncExitStack() as stack:
+        replies = Replies(stores.log)
+        await replies.start()
+        stack.push_async_callback(replies.close)
+        lag = LagWatch(stores.log, INTERACTIVE, LOOK_EVERY_S)
+        limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
+        service = Service(
+            log=stores.log,
+            objects=stores.objects,
+            vectors=stores.vectors,
+            keys=Keys(stores.vectors) if owners_socket is None else OwnersKeys(stores.vectors),
+            accept=Accept(stores.log, stores.objects, stores.vectors, state.erasures, replies.reply_to),
+            replies=replies,
+            pressure=Pressure(lag.age_s, settings.max_age),
+            uploads=UploadMemory(limits.upload_memory, limits.max_upload),
+            limits=limits,
+            generations=state.generations,
+            erasures=state.erasures,
+            checks=checks,
+        )
+        runner = web.AppRunner(create_app(service), shutdown_timeout=DRAIN_S, access_log=None)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        yield HttpService(runner, replies, lag)
+
+
+async def _require_keys(settings: Settings, vectors: VectorStore) -> None:
+    """Raises ConfigurationError when the service would be open to others without any key."""
+    host, _ = host_and_port(settings.listen)
+    if is_loopback(host) or await vectors.api_keys():
+        return
+    if not settings.open:
+        raise ConfigurationError(
+            f"{settings.listen} can be reached from other machines and no API key exists: make one with "
+            "`facestream keys create --scope admin`, or allow everybody with FACESTREAM_OPEN=1"
+        )
+    log.warning("open to everybody who can reach this address: no API key exists", listen=settings.listen)

@@ -1,0 +1,109 @@
+"""The processor's part of a process: decoders, networks, and the workers of the stages it runs."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+import numpy as np
+import torch
+
+from backends.objects import ObjectStore
+from facestream.config import Settings
+from facestream.runtime.state import State
+from facestream.runtime.stores import Stores
+from processors.align import template_named
+from processors.decoding.pool import DecodePool
+from processors.detectors import Detectors
+from processors.embed import Cutting
+from processors.embedders import Embedders
+from processors.inference import Inference, Networks
+from processors.networks import Detector, Embedder, TorchEmbedder
+from processors.stages.apart import Detect, Embed
+from processors.stages.base import Parts
+from processors.stages.fused import Processor
+from schemas.generations import Generation
+from stream.sources import Sources
+from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
+from stream.worker import Worker
+from weights.load import choose_device, choose_dtype, load_detector, load_embedder
+from weights.manifest import manifest
+
+IN_FLIGHT = 32
+# One forward: on a CPU about a tenth of a second, so that a portrait waits for a crowd no longer than that.
+CHUNK_PIXELS_CPU, CHUNK_CHIPS_CPU = 1_300_000, 32
+CHUNK_PIXELS_GPU, CHUNK_CHIPS_GPU = 32_000_000, 512
+
+
+@asynccontextmanager
+async def process_workers(settings: Settings, stores: Stores, state: State, member: str) -> AsyncIterator[list[Worker]]:
+    """The workers of `settings.stage`: detect and embed in one, or one of them."""
+    device = choose_device(settings.device)
+    dtype = choose_dtype(device, settings.dtype)
+    async with AsyncExitStack() as stack:
+        inference = Inference(no_networks(device), settings.threads)
+        stack.callback(inference.close)
+        cutting = Cutting()
+        stack.callback(cutting.close)
+        embedders = Embedders(
+            state.generations, inference, partial(fetch_embedder, settings, stores.objects, device, dtype)
+        )
+        if settings.stage != "detect":
+            await embedders.load_active()
+        if settings.stage == "embed":
+            embed = Embed(stores.objects, cutting, inference, embedders, state.erasures)
+            yield [Worker(stores.log, embed, [FACES_DETECTED], member=member, max_in_flight=IN_FLIGHT)]
+            return
+        detectors = Detectors(state.generations, inference, partial(make_detector, settings, device, dtype))
+        await detectors.load_active()
+        decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
+        await decoders.start()
+        stack.push_async_callback(decoders.close)
+        sources = Sources(stores.objects, settings.source_buckets, settings.max_upload)
+        parts = Parts(stores.objects, decoders, cutting, inference, detectors, state.erasures, sources)
+        yield [
+            Worker(
+                stores.log,
+                Detect(parts) if settings.stage == "detect" else Processor(parts, embedders),
+                [IMAGES_RECEIVED],
+                bulk=[IMAGES_RECEIVED_BULK],
+                member=member,
+                max_in_flight=IN_FLIGHT,
+            )
+        ]
+
+
+def no_networks(device: torch.device) -> Networks:
+    """They come as their generations do."""
+    gpu = device.type == "cuda"
+    return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)
+
+
+def make_detector(settings: Settings, device: torch.device, dtype: torch.dtype, name: str) -> Detector:
+    """Raises WeightsInvalid, NotFound."""
+    shipped = manifest().detector(name)
+    module = load_detector(settings.weights_folder, name, device, dtype)
+    detector = Detector(module, device, dtype, score_threshold=shipped.score_threshold, mirror=shipped.mirror)
+    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first takes a second: before anybody waits
+    return detector
+
+
+async def fetch_embedder(
+    settings: Settings, objects: ObjectStore, device: torch.device, dtype: torch.dtype, generation: Generation
+) -> Callable[[], Embedder]:
+    """What makes the embedder of a generation. Raises ObjectMissing, Unavailable; what it returns, WeightsInvalid and,
+    where ONNX Runtime is missing, ConfigurationError.
+    """
+    if generation.onnx is not None:
+        from processors.onnx_embedder import load_onnx_embedder  # onnx: only for a model of one's own
+
+        stored = await objects.get(generation.onnx.object_key)
+        return lambda: load_onnx_embedder(stored.data, generation, device)
+
+    def load() -> Embedder:
+        module = load_embedder(settings.weights_folder, generation.embedder, device, dtype)
+        embedder = TorchEmbedder(module, device, mirror=generation.mirror)
+        side = template_named(generation.template).side
+        embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as above
+        return embedder
+
+    return load

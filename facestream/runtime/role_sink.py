@@ -1,0 +1,49 @@
+"""The sink's part of a process: the workers that write, match and keep answers, and the housekeeping of all stores."""
+
+from facestream.config import Settings
+from facestream.runtime.housekeeping import Housekeeping
+from facestream.runtime.state import State
+from facestream.runtime.stores import Stores
+from sink.answers import Answers
+from sink.sink import Sink
+from stream.bridge import Bridge
+from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, RESULTS
+from stream.worker import Worker
+
+IN_FLIGHT = 512
+BRIDGE_LINGER_S = 0.5  # nobody waits for what comes from a bucket
+ANSWERS_LINGER_S = (
+    0.5  # who asks for a stored answer was told to wait a second; one at a time they cost half of a request
+)
+
+
+def sink_workers(settings: Settings, stores: Stores, state: State, member: str) -> tuple[list[Worker], Housekeeping]:
+    sink = Sink(stores.log, stores.objects, stores.vectors, state.generations, state.erasures, settings.gallery_memory)
+    answers = Answers(stores.vectors, stores.objects, state.erasures, keep_probes=settings.keep_probes > 0)
+    workers = [
+        Worker(
+            stores.log, sink, [FACES_EMBEDDED], sequence_of=sink.sequence_of, member=member, max_in_flight=IN_FLIGHT
+        ),
+        Worker(
+            stores.log,
+            answers,
+            [RESULTS],
+            sequence_of=lambda record: "",
+            member=member,
+            max_in_flight=IN_FLIGHT,
+            linger_s=ANSWERS_LINGER_S,
+        ),
+        Worker(
+            stores.log,
+            Bridge(stores.objects),
+            [BUCKET_EVENTS],
+            sequence_of=lambda record: "",
+            member=member,
+            max_in_flight=IN_FLIGHT,
+            linger_s=BRIDGE_LINGER_S,
+        ),
+    ]
+    housekeeping = Housekeeping(
+        stores.log, stores.objects, stores.vectors, state, settings.keep_probes, is_mine=lambda: sink.leads
+    )
+    return workers, housekeeping

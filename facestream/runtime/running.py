@@ -1,0 +1,39 @@
+"""Runs roles until a signal ends them: what `up` and the role commands share."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from facestream.config import Settings
+from facestream.runtime.system import Role, serve
+from schemas.errors import FacestreamError
+
+
+def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str], None]) -> int:
+    """SIGTERM or Ctrl-C drains. `announce` is told the URL. Returns the exit code: 2 for wrong settings, 1 for other
+    failures.
+    """
+    code = 0
+    try:
+        asyncio.run(_serve(settings, roles, announce))
+    except* FacestreamError as failures:
+        for failure in _flat(failures):
+            print(f"facestream: {failure.message}", file=sys.stderr)
+            code = max(code, 2 if failure.code == "configuration_error" else 1)
+    return code
+
+
+async def _serve(settings: Settings, roles: Sequence[Role], announce: Callable[[str], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await serve(settings, stop, roles=roles, started=announce)
+
+
+def _flat(failures: BaseExceptionGroup[FacestreamError]) -> list[FacestreamError]:
+    flat: list[FacestreamError] = []
+    for failure in failures.exceptions:
+        flat += _flat(failure) if isinstance(failure, BaseExceptionGroup) else [failure]
+    return flat

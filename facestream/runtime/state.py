@@ -1,0 +1,34 @@
+"""What every role follows all the time: the generations, and what was erased."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from backends.log import EventLog
+from stream.erase.marks import Erasures
+from stream.generations import Generations
+from weights.manifest import manifest
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    generations: Generations
+    erasures: Erasures
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.generations.run())
+            tasks.create_task(self.erasures.run())
+
+
+@asynccontextmanager
+async def followed(log_: EventLog) -> AsyncIterator[State]:
+    """As of now; `run` keeps it so. Raises Unavailable."""
+    known = manifest()
+    state = State(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
+    async with AsyncExitStack() as stack:
+        for following in (state.generations, state.erasures):
+            stack.push_async_callback(following.close)
+            await following.start()
+        yield state

@@ -1,0 +1,74 @@
+"""The three stores that the settings name, opened and closed in one place."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+
+from backends.log import EventLog, open_log
+from backends.objects import ObjectStore, open_objects
+from backends.vectors import VectorStore, open_vectors
+from facestream.config import Settings
+from schemas.errors import Unavailable
+from stream.generations import active_record, generation_record
+from stream.topics import MODELS, TOPICS, topics
+from weights.manifest import manifest
+
+log = structlog.get_logger(__name__)
+
+AWAY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    log: EventLog
+    objects: ObjectStore
+    vectors: VectorStore
+
+
+@asynccontextmanager
+async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    async with AsyncExitStack() as stack:
+        settings.data.mkdir(parents=True, exist_ok=True)
+        log_ = open_log(settings.log_url)
+        stack.push_async_callback(log_.close)
+        objects = open_objects(settings.objects_url)
+        stack.push_async_callback(objects.close)
+        vectors = open_vectors(settings.vectors_url)
+        stack.push_async_callback(vectors.close)
+        yield Stores(log_, objects, vectors)
+
+
+async def create(stores: Stores, keep_probes: float = 7.0) -> None:
+    """Topics, bucket, tables and the first generation; safe when they are there, and when several do it at once. Raises
+    Unavailable, TopicMismatch.
+    """
+    await stores.log.create_topics(topics(keep_probes))
+    await stores.objects.create()
+    await stores.vectors.create()
+    if not any((await stores.log.end_offsets(MODELS)).values()):
+        first = manifest().generation(manifest().default_generation)
+        await stores.log.append([generation_record(first), active_record(first.name)])
+
+
+async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
+    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is
+    missing for a system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
+    """
+    while not stop.is_set():
+        try:
+            if create_for is not None:
+                await create(stores, create_for)
+            else:
+                await stores.log.require_topics(TOPICS)
+                await stores.objects.ping()
+                await stores.vectors.ping()
+            return
+        except Unavailable as error:
+            log.warning("waiting for the stores", reason=error.message)
+            try:
+                await asyncio.wait_for(stop.wait(), AWAY_S)
+            except TimeoutError:
+                continue

@@ -1,0 +1,126 @@
+"""A process of the system: the roles it has, joined; started, watched and drained in order."""
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+from aiohttp import web
+
+from facestream.config import Settings
+from facestream.runtime.listening import listening_socket, url_of
+from facestream.runtime.member import member_name
+from facestream.runtime.role_ingest import HttpService, http_service
+from facestream.runtime.role_sink import sink_workers
+from facestream.runtime.state import followed
+from facestream.runtime.stores import Stores, open_stores, patiently
+from stream.lag import LagWatch
+from stream.topics import GROUPS, INTERACTIVE
+from stream.watching import Checks, watch_app
+from stream.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+Role = Literal["ingest", "process", "sink"]
+LOOK_EVERY_S = 5.0
+ALL: tuple[Role, ...] = ("ingest", "process", "sink")
+
+
+async def serve(
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    roles: Sequence[Role] = ALL,
+    started: Callable[[str], None],
+    owners_socket: Path | None = None,
+) -> None:
+    """Runs the roles until `stop` is set; `started` is called with the URL (of the service, else of health and metrics)
+    once all of them work. With `owners_socket`, a path in a folder that nobody else can enter, the service listens
+    there instead, without keys. A process with all roles creates what the stores need, the others find it there.
+
+    Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish
+    and commit, then the stores close. A role that fails ends all.
+    """
+    async with AsyncExitStack() as stack:
+        stores = await stack.enter_async_context(open_stores(settings))
+        await patiently(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
+        if stop.is_set():
+            return
+        state = await stack.enter_async_context(followed(stores.log))
+        member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
+        workers: list[Worker] = []
+        background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
+        service: HttpService | None = None
+        if "process" in roles:
+            from facestream.runtime.role_process import (
+                process_workers,
+            )  # torch takes a second to import: not for the other roles
+
+            workers += await stack.enter_async_context(process_workers(settings, stores, state, member))
+        if "sink" in roles:
+            of_sink, housekeeping = sink_workers(settings, stores, state, member)
+            workers += of_sink
+            background.append(housekeeping.run)
+        pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
+        if "ingest" in roles:  # the service watches those, and more often
+            pairs = [pair for pair in pairs if pair not in INTERACTIVE]
+        background.append(LagWatch(stores.log, pairs, LOOK_EVERY_S).run)
+        checks = _checks(stores, workers)
+        if "ingest" in roles:
+            service = await stack.enter_async_context(http_service(settings, stores, state, checks, owners_socket))
+            background.append(service.run)
+
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(worker.run()) for worker in workers]
+            beside = [tasks.create_task(run()) for run in background]
+            for worker, task in zip(workers, running, strict=True):
+                await _ready(worker, task, stop)
+            gc.collect()
+            gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
+            stack.callback(gc.unfreeze)
+            url = await watch(settings, checks, stack, always=service is None)
+            if service is not None:
+                url = await service.listen(settings.listen, owners_socket)
+            log.info("serving", roles=list(roles), url=url, member=member)
+            started(url)
+            await stop.wait()
+            if service is not None:
+                await service.drain()
+            for worker in workers:
+                worker.stop()
+            await asyncio.gather(*running)
+            for beside_task in beside:
+                beside_task.cancel()
+
+
+async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+    """Returns when the worker has joined its group, has ended, or is to end."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (worker.ready, stop)]
+    await asyncio.wait([*waits, task], return_when=asyncio.FIRST_COMPLETED)
+    for each in waits:
+        each.cancel()
+
+
+def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
+    """What readiness depends on. The models are loaded before anything listens: an answer of /readyz says so already."""
+    return {
+        "log": stores.log.ping,
+        "objects": stores.objects.ping,
+        "vectors": stores.vectors.ping,
+        **{worker.name: worker.check for worker in workers},
+    }
+
+
+async def watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
+    """Serves health and metrics on an address of their own; the service has them on its own too."""
+    if not settings.watch and not always:
+        return ""
+    runner = web.AppRunner(watch_app(checks), access_log=None)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    sock = listening_socket(settings.watch or "127.0.0.1:0", "watch")
+    await web.SockSite(runner, sock).start()
+    return url_of(sock)

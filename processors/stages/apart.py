@@ -1,0 +1,167 @@
+"""Detect and embed as two stages with `faces.detected` between them, for where each needs hardware of its own.
+
+Crops go through the object store: a learned face's is kept there anyway, those of a photo travel as one sheet that lies
+beside the photo, and goes with it.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from processors import align
+from processors.embed import AT_ONCE, CutFace, Cutting, chips_of_crop, decoded_crop, embed_crops
+from processors.embedders import Embedders
+from processors.inference import PICTURE_S, Inference, Picture
+from processors.sheet import decoded_sheet, encoded_sheet
+from processors.stages.base import Detecting, Image, LearnedFace, landmarks_of, large_enough, models_of
+from schemas.errors import UnreadableRecord
+from schemas.ids import sheet_key
+from schemas.records import (
+    DetectedFace,
+    Detection,
+    EmbeddedFace,
+    FacesDetected,
+    FacesEmbedded,
+    ImageReceived,
+    encoded_vector,
+)
+from stream.erase.marks import Erasures, drop_if_erased
+from stream.topics import FACES_DETECTED, FACES_EMBEDDED
+
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+class Detect(Detecting):
+    """Stage of the consumer group `processors` that ends with the crops."""
+
+    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
+        await self._store_crop(image, face)
+        key = None
+        if face.seen:
+            key = await self._store_sheet(image, [cut.pixels for cut in face.seen.values()])
+        detected = DetectedFace(
+            **face.detection.model_dump(exclude={"face_id"}),
+            face_id=face.face_id,
+            crop=face.crop,
+            source=face.source,
+            seen={detector: [(float(x), float(y)) for x, y in cut.landmarks] for detector, cut in face.seen.items()},
+        )
+        return [self._detected(image, [detected], ignored, key)]
+
+    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
+        large = large_enough(faces)
+        key = None
+        if large:
+            cut = await self._crops.cut(image.data, image.decoded, [landmarks_of(faces[i]) for i in large])
+            key = await self._store_sheet(image, [it.pixels for it in cut])
+        cells = {i: cell for cell, i in enumerate(large)}
+        detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
+        return [self._detected(image, detected, [], key)]
+
+    async def _store_sheet(self, image: Image, crops: Sequence[Pixels]) -> str:
+        key = sheet_key(image.received.image_id)
+        metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
+        await self._objects.put(key, await self._cutting.run(encoded_sheet, crops), metadata)
+        await self._erased_meanwhile(image.received, image.received_at)
+        return key
+
+    def _detected(
+        self, image: Image, faces: list[DetectedFace], ignored: list[Detection], key: str | None
+    ) -> NewRecord:
+        value = FacesDetected(
+            received=image.received,
+            received_at=image.received_at,
+            faces=faces,
+            ignored=ignored,
+            models=models_of(image.generation),
+            sheet_key=key,
+        )
+        return NewRecord(FACES_DETECTED, image.received.image_id, value.encode())
+
+
+class Embed:
+    """Stage of the consumer group `embedders`: from crops to vectors."""
+
+    name = "embedders"
+
+    def __init__(
+        self, objects: ObjectStore, cutting: Cutting, inference: Inference, embedders: Embedders, erasures: Erasures
+    ) -> None:
+        self._objects, self._cutting, self._inference = objects, cutting, inference
+        self._embedders, self._erasures = embedders, erasures
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        return list(await asyncio.gather(*(self._one(record) for record in records)))
+
+    def received(self, record: Record) -> ImageReceived:
+        event = FacesDetected.decode(record.value)
+        return event.received.model_copy(update={"received_at": event.received_at})
+
+    async def probe(self) -> None:
+        await self._objects.ping()
+
+    async def _one(self, record: Record) -> NewRecord:
+        event = FacesDetected.decode(record.value)
+        received, since = event.received, time.monotonic()
+        await drop_if_erased(received, event.received_at, self._erasures, self._objects)
+        of_face = await (self._of_crops(event, since) if received.purpose == "learn" else self._of_sheet(event, since))
+        faces = [
+            EmbeddedFace(
+                **face.model_dump(exclude={"cell", "seen"}),
+                vectors={generation: encoded_vector(vector) for generation, vector in of_face.get(i, {}).items()},
+            )
+            for i, face in enumerate(event.faces)
+        ]
+        value = FacesEmbedded(
+            received=received, received_at=event.received_at, faces=faces, ignored=event.ignored, models=event.models
+        )
+        return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
+
+    async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+        """By face, then by generation."""
+        if len(event.faces) != 1 or event.faces[0].crop is None:
+            raise UnreadableRecord("a learn carries one face with its crop")
+        face, kept, detector = event.faces[0], event.faces[0].crop, event.models.detector
+        stored = await self._objects.get(kept.object_key)
+        crops = {
+            detector: CutFace(await self._cutting.run(decoded_crop, stored.data), np.array(kept.landmarks, np.float32))
+        }
+        if face.seen and event.sheet_key is not None:
+            sheet = await self._objects.get(event.sheet_key)
+            for other, pixels in zip(
+                face.seen, await self._cutting.run(decoded_sheet, sheet.data, len(face.seen)), strict=True
+            ):
+                crops[other] = CutFace(pixels, np.array(face.seen[other], np.float32))
+        live = await self._embedders.live()
+        return {0: await embed_crops(crops, detector, live, self._cutting, self._inference, since)}
+
+    async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+        generation = await self._embedders.require(event.models.generation or "")
+        at = [i for i, face in enumerate(event.faces) if face.cell is not None]
+        if not at or event.sheet_key is None:
+            return {}
+        stored = await self._objects.get(event.sheet_key)
+        landmarks = [landmarks_of(event.faces[i]) for i in at]
+        chips = await self._cutting.run(_chips_of, stored.data, landmarks, generation.template)
+        vectors: list[Floats] = []
+        for begin in range(0, len(chips), AT_ONCE):
+            part = chips[begin : begin + AT_ONCE]
+            vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_S))
+        return {i: {generation.name: vector} for i, vector in zip(at, vectors, strict=True)}
+
+
+def _chips_of(sheet: bytes, landmarks: Sequence[Floats], template: str) -> list[Picture]:
+    """landmarks: (5, 2) each, in pixels of the photo."""
+    crops = decoded_sheet(sheet, len(landmarks))
+    in_crop = [align.crop_landmarks(points, align.fit(points)) for points in landmarks]
+    cut = [CutFace(crop, points) for crop, points in zip(crops, in_crop, strict=True)]
+    return [chips_of_crop(it, [template])[template] for it in cut]

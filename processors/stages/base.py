@@ -1,0 +1,200 @@
+"""What the stages behind `images.received` share: decode once, find the faces, choose the one to learn, cut its crop.
+
+What needs no gallery is answered at once: detect, and a photo without a face.
+"""
+
+import asyncio
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import Counter
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore, StoredObject
+from processors.crops import Crops
+from processors.decoding.pool import DecodedImage, DecodePool
+from processors.detect import as_records, choose, find_faces
+from processors.detectors import Detectors
+from processors.embed import CutFace, Cutting, encoded_crop
+from processors.inference import Inference
+from schemas.cloudevents import image_received
+from schemas.errors import ObjectMissing
+from schemas.generations import Generation
+from schemas.ids import crop_key, face_id_learned, source_of_face
+from schemas.records import Crop, Detection, ImageReceived, Models
+from stream.answers import answer, envelope
+from stream.erase.marks import Erasures, drop_if_erased
+from stream.sources import Sources
+from stream.topics import IMAGES_RECEIVED_BULK
+from weights.manifest import manifest
+
+FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
+SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
+BULK_STEPS_BACK_S = 10.0  # an image of the bulk lane waits for the networks as if it had come so much later
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image under way. received_at: when it came, ms. since: when its processing began, as the inference counts.
+    generation: the one that it is answered in, whose detector has found its faces.
+    """
+
+    received: ImageReceived
+    received_at: int
+    data: bytes
+    decoded: DecodedImage
+    since: float
+    generation: Generation
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedFace:
+    """A face to learn, its crop as JPEG and as it goes into records; and as other detectors see it, by their names."""
+
+    detection: Detection
+    face_id: str
+    source: str
+    crop: Crop
+    jpeg: bytes
+    seen: Mapping[str, CutFace]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What detecting works with."""
+
+    objects: ObjectStore
+    decoders: DecodePool
+    cutting: Cutting
+    inference: Inference
+    detectors: Detectors
+    erasures: Erasures
+    sources: Sources
+
+
+class Detecting(ABC):
+    """Base of the stages of the consumer group `processors`: what becomes of the faces is theirs."""
+
+    name = "processors"
+
+    def __init__(self, parts: Parts) -> None:
+        self._objects, self._decoders, self._cutting = parts.objects, parts.decoders, parts.cutting
+        self._inference, self._detectors, self._erasures = parts.inference, parts.detectors, parts.erasures
+        self._sources = parts.sources
+        self._crops = Crops(parts.decoders, parts.cutting, parts.inference)
+        self._bulk_decoders = asyncio.Semaphore(max(1, parts.decoders.workers - 1))  # one is left for who waits
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        outputs = await asyncio.gather(*(self._one(record) for record in records))
+        return [record for of_one in outputs for record in of_one]
+
+    def received(self, record: Record) -> ImageReceived:
+        return image_received(record.value, record.headers)
+
+    async def probe(self) -> None:
+        await self._objects.ping()
+
+    @abstractmethod
+    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
+        """What to append for a face to learn. Its crop is not stored yet."""
+
+    @abstractmethod
+    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
+        """What to append for the faces of a photo, at least one."""
+
+    async def _one(self, record: Record) -> list[NewRecord]:
+        received = self.received(record)
+        received_at = received.came_at(record.timestamp)
+        bulk = record.topic == IMAGES_RECEIVED_BULK
+        since = time.monotonic() + (BULK_STEPS_BACK_S if bulk else 0)
+        received, stored = await self._original(received, received_at)
+        async with self._bulk_decoders if bulk else nullcontext():
+            decoding = await self._decoders.decode(stored.data, detail=received.options.detail)
+        with decoding as decoded:
+            active = await self._detectors.active()
+            detector = manifest().detector(active.detector)
+            image = Image(received, received_at, stored.data, decoded, since, active)
+            found = as_records(
+                await find_faces(decoded, active.detector, self._inference, since), received, decoded, detector
+            )
+            FACES.labels(received.purpose).inc(len(found))
+            if received.purpose == "detect":
+                persons = [face.model_dump() for face in found]
+                return [answer(received, 200, envelope(received, persons, Models(detector=active.detector)))]
+            if received.purpose == "learn":
+                face, ignored = choose(found, received.options, detector)
+                return await self._learned(image, await self._cropped(image, face), ignored)
+            if not found:
+                return [answer(received, 200, envelope(received, [], models_of(active)))]
+            return await self._found(image, found)
+
+    async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
+        """The event, complete by now, and its picture. Raises Erased, and as Sources.original does."""
+        await drop_if_erased(received, received_at, self._erasures, self._objects)
+        try:
+            original = await self._sources.original(received, received_at)
+        except ObjectMissing:
+            await self._erased_meanwhile(received, received_at)
+            raise
+        if received.source is not None:
+            await self._erased_meanwhile(received, received_at)
+        return original
+
+    async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
+        landmarks = {image.generation.detector: landmarks_of(face)}
+        for other in await self._detectors.others(image.generation.detector):
+            seen = await self._crops.seen_by(other, image.decoded, face.box, image.since)
+            if seen is not None:
+                landmarks[other] = seen
+        cuts = dict(
+            zip(landmarks, await self._crops.cut(image.data, image.decoded, list(landmarks.values())), strict=True)
+        )
+        cut = cuts.pop(image.generation.detector)
+        jpeg = await self._cutting.run(encoded_crop, cut.pixels)
+        face_id = face_id_learned(image.received.image_id)
+        rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
+        source = source_of_face(image.received.sha256, face.box)
+        crop = Crop(object_key=crop_key(face_id), landmarks=rounded)
+        return LearnedFace(face, face_id, source, crop, jpeg, cuts)
+
+    async def _store_crop(self, image: Image, face: LearnedFace) -> None:
+        received = image.received
+        metadata = {
+            "directory": received.directory or "",
+            "person": received.person or "",
+            "image_id": received.image_id,
+            "received": str(image.received_at / 1000),
+        }
+        await self._objects.put(face.crop.object_key, face.jpeg, metadata)
+        await self._erased_meanwhile(received, image.received_at)
+
+    async def _erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
+        """To be asked when something of an image was stored: whoever erased it may have looked before that. Raises
+        Erased.
+        """
+        await self._erasures.refresh()
+        await drop_if_erased(received, received_at, self._erasures, self._objects)
+
+
+def models_of(generation: Generation) -> Models:
+    return Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
+
+
+def landmarks_of(face: Detection) -> Floats:
+    """(5, 2), pixels of the upright original."""
+    return np.array(face.landmarks, np.float32)
+
+
+def large_enough(faces: Sequence[Detection]) -> list[int]:
+    """The indices of the faces that can be told apart."""
+    return [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]

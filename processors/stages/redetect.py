@@ -1,0 +1,42 @@
+"""Faces that another detector has found, once more out of their originals (the design's redetect)."""
+
+import asyncio
+import time
+
+from backends.objects import ObjectStore
+from processors.crops import Crops
+from processors.decoding.pool import DecodePool
+from processors.embed import CutFace, Cutting, as_kept
+from processors.inference import Inference
+from schemas.errors import ObjectMissing
+from schemas.ids import original_key
+from schemas.records import FaceLearned
+
+
+class Redetect:
+    """`detector`: by its name, which the inference has."""
+
+    def __init__(
+        self, detector: str, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference
+    ) -> None:
+        self._detector, self._objects, self._decoders, self._cutting = detector, objects, decoders, cutting
+        self._crops = Crops(decoders, cutting, inference)
+        self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
+
+    async def crop(self, face: FaceLearned) -> CutFace | None:
+        """The face as the detector sees it in its original; None where it does not, or where there is no original any
+        more.
+        """
+        if face.box is None:
+            return None
+        async with self._in_memory:
+            try:
+                original = (await self._objects.get(original_key(face.image_id, "learn"))).data
+            except ObjectMissing:
+                return None
+            with await self._decoders.decode(original) as decoded:
+                landmarks = await self._crops.seen_by(self._detector, decoded, face.box, time.monotonic())
+                if landmarks is None:
+                    return None
+                (cut,) = await self._crops.cut(original, decoded, [landmarks])
+        return await self._cutting.run(as_kept, cut)

@@ -1,0 +1,151 @@
+"""The stage of a replay: the crops of `faces.learned` are embedded in one more generation.
+
+A face that another detector has found is looked for in its original. The vectors go to `faces.embedded`, in the order
+of the directory: the sink writes them, behind what was erased before.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import Counter
+
+from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.objects import ObjectStore
+from processors.embed import CutFace, Cutting, chips_of_crop, decoded_crop
+from processors.inference import Inference, Picture
+from processors.stages.redetect import Redetect
+from schemas.errors import ObjectMissing, UnreadableRecord
+from schemas.generations import Generation
+from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace, encoded_vector
+from stream.erase.marks import Erasures
+from stream.topics import FACES_EMBEDDED
+
+REEMBEDDED = Counter("facestream_reembedded_faces_total", "Faces that a replay has embedded", ["generation"])
+GROUP = "reembed-"  # and the generation: the consumer group of its replay
+AT_ONCE = 64  # faces in one forward, and in one record
+
+
+class Reembed:
+    """Stage of the consumer group of a generation's replay. `inferences` embed side by side. `redetect` is called once,
+    if a face needs it. `rate`: faces a second at most, 0 for as many as there are. `not_seen`: faces that the
+    generation's detector has not found.
+    """
+
+    def __init__(
+        self,
+        generation: Generation,
+        objects: ObjectStore,
+        cutting: Cutting,
+        inferences: Sequence[Inference],
+        erasures: Erasures,
+        redetect: Callable[[], Awaitable[Redetect]],
+        *,
+        rate: float = 0.0,
+    ) -> None:
+        self.name = GROUP + generation.name
+        self._generation, self._objects, self._cutting = generation, objects, cutting
+        self._erasures = erasures
+        self._free: asyncio.Queue[Inference] = asyncio.Queue()
+        for inference in inferences:
+            self._free.put_nowait(inference)
+        self._open_redetect = redetect
+        self._redetect: Redetect | None = None
+        self._opening = asyncio.Lock()
+        self._pace = Pace(rate)
+        self.not_seen = 0
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        faces = [FaceLearned.decode(record.value) for record in records if record.value is not None]
+        faces = [it for it in faces if self._generation.name not in it.generations and not self._is_erased(it)]
+        parts = (self._some(faces[begin : begin + AT_ONCE]) for begin in range(0, len(faces), AT_ONCE))
+        return [record for part in await asyncio.gather(*parts) for record in part]
+
+    def received(self, record: Record) -> ImageReceived:
+        raise UnreadableRecord("a face that was learned before has nobody who waits")
+
+    async def probe(self) -> None:
+        await self._objects.ping()
+
+    async def _some(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
+        await self._pace.wait(len(faces))
+        found = await asyncio.gather(*(self._chip(it) for it in faces))
+        there = [(face, chip) for face, chip in zip(faces, found, strict=True) if chip is not None]
+        if not there:
+            return []
+        inference = await self._free.get()
+        try:
+            vectors = await inference.embed(self._generation.name, [chip for _, chip in there])
+        finally:
+            self._free.put_nowait(inference)
+        REEMBEDDED.labels(self._generation.name).inc(len(there))
+        by_directory: dict[str, list[ReembeddedFace]] = {}
+        for (face, _), vector in zip(there, vectors, strict=True):
+            by_directory.setdefault(face.directory, []).append(_reembedded(face, vector))
+        return [self._record(directory, of_one) for directory, of_one in by_directory.items()]
+
+    async def _chip(self, face: FaceLearned) -> Picture | None:
+        """None for a face that was erased meanwhile. Raises ObjectMissing."""
+        if face.detector != self._generation.detector:
+            if (seen := await (await self._redetector()).crop(face)) is not None:
+                return await self._cutting.run(_chip_of, seen, self._generation.template)
+            self.not_seen += 1
+        try:
+            stored = await self._objects.get(face.crop.object_key)
+        except ObjectMissing:
+            await self._erasures.refresh()
+            if self._is_erased(face):
+                return None
+            raise
+        landmarks = np.array(face.crop.landmarks, np.float32)
+        return await self._cutting.run(_chip_of_kept, stored.data, landmarks, self._generation.template)
+
+    async def _redetector(self) -> Redetect:
+        async with self._opening:
+            if self._redetect is None:
+                self._redetect = await self._open_redetect()
+            return self._redetect
+
+    def _is_erased(self, face: FaceLearned) -> bool:
+        return self._erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
+
+    def _record(self, directory: str, faces: list[ReembeddedFace]) -> NewRecord:
+        value = FacesReembedded(directory=directory, generation=self._generation.name, faces=faces)
+        return NewRecord(FACES_EMBEDDED, faces[0].image_id, value.encode(), directory)
+
+
+class Pace:
+    """Lets so many a second pass, in turn; 0 lets all pass."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._free_at = time.monotonic()
+
+    async def wait(self, count: int) -> None:
+        if self._rate:
+            self._free_at = max(self._free_at, time.monotonic()) + count / self._rate
+            await asyncio.sleep(self._free_at - time.monotonic())
+
+
+def _chip_of_kept(jpeg: bytes, landmarks: NDArray[np.float32], template: str) -> Picture:
+    return _chip_of(CutFace(decoded_crop(jpeg), landmarks), template)
+
+
+def _chip_of(crop: CutFace, template: str) -> Picture:
+    return chips_of_crop(crop, [template])[template]
+
+
+def _reembedded(face: FaceLearned, vector: NDArray[np.float32]) -> ReembeddedFace:
+    return ReembeddedFace(
+        person=face.person,
+        face_id=face.face_id,
+        image_id=face.image_id,
+        source=face.source,
+        learned_at=face.learned_at,
+        vector=encoded_vector(vector),
+    )

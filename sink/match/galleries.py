@@ -1,0 +1,86 @@
+"""The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is
+short.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from weakref import WeakSet
+
+import numpy as np
+from prometheus_client import Gauge, Histogram
+
+from backends.vectors import FaceBlock, FaceVector, VectorStore
+from sink.match.gallery import Gallery
+
+LOADED = Gauge("facestream_galleries", "Galleries in memory")
+FACES = Gauge("facestream_gallery_faces", "Faces in the galleries in memory")
+BYTES = Gauge("facestream_gallery_bytes", "Memory of the galleries, roughly")
+LOAD_SECONDS = Histogram(
+    "facestream_gallery_load_seconds",
+    "Time that it takes to read a gallery from the vector store",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
+)
+
+
+class Galleries:
+    """One caller at a time for each directory; different directories may load side by side."""
+
+    def __init__(self, vectors: VectorStore, memory: int) -> None:
+        """memory: bytes that the galleries together may take; the one in use may take more."""
+        self._vectors, self._memory = vectors, memory
+        self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()
+        self._dropped = 0  # how often
+        _IN_USE.add(self)
+
+    async def get(self, directory: str, generation: str, dimension: int) -> Gallery:
+        """Raises Unavailable."""
+        key = (directory, generation)
+        gallery = self._galleries.get(key)
+        if gallery is None:
+            gallery, dropped = Gallery(dimension), self._dropped
+            with LOAD_SECONDS.time():
+                async for block in self._vectors.read_gallery(directory, generation):
+                    gallery.load(block)
+            if dropped != self._dropped:  # while it was read it may have become stale: it serves this once
+                return gallery
+            self._galleries[key] = gallery
+        self._galleries.move_to_end(key)
+        self._shrink()
+        return gallery
+
+    def learned(self, faces: list[FaceVector]) -> None:
+        """Adds faces that the vector store has by now; a gallery that is not loaded will find them there."""
+        by_gallery: dict[tuple[str, str], list[FaceVector]] = {}
+        for it in faces:
+            by_gallery.setdefault((it.directory, it.generation), []).append(it)
+        for key, new in by_gallery.items():
+            if (gallery := self._galleries.get(key)) is not None:
+                persons, face_ids = [it.face.person for it in new], [it.face.face_id for it in new]
+                gallery.add(FaceBlock(persons, face_ids, np.stack([it.vector for it in new])))
+
+    def with_faces(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those (directory, generation) of which a gallery with faces is in memory."""
+        return {key for key in keys if key in self._galleries and self._galleries[key].faces}
+
+    def drop(self, stale: Callable[[str], bool]) -> None:
+        """Drops the galleries of the directories for which `stale` holds."""
+        self._dropped += 1
+        for key in [key for key in self._galleries if stale(key[0])]:
+            del self._galleries[key]
+
+    def _shrink(self) -> None:
+        while len(self._galleries) > 1 and sum(gallery.nbytes for gallery in self._galleries.values()) > self._memory:
+            self._galleries.popitem(last=False)
+
+
+_IN_USE: WeakSet[Galleries] = WeakSet()
+
+
+def _in_memory() -> Iterator[Gallery]:
+    for galleries in list(_IN_USE):
+        yield from galleries._galleries.values()
+
+
+LOADED.set_function(lambda: sum(1 for _ in _in_memory()))
+FACES.set_function(lambda: sum(gallery.faces for gallery in _in_memory()))
+BYTES.set_function(lambda: sum(gallery.nbytes for gallery in _in_memory()))

@@ -1,0 +1,198 @@
+"""A gallery: the faces of one directory in one generation, in memory, and exact matching against all of them.
+
+sink/people.py says what the similarity to a person is, and finds the best people among the similarities to all faces.
+"""
+
+import uuid
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backends.vectors import FaceBlock
+from sink.match.names import Names
+from sink.match.people import BELOW_ALL, FOLDS, Floats, Match, People
+from sink.match.strangers import Strangers
+
+T = TypeVar("T", bound=np.generic)
+
+BLOCK_ROWS = 65_536
+MOST_SIMILARITIES = 8_000_000  # of one matrix product, 32 MB: probes are taken in parts
+FEW = 64  # faces: so many ids are found sooner one by one
+LEAST_ROWS, SMALL = 64, 4_096
+
+
+class Candidate(NamedTuple):
+    """`face_id` is the person's best face, `similarity` as sink/people.py says."""
+
+    person: str
+    similarity: float
+    face_id: str
+
+
+class Gallery:
+    """Not for several threads at once."""
+
+    def __init__(self, dimension: int) -> None:
+        self.dimension = dimension
+        # (BLOCK_ROWS, D) each, of unit length; that of a small gallery is smaller.
+        self._blocks: list[Floats] = [np.empty((0, dimension), np.float32)]
+        self._rows = 0
+        self._person_of = np.empty(0, np.int32)  # (capacity,), the person of each row
+        self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
+        self._names = Names()
+        self._people: People | None = None  # as of now, None where it has to be made
+        self._strangers: Strangers | None = None
+
+    @property
+    def people(self) -> int:
+        return len(self._names)
+
+    @property
+    def faces(self) -> int:
+        return self._rows
+
+    def knows(self, person: str) -> bool:
+        return person in self._names
+
+    @property
+    def nbytes(self) -> int:
+        """Memory in use, roughly: what nothing was written to takes none."""
+        return self._rows * (4 * self.dimension + 24) + self._names.nbytes + 8 * self.people
+
+    def load(self, block: FaceBlock) -> None:
+        """Adds faces that are not there yet, many at a time."""
+        self._append(_keys(block.face_ids), self._names.numbers(block.persons), block.vectors)
+        self._strangers = None
+
+    def add(self, block: FaceBlock) -> None:
+        """Adds faces as they are learned; one that is there already (the same face_id) is replaced."""
+        keys = _keys(block.face_ids)
+        last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id
+        known = self._rows_of(keys)
+        new = [i for key, i in last.items() if key not in known]
+        for key, row in known.items():
+            i = last[key]
+            _to_unit_length(block.vectors[i : i + 1], self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS][None])
+        people = self._names.numbers([block.persons[i] for i in new])
+        self._append(keys[new], people, block.vectors[new])
+        if self._strangers is not None:
+            self._strangers.changed(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
+
+    def match(self, probes: Floats, top: int) -> list[list[Candidate]]:
+        """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
+        units = np.empty(probes.shape, np.float32)
+        _to_unit_length(probes, units)
+        return [[self._candidate(it) for it in found] for found in self.best(units, top)]
+
+    def best(self, units: Floats, top: int) -> list[list[Match]]:
+        """The same with numbers for names and ids. units: (B, D), unit length."""
+        if not self._rows:
+            return [[] for _ in units]
+        people = self._index()
+        height = -(-self._rows // FOLDS) * FOLDS
+        at_once = max(1, MOST_SIMILARITIES // height)
+        found = []
+        for begin in range(0, len(units), at_once):
+            part = units[begin : begin + at_once]
+            similarities = np.empty((height, len(part)), np.float32)
+            similarities[self._rows :] = BELOW_ALL
+            for i, block in enumerate(self._blocks):
+                low, high = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, self._rows)
+                # this way round the product takes up to a third less than the other
+                np.matmul(block[: high - low], part.T, out=similarities[low:high])
+            found += people.best(similarities, top)
+        return found
+
+    def best_of_others(self) -> Floats:
+        """For up to SENTINELS people, the best similarity of one of their faces to anybody else: how strangers fare
+        here.
+        """
+        if self.people < 2:
+            return np.empty(0, np.float32)
+        if self._strangers is None:
+            self._strangers = Strangers(self)
+        return self._strangers.best()
+
+    def name(self, person: int) -> str:
+        return self._names[person]
+
+    def vectors_of(self, person: int) -> Floats:
+        """(faces of the person, D), unit length."""
+        return np.stack([self._unit(row) for row in self._index().rows_of(person)])
+
+    def first_vector_of(self, person: int) -> Floats:
+        """(D,), of the smallest face_id: a choice that does not depend on the order of learning."""
+        return self._unit(min(self._index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
+
+    def _unit(self, row: int) -> Floats:
+        unit: Floats = self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
+        return unit
+
+    def _index(self) -> People:
+        if self._people is None:
+            self._people = People(self._person_of[: self._rows], self.people)
+        return self._people
+
+    def _candidate(self, match: Match) -> Candidate:
+        hex_ = self._face_ids[match.row].tobytes().hex()
+        face_id = f"{hex_[:8]}-{hex_[8:12]}-{hex_[12:16]}-{hex_[16:20]}-{hex_[20:]}"
+        return Candidate(self._names[match.person], match.similarity, face_id)
+
+    def _append(self, keys: NDArray[np.uint64], people: NDArray[np.int32], vectors: Floats) -> None:
+        begin, end = self._rows, self._rows + len(keys)
+        self._reserve(end)
+        for i in range(begin // BLOCK_ROWS, -(-end // BLOCK_ROWS)):
+            low, high = max(begin, i * BLOCK_ROWS), min(end, (i + 1) * BLOCK_ROWS)
+            rows = self._blocks[i][low - i * BLOCK_ROWS : high - i * BLOCK_ROWS]
+            _to_unit_length(vectors[low - begin : high - begin], rows)
+        self._face_ids[begin:end] = keys
+        self._person_of[begin:end] = people
+        self._rows = end
+        self._people = None
+
+    def _rows_of(self, keys: NDArray[np.uint64]) -> dict[bytes, int]:
+        """The rows of the keys that are there."""
+        firsts = self._face_ids[: self._rows, 0]
+        if len(keys) < FEW:
+            rows = [row for first in keys[:, 0] for row in np.flatnonzero(firsts == first)]
+        else:
+            rows = list(np.flatnonzero(np.isin(firsts, keys[:, 0])))
+        found = {self._face_ids[row].tobytes(): int(row) for row in rows}
+        return {key: found[key] for key in map(bytes, keys) if key in found}
+
+    def _reserve(self, rows: int) -> None:
+        """Makes room for so many. Most galleries are small; others grow by whole blocks, which are not copied."""
+        while rows > len(self._person_of):
+            length = max(2 * len(self._person_of), rows, LEAST_ROWS)
+            if length > SMALL:
+                length = (len(self._person_of) // BLOCK_ROWS + 1) * BLOCK_ROWS
+            if len(self._person_of) < BLOCK_ROWS:
+                self._blocks = [_longer(block, length) for block in self._blocks]
+            else:
+                self._blocks.append(np.empty((BLOCK_ROWS, self.dimension), np.float32))
+            self._person_of, self._face_ids = _longer(self._person_of, length), _longer(self._face_ids, length)
+
+
+def _longer(values: NDArray[T], length: int) -> NDArray[T]:
+    """With so many rows."""
+    longer = np.empty((length, *values.shape[1:]), values.dtype)
+    longer[: len(values)] = values
+    return longer
+
+
+def _to_unit_length(vectors: Floats, units: Floats) -> None:
+    """Both (n, D). One without a length, or an endless one, gets nothing that is similar to anything."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        np.divide(vectors, np.maximum(lengths, 1e-12)[:, None], out=units)
+    units[~np.isfinite(lengths)] = 0
+
+
+def _keys(face_ids: Sequence[str]) -> NDArray[np.uint64]:
+    """(n, 2), the 16 bytes of each id."""
+    digits = "".join(face_ids).replace("-", "")
+    if set(map(len, face_ids)) <= {36} and len(digits) == 32 * len(face_ids):  # as uuid writes them
+        return np.frombuffer(bytes.fromhex(digits), np.uint64).reshape(-1, 2)
+    return np.frombuffer(b"".join(uuid.UUID(it).bytes for it in face_ids), np.uint64).reshape(-1, 2)

@@ -1,0 +1,104 @@
+"""Which partitions a fetch names, and what becomes of a session that a server no longer knows. That records come
+through is shown by the contract suite on the real server.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
+
+from backends.kafka.sessions import FetchSessions
+
+INITIAL = (0, 0)
+
+
+class Server:
+    """A client's `send` that answers with what it is told, and remembers the requests as they would be sent."""
+
+    def __init__(self) -> None:
+        self.session_id, self.error_code, self.away = 7, 0, False
+        self.requests: list[Any] = []
+
+    async def send(self, node: int, request: Any, *, group: Any) -> Any:
+        if self.away:
+            raise KafkaConnectionError("away")
+        self.requests.append(request.build(FetchRequest_v11))
+        return SimpleNamespace(error_code=self.error_code, session_id=self.session_id)
+
+    @property
+    def last(self) -> tuple[tuple[int, int], dict[tuple[str, int], int], list[tuple[str, list[int]]]]:
+        """Session and epoch, the offsets that were asked for, and what is to be forgotten."""
+        sent = self.requests[-1]
+        topics: list[tuple[str, list[tuple[int, ...]]]] = sent.topics
+        offsets = {(topic, part[0]): part[2] for topic, parts in topics for part in parts}
+        return (sent.session_id, sent.session_epoch), offsets, sent.forgotten_topics_data
+
+
+def fetch(**offsets: int) -> FetchRequest:
+    return FetchRequest(
+        250, 1, 1 << 20, 0, [("t", [(int(name[1:]), offset, 1 << 16) for name, offset in offsets.items()])]
+    )
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def sessions(server: Server) -> FetchSessions:
+    return FetchSessions(server)
+
+
+async def test_only_what_has_changed_is_asked_for_again(server: Server, sessions: FetchSessions) -> None:
+    await sessions.send(1, fetch(p0=5, p1=6, p2=7))
+    assert server.last == (INITIAL, {("t", 0): 5, ("t", 1): 6, ("t", 2): 7}, [])
+    await sessions.send(1, fetch(p0=5, p1=9, p2=7))
+    assert server.last == ((7, 1), {("t", 1): 9}, [])
+    await sessions.send(1, fetch(p0=5, p1=9, p2=7))
+    assert server.last == ((7, 2), {}, [])
+    await sessions.send(1, fetch(p0=5, p3=1))
+    assert server.last[:2] == ((7, 3), {("t", 3): 1})
+    ((topic, parts),) = server.requests[-1].forgotten_topics_data
+    assert (topic, sorted(parts)) == ("t", [1, 2])
+
+
+async def test_each_server_has_a_session_of_its_own(server: Server, sessions: FetchSessions) -> None:
+    await sessions.send(1, fetch(p0=5))
+    await sessions.send(2, fetch(p1=6))
+    assert server.last == (INITIAL, {("t", 1): 6}, [])
+    await sessions.send(1, fetch(p0=5))
+    assert server.last == ((7, 1), {}, [])
+
+
+@pytest.mark.parametrize("how", ["refused", "not kept", "away"])
+async def test_everything_is_asked_for_again_after_a_failure(server: Server, sessions: FetchSessions, how: str) -> None:
+    await sessions.send(1, fetch(p0=5, p1=6))
+    server.error_code, server.session_id, server.away = 70 * (how == "refused"), 7 * (how != "not kept"), how == "away"
+    if how == "away":
+        with pytest.raises(KafkaConnectionError):
+            await sessions.send(1, fetch(p0=5, p1=6))
+    else:
+        await sessions.send(1, fetch(p0=5, p1=6))
+    server.error_code, server.session_id, server.away = 0, 8, False
+    await sessions.send(1, fetch(p0=5, p1=6))
+    assert server.last == (INITIAL, {("t", 0): 5, ("t", 1): 6}, [])
+    await sessions.send(1, fetch(p0=5, p1=7))
+    assert server.last == ((8, 1), {("t", 1): 7}, [])
+
+
+async def test_a_server_without_sessions_gets_the_whole_request(sessions: FetchSessions, server: Server) -> None:
+    await sessions.send(1, fetch(p0=5, p1=6))
+    seen: list[Any] = []
+
+    async def send(node: int, request: Any, *, group: Any) -> Any:
+        seen.append(request.build(FetchRequest_v4))
+        return SimpleNamespace()
+
+    server.send = send  # type: ignore[method-assign]
+    old = FetchSessions(server)
+    for _ in range(2):
+        await old.send(1, fetch(p0=5, p1=6))
+    assert [dict(request.topics) for request in seen] == [{"t": [(0, 5, 1 << 16), (1, 6, 1 << 16)]}] * 2

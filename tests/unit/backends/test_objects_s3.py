@@ -1,0 +1,365 @@
+"""The S3 adapter's own promises: its URL, errors and time limits, and the objects of other systems in its bucket.
+
+What every store promises is in tests/contracts/test_objects.py.
+"""
+
+import asyncio
+import random
+import subprocess
+import threading
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from backends.s3 import objects as objects_s3
+from backends.s3.metadata import headers_of
+from backends.s3.objects import S3Objects
+from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, StorageFull, Unavailable
+from tests.buckets import client_of, temporary_bucket
+from tests.unit.backends.s3_stand_in import answer, error, stand_in
+
+ID = "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b"
+
+
+@pytest.fixture
+async def bucket(services: Mapping[str, str]) -> AsyncIterator[str]:
+    async with temporary_bucket(services) as url:
+        yield url
+
+
+def at(port: int, options: str = "") -> S3Objects:
+    return S3Objects(f"s3://ann:a-secret@127.0.0.1:{port}/faces{options}")
+
+
+async def keys(objects: S3Objects, prefix: str = "") -> list[str]:
+    return sorted([each.key async for each in objects.list(prefix)])
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://ann:a-secret@host:9000", "bucket"),
+        ("s3://ann:a-secret@host:9000/", "bucket"),
+        ("s3://ann:a-secret@host:9000/ab", "bucket"),
+        ("s3://ann:a-secret@host:9000/Faces", "bucket"),
+        ("s3://ann:a-secret@host:9000/faces//x", "prefix"),
+        ("s3://ann:a-secret@host:9000/faces/../x", "prefix"),
+        ("s3://ann:a-secret@host:9000,host2:9000/faces", "one host"),
+        ("s3://ann@host:9000/faces", "FACESTREAM_OBJECTS_PASSWORD"),
+        ("s3://:a-secret@host:9000/faces", "user"),
+        ("s3://ann:a-secret@host:9000/faces?tls=yes", "tls"),
+        ("s3://ann:a-secret@host:9000/faces?tls=true&ca_file=/nowhere.pem", "nowhere.pem"),
+        ("s3://ann:a-secret@host:9000/faces?colour=red", "colour"),
+    ],
+)
+def test_a_url_that_is_not_understood_is_refused(url: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FACESTREAM_OBJECTS_PASSWORD", raising=False)
+    with pytest.raises(ConfigurationError, match=why) as refused:
+        S3Objects(url)
+    assert "a-secret" not in str(refused.value)
+
+
+async def test_its_password_is_never_shown() -> None:
+    with stand_in(lambda method, path: error(403, "AccessDenied")) as port:
+        objects = at(port)
+        assert repr(objects) == f"S3Objects('s3://127.0.0.1:{port}/faces/')"
+        with pytest.raises(Unavailable, match="refuses this user") as refused:
+            await objects.get("a")
+        assert "a-secret" not in f"{refused.value!r} {refused.value.__cause__!r} {refused.value.__cause__}"
+        await objects.close()
+
+
+async def test_two_prefixes_of_a_bucket_are_two_stores(bucket: str) -> None:
+    one, other, both = S3Objects(f"{bucket}/one"), S3Objects(f"{bucket}/one/more/"), S3Objects(bucket)
+    for objects, key in ((one, "a"), (one, f"crops/{ID}"), (other, "a"), (other, "..")):
+        await objects.put(key, key.encode())
+    assert await keys(one) == ["a", f"crops/{ID}"]
+    assert await keys(other) == ["..", "a"]
+    assert await keys(other, ".") == [".."]
+    assert (await other.get("..")).data == b".."
+    await other.delete(["a", ".."])
+    assert (await keys(other), await keys(one)) == ([], ["a", f"crops/{ID}"])
+    for objects in (one, other, both):
+        await objects.close()
+
+
+async def test_a_key_that_no_longer_fits_below_the_prefix_is_refused(bucket: str) -> None:
+    objects = S3Objects(f"{bucket}/{'a-long-one' * 10}")
+    await objects.put("x" * 300, b"")
+    with pytest.raises(InvalidRequest, match="shorter prefix"):
+        await objects.put("💙" * 300, b"")
+    await objects.close()
+
+
+async def test_objects_of_other_systems_below_incoming(bucket: str) -> None:
+    """They are put through S3, under names that are theirs, and are read and deleted under the same."""
+    client, name = client_of(bucket), urlsplit(bucket).path[1:]
+    theirs = [
+        "incoming/acme/learn/ann/x.jpg",
+        "incoming/acme.com/learn/Ann Müller/IMG (1) 100%+é.jpg",
+        f"incoming/acme/{ID}",
+    ]
+    for key in theirs:
+        client.put_object(name, key, BytesIO(b"theirs"), 6, metadata={"Camera": "M"})
+    for key in ("holiday.jpg", "originals/holiday.jpg", "incoming/acme/", "~/a"):  # no keys of ours
+        client.put_object(name, key, BytesIO(b""), 0)
+    objects = S3Objects(bucket)
+    assert await keys(objects) == sorted(theirs)
+    assert await keys(objects, "incoming/acme/") == sorted([theirs[0], theirs[2]])
+    assert await keys(objects, "incoming/acme.com/learn/Ann M") == [theirs[1]]
+    for prefix in ("incoming/.", "incoming/acme/..", "incoming/acme//", "incoming/" + "x" * 280):
+        assert await keys(objects, prefix) == []
+    for key in theirs:
+        assert (await objects.get(key)).data == b"theirs"
+        assert await objects.metadata(key) == {"camera": "M"}
+    await objects.delete(theirs)
+    assert await keys(objects) == []
+    assert {each.object_name for each in client.list_objects(name)} == {"holiday.jpg", "originals/", "incoming/", "~/"}
+    await objects.put("incoming/acme/learn/bob/y.jpg", b"ours")
+    assert client.stat_object(name, "incoming/acme/learn/bob/y.jpg").size == 4
+    await objects.close()
+
+
+async def test_what_is_large_goes_in_parts_and_is_copied_by_none(bucket: str) -> None:
+    objects, client, name = S3Objects(bucket), client_of(bucket), urlsplit(bucket).path[1:]
+    data = random.Random(1).randbytes(objects_s3.PART_BYTES)
+    tracemalloc.start()
+    try:
+        await objects.put(f"originals/{ID}", data, {"name": "x"})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert "-" not in (client.stat_object(name, f"originals/{ID}").etag or "-")  # one request, so never seen in part
+    await objects.put(f"originals/{ID}", data + b"more", {"name": "y"})
+    assert (client.stat_object(name, f"originals/{ID}").etag or "").endswith("-2")
+    found = await objects.get(f"originals/{ID}")
+    assert found.data == data + b"more"
+    assert found.metadata == {"name": "y"}
+    await objects.close()
+
+
+async def test_one_client_keeps_its_connections(bucket: str) -> None:
+    objects = S3Objects(bucket)
+    for number in range(20):
+        await objects.put("a", bytes(number))
+        await objects.get("a")
+    [pool] = [objects._pool.pools[key] for key in objects._pool.pools.keys()]  # noqa: SIM118 – no Mapping
+    assert pool.num_connections == 1
+    await objects.close()
+
+
+async def test_several_make_a_bucket_at_once(bucket: str) -> None:
+    clients = [S3Objects(f"{bucket}x") for _ in range(8)]
+    await asyncio.gather(*(client.create() for client in clients))
+    await clients[0].ping()
+    client_of(bucket).remove_bucket(f"{urlsplit(bucket).path[1:]}x")
+    for client in clients:
+        await client.close()
+
+
+async def test_without_its_bucket_it_says_how_to_make_one(bucket: str) -> None:
+    objects = S3Objects(f"{bucket}x")
+    for call in (objects.ping(), objects.put("a", b""), objects.get("a"), objects.delete(["a"]), keys(objects)):
+        with pytest.raises(Unavailable, match="facestream init"):
+            await call
+    await objects.close()
+
+
+async def test_a_wrong_password_is_said(bucket: str) -> None:
+    parts = urlsplit(bucket)
+    objects = S3Objects(bucket.replace(f":{parts.password}@", ":another-secret@"))
+    for call in (objects.create(), objects.ping(), objects.put("a", b""), objects.metadata("a")):
+        with pytest.raises(Unavailable, match="password") as refused:
+            await call
+        assert "another-secret" not in str(refused.value)
+    await objects.close()
+
+
+async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
+    objects = at(unused_tcp_port)
+    for call in (
+        objects.create(),
+        objects.ping(),
+        objects.put("a", b""),
+        objects.get("a"),
+        objects.delete(["a"]),
+        keys(objects),
+    ):
+        with pytest.raises(Unavailable, match="cannot be reached: Connection refused"):
+            await call
+    await objects.close()
+
+
+@pytest.mark.parametrize(
+    ("answered", "raised", "message"),
+    [
+        (error(507, "XMinioStorageFull"), StorageFull, "free some space"),
+        (
+            error(500, "InternalError", "an internal error: cause(no space left on device)"),
+            StorageFull,
+            "free some space",
+        ),
+        (error(503, "SlowDownWrite"), Unavailable, "so it is"),
+        (error(503, "XMinioServerNotInitialized"), Unavailable, "so it is"),
+        (error(400, "AuthorizationHeaderMalformed"), Unavailable, "region"),
+        (answer(502, b"bad gateway", "Content-Type: text/html"), Unavailable, "right port"),
+        (answer(500, b"", "Content-Type: application/xml"), Unavailable, "right port"),
+        (
+            answer(307, b"", "Location: http://127.0.0.1:1/elsewhere", "Content-Type: application/xml"),
+            Unavailable,
+            "right port",
+        ),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", Unavailable, "cannot be reached"),
+        (b"", Unavailable, "cannot be reached: Connection aborted"),
+        (
+            b"HTTP/1.1 200 -\r\nContent-Length: 10\r\nConnection: close\r\n\r\nshort",
+            Unavailable,
+            "cannot be reached: .*broken",
+        ),
+    ],
+)
+async def test_what_a_server_in_trouble_answers(answered: bytes, raised: type[FacestreamError], message: str) -> None:
+    with stand_in(
+        lambda method, path: answered if b"Content-Length" in answered else answered + b"Connection: close\r\n\r\n"
+    ) as port:
+        objects = at(port)
+        for call in (objects.put("a", b"data"), objects.get("a")):
+            with pytest.raises(raised, match=message):
+                await call
+        await objects.close()
+
+
+async def test_a_delete_that_failed_for_one_is_no_success() -> None:
+    failed = (
+        b"<DeleteResult><Error><Key>a</Key><Code>SlowDownWrite</Code><Message>too busy</Message></Error></DeleteResult>"
+    )
+    with stand_in(lambda method, path: answer(200, failed)) as port:
+        objects = at(port)
+        with pytest.raises(Unavailable, match="too busy"):
+            await objects.delete(["a", "b"])
+        await objects.close()
+
+
+async def test_a_put_into_a_level_that_is_just_being_emptied_is_repeated() -> None:
+    answers = [error(403, "AccessDenied"), error(403, "AccessDenied"), answer(200, b"", 'ETag: "x"')]
+    with stand_in(lambda method, path: answers.pop(0)) as port:
+        objects = at(port)
+        assert await objects.put("a", b"") is True
+        assert answers == []
+        await objects.close()
+
+
+async def test_a_put_whose_outcome_is_unknown_is_not_sent_again() -> None:
+    """With if_absent the second one would find the object of the first."""
+    seen: list[str] = []
+
+    def die(method: str, path: str) -> bytes:
+        seen.append(method)
+        return b"Connection: close"
+
+    with stand_in(die) as port:
+        objects = at(port)
+        with pytest.raises(Unavailable):
+            await objects.put("a", b"", if_absent=True)
+        assert seen == ["PUT"]
+        await objects.close()
+
+
+async def test_a_server_that_hangs_blocks_neither_the_loop_nor_its_callers_for_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objects_s3, "READ_S", 0.4)
+    monkeypatch.setattr(objects_s3, "TURN_S", 0.2)
+    monkeypatch.setattr(objects_s3, "THREADS", 2)
+    hanging = threading.Event()
+
+    def hang(method: str, path: str) -> bytes:
+        hanging.wait(60)
+        return b""
+
+    with stand_in(hang) as port:
+        objects = at(port)
+        started = time.monotonic()
+        calls = [asyncio.create_task(objects.get("a")) for _ in range(40)]
+        slowest = 0.0
+        while not all(call.done() for call in calls):
+            before = time.monotonic()
+            await asyncio.sleep(0)
+            slowest = max(slowest, time.monotonic() - before)
+        assert slowest < 0.3
+        assert time.monotonic() - started < 2  # 40 calls by two threads, one after the other, would be 8 s
+        failed = [str(call.exception()) for call in calls]
+        assert sum("no answer in time" in each for each in failed) == 2
+        assert sum("waited" in each for each in failed) == 38
+        assert all(isinstance(call.exception(), Unavailable) for call in calls)
+        hanging.set()
+        await objects.close()
+
+
+async def test_it_goes_on_when_the_server_is_back(unused_tcp_port: int) -> None:
+    stored = answer(200, b"", 'ETag: "x"')
+    objects = at(unused_tcp_port)
+    for _ in range(3):
+        with stand_in(lambda method, path: stored, port=unused_tcp_port):
+            await asyncio.gather(*(objects.put("a", b"") for _ in range(10)))
+        with pytest.raises(Unavailable):
+            await objects.put("a", b"")
+    await objects.close()
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    make = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "1",
+    ]
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*make, *names, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    return certificate, key
+
+
+async def test_tls(tls: tuple[Path, Path]) -> None:
+    with stand_in(lambda method, path: answer(200, b"data"), tls=tls) as port:
+        trusting, strict, plain = at(port, f"?tls=true&ca_file={tls[0]}"), at(port, "?tls=true"), at(port)
+        assert (await trusting.get("a")).data == b"data"
+        with pytest.raises(Unavailable, match="TLS: CERTIFICATE_VERIFY_FAILED"):
+            await strict.get("a")
+        with pytest.raises(Unavailable):
+            await plain.get("a")
+        for objects in (trusting, strict, plain):
+            await objects.close()
+
+
+def test_metadata_that_does_not_fit_is_refused() -> None:
+    noise = random.Random(1)
+    headers_of({"a": "".join(noise.choice("abcdefgh\0\1") for _ in range(2000))})
+    with pytest.raises(InvalidRequest, match="bytes as S3 carries it"):
+        headers_of({"a": "".join(chr(noise.randrange(128)) for _ in range(2040))})
+    assert headers_of({"directory": "acme", "received": "1.5"}) == {
+        "x-amz-meta-directory": "acme",
+        "x-amz-meta-received": "1.5",
+    }
+
+
+async def test_with_a_prefix_only_what_lies_below_it_is_of_the_store() -> None:
+    objects = S3Objects("s3://ann:a-secret@127.0.0.1:1/faces/in/side")
+    assert objects.key_of("faces", "in/side/incoming/acme/1.jpg") == "incoming/acme/1.jpg"
+    assert objects.key_of("faces", "incoming/acme/1.jpg") is None
+    assert objects.key_of("faces", f"in/side/originals/{ID}") == f"originals/{ID}"
+    assert objects.key_of("faces", "in/side/incoming/acme//1.jpg") is None
+    await objects.close()

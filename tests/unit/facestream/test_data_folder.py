@@ -1,0 +1,82 @@
+"""The lock on the data folder, also against other processes and their deaths."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facestream.runtime import data_folder
+from facestream.runtime.data_folder import LOCK, locked, serving
+from schemas.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[3]
+URL = "http://127.0.0.1:8080"
+HOLD = """
+import sys
+from pathlib import Path
+from facestream.runtime.data_folder import locked
+with locked(Path(sys.argv[1])) as announce:
+    announce(sys.argv[2])
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_folder, "PATIENCE_S", 0.1)
+
+
+def test_who_holds_the_lock_says_where_it_serves(tmp_path: Path) -> None:
+    assert serving(tmp_path) is None
+    with locked(tmp_path) as announce:
+        assert serving(tmp_path) == ""
+        announce("http://127.0.0.1:65535/a-longer-address")
+        announce(URL)
+        assert serving(tmp_path) == URL
+    assert serving(tmp_path) is None
+
+
+def test_the_folder_is_made(tmp_path: Path) -> None:
+    with locked(tmp_path / "a" / "b"):
+        assert (tmp_path / "a" / "b" / LOCK).is_file()
+
+
+def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    with locked(tmp_path) as announce:
+        announce(URL)
+        with pytest.raises(ConfigurationError, match=URL), locked(tmp_path):
+            pass
+        assert serving(tmp_path) == URL
+    with locked(tmp_path):
+        pass
+
+
+def test_a_failure_gives_the_lock_back(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+        _ = 1 / 0
+    assert serving(tmp_path) is None
+    with locked(tmp_path):
+        assert serving(tmp_path) == ""
+
+
+def test_a_folder_that_cannot_be_used_is_an_error_that_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigurationError, match="cannot be used"), locked(tmp_path / "file" / "data"):
+        pass
+
+
+def test_the_lock_of_another_process_ends_with_it_even_by_kill(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path), URL], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        assert serving(tmp_path) == URL
+        with pytest.raises(ConfigurationError, match=URL), locked(tmp_path):
+            pass
+        process.kill()
+    assert serving(tmp_path) is None
+    with locked(tmp_path):
+        assert serving(tmp_path) == ""

@@ -1,0 +1,503 @@
+"""`facestream dead-letters`, on a log with the worker that makes them."""
+
+import asyncio
+import io
+import json
+import re
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import structlog
+
+from backends.log import EventLog, NewRecord, Record, TopicPartition, open_log
+from backends.sqlite.log import SqliteLog
+from facestream.cli import main
+from facestream.commands.trace import way_of
+from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
+from schemas.ids import face_id_learned
+from schemas.records import Erasure, FacesEmbedded, ImageReceived, Models
+from sink.sink import Sink
+from stream.answers import dead_letter
+from stream.dead_letters import drop, open_letters, retry
+from stream.topics import DEAD_LETTERS, ERASURES, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
+from stream.worker import Worker
+from tests.topics import temporary_topics
+from tests.unit.stream.stages import Stage, answered, image, quick_and_quiet, running, send, statuses, until, values
+
+DAY_S = 86_400
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def rows(self) -> list[list[str]]:
+        return [line.split("\t") for line in self.out.splitlines()]
+
+
+Run = Callable[..., Awaitable[Done]]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with quick_and_quiet(monkeypatch):
+        yield
+    structlog.reset_defaults()  # `main` sends the logs to the stderr of the moment
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'log.db'}"
+
+
+@pytest.fixture
+async def log(url: str) -> AsyncIterator[EventLog]:
+    log = open_log(url)
+    await log.create_topics(TOPICS)
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+def run(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command as another process would, beside the log that the test has open."""
+
+    def command(arguments: Sequence[str]) -> int:
+        try:
+            return main(["dead-letters", *arguments, "--log", url, "--data", str(tmp_path / "data")])
+        except SystemExit as ended:
+            return int(ended.code or 0)
+
+    async def run(*arguments: str) -> Done:
+        capsys.readouterr()
+        code = await asyncio.to_thread(command, arguments)
+        return Done(code, *capsys.readouterr())
+
+    return run
+
+
+def learn(name: str, **members: Any) -> ImageReceived:
+    return image(name).model_copy(update={"purpose": "learn", "person": "ann"} | members)
+
+
+def letter(
+    event: ImageReceived | None,
+    *,
+    error: FacestreamError | None = None,
+    offset: int = 44,
+    at: int = 1_000,
+    key: str = "key",
+) -> NewRecord:
+    """A dead letter of a record that was appended at `at`, in ms."""
+    source = Record(IMAGES_RECEIVED, 3, offset, at, key, b"")
+    return dead_letter(source, event, error or ProcessingFailed("a defect"), 3)
+
+
+async def ids(log: EventLog) -> list[str]:
+    return [it.id for it in await open_letters(log)]
+
+
+async def received(log: SqliteLog) -> list[ImageReceived]:
+    return [ImageReceived.decode(record.value) for record in await values(log, IMAGES_RECEIVED)]
+
+
+# From the failure to the answer, in both settings.
+
+
+class Broken(Stage):
+    """Cannot do anything as long as `is_broken`."""
+
+    is_broken = True
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        if self.is_broken:
+            raise RuntimeError("a defect")
+        return await super().handle(records)
+
+
+@pytest.fixture(params=["sqlite", "kafka"])
+async def either_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'log.db'}"
+    else:
+        async with temporary_topics(request.getfixturevalue("services")) as kafka:
+            yield kafka
+
+
+class TestInBothSettings:
+    @pytest.fixture
+    def url(self, either_url: str) -> str:
+        return either_url
+
+    async def test_what_failed_is_listed_and_retried_until_it_is_answered(self, log: EventLog, run: Run) -> None:
+        stage = Broken()
+        broken = image("broken").image_id
+
+        async def of_broken() -> list[str]:
+            return [it.id for it in await open_letters(log) if it.record.key == broken]
+
+        assert await run("list") == (0, "", "there are no dead letters\n")
+        async with running(Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=16)):
+            await send(log, "broken", "other")
+            await until(lambda: _counts(open_letters(log), 2))
+            (original,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == broken]
+            (first,) = await of_broken()
+            (row,) = [row for row in (await run("list")).rows if row[0] == first]
+            place = f"{IMAGES_RECEIVED} {original.partition}/{original.offset}"
+            assert row[2:7] == ["processing_failed", "3", place, "recognize", "acme"]
+
+            assert (await run("retry", first))[:2] == (0, f"retried\t{first}\t{broken}\n")
+            await until(lambda: _differs(of_broken(), [[], [first]]))
+            (second,) = await of_broken()
+            shown = json.loads((await run("show", second, "--json")).out)
+            assert (shown["partition"], shown["event"]["received_at"]) == (original.partition, original.timestamp)
+            assert shown["offset"] > original.offset
+
+            stage.is_broken = False
+            everything = await run("retry", "--all")
+            assert (everything.code, len(everything.rows)) == (0, 2)
+            await until(lambda: _is(answered(log), statuses("broken", "other")))
+        assert await run("list") == (0, "", "there are no dead letters\n")
+        assert await run("retry", "--all") == (0, "", "there are no dead letters\n")
+        told = [step.text for step in await way_of(log, broken)]
+        since = datetime.fromtimestamp(original.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
+        assert sum(text.startswith(f"accepted to recognize again, as of {since}") for text in told) == 2
+        assert sum(text.startswith("dead letter after 3 attempts: processing_failed") for text in told) == 2
+        assert {f"dead letter {first} retried", f"dead letter {second} retried"} <= set(told)
+        assert len(told) == 10  # and the first "accepted", two answers 500 and one 200
+
+
+async def _counts(letters: Awaitable[Sequence[Any]], count: int) -> bool:
+    return len(await letters) == count
+
+
+async def _differs(value: Awaitable[Any], others: Sequence[Any]) -> bool:
+    return await value not in others
+
+
+async def _is(value: Awaitable[Any], wanted: Any) -> bool:
+    return bool(await value == wanted)
+
+
+# What is shown.
+
+
+async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, run: Run) -> None:
+    beta = image("b").model_copy(update={"directory": "bétä"})
+    for number, (event, error) in enumerate(
+        [
+            (image("a"), Unavailable("away")),
+            (beta, Unavailable("away")),
+            (None, ObjectMissing("gone")),
+            (learn("c"), None),
+        ]
+    ):
+        await log.append([letter(event, error=error, offset=number)])
+        await asyncio.sleep(0.002)  # each has a time of its own
+    everything = await run("list")
+    assert [(row[2], *row[4:7]) for row in everything.rows] == [
+        ("unavailable", f"{IMAGES_RECEIVED} 3/0", "recognize", "acme"),
+        ("unavailable", f"{IMAGES_RECEIVED} 3/1", "recognize", "bétä"),
+        ("object_missing", f"{IMAGES_RECEIVED} 3/2", "", ""),
+        ("processing_failed", f"{IMAGES_RECEIVED} 3/3", "learn", "acme"),
+    ]
+    assert (everything.code, everything.err) == (0, "4 dead letters\n")
+    of_code = await run("list", "--code", "unavailable")
+    assert (of_code.rows, of_code.err) == (everything.rows[:2], "2 dead letters with code 'unavailable'\n")
+    decomposed = await run("list", "--directory", "be\u0301ta\u0308")
+    assert (decomposed.rows, decomposed.err) == (everything.rows[1:2], "1 dead letter of directory 'bétä'\n")
+    nothing = await run("list", "--directory", "bétä", "--code", "x")
+    assert nothing == (0, "", "there are no dead letters with code 'x' of directory 'bétä'\n")
+    lines = [json.loads(line) for line in (await run("list", "--json")).out.splitlines()]
+    assert [(it["id"], it["code"], it["directory"], it["reason"]) for it in lines] == [
+        (row[0], row[2], row[6] or None, row[7]) for row in everything.rows
+    ]
+    assert (lines[0]["image_id"], lines[2]["image_id"]) == (image("a").image_id, "key")
+
+
+async def test_one_is_shown_with_its_event(log: EventLog, run: Run) -> None:
+    await log.append([letter(learn("photo"), at=7_000)])
+    (place,) = await ids(log)
+    event = learn("photo", received_at=7_000)
+    shown = await run("show", place)
+    assert (shown.code, shown.err) == (0, "")
+    told, _, as_json = shown.out.partition("event ")
+    assert ImageReceived.decode(as_json.encode()) == event
+    fields = dict(line.split(maxsplit=1) for line in told.splitlines())
+    assert fields["image_id"] == event.image_id
+    assert (fields["attempts"], fields["offset"], fields["reason"]) == ("3", "44", "a defect")
+    whole = json.loads((await run("show", place, "--json")).out)
+    assert ImageReceived.model_validate(whole["event"]) == event
+    assert whole["id"] == place
+
+
+async def test_a_record_of_somebody_else_does_not_steer_the_terminal(log: EventLog, run: Run) -> None:
+    hostile = ProcessingFailed("\x1b[2J\tred\n\x9b31m")
+    await log.append([letter(None, error=hostile, key="\x1b[31m\t\n")])
+    (place,) = await ids(log)
+    for arguments in [("list",), ("list", "--json"), ("show", place), ("show", place, "--json"), ("drop", place)]:
+        done = await run(*arguments)
+        assert done.code == 0
+        assert not {"\x1b", "\x9b"} & set(done.out + done.err)
+    assert len((await run("list")).rows) == 0
+
+
+@pytest.mark.parametrize(
+    ("width", "columns"),
+    [
+        (80, ["id", "when", "code", "directory", "reason"]),
+        (150, ["id", "when", "code", "attempts", "from", "purpose", "directory", "reason"]),
+    ],
+)
+async def test_on_a_terminal_it_is_a_table(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch, run: Run, width: int, columns: list[str]
+) -> None:
+    await log.append([letter(learn("photo"))])
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    head, row = re.sub(r"\x1b\[\d*m", "", (await run("list")).out).splitlines()
+    assert head.split() == columns
+    assert row.split()[0] == (await ids(log))[0]
+    assert (row.index("acme"), row.index("a defect")) == (head.index("directory"), head.index("reason"))
+
+
+# Which are meant.
+
+
+async def test_an_image_names_its_dead_letter_where_it_has_one(log: EventLog, run: Run) -> None:
+    await log.append([letter(image("a")), letter(image("b"), offset=1), letter(image("b"), offset=2)])
+    a, b = image("a").image_id, image("b").image_id
+    for text in a, a[:8]:
+        assert json.loads((await run("show", text, "--json")).out)["image_id"] == a
+    two = await run("show", b)
+    assert (two.code, two.out) == (2, "")
+    assert "may be any of 2 dead letters" in two.err
+    for text in ("", "99-0", str(uuid.uuid4())):
+        unknown = await run("drop", text)
+        assert (unknown.code, unknown.out) == (1, "")
+        assert f"there is no dead letter '{text}'" in unknown.err
+    assert (await run("retry", a[:8], "99-0")).code == 1
+    assert len(await ids(log)) == 3  # where one is unknown, nothing is done to the others
+
+
+@pytest.mark.parametrize("action", ["retry", "drop"])
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "say which"),
+        (("3-1", "--all"), "say which"),
+        (("3-1", "--code", "c"), "with --all"),
+        (("3-1", "--directory", "d"), "with --all"),
+        (("--all", "--directory", "\n"), "--directory: a name must not"),
+    ],
+)
+async def test_what_is_not_said_clearly_is_refused(
+    run: Run, action: str, arguments: tuple[str, ...], said: str
+) -> None:
+    done = await run(action, *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+
+
+async def test_without_the_topics_it_says_what_to_do(run: Run) -> None:
+    done = await run("list")
+    assert (done.code, done.out) == (1, "")
+    assert "`facestream init`" in done.err
+
+
+@pytest.mark.parametrize("action", [(), ("retry",), ("drop",)])
+async def test_help_teaches_with_examples(run: Run, action: tuple[str, ...]) -> None:
+    done = await run(*action, "--help")
+    assert done.code == 0
+    assert done.out.count("  facestream dead-letters ") >= 2
+
+
+# Retry.
+
+
+async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -> None:
+    other = image("other").model_copy(update={"directory": "b"})
+    events = [
+        letter(image("a"), offset=1),
+        letter(image("c"), offset=2, error=Unavailable("away")),
+        letter(other, offset=3),
+    ]
+    await log.append(events)
+    done = await run("retry", "--all", "--code", "processing_failed", "--directory", "acme")
+    assert (done.code, done.err) == (0, "1 retried, 0 dropped, 0 left\n")
+    (again,) = await received(log)
+    assert again == image("a").model_copy(update={"received_at": 1_000})
+    assert {it.content.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
+
+
+async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, run: Run) -> None:
+    await log.append([letter(None, offset=1), letter(image("good"), offset=2)])
+    bad = next(it.id for it in await open_letters(log) if it.event is None)
+    one = await run("retry", bad)
+    assert (one.code, one.out) == (1, "")
+    assert f"`facestream dead-letters drop {bad}`" in one.err
+    everything = await run("retry", "--all")
+    assert everything.code == 1
+    assert everything.err.endswith("1 retried, 0 dropped, 1 left\n")
+    assert await ids(log) == [bad]
+    assert len(await received(log)) == 1
+    assert await run("drop", bad) == (0, f"dropped\t{bad}\tkey\n", "")
+    assert await ids(log) == []
+
+
+LEARNED = learn("erased")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        erased_person("acme", "ann"),
+        erased_directory("acme"),
+        erased_image(LEARNED.image_id),
+        erased_face(face_id_learned(LEARNED.image_id)),
+    ],
+    ids=["person", "directory", "image", "face"],
+)
+async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
+    await log.append([letter(LEARNED, at=1_000, offset=1), letter(learn("other", directory="b"), offset=2)])
+    await log.append([NewRecord(ERASURES, key, Erasure(at=1_000, partition=0, offset=9).encode())])
+    done = await run("retry", "--all")
+    assert done.code == 1
+    assert ": erased: " in done.err
+    assert done.err.endswith("1 retried, 1 dropped, 0 left\n")
+    assert [it.filename for it in await received(log)] == ["other"]
+    assert await ids(log) == []
+
+
+async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
+    await log.append([letter(LEARNED, at=1_001)])
+    await log.append(
+        [NewRecord(ERASURES, erased_person("acme", "ann"), Erasure(at=1_000, partition=0, offset=9).encode())]
+    )
+    assert (await run("retry", "--all")).code == 0
+    assert [it.received_at for it in await received(log)] == [1_001]
+
+
+class CutOff(SqliteLog):
+    """A log that appends no dead letters any more: as if the process had ended there."""
+
+    is_cut_off = False
+
+    async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
+        if self.is_cut_off and records[0].topic == DEAD_LETTERS:
+            raise Unavailable("away")
+        return await super().append(records)
+
+
+async def test_a_retry_that_is_cut_off_loses_nothing(tmp_path: Path) -> None:
+    log = CutOff(tmp_path / "log.db")
+    await log.create_topics(TOPICS)
+    await log.append([letter(image("a"))])
+    log.is_cut_off = True
+    with pytest.raises(Unavailable):
+        await retry(log, await open_letters(log))
+    assert len(await received(log)) == len(await ids(log)) == 1
+    log.is_cut_off = False
+    await retry(log, await open_letters(log))
+    first, second = await received(log)
+    assert first == second
+    assert await ids(log) == []
+    await log.close()
+
+
+# Drop.
+
+
+class Keyboard(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "left"), [("y\n", 0, 0), ("YES\n", 0, 0), ("\n", 1, 2), ("n\n", 1, 2), ("", 1, 2)]
+)
+async def test_all_are_dropped_only_when_that_is_meant(
+    log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
+) -> None:
+    await log.append([letter(image("a"), offset=1), letter(image("b"), offset=2)])
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    done = await run("drop", "--all")
+    assert done.code == code
+    assert "2 dead letters?" in done.err
+    assert done.out.count("dropped") == 2 - left
+    assert len(await ids(log)) == left
+
+
+async def test_where_nobody_can_be_asked_yes_is_needed(
+    log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await log.append([letter(image("a"), offset=1), letter(image("b"), offset=2, error=Unavailable("away"))])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    refused = await run("drop", "--all")
+    assert (refused.code, refused.out) == (2, "")
+    assert "--yes" in refused.err
+    some = await run("drop", "--all", "--code", "unavailable", "--yes")
+    assert (some.code, some.err) == (0, "1 dropped\n")
+    assert len(await ids(log)) == 1
+
+
+# What the topic comes to.
+
+
+async def test_a_record_that_was_given_up_twice_is_one_dead_letter(log: EventLog) -> None:
+    """The process may end between the dead letter and its commit, and another gives the record up again."""
+    await log.append([letter(image("a"), offset=1), letter(image("a"), offset=1), letter(image("a"), offset=2)])
+    letters = await open_letters(log)
+    assert [it.content.offset for it in letters] == [1, 2]
+    await drop(log, letters[:1])
+    assert [it.content.offset for it in await open_letters(log)] == [2]
+
+
+async def test_a_word_on_a_letter_past_its_retention_is_of_no_other(tmp_path: Path) -> None:
+    now = time.time()
+    log = SqliteLog(tmp_path / "log.db", clock=lambda: now)
+    await log.create_topics(TOPICS)
+    await log.append([letter(image("a"), offset=1)])
+    letters = await open_letters(log)
+    now += 10 * DAY_S
+    await drop(log, letters)
+    await log.append([letter(image("a"), offset=2)])
+    now += 10 * DAY_S
+    await log.enforce_retention()
+    assert [it.content.offset for it in await open_letters(log)] == [2]
+    await log.close()
+
+
+async def test_what_is_no_dead_letter_is_passed_over(log: EventLog) -> None:
+    hostile = [None, b"", b"{}", b'{"closed": "retried"}', b'{"closed": "retried", "letter": 7}']
+    await log.append([NewRecord(DEAD_LETTERS, image("a").image_id, value) for value in hostile])
+    await log.append([letter(image("a"))])
+    assert len(await ids(log)) == 1
+
+
+# When it came.
+
+
+def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
+    value = FacesEmbedded(received=LEARNED, received_at=1_000, faces=[], models=Models(detector="d")).encode()
+    record = Record(FACES_EMBEDDED, 0, 0, 9_000, LEARNED.image_id, value)
+    event = Sink.received(Sink.__new__(Sink), record)  # it needs nothing of the sink
+    assert isinstance(event, ImageReceived)
+    made = dead_letter(record, event, ProcessingFailed("a defect"), 3)
+    assert json.loads(made.value or b"")["event"]["received_at"] == 1_000
+
+
+def test_a_dead_letter_of_what_another_producer_sent_came_no_later_than_its_record() -> None:
+    record = Record(IMAGES_RECEIVED, 0, 0, 9_000, LEARNED.image_id, b"")
+    for said, expected in ((None, 9_000), (10_000, 9_000), (1_000, 1_000)):
+        made = dead_letter(record, learn("a", received_at=said), ProcessingFailed("a defect"), 3)
+        assert json.loads(made.value or b"")["event"]["received_at"] == expected

@@ -1,0 +1,377 @@
+"""`facestream erase verify` on stores where something was left: it is found, in each store, and told from what is all
+right.
+"""
+
+import asyncio
+import contextlib
+import re
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import structlog
+
+from backends.log import Committed, EventLog, NewRecord, Record
+from backends.vectors import Face, FaceVector, StoredAnswer
+from facestream.cli import main
+from facestream.commands import erase
+from facestream.config import Settings
+from facestream.runtime.stores import Stores, create, open_stores
+from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.errors import ProcessingFailed
+from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
+from schemas.records import (
+    Answer,
+    Crop,
+    EraseRequested,
+    Erasure,
+    FaceLearned,
+    FacesDetected,
+    FacesEmbedded,
+    FacesReembedded,
+    ImageReceived,
+    Models,
+    ReembeddedFace,
+)
+from stream.answers import dead_letter
+from stream.erase.marks import Erasures, Mark
+from stream.erase.redaction import shown
+from stream.topics import (
+    DEAD_LETTERS,
+    ERASURES,
+    FACES_DETECTED,
+    FACES_EMBEDDED,
+    FACES_LEARNED,
+    IMAGES_RECEIVED,
+    IMAGES_RECEIVED_BULK,
+    RESULTS,
+)
+from weights.manifest import manifest
+
+GENERATION = manifest().default_generation
+HOUR_MS = 3_600_000
+NOW = int(time.time() * 1000)
+ERASED_AT = NOW + HOUR_MS  # what is appended by a test came before that
+OFFSET = 100
+IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
+FACE_ID = face_id_learned(IMAGE_ID)
+KEYS = {
+    "person": erased_person("acme", "obama"),
+    "directory": erased_directory("acme"),
+    "image": erased_image(IMAGE_ID),
+    "face": erased_face(FACE_ID),
+}
+
+Plant = Callable[[Stores], Awaitable[None]]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "data"
+    structlog.reset_defaults()
+
+
+@asynccontextmanager
+async def opened(data: Path) -> AsyncIterator[Stores]:
+    async with open_stores(Settings(data=data)) as stores:
+        await create(stores)
+        yield stores
+
+
+async def erased(stores: Stores, what: str = "person", at: int = ERASED_AT) -> None:
+    value = Erasure(at=at, partition=0, offset=OFFSET).encode()
+    await stores.log.append([NewRecord(ERASURES, KEYS[what], value)])
+
+
+async def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
+    """The exit code, and what it says by store and topic."""
+    code = await asyncio.to_thread(main, ["erase", "verify", "--data", str(data)])
+    lines = capsys.readouterr().out.splitlines()
+    return code, dict(line.split(": ", 1) for line in lines if ": " in line) | {"all": "\n".join(lines)}
+
+
+def received(image_id: str = IMAGE_ID, **members: Any) -> ImageReceived:
+    named = {"purpose": "learn", "directory": "acme", "person": "obama"} | members
+    return ImageReceived(image_id=image_id, media_type="image/png", sha256="0" * 64, **named)
+
+
+def named(purpose: Any, offset: int = OFFSET - 1) -> Answer:
+    person = {"id": "obama", "face_id": FACE_ID}
+    body = {"persons": [person | {"candidates": [person], "similarity": 0.9}]}
+    return Answer(image_id=IMAGE_ID, purpose=purpose, directory="acme", status=200, body=body, offset=offset)
+
+
+async def put_vector(stores: Stores, timestamp: int = NOW) -> None:
+    face = Face("obama", FACE_ID, IMAGE_ID, "source", timestamp)
+    await stores.vectors.put_faces([FaceVector("acme", GENERATION, face, np.ones(128, np.float32))])
+
+
+async def put_answer(stores: Stores, answer: Answer) -> None:
+    await stores.vectors.put_answers([StoredAnswer(IMAGE_ID, answer.encode().decode(), time.time() + 60)])
+
+
+async def put_object(stores: Stores, key: str, **metadata: str) -> None:
+    described = {"directory": "acme", "person": "obama", "image_id": IMAGE_ID, "received": str(NOW / 1000)} | metadata
+    await stores.objects.put(key, b"picture", described)
+
+
+LEFT: dict[str, tuple[str, Plant]] = {
+    "a vector": ("vectors", put_vector),
+    "the answer to a portrait": ("answers", lambda stores: put_answer(stores, named("learn"))),
+    "the answer to a photo": ("answers", lambda stores: put_answer(stores, named("recognize"))),
+    "a crop": ("objects", lambda stores: put_object(stores, crop_key(FACE_ID))),
+}
+
+
+async def test_where_nothing_was_ever_erased_nothing_is_left(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(data) as stores:
+        for _, plant in LEFT.values():
+            await plant(stores)
+        await stores.log.append([NewRecord(RESULTS, IMAGE_ID, named("recognize").encode())])
+    code, said = await verified(data, capsys)
+    assert code == 0
+    assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
+    assert {"vectors", "answers", "objects", FACES_EMBEDDED, RESULTS, DEAD_LETTERS} <= said.keys()
+
+
+@pytest.mark.parametrize("what", ["person", "directory"])
+@pytest.mark.parametrize("planted", LEFT)
+async def test_what_is_left_in_a_store_is_found(
+    data: Path, capsys: pytest.CaptureFixture[str], planted: str, what: str
+) -> None:
+    store, plant = LEFT[planted]
+    async with opened(data) as stores:
+        await erased(stores, what)
+        await plant(stores)
+    code, said = await verified(data, capsys)
+    assert code == 1
+    assert {it for it in ("vectors", "answers", "objects") if said[it] != "nothing left"} == {store}
+    assert said[store].startswith("1 left: ")
+    assert "obama" not in said["all"]
+
+
+@pytest.mark.parametrize("what", ["image", "face"])
+async def test_what_is_left_of_an_erased_image_or_face_is_found(
+    data: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    async with opened(data) as stores:
+        await erased(stores, what)
+        for _, plant in LEFT.values():
+            await plant(stores)
+    code, said = await verified(data, capsys)
+    assert code == 1
+    assert all(said[it].startswith("1 left: ") for it in ("vectors", "answers", "objects"))
+
+
+async def test_who_was_learned_again_is_not_left_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(data) as stores:
+        await erased(stores, at=NOW - HOUR_MS)
+        await put_vector(stores)
+        await put_answer(stores, named("learn", offset=OFFSET + 1))
+        for key in (crop_key(FACE_ID), original_key(IMAGE_ID, "learn")):
+            await put_object(stores, key)
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+    code, said = await verified(data, capsys)
+    assert code == 0
+    assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
+
+
+@pytest.mark.parametrize("what", KEYS)
+async def test_what_is_left_of_an_answer_is_not_left_over(
+    data: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    async with opened(data) as stores:
+        await erased(stores, what)
+        erasures = Erasures(stores.log)
+        erasures.add(KEYS[what], Mark(ERASED_AT, OFFSET))
+        for number, purpose in enumerate(("learn", "recognize")):
+            left = shown(named(purpose), erasures)
+            await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
+    assert (await verified(data, capsys))[0] == 0
+
+
+@pytest.mark.parametrize("prefix", ["learn", "recognize"])
+async def test_a_picture_whose_event_came_after_the_erasure_is_not_left_over(
+    data: Path, capsys: pytest.CaptureFixture[str], prefix: str
+) -> None:
+    """It was put first, and announced when the directory had just been erased."""
+    async with opened(data) as stores:
+        await erased(stores, "directory", at=NOW - 1)
+        await put_object(stores, original_key(IMAGE_ID, prefix), received=str(NOW / 1000 - 1))
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+    assert (await verified(data, capsys))[0] == 0
+
+
+@pytest.mark.parametrize(("age_s", "deleted"), [(600, False), (1_200, True)])
+async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apart(
+    data: Path, capsys: pytest.CaptureFixture[str], age_s: float, deleted: bool
+) -> None:
+    key = original_key(IMAGE_ID, "learn")
+    async with opened(data) as stores:
+        await erased(stores)
+        await put_object(stores, key, received=str(time.time() - age_s))
+    code, said = await verified(data, capsys)
+    assert code == 0
+    assert said["objects"] == "nothing left"
+    assert ("1 pictures of uploads that were never acknowledged" in said["all"]) == deleted
+    assert ("1 pictures whose upload may be under way" in said["all"]) == (not deleted)
+    async with opened(data) as stores:
+        assert (await stores.objects.metadata(key) is None) == deleted
+
+
+async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(data) as stores:
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await _pass(stores, "processors", IMAGES_RECEIVED)
+        await erased(stores)
+        await put_object(stores, original_key(IMAGE_ID, "learn"), received=str(NOW / 1000 - 1_200))
+        await put_object(stores, sheet_key(IMAGE_ID), received=str(NOW / 1000 - 1_200))
+    code, said = await verified(data, capsys)
+    assert (code, said["objects"].split(":")[0]) == (1, "2 left")
+
+
+async def test_what_is_under_way_is_waited_for(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A portrait that nobody has looked at yet: whoever handles its record drops it."""
+    waits, handled = threading.Event(), erase._handled
+
+    async def waiting(log: EventLog) -> None:
+        waits.set()
+        await handled(log)
+
+    monkeypatch.setattr(erase, "_handled", waiting)
+    monkeypatch.setattr(erase, "STUCK_S", 30.0)
+    async with opened(data) as stores:
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await erased(stores)
+        await put_object(stores, original_key(IMAGE_ID, "learn"))
+        verifying = asyncio.create_task(verified(data, capsys))
+        assert await asyncio.to_thread(waits.wait, 30)
+        await stores.objects.delete([original_key(IMAGE_ID, "learn")])
+        await _pass(stores, "processors", IMAGES_RECEIVED)
+        code, said = await verifying
+    assert (code, said["objects"]) == (0, "nothing left")
+
+
+async def test_what_nobody_handles_is_not_waited_for_for_long(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(erase, "STUCK_S", 0.5)
+    async with opened(data) as stores:
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await erased(stores)
+        await put_object(stores, original_key(IMAGE_ID, "learn"))
+    code, said = await verified(data, capsys)
+    assert (code, said["objects"].split(":")[0]) == (1, "1 left")
+
+
+async def _pass(stores: Stores, group: str, topic: str) -> None:
+    """Commits all that is in the topic."""
+    consumer = await stores.log.consumer(group, [topic], member="test")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while not consumer.assignment:
+                await consumer.poll(1, 0.1)
+    ends = await stores.log.end_offsets(topic)
+    await consumer.commit({at: Committed(ends[at.partition]) for at in consumer.assignment})
+    await consumer.close()
+
+
+def letter() -> NewRecord:
+    return dead_letter(Record(IMAGES_RECEIVED, 0, 0, NOW, IMAGE_ID, b""), received(), ProcessingFailed("x"), 3)
+
+
+def learned() -> FaceLearned:
+    crop = Crop(object_key=crop_key(FACE_ID), landmarks=[(1.0, 1.0)] * 5)
+    return FaceLearned(
+        directory="acme",
+        person="obama",
+        face_id=FACE_ID,
+        image_id=IMAGE_ID,
+        source="source",
+        crop=crop,
+        detector="centerface",
+        learned_at=NOW,
+        generations=[],
+    )
+
+
+MODELS = Models(detector="centerface")
+REEMBEDDED = ReembeddedFace(person="obama", face_id=FACE_ID, image_id=IMAGE_ID, source="s", learned_at=NOW, vector="")
+TELLING: dict[
+    str, tuple[NewRecord, float]
+] = {  # a record that tells of who was erased, and for how many days it is kept
+    "an upload": (NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode()), 7),
+    "one of the second lane": (NewRecord(IMAGES_RECEIVED_BULK, IMAGE_ID, received().encode()), 7),
+    "a detected face": (
+        NewRecord(
+            FACES_DETECTED,
+            IMAGE_ID,
+            FacesDetected(received=received(), received_at=NOW, faces=[], models=MODELS).encode(),
+        ),
+        7,
+    ),
+    "an embedded face": (
+        NewRecord(
+            FACES_EMBEDDED,
+            IMAGE_ID,
+            FacesEmbedded(received=received(), received_at=NOW, faces=[], models=MODELS).encode(),
+        ),
+        7,
+    ),
+    "one of a replay": (
+        NewRecord(
+            FACES_EMBEDDED, IMAGE_ID, FacesReembedded(directory="acme", generation="x", faces=[REEMBEDDED]).encode()
+        ),
+        7,
+    ),
+    "the command": (
+        NewRecord(
+            FACES_EMBEDDED, IMAGE_ID, EraseRequested(image_id=IMAGE_ID, directory="acme", person="obama").encode()
+        ),
+        7,
+    ),
+    "the changelog": (NewRecord(FACES_LEARNED, IMAGE_ID, learned().encode()), 1 / 24),
+    "an answer": (NewRecord(RESULTS, IMAGE_ID, named("recognize").encode()), 1),
+    "a dead letter": (letter(), 14),
+}
+
+
+@pytest.mark.parametrize("what", TELLING)
+async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
+    data: Path, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    record, days = TELLING[what]
+    async with opened(data) as stores:
+        await erased(stores)
+        await stores.log.append([record])
+        if record.topic == FACES_LEARNED:  # it was erased in time
+            await stores.log.append([NewRecord(FACES_LEARNED, IMAGE_ID, None)])
+    code, said = await verified(data, capsys)
+    assert code == 0
+    others = {name: it for name, it in said.items() if name not in ("all", record.topic)}
+    assert set(others.values()) == {"nothing left"}
+    count, until = re.fullmatch(r"(\d+) records, gone by (.*) UTC", said[record.topic]).groups()  # type: ignore[union-attr]
+    goes = time.mktime(time.strptime(until, "%Y-%m-%d %H:%M")) - time.timezone
+    assert count == "1"
+    assert goes == pytest.approx(time.time() + days * 86_400, abs=120)
+
+
+async def test_a_late_record_of_the_changelog_is_taken_back(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with opened(data) as stores:
+        await erased(stores)
+        await stores.log.append([NewRecord(FACES_LEARNED, IMAGE_ID, learned().encode(), "acme")])
+        await put_object(stores, crop_key(FACE_ID))
+    code, said = await verified(data, capsys)
+    assert code == 0
+    assert "1 faces of a process that woke late were taken back" in said["all"]
+    assert "taken back" not in (await verified(data, capsys))[1]["all"]

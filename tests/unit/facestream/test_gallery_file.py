@@ -1,0 +1,105 @@
+"""The file of an exported directory: what is written is read, and what somebody else made is refused with a reason."""
+
+import io
+import json
+import stat
+import tarfile
+import uuid
+from pathlib import Path
+
+import pytest
+
+from facestream.admin.gallery_file import (
+    ExportedFace,
+    FaceWithPictures,
+    GalleryHead,
+    GalleryWriter,
+    read_faces,
+    read_head,
+)
+from schemas.errors import InvalidRequest
+
+HEAD = GalleryHead(directory="acmé", generations=["one"], faces=2)
+
+
+def face(number: int, original: bytes | None = b"picture") -> FaceWithPictures:
+    exported = ExportedFace(
+        person="Å\U0001f499",
+        face_id=str(uuid.UUID(int=number)),
+        image_id=str(uuid.UUID(int=100 + number)),
+        source="s",
+        detector="d",
+        landmarks=[(1.5, 2.0)] * 5,
+        vectors={"one": "AACAPw=="},
+    )
+    return FaceWithPictures(face=exported, crop=b"crop%d" % number, original=original)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    faces = [face(1), face(2, None), face(3, b"")]
+    with GalleryWriter(path, HEAD) as file:
+        for it in faces:
+            file.add(it)
+    assert read_head(path) == HEAD
+    assert list(read_faces(path)) == faces
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(b"before")
+    with pytest.raises(RuntimeError), GalleryWriter(path, HEAD):
+        raise RuntimeError
+    assert path.read_bytes() == b"before"
+    assert [it.name for it in tmp_path.iterdir()] == ["a.tar"]
+
+
+def tar_of(path: Path, *members: tuple[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+GOOD_HEAD = ("gallery.json", HEAD.model_dump_json().encode())
+GOOD_FACE = face(1).face.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([], "empty"),
+        ([("../../etc/passwd", b"x")], "does not belong"),
+        ([GOOD_HEAD, GOOD_HEAD], "does not belong"),
+        ([("gallery.json", b"{}")], "not a GalleryHead"),
+        ([GOOD_HEAD, (f"faces/{uuid.UUID(int=1)}.json", json.dumps(GOOD_FACE).encode())], "crop"),
+        ([GOOD_HEAD, ("crops/x.jpg", b""), ("faces/x.json", b"not json")], "not a ExportedFace"),
+        ([GOOD_HEAD, ("faces/x.json", b" " * 1_000_001)], "does not belong"),
+    ],
+)
+def test_what_is_no_export_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
+    path = tar_of(tmp_path / "a.tar", *members)
+    with pytest.raises(InvalidRequest, match=reason):
+        all_of(path)
+
+
+def all_of(path: Path) -> list[FaceWithPictures]:
+    read_head(path)
+    return list(read_faces(path))
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with GalleryWriter(path, HEAD) as file:
+        file.add(face(1, b"x" * 5_000))
+    path.write_bytes(path.read_bytes()[:3_000])
+    with pytest.raises(InvalidRequest, match="cut off"):
+        list(read_faces(path))
+    path.write_bytes(b"no tar at all" * 100)
+    with pytest.raises(InvalidRequest, match="no export"):
+        read_head(path)
+    with pytest.raises(InvalidRequest, match="cannot be read"):
+        read_head(tmp_path / "missing.tar")

@@ -1,0 +1,164 @@
+"""What is swept now and then, on real stores: only what is past its time."""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog.testing
+
+from backends.files.objects import FileObjects
+from backends.log import NewRecord, Record, TopicSpec
+from backends.sqlite.log import SqliteLog
+from backends.sqlite.vectors import SqliteVectors
+from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
+from facestream.runtime import housekeeping
+from facestream.runtime.housekeeping import DAY_S, Housekeeping
+from facestream.runtime.state import State
+from schemas.errors import Unavailable
+from schemas.ids import crop_key, face_id_learned, original_key
+from stream import listing
+from stream.erase.marks import Erasures
+from stream.generations import Generations, active_record, generation_record
+from stream.topics import TOPICS
+from weights.manifest import manifest
+
+
+class Stores:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = SqliteLog(folder / "log.db")
+        self.objects = FileObjects(folder / "objects")
+        self.vectors = SqliteVectors(folder / "vectors.db")
+        self.state = State(
+            Generations(self.log, manifest().generation(manifest().default_generation)), Erasures(self.log)
+        )
+
+    def housekeeping(self, keep_probes: float) -> Housekeeping:
+        return Housekeeping(self.log, self.objects, self.vectors, self.state, keep_probes)
+
+    async def put(self, key: str, *, age_days: float, **metadata: str) -> None:
+        before = set(await asyncio.to_thread(self._files))
+        await self.objects.put(key, b"picture", metadata)
+        (new,) = set(await asyncio.to_thread(self._files)) - before
+        then = time.time() - age_days * DAY_S
+        os.utime(new, (then, then))
+
+    def _files(self) -> list[Path]:
+        return [it for it in (self.folder / "objects").rglob("*") if it.is_file()]
+
+    async def keys(self) -> set[str]:
+        return {it.key async for it in self.objects.list()}
+
+
+@pytest.fixture
+async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
+    made = Stores(tmp_path)
+    await made.log.create_topics([TopicSpec("events", 1, retention_s=0.05), TopicSpec("kept", 1), *TOPICS])
+    yield made
+    await made.log.close()
+    await made.objects.close()
+    await made.vectors.close()
+
+
+@pytest.mark.parametrize(("keep_probes", "kept"), [(7, {1.5, 6.9}), (2, {1.5}), (0.5, set()), (0, set())])
+async def test_pictures_of_probes_go_after_their_time_those_of_learned_people_never(
+    stores: Stores, keep_probes: float, kept: set[float]
+) -> None:
+    for age in (1.5, 6.9, 7.1, 30):
+        for prefix in ("probes", "originals", "crops"):
+            await stores.put(f"{prefix}/{age}", age_days=age)
+    await stores.housekeeping(keep_probes).once()
+    learned = {f"{prefix}/{age}" for prefix in ("originals", "crops") for age in (1.5, 6.9, 7.1, 30)}
+    assert await stores.keys() == learned | {f"probes/{age}" for age in kept}
+
+
+async def test_a_picture_that_waits_for_its_answer_is_not_swept_even_if_none_are_kept(stores: Stores) -> None:
+    await stores.put("probes/waits", age_days=0.9)
+    await stores.put("probes/left over", age_days=1.1)
+    await stores.housekeeping(0).once()
+    assert await stores.keys() == {"probes/waits"}
+
+
+async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listing, "DELETED_AT_ONCE", 3)
+    for number in range(10):
+        await stores.put(f"probes/{number}", age_days=8 if number != 4 else 1)
+    await stores.housekeeping(7).once()
+    assert await stores.keys() == {"probes/4"}
+
+
+async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: Stores) -> None:
+    """Who has a face in any generation that is in use was learned, be it in the one that is active by force or not."""
+    old, active = (
+        stores.state.generations.active,
+        manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),
+    )
+    for made in (generation_record(active), active_record(active.name)):
+        stores.state.generations.take(Record(made.topic, 0, 0, 0, made.key, made.value))
+    kept = set()
+    for name, age_days, generation in (
+        ("undecided", 14.0, None),
+        ("given up", 16.0, None),
+        ("looked at before", 23.0, None),
+        ("learned", 16.0, active.name),
+        ("learned before", 16.0, old.name),
+    ):
+        image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+        face_id = face_id_learned(image_id)
+        keys = {original_key(image_id, "learn"), crop_key(face_id)}
+        for key in keys:
+            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)
+        if generation is not None:
+            face = Face("obama", face_id, image_id, f"source of {name}", 1_000)
+            await stores.vectors.put_faces([FaceVector("acme", generation, face, np.ones(128, np.float32))])
+        if name != "given up":
+            kept |= keys
+    await stores.housekeeping(7).once()
+    assert await stores.keys() == kept
+
+
+async def test_an_expired_answer_is_known_for_a_week(stores: Stores) -> None:
+    now = time.time()
+    ages = {"fresh": -60.0, "expired": 60.0, "nearly a week": EXPIRED_KEPT_S - 60, "a week": EXPIRED_KEPT_S + 60}
+    await stores.vectors.put_answers([StoredAnswer(name, "{}", now - age) for name, age in ages.items()])
+    await stores.housekeeping(7).once()
+    assert [name for name in ages if await stores.vectors.answer(name)] == ["fresh", "expired", "nearly a week"]
+
+
+async def test_the_log_keeps_its_retention(stores: Stores) -> None:
+    await stores.log.append([NewRecord("events", "a", b""), NewRecord("kept", "a", b"")])
+    await asyncio.sleep(0.1)  # the retention of `events`
+    await stores.housekeeping(7).once()
+    for topic, left in (("events", 0), ("kept", 1)):
+        reader = await stores.log.reader(topic, at="start")
+        assert len(await reader.poll(10, 0)) == left
+        await reader.close()
+
+
+async def test_a_store_that_is_away_is_tried_again(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "EVERY_S", 0.01)
+    await stores.put("probes/old", age_days=8)
+    sweep, failures = stores.vectors.sweep_answers, 2
+
+    async def away(expired_before: float) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise Unavailable("away")
+        await sweep(expired_before)
+
+    monkeypatch.setattr(stores.vectors, "sweep_answers", away)
+    with structlog.testing.capture_logs() as logs:
+        task = asyncio.create_task(stores.housekeeping(7).run())
+        deadline = time.monotonic() + 10
+        while await stores.keys():
+            assert time.monotonic() < deadline, "never swept"
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+    assert [it["code"] for it in logs if it["log_level"] == "warning"] == ["unavailable"] * 2

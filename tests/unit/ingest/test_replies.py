@@ -1,0 +1,204 @@
+"""Requests that wait are woken by the answers in their replica's partition of `results`."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import structlog.testing
+
+from backends.log import NewRecord, Reader, Record, TopicSpec
+from backends.sqlite.log import SqliteLog
+from ingest import replies as replies_module
+from ingest.replies import Replies
+from schemas.errors import InvalidRequest, Unavailable
+from schemas.records import Answer
+from stream.topics import RESULTS
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
+    log = SqliteLog(tmp_path / "log.db")
+    await log.create_topics([TopicSpec(RESULTS, 8)])
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+async def replies(log: SqliteLog) -> AsyncIterator[Replies]:
+    replies = Replies(log)
+    await replies.start()
+    task = asyncio.create_task(replies.run())
+    yield replies
+    task.cancel()
+    await asyncio.wait([task])
+    await replies.close()
+
+
+def image_id(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+async def answer(log: SqliteLog, name: str, reply_to: str | None, status: int = 200) -> None:
+    value = Answer(image_id=image_id(name), purpose="detect", status=status, body={"name": name})
+    await log.append([NewRecord(RESULTS, image_id(name), value.encode(), reply_to)])
+
+
+async def test_each_request_gets_the_answer_of_its_own_image(log: SqliteLog, replies: Replies) -> None:
+    names = [f"{number}" for number in range(50)]
+    waiting = {name: replies.expect(image_id(name)) for name in names}
+    assert replies.in_flight == 50
+    await asyncio.gather(*(answer(log, name, replies.reply_to) for name in reversed(names)))
+    async with asyncio.timeout(10):
+        for name, future in waiting.items():
+            assert (await future).body == {"name": name}
+    assert replies.in_flight == 0
+
+
+async def test_what_was_answered_is_remembered_until_the_store_has_it(
+    log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to)
+    async with asyncio.timeout(10):
+        given = await first
+        assert replies.recent(image_id("a")) == given
+        monkeypatch.setattr(replies_module, "RECENT_S", 0.0)
+        second = replies.expect(image_id("b"))
+        await answer(log, "b", replies.reply_to)
+        given = await second
+        assert replies.recent(image_id("b")) == given
+    assert replies.recent(image_id("a")) is None
+
+
+async def test_all_who_wait_for_an_image_get_its_first_answer(log: SqliteLog, replies: Replies) -> None:
+    futures = [replies.expect(image_id("a")) for _ in range(3)]
+    await answer(log, "a", replies.reply_to, status=200)
+    await answer(log, "a", replies.reply_to, status=422)
+    async with asyncio.timeout(10):
+        assert [it.status for it in await asyncio.gather(*futures)] == [200, 200, 200]
+
+
+async def test_an_answer_that_comes_before_anybody_reads_is_not_missed(log: SqliteLog) -> None:
+    replies = Replies(log)
+    await replies.start()
+    future = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to)
+    task = asyncio.create_task(replies.run())
+    async with asyncio.timeout(10):
+        assert (await future).status == 200
+    task.cancel()
+    await asyncio.wait([task])
+    await replies.close()
+
+
+async def test_an_answer_from_before_the_start_is_nobodys(log: SqliteLog) -> None:
+    replies = Replies(log)
+    await answer(log, "a", replies.reply_to, status=422)
+    await replies.start()
+    future = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to, status=200)
+    task = asyncio.create_task(replies.run())
+    async with asyncio.timeout(10):
+        assert (await future).status == 200
+    task.cancel()
+    await asyncio.wait([task])
+    await replies.close()
+
+
+async def test_answers_that_nobody_waits_for_are_passed_over(log: SqliteLog, replies: Replies) -> None:
+    await log.append([NewRecord(RESULTS, "somebody else's", b"not even an answer", replies.reply_to)])
+    await answer(log, "given up", replies.reply_to)
+    future = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to)
+    async with asyncio.timeout(10):
+        assert (await future).status == 200
+
+
+async def test_who_gave_up_is_forgotten_and_nobody_else(log: SqliteLog, replies: Replies) -> None:
+    impatient, patient = replies.expect(image_id("a")), replies.expect(image_id("a"))
+    replies.forget(image_id("a"), impatient)
+    replies.forget(image_id("a"), impatient)  # a second time changes nothing
+    replies.forget(image_id("unknown"), impatient)
+    assert replies.in_flight == 1
+    await answer(log, "a", replies.reply_to)
+    async with asyncio.timeout(10):
+        assert (await patient).status == 200
+    assert not impatient.done()
+    replies.forget(image_id("a"), patient)
+    assert replies.in_flight == 0
+
+
+async def test_a_request_that_was_cancelled_does_not_hold_the_others(log: SqliteLog, replies: Replies) -> None:
+    cancelled, waiting = replies.expect(image_id("a")), replies.expect(image_id("a"))
+    cancelled.cancel()
+    await answer(log, "a", replies.reply_to)
+    async with asyncio.timeout(10):
+        assert (await waiting).status == 200
+
+
+async def test_two_replicas_have_addresses_of_their_own(log: SqliteLog) -> None:
+    assert Replies(log).reply_to != Replies(log).reply_to
+
+
+async def test_a_log_without_its_topics_says_so_at_the_start(tmp_path: Path) -> None:
+    log = SqliteLog(tmp_path / "empty.db")
+    with pytest.raises(InvalidRequest, match=RESULTS):
+        await Replies(log).start()
+    await log.close()
+
+
+class AwayReader(Reader):
+    """A reader whose first polls fail."""
+
+    def __init__(self, inner: Reader) -> None:
+        self.inner, self.failures = inner, 3
+
+    async def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        if self.failures:
+            self.failures -= 1
+            raise Unavailable("away")
+        return await self.inner.poll(max_records, timeout_s)
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+
+async def test_a_log_that_is_away_for_a_while_costs_no_answer(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies_module, "LOG_AWAY_S", 0.01)
+    replies = Replies(log)
+    await replies.start()
+    assert replies._reader is not None
+    replies._reader = AwayReader(replies._reader)
+    future = replies.expect(image_id("a"))
+    await answer(log, "a", replies.reply_to)
+    with structlog.testing.capture_logs():
+        task = asyncio.create_task(replies.run())
+        async with asyncio.timeout(10):
+            assert (await future).status == 200
+    task.cancel()
+    await asyncio.wait([task])
+    await replies.close()
+
+
+class Clock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+async def test_retry_after_follows_the_pace_of_the_answers(
+    log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert replies.seconds_until_free() == 1  # nothing is known yet
+    monkeypatch.setattr(replies_module, "time", Clock(20))
+    replies._answered_at.extend([0, 5, 10, 15])  # one in five seconds
+    waiting = [replies.expect(image_id(f"{number}")) for number in range(8)]
+    assert len(waiting) == replies.in_flight
+    assert replies.seconds_until_free() == 20  # half of the eight are done by then
+    for number in range(8, 1_000):
+        replies.expect(image_id(f"{number}"))
+    assert replies.seconds_until_free() == 60

@@ -1,0 +1,51 @@
+"""What `facestream redetect` makes: the active generation with another detector, under a name of its own."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from backends.sqlite.log import SqliteLog
+from facestream.commands.redetect import _wanted
+from schemas.errors import ConfigurationError
+from stream.generations import Generations, active_record, generation_record
+from weights.manifest import manifest
+
+ACTIVE = manifest().generation(manifest().default_generation)
+OTHER = "centerface-mirror"
+
+
+@pytest.fixture
+async def generations(log: SqliteLog) -> AsyncIterator[Generations]:
+    generations = Generations(log, ACTIVE)
+    await generations.start()
+    yield generations
+    await generations.close()
+
+
+async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, generations: Generations) -> None:
+    wanted = _wanted(generations, OTHER, None)
+    assert (wanted.name, wanted.detector, wanted.state) == (f"{ACTIVE.name}.{OTHER}", OTHER, "added")
+    same = ("embedder", "mirror", "template", "dimension", "onnx", "threshold", "calibration")
+    assert [getattr(wanted, it) for it in same] == [getattr(ACTIVE, it) for it in same]
+    assert _wanted(generations, OTHER, "mine").name == "mine"
+    await log.append([generation_record(wanted.model_copy(update={"state": "candidate"}))])
+    await generations.refresh()
+    assert _wanted(generations, OTHER, None).name == wanted.name  # it goes on
+    await log.append([active_record(wanted.name)])
+    await generations.refresh()
+    with pytest.raises(ConfigurationError, match="already"):
+        _wanted(generations, OTHER, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dlib-resnet29", "another generation"),
+        (ACTIVE.name, "another generation"),
+        ("Mine", "no name"),
+        ("a" * 65, "no name"),
+    ],
+)
+async def test_a_name_that_is_taken_or_none_is_refused(generations: Generations, name: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        _wanted(generations, OTHER, name)

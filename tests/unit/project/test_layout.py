@@ -1,0 +1,39 @@
+"""Which module may load what, as the design's layout has it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules that a fresh interpreter has after importing one."""
+    script = f"import sys, {module}; print('\\n'.join(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+@pytest.mark.parametrize("module", ["ingest.app", "sink.sink", "sink.answers", "stream.worker", "facestream.cli"])
+def test_these_never_load_torch(module: str) -> None:
+    loaded = loaded_by(module)
+    assert module in loaded
+    assert not {"torch", "torchvision", "processors.inference"} & loaded
+
+
+def test_what_runs_networks_does_load_torch() -> None:
+    """The other test would pass as well if it could not see torch at all."""
+    assert "torch" in loaded_by("processors.inference")
+
+
+@pytest.mark.parametrize("module", ["backends.log", "backends.objects", "backends.vectors"])
+def test_a_port_loads_no_adapter(module: str) -> None:
+    assert not {it for it in loaded_by(module) if it.startswith("backends.") and it != module}
+
+
+def test_imports_point_one_way() -> None:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

@@ -1,0 +1,50 @@
+"""Names of people and directories."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.names import LONGEST_NAME, normalised
+
+
+@pytest.mark.parametrize(
+    "name", ["obama", "Ångström", "名前", "a b", " x ", "../..", "a/b", "😀" * 200, "%00", "'; DROP TABLE faces", "؀"]
+)
+def test_any_unicode_is_a_name(name: str) -> None:
+    assert normalised(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "\u3000", "a\x00", "a\nb", "\x7f", "\x85", "\ud800", "a\udcffb", "x" * 201], ids=ascii
+)
+def test_what_is_no_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="a name"):
+        normalised(name)
+
+
+def test_both_ways_to_write_a_letter_are_one_name() -> None:
+    assert normalised("A\u030a") == normalised("\u212b") == "\u00c5"
+
+
+def test_the_length_is_that_of_the_normal_form() -> None:
+    assert len(normalised("e\u0301" * LONGEST_NAME)) == LONGEST_NAME
+    with pytest.raises(ValueError, match="201"):
+        normalised("e\u0301" * (LONGEST_NAME + 1))
+    grows = "\u0344" * 150  # one character that is two in the normal form
+    assert len(unicodedata.normalize("NFC", grows)) == 300
+    with pytest.raises(ValueError, match="300"):
+        normalised(grows)
+
+
+@given(st.text(max_size=210))
+def test_a_name_is_its_own_normal_form(text: str) -> None:
+    try:
+        name = normalised(text)
+    except ValueError:
+        return
+    assert normalised(name) == name
+    assert unicodedata.is_normalized("NFC", name)
+    assert 1 <= len(name) <= LONGEST_NAME
+    name.encode()

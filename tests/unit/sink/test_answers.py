@@ -1,0 +1,261 @@
+"""The stage that keeps answers, on real stores."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backends.files.objects import FileObjects
+from backends.log import Record
+from backends.sqlite.vectors import SqliteVectors
+from facestream.runtime.state import State
+from schemas.erased import erased_person
+from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
+from schemas.ids import sheet_key
+from schemas.records import Answer, EraseRequested, ImageReceived, Models, Options, problem
+from sink.answers import Answers
+from stream.answers import ANSWER_KEPT_S, answer, dead_letter, envelope, error_answer
+from stream.erase.marks import Mark
+from stream.topics import DEAD_LETTERS, RESULTS
+
+
+@pytest.fixture
+async def vectors(tmp_path: Path) -> AsyncIterator[SqliteVectors]:
+    store = SqliteVectors(tmp_path / "vectors.db")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
+    store = FileObjects(tmp_path / "objects")
+    yield store
+    await store.close()
+
+
+def received(name: str, purpose: Any = "recognize", **members: Any) -> ImageReceived:
+    return ImageReceived(
+        image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+        purpose=purpose,
+        directory="acme",
+        person="Ann" if purpose == "learn" else None,
+        media_type="image/png",
+        sha256="0" * 64,
+        filename=f"{name}.png",
+        **members,
+    )
+
+
+def record(value: bytes | None, *, age_s: float = 0) -> Record:
+    return Record(RESULTS, 0, 0, int((time.time() - age_s) * 1000), "key", value)
+
+
+def good(name: str, purpose: Any = "recognize", *, body: dict[str, Any] | None = None, age_s: float = 0) -> Record:
+    return record(answer(received(name, purpose), 200, body or {"status": "OK"}).value, age_s=age_s)
+
+
+def missing(name: str) -> Record:
+    return record(error_answer(received(name), ObjectMissing("there is no object")).value)
+
+
+async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
+    found = await vectors.answer(received(name).image_id)
+    return None if found is None else Answer.decode(found.value.encode())
+
+
+async def test_an_answer_is_kept_for_a_day_from_its_append_time(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    body = {"status": "OK", "persons": [{"id": "Å\U0001f499"}]}
+    given = good("photo", body=body, age_s=100)
+    assert await stage.handle([given]) == []
+    found = await vectors.answer(received("photo").image_id)
+    assert found is not None
+    assert Answer.decode(found.value.encode()).body == body
+    assert found.expires_at == pytest.approx(given.timestamp / 1000 + 86_400)
+
+
+async def test_a_later_answer_takes_the_place_of_an_earlier_one(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([good("photo", body={"n": 1}), good("photo", body={"n": 2}), good("other", body={"n": 3})])
+    await stage.handle([good("other", body={"n": 4})])
+    bodies = [it.body for name in ("photo", "other") if (it := await stored(vectors, name)) is not None]
+    assert bodies == [{"n": 2}, {"n": 4}]
+
+
+async def test_an_answer_past_its_day_is_not_stored_again(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    """After a long stop the stage reads old records: what is over stays over."""
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([good("old", age_s=ANSWER_KEPT_S + 1), good("fresh", age_s=ANSWER_KEPT_S - 60)])
+    assert await stored(vectors, "old") is None
+    assert await stored(vectors, "fresh") is not None
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_a_missing_picture_never_takes_the_place_of_an_answer(
+    vectors: SqliteVectors, objects: FileObjects, state: State, together: bool
+) -> None:
+    stage = Answers(vectors, objects, state.erasures, keep_probes=False)
+    records = [good("photo"), missing("photo")]
+    for batch in [records] if together else [[it] for it in records]:
+        await stage.handle(batch)
+    found = await stored(vectors, "photo")
+    assert found is not None
+    assert found.status == 200
+
+
+async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([missing("photo")])
+    found = await stored(vectors, "photo")
+    assert found is not None
+    assert (found.status, found.body["code"]) == (422, "object_missing")
+    await stage.handle([good("photo")])
+    found = await stored(vectors, "photo")
+    assert found is not None
+    assert found.status == 200
+
+
+@pytest.mark.parametrize("keep", [True, False])
+async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
+    vectors: SqliteVectors, objects: FileObjects, state: State, keep: bool
+) -> None:
+    photo, detected, portrait, waiting = (
+        received(name, purpose).object_key
+        for name, purpose in (
+            ("photo", "recognize"),
+            ("detected", "detect"),
+            ("portrait", "learn"),
+            ("waiting", "recognize"),
+        )
+    )
+    for key in (photo, detected, portrait, waiting):
+        await objects.put(key, b"picture")
+    stage = Answers(vectors, objects, state.erasures, keep_probes=keep)
+    await stage.handle([good("photo"), good("detected", "detect"), good("portrait", "learn")])
+    left = {it.key async for it in objects.list()}
+    assert left == {portrait, waiting} | ({photo, detected} if keep else set())
+
+
+async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    private, other = received("private", options=Options(store=False)), received("other")
+    for it in (private, other):
+        for key in (it.object_key, sheet_key(it.image_id)):
+            await objects.put(key, b"picture")
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([record(answer(it, 200, {"status": "OK"}).value) for it in (private, other)])
+    assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"), [(NoFace("x"), False), (ProcessingFailed("x"), True), (Unavailable("x"), True)]
+)
+async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_stays(
+    vectors: SqliteVectors, objects: FileObjects, state: State, error: FacestreamError, kept: bool
+) -> None:
+    portrait = received("portrait", "learn")
+    await objects.put(portrait.object_key, b"picture")
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([record(error_answer(portrait, error).value)])
+    assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
+
+
+async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    await stage.handle([record(answer(command, 200, {"person": "obama"}).value)])
+    assert await stored(vectors, "command") is None
+
+
+async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    face = {"id": "obama", "face_id": received("face").image_id, "similarity": 0.99, "probability": 0.99}
+    body = {"persons": [face | {"candidates": [face]}]}
+    state.erasures.add(erased_person("acme", "obama"), Mark(at=1, offset=10))
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    before, after = (answer(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11)))
+    await stage.handle([record(it.value) for it in (before, after)])
+    kept = {name: await vectors.answer(received(name).image_id) for name in ("before", "after")}
+    assert {name: "obama" in (it.value if it else "") for name, it in kept.items()} == {"before": False, "after": True}
+
+
+async def test_a_picture_stays_while_its_answer_cannot_be_stored(
+    vectors: SqliteVectors, objects: FileObjects, state: State
+) -> None:
+    key = received("photo").object_key
+    await objects.put(key, b"picture")
+    stage = Answers(vectors, objects, state.erasures, keep_probes=False)
+    await vectors.close()
+    with pytest.raises(Unavailable):
+        await stage.handle([good("photo")])
+    assert (await objects.get(key)).data == b"picture"
+    with pytest.raises(Unavailable):
+        await stage.probe()
+
+
+async def test_what_is_no_answer_is_unreadable(vectors: SqliteVectors, objects: FileObjects, state: State) -> None:
+    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    for value in (None, b"", b"{}", b"\xff"):
+        with pytest.raises(UnreadableRecord):
+            await stage.handle([record(value)])
+    with pytest.raises(UnreadableRecord):
+        stage.received(good("photo"))
+
+
+# The records themselves.
+
+
+def test_an_answer_carries_what_a_repeated_request_needs() -> None:
+    image = received("photo", request_digest="d" * 64, reply_to="ingest-7")
+    made = answer(image, 200, {"status": "OK"}, 44)
+    assert (made.topic, made.key, made.partition_key) == (RESULTS, image.image_id, "ingest-7")
+    value = Answer.decode(made.value)
+    assert (value.request_digest, value.purpose, value.directory, value.offset) == ("d" * 64, "recognize", "acme", 44)
+
+
+def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
+    error = ObjectMissing("there is no object", faces=[{"box": [1, 2, 3, 4]}])
+    value = Answer.decode(error_answer(received("photo"), error).value)
+    assert value.status == 422
+    assert value.body == problem(error) | {"image_id": received("photo").image_id}
+    assert value.body["faces"] == [{"box": [1, 2, 3, 4]}]
+    assert value.body["title"] == "object missing"
+
+
+def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
+    source = Record("images.received", 3, 44, 0, "a key", b"")
+    known = dead_letter(source, received("photo"), ObjectMissing("gone"), 3)
+    unknown = dead_letter(source, None, ObjectMissing("gone"), 1)
+    assert {known.topic, unknown.topic} == {DEAD_LETTERS}
+    assert (known.key, unknown.key) == (received("photo").image_id, "a key")
+
+
+def test_the_envelope_says_where_the_picture_is_and_which_models_took_part() -> None:
+    image = received("photo")
+    body = envelope(image, [], Models(detector="centerface"))
+    assert body == {
+        "status": "OK",
+        "image_id": image.image_id,
+        "url": f"/files/{image.image_id}.png",
+        "filename": "photo.png",
+        "directory": "acme",
+        "persons": [],
+        "models": {"detector": "centerface"},
+    }
+    other = envelope(image, [], Models(detector="centerface"), image_id="kept", ignored=[])
+    assert (other["image_id"], other["url"], other["ignored"]) == ("kept", "/files/kept.png", [])

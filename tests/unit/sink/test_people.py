@@ -1,0 +1,124 @@
+"""The best people out of the similarities to all faces, against a look at every single one."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import sink.match.people
+from sink.match.people import BELOW_ALL, FOLDS, Floats, Indices, Match, People
+
+CLOSE = 1e-5
+
+
+def padded(similarities: Floats) -> Floats:
+    rows, probes = similarities.shape
+    filled = np.full((-(-rows // FOLDS) * FOLDS, probes), BELOW_ALL, np.float32)
+    filled[:rows] = similarities
+    return filled
+
+
+def scores(similarities: Floats, person_of: NDArray[np.int32]) -> list[float]:
+    """Of one probe to each person."""
+    faces = [similarities[person_of == person].astype(float) for person in range(person_of.max() + 1)]
+    return [float((it.max() + it.mean()) / 2) for it in faces]
+
+
+def require_right(found: list[Match], similarities: Floats, person_of: NDArray[np.int32], top: int) -> None:
+    """Equally similar people may stand in any order."""
+    every = scores(similarities, person_of)
+    assert [it.similarity for it in found] == pytest.approx(sorted(every, reverse=True)[:top], abs=CLOSE)
+    assert len({it.person for it in found}) == len(found)
+    for it in found:
+        assert it.similarity == pytest.approx(every[it.person], abs=CLOSE)
+        assert person_of[it.row] == it.person
+        assert similarities[it.row] == similarities[person_of == it.person].max()
+
+
+def some_people(random: np.random.Generator, people: int, most: int, *, mixed: bool) -> NDArray[np.int32]:
+    """Whose each row is: the rows of a person lie together, or anywhere."""
+    person_of = np.repeat(np.arange(people, dtype=np.int32), random.integers(1, most + 1, people))
+    return random.permutation(person_of) if mixed else person_of
+
+
+@given(
+    people=st.integers(1, 60),
+    most=st.sampled_from([1, 2, 9]),
+    probes=st.integers(1, 5),
+    top=st.integers(1, 10),
+    levels=st.sampled_from([3, 1_000]),
+    mixed=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=200, deadline=None)
+def test_few_people(people: int, most: int, probes: int, top: int, levels: int, mixed: bool, seed: int) -> None:
+    """`levels`: different similarities, few of them for people who are equally similar."""
+    random = np.random.default_rng(seed)
+    person_of = some_people(random, people, most, mixed=mixed)
+    similarities = (random.integers(-levels, levels + 1, (len(person_of), probes)) / levels).astype(np.float32)
+    found = People(person_of, people).best(padded(similarities), top)
+    for probe in range(probes):
+        require_right(found[probe], similarities[:, probe], person_of, top)
+
+
+@pytest.mark.parametrize("mixed", [False, True], ids=["in order", "mixed"])
+@pytest.mark.parametrize(("people", "most"), [(9_000, 1), (2_000, 9), (30, 900), (3, 9_000)])
+def test_many_faces(people: int, most: int, mixed: bool) -> None:
+    random = np.random.default_rng(people)
+    person_of = some_people(random, people, most, mixed=mixed)
+    own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
+    similarities = np.clip(own + random.normal(0, 0.1, own.shape), -1, 1).astype(np.float32)
+    for top in (1, 5, 10):
+        found = People(person_of, people).best(padded(similarities), top)
+        for probe in range(7):
+            require_right(found[probe], similarities[:, probe], person_of, top)
+
+
+def test_one_person_is_nearest_with_thousands_of_faces() -> None:
+    """So the best faces of most parts of the gallery are all hers, and say little about the others."""
+    random = np.random.default_rng(1)
+    person_of = np.zeros(20_000, np.int32)
+    person_of[::500] = np.arange(40)
+    similarities = random.uniform(-1, 0.5, (20_000, 2)).astype(np.float32)
+    similarities[person_of == 0] += 0.5
+    found = People(person_of, 40).best(padded(similarities), 5)
+    for probe in range(2):
+        require_right(found[probe], similarities[:, probe], person_of, 5)
+
+
+def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(2)
+    person_of = some_people(random, 700, 5, mixed=True)
+    similarities = padded(random.uniform(-1, 1, (len(person_of), 9)).astype(np.float32))
+    people = People(person_of, 700)
+    together = people.best(similarities, 5)
+    probes: list[int] = []
+    limits = People._limits
+
+    def counting(self: People, folds: Floats, highest: Floats, top: int) -> Floats:
+        probes.append(highest.shape[1])
+        return limits(self, folds, highest, top)
+
+    monkeypatch.setattr(People, "_limits", counting)
+    monkeypatch.setattr(sink.match.people, "MOST_CANDIDATES", 1)
+    assert people.best(similarities, 5) == together
+    assert probes.count(1) == 9
+
+
+def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20,000 people the similarities of a few hundred are put together: that is what it is for."""
+    random = np.random.default_rng(3)
+    person_of = np.repeat(np.arange(20_000, dtype=np.int32), 5)
+    own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
+    similarities = padded((own + random.normal(0, 0.03, own.shape)).astype(np.float32))
+    looked_at: list[int] = []
+    scored = People._scores
+
+    def counting(self: People, each: Floats, begins: Indices, people: Indices) -> tuple[Floats, Floats]:
+        looked_at.append(len(people))
+        return scored(self, each, begins, people)
+
+    monkeypatch.setattr(People, "_scores", counting)
+    People(person_of, 20_000).best(similarities, 5)
+    assert 0 < sum(looked_at) < 4 * 500

@@ -1,0 +1,456 @@
+"""The sink's stage on a real store: learn, recognize, repeat, fail."""
+
+import base64
+import json
+import threading
+import uuid
+from collections.abc import AsyncIterator, Container, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backends.files.objects import FileObjects
+from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
+from backends.sqlite.log import SqliteLog
+from backends.sqlite.vectors import SqliteVectors
+from backends.vectors import FaceBlock, FaceVector
+from facestream.runtime.state import State
+from schemas.errors import Unavailable, UnreadableRecord
+from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.records import (
+    Answer,
+    Crop,
+    EmbeddedFace,
+    EraseRequested,
+    FaceLearned,
+    FacesEmbedded,
+    ImageReceived,
+    Models,
+    Options,
+    decode_embedded,
+    encoded_vector,
+)
+from sink.match.matching import matched
+from sink.sink import Sink
+from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
+from weights.manifest import manifest
+
+Floats = NDArray[np.float32]
+GENERATION = manifest().default_generation
+MODELS = Models(detector="centerface", embedder="dlib-resnet29", generation=GENERATION)
+DIMENSION = 128
+LANDMARKS = [(1.0, 1.0)] * 5
+
+
+def vector(seed: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
+
+
+def image_id(name: object) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
+
+
+def original_of(name: str) -> str:
+    return original_key(image_id(name), "learn")
+
+
+def crop_of(name: str) -> str:
+    return crop_key(face_id_learned(image_id(name)))
+
+
+class Stream:
+    """Makes records of `faces.embedded`, with offsets as the log would give them."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, int] = {}
+
+    def record(self, event: FacesEmbedded | bytes, directory: str = "acme") -> Record:
+        partition = partition_of(directory, PARTITIONS)
+        offset = self.ends.get(partition, 0)
+        self.ends[partition] = offset + 1
+        value = event if isinstance(event, bytes) else event.encode()
+        return Record(FACES_EMBEDDED, partition, offset, 1_000 + offset, "key", value)
+
+    def learn(self, name: str, person: str, seed: int, *, source: str | None = None, directory: str = "acme") -> Record:
+        face = embedded(face_id_learned(image_id(name)), seed, crop=crop_of(name), source=source or f"source of {name}")
+        return self.record(event(name, "learn", [face], person=person, directory=directory), directory)
+
+    def recognize(self, name: str, *seeds: int, directory: str = "acme", **options: Any) -> Record:
+        faces = [embedded(image_id(f"{name} {i}"), seed) for i, seed in enumerate(seeds)]
+        return self.record(event(name, "recognize", faces, directory=directory, options=Options(**options)), directory)
+
+
+def embedded(face_id: str, seed: int, *, crop: str | None = None, source: str | None = None) -> EmbeddedFace:
+    return EmbeddedFace(
+        face_id=face_id,
+        box=[1, 2, 51, 62],
+        landmarks=LANDMARKS,
+        score=0.99,
+        detection_score=0.8,
+        vectors={GENERATION: encoded_vector(vector(seed))},
+        crop=Crop(object_key=crop, landmarks=LANDMARKS) if crop else None,
+        source=source,
+    )
+
+
+def event(
+    name: str, purpose: Any, faces: list[EmbeddedFace], *, models: Models = MODELS, **members: Any
+) -> FacesEmbedded:
+    received = ImageReceived(
+        image_id=image_id(name),
+        purpose=purpose,
+        media_type="image/jpeg",
+        sha256="0" * 64,
+        filename=f"{name}.jpg",
+        reply_to="ingest-1",
+        **members,
+    )
+    return FacesEmbedded(received=received, received_at=500, faces=faces, models=models)
+
+
+class AwayVectors(SqliteVectors):
+    """A store whose writes, or reads of galleries, fail as long as they are told to."""
+
+    writes_fail = False
+    galleries_read = 0
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.listed: list[bool] = []  # of each face that was put: whether its directory was said to be listed
+
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
+        if self.writes_fail:
+            raise Unavailable("away")
+        self.listed += [(it.directory, it.generation) in listed for it in faces]
+        await super().put_faces(faces, listed=listed)
+
+    async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
+        self.galleries_read += 1
+        async for block in super().read_gallery(directory, generation):
+            yield block
+
+
+@pytest.fixture
+async def vectors(tmp_path: Path) -> AsyncIterator[AwayVectors]:
+    store = AwayVectors(tmp_path / "vectors.db")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
+    store = FileObjects(tmp_path / "objects")
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+def sink(log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State) -> Sink:
+    return Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1 << 30)
+
+
+@pytest.fixture
+def stream() -> Stream:
+    return Stream()
+
+
+def answers(outputs: list[NewRecord]) -> dict[str, Answer]:
+    found = [Answer.decode(it.value) for it in outputs if it.topic == RESULTS]
+    assert len({it.image_id for it in found}) == len(found)
+    return {it.image_id: it for it in found}
+
+
+def names(outputs: list[NewRecord], name: str) -> list[str | None]:
+    return [it["id"] for it in answers(outputs)[image_id(name)].body["persons"]]
+
+
+async def people(vectors: SqliteVectors, directory: str = "acme") -> dict[str, int]:
+    return {it.person: it.faces for it in await vectors.persons(directory, GENERATION)}
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_what_was_learned_is_recognized(sink: Sink, vectors: AwayVectors, stream: Stream, together: bool) -> None:
+    records = [
+        stream.learn("portrait", "obama", 1),
+        stream.learn("second", "biden", 2),
+        stream.recognize("photo", 2, 3, 1),
+    ]
+    batches = [records] if together else [[it] for it in records]
+    outputs = [it for batch in batches for it in await sink.handle(batch)]
+    assert names(outputs, "photo") == ["biden", None, "obama"]
+    assert await people(vectors) == {"biden": 1, "obama": 1}
+    learned = answers(outputs)[image_id("portrait")]
+    assert learned.status == 201
+    (person,) = learned.body["persons"]
+    assert person == {
+        "id": "obama",
+        "box": [1, 2, 51, 62],
+        "score": 0.99,
+        "detection_score": 0.8,
+        "face_id": face_id_learned(image_id("portrait")),
+    }
+    assert learned.body["url"] == f"/files/{image_id('portrait')}.jpg"
+    assert (learned.body["filename"], learned.body["directory"]) == ("portrait.jpg", "acme")
+    assert learned.body["models"] == {"detector": "centerface", "embedder": "dlib-resnet29", "generation": GENERATION}
+
+
+async def test_a_probe_sees_a_learn_that_comes_after_it_in_the_batch(sink: Sink, stream: Stream) -> None:
+    """None of them has been acknowledged: learns may come first, all at once (rule 3)."""
+    outputs = await sink.handle([stream.recognize("photo", 1), stream.learn("portrait", "obama", 1)])
+    assert names(outputs, "photo") == ["obama"]
+
+
+async def test_a_learn_into_a_loaded_gallery_counts_at_once(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+    assert names(await sink.handle([stream.recognize("before", 1)]), "before") == [None]
+    await sink.handle([stream.learn("portrait", "obama", 1)])
+    assert names(await sink.handle([stream.recognize("after", 1)]), "after") == ["obama"]
+    assert vectors.galleries_read == 1
+
+
+async def test_a_directory_is_listed_with_its_first_face_and_again_after_an_erase(
+    sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
+    await sink.handle([stream.learn("first", "obama", 1)])
+    await sink.handle([stream.learn("second", "biden", 2)])
+    await sink.handle([stream.learn("of another", "obama", 1, directory="other")])
+    assert vectors.listed == [False, True, False]
+    command = EraseRequested(image_id=image_id("erase"), directory="acme", reply_to="ingest-1")
+    await sink.handle([stream.record(command.encode())])
+    later = decode_embedded(stream.learn("third", "biden", 3).value).model_copy(update={"received_at": 5_000})
+    await sink.handle([stream.record(later.encode())])
+    assert vectors.listed[3:] == [False]
+
+
+@pytest.mark.parametrize(("learned", "faces", "at_once"), [(256, 8, True), (257, 1, False), (1, 9, False)])
+async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
+    sink: Sink, stream: Stream, monkeypatch: pytest.MonkeyPatch, learned: int, faces: int, at_once: bool
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noting(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return matched(*arguments)
+
+    monkeypatch.setattr("sink.sink.matched", noting)
+    await sink.handle([stream.learn(f"portrait {i}", f"person {i}", i) for i in range(learned)])
+    assert len(names(await sink.handle([stream.recognize("photo", *range(faces))]), "photo")) == faces
+    assert [it is threading.current_thread() for it in threads] == [at_once]
+
+
+async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:
+    await sink.handle([stream.learn("portrait", "obama", 1, directory="acme")])
+    outputs = await sink.handle([stream.recognize("photo", 1, directory="other")])
+    (person,) = answers(outputs)[image_id("photo")].body["persons"]
+    assert (person["id"], person["reason"]) == (None, "empty-directory")
+
+
+async def test_the_changelog_of_a_learn_has_neither_pixels_nor_vectors(sink: Sink, stream: Stream) -> None:
+    outputs = await sink.handle([stream.learn("portrait", "obama", 1)])
+    (record,) = [it for it in outputs if it.topic == FACES_LEARNED]
+    assert (record.key, record.partition_key) == (image_id("portrait"), "acme")
+    learned = FaceLearned.decode(record.value)
+    assert (learned.person, learned.face_id) == ("obama", face_id_learned(image_id("portrait")))
+    assert (learned.learned_at, learned.generations) == (1_000, [GENERATION])
+    assert learned.crop == Crop(object_key=crop_of("portrait"), landmarks=LANDMARKS)
+    assert encoded_vector(vector(1)).encode() not in (record.value or b"")
+
+
+async def test_the_answer_goes_to_the_replica_that_waits(sink: Sink, stream: Stream) -> None:
+    outputs = await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
+    results = [it for it in outputs if it.topic == RESULTS]
+    assert [(it.key, it.partition_key) for it in results] == [
+        (image_id(it), "ingest-1") for it in ("portrait", "photo")
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_a_repeated_record_has_one_effect(
+    sink: Sink, vectors: AwayVectors, objects: FileObjects, stream: Stream, together: bool
+) -> None:
+    await objects.put(original_of("portrait"), b"original")
+    await objects.put(crop_of("portrait"), b"crop")
+    record = stream.learn("portrait", "obama", 1)
+    if together:
+        outputs = await sink.handle([record, record])
+    else:
+        outputs = await sink.handle([record]) + await sink.handle([record])
+    found = [Answer.decode(it.value) for it in outputs if it.topic == RESULTS]
+    assert [it.status for it in found] == [201, 201]
+    assert found[0].body == found[1].body
+    assert await people(vectors) == {"obama": 1}
+    photo = answers(await sink.handle([stream.recognize("photo", 1)]))[image_id("photo")]
+    assert len(photo.body["persons"][0]["candidates"]) == 1
+    assert (await objects.get(original_of("portrait"))).data == b"original"
+    assert (await objects.get(crop_of("portrait"))).data == b"crop"
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_the_same_picture_of_the_same_person_is_kept_once(
+    sink: Sink, vectors: AwayVectors, objects: FileObjects, stream: Stream, together: bool
+) -> None:
+    for key in (original_of("first"), crop_of("first"), original_of("second"), crop_of("second")):
+        await objects.put(key, key.encode())
+    first = stream.learn("first", "obama", 1, source="same picture")
+    second = stream.learn("second", "obama", 1, source="same picture")
+    outputs = [
+        it for batch in ([[first, second]] if together else [[first], [second]]) for it in await sink.handle(batch)
+    ]
+    assert (answers(outputs)[image_id("first")].status, answers(outputs)[image_id("second")].status) == (201, 200)
+    body = answers(outputs)[image_id("second")].body
+    assert body["image_id"] == image_id("first")
+    assert body["persons"][0]["face_id"] == face_id_learned(image_id("first"))
+    assert body["url"] == f"/files/{image_id('first')}.jpg"
+    assert await people(vectors) == {"obama": 1}
+    assert len([it for it in outputs if it.topic == FACES_LEARNED]) == 1
+    assert {it.key async for it in objects.list()} == {original_of("first"), crop_of("first")}
+
+
+async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_of_its_own(
+    sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
+    records = [
+        stream.learn("first", "obama", 1, source="same picture"),
+        stream.learn("second", "biden", 1, source="same picture"),
+        stream.learn("third", "obama", 1, source="other picture"),
+    ]
+    outputs = await sink.handle(records)
+    assert [it.status for it in answers(outputs).values()] == [201, 201, 201]
+    assert await people(vectors) == {"obama": 2, "biden": 1}
+
+
+def broken() -> dict[str, FacesEmbedded | bytes]:
+    """A learn or a recognize that another producer got wrong, each in its own way."""
+    face = embedded(image_id("face"), 1, crop="crops/x", source="source")
+    number = vector(1)
+
+    def with_vector(text: str) -> FacesEmbedded:
+        return event("bad", "recognize", [face.model_copy(update={"vectors": {GENERATION: text}})], directory="acme")
+
+    def with_models(**members: Any) -> FacesEmbedded:
+        return event("bad", "recognize", [face], directory="acme", models=MODELS.model_copy(update=members))
+
+    def without(member: str) -> bytes:
+        good = json.loads(event("bad", "learn", [face], directory="acme", person="x").encode())
+        del good["received"][member]
+        return json.dumps(good).encode()
+
+    infinite = number.copy()
+    infinite[3] = np.inf
+    return {
+        "no base64": with_vector("abc"),
+        "not whole numbers": with_vector(base64.b64encode(b"12345").decode()),
+        "too short": with_vector(encoded_vector(number[:127])),
+        "empty": with_vector(""),
+        "nan": with_vector(encoded_vector(np.full(DIMENSION, np.nan, np.float32))),
+        "infinite": with_vector(encoded_vector(infinite)),
+        "zero": with_vector(encoded_vector(np.zeros(DIMENSION, np.float32))),
+        "too long to be squared": with_vector(encoded_vector(np.full(DIMENSION, 1e30, np.float32))),
+        "another generation's": event(
+            "bad",
+            "recognize",
+            [face.model_copy(update={"vectors": {"other": encoded_vector(number)}})],
+            directory="acme",
+        ),
+        "unknown generation": with_models(generation="arcface"),
+        "no generation": with_models(generation=None),
+        "no directory": without("directory"),
+        "detect": event("bad", "detect", [face], directory="acme"),
+        "learn without person": without("person"),
+        "learn without face": event("bad", "learn", [], directory="acme", person="x"),
+        "learn with two faces": event("bad", "learn", [face, face], directory="acme", person="x"),
+        "learn without crop": event(
+            "bad", "learn", [face.model_copy(update={"crop": None})], directory="acme", person="x"
+        ),
+        "learn without source": event(
+            "bad", "learn", [face.model_copy(update={"source": None})], directory="acme", person="x"
+        ),
+        "learn without vector": event(
+            "bad", "learn", [face.model_copy(update={"vectors": {}})], directory="acme", person="x"
+        ),
+    }
+
+
+@pytest.mark.parametrize("bad", [pytest.param(it, id=name) for name, it in broken().items()])
+async def test_what_another_producer_got_wrong_is_an_unreadable_record(
+    sink: Sink, vectors: AwayVectors, stream: Stream, bad: FacesEmbedded | bytes
+) -> None:
+    with pytest.raises(UnreadableRecord):
+        await sink.handle([stream.learn("good", "obama", 1), stream.record(bad)])
+    assert await people(vectors) == {}  # checked before anything is written
+
+
+async def test_a_record_that_is_no_event_is_unreadable(sink: Sink, stream: Stream) -> None:
+    for value in (b"", b"{}", b"\xff", b"null"):
+        with pytest.raises(UnreadableRecord):
+            await sink.handle([stream.record(value)])
+        with pytest.raises(UnreadableRecord):
+            sink.received(stream.record(value))
+
+
+async def test_a_store_that_is_away_changes_nothing_in_memory(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+    await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
+    vectors.writes_fail = True
+    record = stream.learn("second", "biden", 2)
+    with pytest.raises(Unavailable):
+        await sink.handle([record])
+    assert names(await sink.handle([stream.recognize("meanwhile", 2)]), "meanwhile") == [None]
+    vectors.writes_fail = False
+    assert answers(await sink.handle([record]))[image_id("second")].status == 201
+    assert names(await sink.handle([stream.recognize("later", 2)]), "later") == ["biden"]
+    assert await people(vectors) == {"obama": 1, "biden": 1}
+
+
+@pytest.mark.parametrize(("committed", "kept"), [(2, True), (1, False), (3, False)])
+async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
+    sink: Sink, vectors: AwayVectors, stream: Stream, committed: int, kept: bool
+) -> None:
+    at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
+    await sink.assigned({at: Committed(0)})
+    await sink.handle([stream.learn("portrait", "obama", 1)])
+    await sink.handle([stream.recognize("photo", 1)])
+    assert vectors.galleries_read == 1
+    await sink.assigned({at: Committed(committed)})
+    assert names(await sink.handle([stream.recognize("again", 1)]), "again") == ["obama"]
+    assert vectors.galleries_read == (1 if kept else 2)
+
+
+async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+    at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
+    other = TopicPartition(FACES_EMBEDDED, (at.partition + 1) % PARTITIONS)
+    await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
+    await sink.assigned({other: Committed(0)})
+    await sink.assigned({at: Committed(2), other: Committed(0)})  # back, but somebody else may have learned meanwhile
+    await sink.handle([stream.recognize("again", 1)])
+    assert vectors.galleries_read == 2
+
+
+async def test_galleries_that_do_not_fit_into_memory_are_dropped_and_read_again(
+    log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State, stream: Stream
+) -> None:
+    small = Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1)
+    for directory in ("acme", "other"):
+        await small.handle([stream.learn(f"portrait {directory}", directory, 1, directory=directory)])
+    vectors.galleries_read = 0
+    for turn in range(2):
+        for directory in ("acme", "other"):
+            outputs = await small.handle([stream.recognize(f"{turn} {directory}", 1, directory=directory)])
+            assert names(outputs, f"{turn} {directory}") == [directory]
+    assert vectors.galleries_read == 4
+
+
+async def test_probes_of_a_photo_are_answered_in_its_own_options(sink: Sink, stream: Stream) -> None:
+    await sink.handle([stream.learn(f"{i}", f"person {i}", i) for i in range(5)])
+    outputs = await sink.handle([stream.recognize("one", 9, top=1), stream.recognize("all", 9, top=10, strangers=1)])
+    (one,), (everybody,) = (answers(outputs)[image_id(name)].body["persons"] for name in ("one", "all"))
+    assert (len(one["candidates"]), one["id"]) == (1, None)
+    assert (len(everybody["candidates"]), everybody["id"]) == (5, everybody["candidates"][0]["id"])
+
+
+async def test_the_probe_of_the_stage_asks_the_store(sink: Sink, vectors: AwayVectors) -> None:
+    await sink.probe()
+    await vectors.close()
+    with pytest.raises(Unavailable):
+        await sink.probe()

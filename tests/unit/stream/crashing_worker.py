@@ -1,0 +1,112 @@
+"""A worker in a process of its own that dies where test_worker.py tells it to: python crashing_worker.py FOLDER MODE
+ORDER.
+
+It runs until everything is committed, then ends with 0. A mode that names a moment is deadly once (exit code 77), for
+the image `deadly`; the image `killer` is deadly every time, by SIGKILL.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition
+from backends.sqlite.log import SqliteLog
+from schemas.records import ImageReceived
+from stream import worker as worker_module
+from stream.answers import answer
+from stream.topics import IMAGES_RECEIVED
+from stream.worker import Worker
+from tests.unit.delegating import DelegatingConsumer
+
+DIED = 77
+
+
+class Death:
+    """Ends the process at the moment that `mode` names, the first time only."""
+
+    def __init__(self, folder: Path, mode: str) -> None:
+        self.mode, self.marker = mode, folder / "died"
+
+    def at(self, moment: str) -> None:
+        if moment == self.mode and not self.marker.exists():
+            self.marker.touch()
+            os._exit(DIED)
+
+
+class CrashingStage:
+    name = "stage"
+
+    def __init__(self, death: Death) -> None:
+        self.death = death
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        images = [ImageReceived.decode(record.value) for record in records]
+        for image in images:
+            if image.filename == "killer":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if image.filename == "deadly":
+                self.death.at("in handle")
+        await asyncio.sleep(0)
+        return [answer(image, 200, {"name": image.filename}) for image in images]
+
+    def received(self, record: Record) -> ImageReceived:
+        return ImageReceived.decode(record.value)
+
+    async def probe(self) -> None:
+        """The store is there."""
+
+
+class CrashingConsumer(DelegatingConsumer):
+    def __init__(self, inner: Consumer, log: "CrashingLog") -> None:
+        super().__init__(inner)
+        self.log = log
+
+    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+        await super().commit(offsets)
+        if self.log.appended:
+            self.log.death.at("after commit")
+
+
+class CrashingLog(SqliteLog):
+    def __init__(self, path: Path, death: Death) -> None:
+        super().__init__(path)
+        self.death, self.appended = death, False
+
+    async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
+        deadly = any(b'"name":"deadly"' in (record.value or b"") for record in records)
+        if deadly:
+            self.death.at("before append")
+        places = await super().append(records)
+        if deadly:
+            self.death.at("after append")
+            self.appended = True
+        return places
+
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        return CrashingConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s), self)
+
+
+async def main(folder: Path, mode: str, *, ordered: bool) -> None:
+    worker_module.POLL_S = 0.05
+    death = Death(folder, mode)
+    log = CrashingLog(folder / "log.db", death)
+    sequence_of = (lambda _: "") if ordered else None
+    worker = Worker(
+        log, CrashingStage(death), [IMAGES_RECEIVED], member="one", sequence_of=sequence_of, max_in_flight=8
+    )
+    task = asyncio.create_task(worker.run())
+    while sum((await log.lag(CrashingStage.name, IMAGES_RECEIVED)).values()) and not task.done():
+        await asyncio.wait([task], timeout=0.01)
+    worker.stop()
+    await task
+    await log.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], ordered=sys.argv[3] == "ordered"))

@@ -1,0 +1,161 @@
+"""What the tests of the worker share: images, a stage that does what a test tells it, and ways to run, end and watch a
+worker.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import pytest
+import structlog.testing
+
+from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
+from schemas.errors import Unavailable
+from schemas.records import Answer, ImageReceived
+from stream import attempts as attempts_module
+from stream import worker as worker_module
+from stream.answers import answer
+from stream.topics import IMAGES_RECEIVED, RESULTS
+from stream.worker import Worker
+
+PATIENCE_S = 20.0
+
+
+def image(name: str) -> ImageReceived:
+    """An image whose file name tells the stage what to do with it."""
+    return ImageReceived(
+        image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
+        purpose="recognize",
+        directory="acme",
+        media_type="image/jpeg",
+        sha256="0" * 64,
+        filename=name,
+    )
+
+
+class Stage:
+    """Answers every image with its name. `script` holds, by name, what is raised at each try before that; `blocked`
+    what is held up.
+    """
+
+    name = "stage"
+
+    def __init__(self, script: Mapping[str, Sequence[Exception]] | None = None) -> None:
+        self.script = {name: list(errors) for name, errors in (script or {}).items()}
+        self.blocked: dict[str, asyncio.Event] = {}
+        self.calls: list[list[str]] = []
+        self.running: list[str] = []
+        self.most_running = 0
+        self.assignments: list[Mapping[TopicPartition, Committed]] = []
+        self.store_away = False
+        self.probes = 0
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        self.assignments.append(dict(assignment))
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        images = [ImageReceived.decode(record.value) for record in records]
+        names = [it.filename for it in images]
+        self.calls.append(names)
+        self.running += names
+        self.most_running = max(self.most_running, len(self.running))
+        try:
+            for name in names:
+                if name in self.blocked:
+                    await self.blocked[name].wait()
+                if self.script.get(name):
+                    raise self.script[name].pop(0)
+            return [answer(it, 200, {"name": it.filename}) for it in images]
+        finally:
+            for name in names:
+                self.running.remove(name)
+
+    def received(self, record: Record) -> ImageReceived:
+        return ImageReceived.decode(record.value)
+
+    async def probe(self) -> None:
+        self.probes += 1
+        if self.store_away:
+            raise Unavailable("the store is away")
+
+    @property
+    def handled(self) -> list[str]:
+        return [name for names in self.calls for name in names]
+
+    def tries(self, name: str) -> int:
+        return self.handled.count(name)
+
+
+@contextmanager
+def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers wait a hundredth of their time; tracebacks are not drawn, which takes a second each."""
+    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.005)
+    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.02)
+    monkeypatch.setattr(worker_module, "LOG_AWAY_S", 0.02)
+    monkeypatch.setattr(worker_module, "POLL_S", 0.05)
+    monkeypatch.setattr(worker_module, "COMMIT_EVERY_S", 0.005)
+    with structlog.testing.capture_logs():
+        yield
+
+
+async def send(log: EventLog, *names: str, topic: str = IMAGES_RECEIVED, partition_key: str | None = None) -> None:
+    await log.append([NewRecord(topic, image(name).image_id, image(name).encode(), partition_key) for name in names])
+
+
+async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        held = condition()
+        if held if isinstance(held, bool) else await held:
+            return
+        assert time.monotonic() < deadline, "waited too long"
+        await asyncio.sleep(0.005)
+
+
+async def values(log: EventLog, topic: str) -> list[Record]:
+    reader = await log.reader(topic, at="start")
+    expected = sum((await log.end_offsets(topic)).values())
+    records: list[Record] = []
+    while len(records) < expected:
+        records += await reader.poll(1_000, 1.0)
+    await reader.close()
+    return records
+
+
+async def answers(log: EventLog) -> list[Answer]:
+    return [Answer.decode(record.value) for record in await values(log, RESULTS)]
+
+
+async def answered(log: EventLog) -> dict[str, int]:
+    """The status that each image was answered with."""
+    return {it.image_id: it.status for it in await answers(log)}
+
+
+def statuses(*names: str, status: int = 200) -> dict[str, int]:
+    return {image(name).image_id: status for name in names}
+
+
+@asynccontextmanager
+async def running(it: Worker) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker that has joined its group. It is stopped cleanly at the end, unless the test has ended it before; a
+    failure of its own fails the test.
+    """
+    task = asyncio.create_task(it.run())
+    try:
+        await asyncio.wait_for(it.ready.wait(), PATIENCE_S)
+        yield task
+    except BaseException:
+        await kill(task)
+        raise
+    it.stop()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def kill(task: asyncio.Task[None]) -> None:
+    """Ends a worker as a crash does: nothing more is handled, appended or committed."""
+    task.cancel()
+    await asyncio.wait([task])

@@ -1,0 +1,184 @@
+"""What a worker leaves in its commits, what it makes of what others left there, and its count of records across
+rebalances.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from backends.log import Consumer, TopicPartition, TopicSpec
+from backends.sqlite.log import SqliteLog
+from schemas.errors import Unavailable
+from stream import attempts as attempts_module
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
+from stream.worker import Worker
+from tests.unit.stream.stages import PATIENCE_S, Stage, answered, kill, quick_and_quiet, running, send, statuses, until
+
+PARTITIONS = 2
+KEYS = "ad"  # each goes to a partition of its own
+
+
+class LateLog(SqliteLog):
+    """A log that no group can join before `there`. `looked`: how often it was asked for the ends of the images."""
+
+    there = True
+    refused = 0
+    looked = 0
+
+    async def end_offsets(self, topic: str) -> dict[int, int]:
+        self.looked += topic == IMAGES_RECEIVED
+        return await super().end_offsets(topic)
+
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        if not self.there:
+            self.refused += 1
+            raise Unavailable("the log is not up yet")
+        return await super().consumer(group, topics, member=member, linger_s=linger_s)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[LateLog]:
+    log = LateLog(tmp_path / "log.db")
+    await log.create_topics([TopicSpec(name, PARTITIONS) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS)])
+    yield log
+    await log.close()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with quick_and_quiet(monkeypatch):
+        yield
+
+
+def worker(log: SqliteLog, stage: Stage, *, member: str = "one", most: int = 16) -> Worker:
+    return Worker(log, stage, [IMAGES_RECEIVED], member=member, max_in_flight=most)
+
+
+async def left_behind(log: SqliteLog) -> dict[TopicPartition, tuple[int, str]]:
+    """What the group has committed, as the next member sees it."""
+    looking = await log.consumer(Stage.name, [IMAGES_RECEIVED], member="looking")
+    async with asyncio.timeout(PATIENCE_S):
+        while len(looking.assignment) < PARTITIONS:
+            await looking.poll(1, 0.05, paused=list(looking.assignment))
+    await looking.close()
+    return {at: (it.offset, it.metadata) for at, it in looking.assignment.items()}
+
+
+async def most_at_once(log: SqliteLog, member: str) -> int:
+    """How many records, of those that are not committed, a worker of that name handles at once. It is killed at that
+    point.
+    """
+    stage = Stage()
+    gate = asyncio.Event()
+    stage.blocked = dict.fromkeys(KEYS, gate)
+    async with running(worker(log, stage, member=member)) as task:
+        await until(lambda: len(stage.running) > 0)
+        await asyncio.sleep(0.15)  # three polls' time
+        await kill(task)
+    return stage.most_running
+
+
+async def test_who_comes_back_after_a_kill_handles_alone_what_was_under_way(log: LateLog) -> None:
+    for name in KEYS:
+        await send(log, name, partition_key=name)
+    assert await most_at_once(log, "one") == 2
+    assert await most_at_once(log, "one") == 1  # what it had when it was killed
+    # For the second the first looks like any member that left. The record that was being tried alone is a suspect for
+    # everybody.
+    assert await most_at_once(log, "two") == 1
+    async with running(worker(log, Stage(), member="two")):
+        await until(lambda: eventually(log, *KEYS))
+
+
+async def test_who_takes_over_handles_side_by_side_what_a_killed_member_had(log: LateLog) -> None:
+    for name in KEYS:
+        await send(log, name, partition_key=name)
+    assert await most_at_once(log, "one") == 2
+    assert await most_at_once(log, "two") == 2
+    assert await most_at_once(log, "one") == 2  # meanwhile they were another's
+    assert await most_at_once(log, "one") == 1
+
+
+async def eventually(log: SqliteLog, *names: str) -> bool:
+    lag = sum((await log.lag(Stage.name, IMAGES_RECEIVED)).values())
+    return lag == 0 and await answered(log) == statuses(*names)
+
+
+async def test_a_killed_worker_leaves_its_name_a_stopped_one_that_it_stopped(log: LateLog) -> None:
+    async with running(worker(log, Stage(), member="one")) as task:
+        await send(log, "a", partition_key="a")
+        await until(lambda: eventually(log, "a"))
+        await kill(task)
+    left = await left_behind(log)
+    assert {note for _, note in left.values()} == {"run by one"}  # of both partitions, also where nothing came
+    assert sorted(offset for offset, _ in left.values()) == [0, 1]
+    async with running(worker(log, Stage(), member="two")):
+        await send(log, "d", partition_key="d")
+        await until(lambda: eventually(log, "a", "d"))
+    left = await left_behind(log)
+    assert {note for _, note in left.values()} == {"stopped"}
+    assert sorted(offset for offset, _ in left.values()) == [1, 1]
+
+
+async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(
+    log: LateLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some were under way when it came. Some waited for another try, and come back when their partitions are another's,
+    or when they were polled again.
+    """
+    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.4)
+    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.4)
+    most = 4
+    waiting = [f"waiting-{number}" for number in range(3)]
+    stage = Stage({name: [Unavailable("away")] for name in waiting})
+    held = [f"held-{number}" for number in range(3 * most)]
+    gate = asyncio.Event()
+    stage.blocked = {"under way": asyncio.Event()} | dict.fromkeys(held, gate)
+    async with running(worker(log, stage, most=most)):
+        await send(log, *waiting, "under way")
+        await until(lambda: all(stage.tries(name) == 1 for name in [*waiting, "under way"]))
+        log.looked = 0
+        other = await log.consumer(Stage.name, [IMAGES_RECEIVED], member="two")
+        await until(lambda: log.looked > 0)  # the new epoch begins, and waits for what is under way
+        stage.blocked["under way"].set()
+        await until(lambda: len(stage.assignments) == 2)
+        await other.close()
+        await until(lambda: eventually(log, *waiting, "under way"))
+        await asyncio.sleep(0.5)  # those of the first epoch come back too
+        await send(log, *held)
+        await until(lambda: len(stage.running) == most)  # it does not stall
+        await asyncio.sleep(0.15)  # three polls' time to take more than it may
+        assert len(stage.running) == most
+        gate.set()
+        await until(lambda: eventually(log, *waiting, "under way", *held))
+    assert stage.most_running == most
+
+
+async def test_a_worker_waits_for_a_log_that_is_not_there_yet(log: LateLog) -> None:
+    log.there = False
+    await send(log, "a")
+    stage = Stage()
+    it = worker(log, stage)
+    task = asyncio.create_task(it.run())
+    await until(lambda: log.refused > 2)
+    assert not it.ready.is_set()
+    with pytest.raises(Unavailable):
+        await it.check()
+    log.there = True
+    await until(lambda: eventually(log, "a"))
+    await it.check()
+    it.stop()
+    await asyncio.wait_for(task, PATIENCE_S)
+
+
+async def test_a_stop_ends_the_wait_for_the_log(log: LateLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.worker.LOG_AWAY_S", 1_000)
+    log.there = False
+    it = worker(log, Stage())
+    task = asyncio.create_task(it.run())
+    await until(lambda: log.refused == 1)
+    it.stop()
+    await asyncio.wait_for(task, PATIENCE_S)
+    assert not it.ready.is_set()

@@ -1,0 +1,167 @@
+"""Every process has the generations as the topic `models` says, and switches on the record."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.log import NewRecord, Record
+from backends.sqlite.log import SqliteLog
+from facestream.config import Settings
+from facestream.runtime.state import followed
+from facestream.runtime.stores import create, open_stores
+from schemas.errors import NotFound
+from schemas.generations import Generation, State
+from stream.generations import Generations, active_record, generation_record
+from stream.topics import MODELS
+from tests.unit.stream.stages import until
+from weights.manifest import manifest
+
+DEFAULT, OTHER = manifest().default_generation, "dlib-resnet29"
+
+
+def generation(name: str, state: State = "candidate") -> Generation:
+    return manifest().generation(OTHER).model_copy(update={"name": name, "state": state})
+
+
+@pytest.fixture
+async def generations(log: SqliteLog) -> AsyncIterator[Generations]:
+    generations = Generations(log, manifest().generation(DEFAULT))
+    await generations.start()
+    yield generations
+    await generations.close()
+
+
+def names(generations: list[Generation]) -> list[str]:
+    return [it.name for it in generations]
+
+
+def test_the_shipped_ones_and_what_they_come_with() -> None:
+    default, other = (manifest().generation(name) for name in (DEFAULT, OTHER))
+    assert (default.state, default.mirror, other.state, other.mirror) == ("complete", True, "added", False)
+    assert (default.dimension, default.template, default.detector) == (128, "dlib-150", "centerface")
+    for shipped in (default, other):
+        assert shipped.threshold is not None
+        assert shipped.calibration is not None
+    with pytest.raises(NotFound, match=DEFAULT):
+        manifest().generation("gone")
+
+
+async def test_where_the_topic_says_nothing_the_default_is_active(generations: Generations) -> None:
+    assert generations.active == manifest().generation(DEFAULT)
+    assert names(generations.live) == names(generations.all) == [DEFAULT]
+
+
+@pytest.mark.parametrize(
+    ("state", "live"), [("added", False), ("candidate", True), ("complete", True), ("retired", False)]
+)
+async def test_learns_are_embedded_in_candidates_and_complete_ones(
+    log: SqliteLog, generations: Generations, state: State, live: bool
+) -> None:
+    await log.append([generation_record(generation("new", state))])
+    await generations.refresh()
+    assert names(generations.live) == [DEFAULT] + (["new"] if live else [])
+    assert names(generations.all) == [DEFAULT, "new"]
+    assert generations.get("new").state == state
+    assert generations.active.name == DEFAULT
+
+
+async def test_the_switch_is_a_record_and_so_is_the_way_back(log: SqliteLog, generations: Generations) -> None:
+    await log.append([generation_record(generation("new")), active_record("new")])
+    await generations.refresh()
+    assert generations.active == generation("new")
+    assert names(generations.live) == [DEFAULT, "new"]
+    await log.append([active_record(DEFAULT)])
+    await generations.refresh()
+    assert generations.active.name == DEFAULT
+
+
+async def test_a_generation_takes_its_own_place_when_it_changes(log: SqliteLog, generations: Generations) -> None:
+    for state in ("added", "candidate", "complete"):
+        await log.append([generation_record(generation("new", state).model_copy(update={"faces": len(state)}))])
+    await generations.refresh()
+    assert names(generations.all) == [DEFAULT, "new"]
+    assert (generations.get("new").state, generations.get("new").faces) == ("complete", 8)
+
+
+async def test_an_unknown_one_is_named_with_those_that_are_there(generations: Generations) -> None:
+    with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
+        generations.get("gone")
+    with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
+        await generations.wanted("gone")
+
+
+async def test_what_another_process_uses_already_is_looked_up(log: SqliteLog, generations: Generations) -> None:
+    await log.append([generation_record(generation("new"))])
+    with pytest.raises(NotFound):
+        generations.get("new")
+    assert await generations.wanted("new") == generation("new")
+    assert await generations.wanted(DEFAULT) == manifest().generation(DEFAULT)
+
+
+async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, generations: Generations) -> None:
+    bad = [b"", b"{}", b"\xff", b'{"version": 2, "active": "new"}', b'{"active": "No Name"}']
+    records = [
+        NewRecord(MODELS, key, value) for key in ("active", "generation:new", f"generation:{DEFAULT}") for value in bad
+    ]
+    await log.append([*records, generation_record(generation("good"))])
+    await generations.refresh()
+    assert generations.active == manifest().generation(DEFAULT)
+    assert names(generations.all) == [DEFAULT, "good"]
+
+
+async def test_the_switch_is_heard_of_while_following(log: SqliteLog) -> None:
+    async with followed(log) as state:
+        following = asyncio.create_task(state.run())
+        await log.append([generation_record(generation("new")), active_record("new")])
+        await until(lambda: state.generations.active.name == "new")
+        following.cancel()
+        await asyncio.wait([following])
+
+
+async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
+    async with open_stores(Settings(data=tmp_path)) as stores:
+        await create(stores)
+        await stores.log.append([generation_record(generation("new")), active_record("new")])
+        await create(stores)
+        assert await stores.log.end_offsets(MODELS) == {0: 4}
+        reader = await stores.log.reader(MODELS, at="start")
+        records = await reader.poll(10, 1.0)
+        await reader.close()
+        assert [it.key for it in records] == [f"generation:{DEFAULT}", "active", "generation:new", "active"]
+        async with followed(stores.log) as state:
+            assert state.generations.active.name == "new"
+            assert names(state.generations.live) == [DEFAULT, "new"]
+
+
+NAMES = ["a", "b", DEFAULT]
+changes = st.one_of(
+    st.builds(generation, st.sampled_from(NAMES), st.sampled_from(["added", "candidate", "complete", "retired"])),
+    st.sampled_from(NAMES),
+)
+
+
+@given(st.lists(changes, max_size=12))
+@settings(max_examples=50, deadline=None)
+def test_who_reads_the_compacted_topic_knows_what_who_followed_it_knows(said: list[Generation | str]) -> None:
+    """Compaction leaves the last record of each key, in the order of the offsets that are left."""
+    known, records = {DEFAULT}, []
+    for it in said:
+        if isinstance(it, Generation):
+            known.add(it.name)
+            records.append(generation_record(it))
+        elif it in known:
+            records.append(active_record(it))
+    last = {record.key: offset for offset, record in enumerate(records)}
+    followed_it, reads_it = (Generations(SqliteLog(Path("unused")), manifest().generation(DEFAULT)) for _ in range(2))
+    for offset, record in enumerate(records):
+        taken = Record(MODELS, 0, offset, 0, record.key, record.value)
+        followed_it.take(taken)
+        if last[record.key] == offset:
+            reads_it.take(taken)
+    assert reads_it.active == followed_it.active
+    assert {it.name: it for it in reads_it.all} == {it.name: it for it in followed_it.all}
+    assert set(names(reads_it.live)) == set(names(followed_it.live))

@@ -1,0 +1,129 @@
+"""What somebody who was late has left behind an erasure is taken back, and nothing else."""
+
+import uuid
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backends.files.objects import FileObjects
+from backends.log import NewRecord, Record
+from backends.sqlite.log import SqliteLog
+from facestream.runtime.state import State
+from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.errors import ProcessingFailed
+from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.records import Crop, FaceLearned, ImageReceived
+from stream.answers import dead_letter
+from stream.erase.late_writes import take_back_late
+from stream.erase.marks import Mark, objects_of
+from stream.topics import FACES_LEARNED, IMAGES_RECEIVED
+from tests.unit.stream.stages import values
+
+MARK = Mark(at=1_000, offset=7)
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
+    store = FileObjects(tmp_path / "objects")
+    yield store
+    await store.close()
+
+
+def image_id(name: str) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+
+
+def learned(name: str, learned_at: int, person: str = "obama") -> NewRecord:
+    face_id = face_id_learned(image_id(name))
+    value = FaceLearned(
+        directory="acme",
+        person=person,
+        face_id=face_id,
+        image_id=image_id(name),
+        source="source",
+        crop=Crop(object_key=crop_key(face_id), landmarks=[(1.0, 1.0)] * 5),
+        detector="centerface",
+        learned_at=learned_at,
+        generations=[],
+    )
+    return NewRecord(FACES_LEARNED, image_id(name), value.encode(), "acme")
+
+
+async def put(objects: FileObjects, *names: str) -> None:
+    for name in names:
+        for key in objects_of(image_id(name)):
+            await objects.put(key, b"picture")
+
+
+async def kept(objects: FileObjects) -> set[str]:
+    return {it.key async for it in objects.list()}
+
+
+async def last(log: SqliteLog) -> dict[str, bool]:
+    """By image: whether the changelog says that it is there."""
+    return {it.key: it.value is not None for it in await values(log, FACES_LEARNED)}
+
+
+KEYS = {
+    "person": erased_person("acme", "obama"),
+    "directory": erased_directory("acme"),
+    "image": erased_image(image_id("late")),
+    "face": erased_face(face_id_learned(image_id("late"))),
+}
+
+
+@pytest.mark.parametrize("what", KEYS)
+async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
+    log: SqliteLog, objects: FileObjects, state: State, what: str
+) -> None:
+    await put(objects, "late", "again")
+    await log.append([learned("late", MARK.at), learned("again", MARK.at + 1)])
+    assert await take_back_late(log, objects, state.erasures) == 0
+    state.erasures.add(KEYS[what], MARK)
+    assert await take_back_late(log, objects, state.erasures) == 1
+    assert await last(log) == {image_id("late"): False, image_id("again"): True}
+    (tombstone,) = [it for it in await values(log, FACES_LEARNED) if it.value is None]
+    assert tombstone.partition == (await values(log, FACES_LEARNED))[0].partition  # the directory's
+    assert await kept(objects) == set(objects_of(image_id("again")))
+    assert await take_back_late(log, objects, state.erasures) == 0
+
+
+async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: State) -> None:
+    """Erased in time, learned again under the same Idempotency-Key, or not to be read."""
+    names = ("erased", "again", "unreadable")
+    await put(objects, *names)
+    state.erasures.add(KEYS["person"], MARK)
+    await log.append([learned(name, MARK.at - 1) for name in names])
+    await log.append([NewRecord(FACES_LEARNED, image_id("erased"), None, "acme"), learned("again", MARK.at + 1)])
+    await log.append([NewRecord(FACES_LEARNED, image_id("unreadable"), b"{}", "acme")])
+    assert await take_back_late(log, objects, state.erasures) == 0
+    assert await kept(objects) == {key for name in names for key in objects_of(image_id(name))}
+
+
+async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: State) -> None:
+    state.erasures.add(KEYS["person"], MARK)
+    await log.append([learned("other", MARK.at - 1, person="biden")])
+    assert await take_back_late(log, objects, state.erasures) == 0
+    assert await last(log) == {image_id("other"): True}
+
+
+@pytest.mark.parametrize(("received_at", "gone"), [(MARK.at, True), (MARK.at + 1, False)])
+async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
+    log: SqliteLog, objects: FileObjects, state: State, received_at: int, gone: bool
+) -> None:
+    await put(objects, "portrait")
+    event = ImageReceived(
+        image_id=image_id("portrait"),
+        purpose="learn",
+        directory="acme",
+        person="obama",
+        media_type="image/png",
+        sha256="0" * 64,
+        received_at=received_at,
+    )
+    source = Record(IMAGES_RECEIVED, 0, 0, received_at, event.image_id, event.encode())
+    await log.append([dead_letter(source, event, ProcessingFailed("x"), 3)])
+    state.erasures.add(KEYS["person"], MARK)
+    await take_back_late(log, objects, state.erasures)
+    assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

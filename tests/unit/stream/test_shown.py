@@ -1,0 +1,166 @@
+"""No answer shows who was erased, unless it is of a record behind the erase command; everything else of it stays."""
+
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backends.sqlite.log import SqliteLog
+from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.ids import face_id_learned
+from schemas.records import Answer
+from stream.erase.marks import Erasures, Mark
+from stream.erase.redaction import shown
+
+PEOPLE = ["anna", "bert", "carl"]
+IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
+FACE_IDS = {(person, i): str(uuid.uuid5(uuid.NAMESPACE_URL, f"{person} {i}")) for person in PEOPLE for i in range(2)}
+
+
+def candidate(person: str, portrait: int = 0, similarity: float = 0.9) -> dict[str, Any]:
+    return {
+        "id": person,
+        "face_id": FACE_IDS[person, portrait],
+        "similarity": similarity,
+        "probability": similarity / 2,
+    }
+
+
+def face(candidates: list[dict[str, Any]], *, named: bool) -> dict[str, Any]:
+    """As the sink answers it: the best first, and the face's own name if it is near enough."""
+    best = candidates[0] if candidates else {"id": None, "similarity": None, "probability": None}
+    person = {
+        "id": best["id"] if named else None,
+        "face_id": "of the photo",
+        "similarity": best["similarity"],
+        "probability": best["probability"],
+        "candidates": candidates,
+    }
+    return (
+        person
+        if person["id"] is not None
+        else person | {"reason": "below-threshold" if candidates else "empty-directory"}
+    )
+
+
+def recognized(*faces: dict[str, Any], offset: int | None = 10, directory: str | None = "acme") -> Answer:
+    body = {"status": "OK", "image_id": IMAGE_ID, "persons": list(faces)}
+    return Answer(image_id=IMAGE_ID, purpose="recognize", directory=directory, status=200, body=body, offset=offset)
+
+
+def learned(person: str, portrait: int = 0, offset: int = 10) -> Answer:
+    body = {"status": "OK", "image_id": IMAGE_ID, "persons": [{"id": person, "face_id": FACE_IDS[person, portrait]}]}
+    return Answer(image_id=IMAGE_ID, purpose="learn", directory="acme", status=201, body=body, offset=offset)
+
+
+def erasures(marks: dict[str, int]) -> Erasures:
+    """marks: the offset of the command, by key."""
+    made = Erasures(SqliteLog(Path("unused")))
+    for key, offset in marks.items():
+        made.add(key, Mark(at=offset, offset=offset))
+    return made
+
+
+ERASED: dict[str, tuple[set[str], set[str]]] = {  # key: the people and faces that are gone with it
+    erased_directory("acme"): (set(PEOPLE), set(FACE_IDS.values())),
+    erased_directory("other"): (set(), set()),
+    **{erased_person("acme", it): ({it}, {FACE_IDS[it, 0], FACE_IDS[it, 1]}) for it in PEOPLE},
+    **{erased_person("other", it): (set(), set()) for it in PEOPLE},
+    **{erased_face(it): (set(), {it}) for it in FACE_IDS.values()},
+}
+OFFSETS = st.integers(8, 12)
+marks = st.dictionaries(st.sampled_from(sorted(ERASED)), OFFSETS, max_size=5)
+similarities = st.floats(0, 1, width=16)
+
+
+@st.composite
+def faces(draw: st.DrawFn) -> dict[str, Any]:
+    people = draw(st.lists(st.sampled_from(PEOPLE), unique=True))
+    values = sorted((draw(similarities) for _ in people), reverse=True)
+    found = [candidate(it, draw(st.integers(0, 1)), value) for it, value in zip(people, values, strict=True)]
+    return face(found, named=draw(st.booleans()))
+
+
+def gone(marks: dict[str, int], offset: int) -> tuple[set[str], set[str]]:
+    """The names and faces that an answer of this offset may not show."""
+    of_marks = [ERASED[key] for key, at in marks.items() if at > offset]
+    return {name for names, _ in of_marks for name in names}, {it for _, found in of_marks for it in found}
+
+
+@given(st.lists(faces(), max_size=4), OFFSETS, marks)
+@settings(max_examples=300, deadline=None)
+def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
+    persons: list[dict[str, Any]], offset: int, marks: dict[str, int]
+) -> None:
+    answer = recognized(*persons, offset=offset)
+    left = shown(answer, erasures(marks))
+    names, face_ids = gone(marks, offset)
+    text = json.dumps(left.body)
+    assert not [name for name in names if name in text]
+    assert not [it for it in face_ids if it in text]
+    if marks.get(erased_directory("acme"), 0) > offset:
+        assert (left.status, left.body["code"], left.body["image_id"]) == (409, "erased", IMAGE_ID)
+        return
+    assert left.status == 200
+    assert left.model_copy(update={"body": {}}) == answer.model_copy(update={"body": {}})
+    assert {key: value for key, value in left.body.items() if key != "persons"} == {
+        "status": "OK",
+        "image_id": IMAGE_ID,
+    }
+    for before, after in zip(persons, left.body["persons"], strict=True):
+        stay = [it for it in before["candidates"] if it["id"] not in names and it["face_id"] not in face_ids]
+        assert after["candidates"] == stay
+        if len(stay) == len(before["candidates"]):
+            assert after == before
+            continue
+        still_best = bool(stay) and stay[0] == before["candidates"][0]
+        assert after["id"] == (before["id"] if still_best else None)
+        assert after["similarity"] == (stay[0]["similarity"] if stay else None)
+        assert after["probability"] == (stay[0]["probability"] if stay else None)
+        assert after.get("reason") == ("erased" if before["id"] and not still_best else before.get("reason"))
+
+
+@given(st.sampled_from(PEOPLE), st.integers(0, 1), OFFSETS, marks)
+@settings(max_examples=200, deadline=None)
+def test_a_learn_is_answered_erased_once_its_person_or_face_is(
+    person: str, portrait: int, offset: int, marks: dict[str, int]
+) -> None:
+    answer = learned(person, portrait, offset)
+    left = shown(answer, erasures(marks))
+    names, face_ids = gone(marks, offset)
+    if person in names or FACE_IDS[person, portrait] in face_ids:
+        assert (left.status, left.body["code"]) == (409, "erased")
+        assert person not in json.dumps(left.body)
+    else:
+        assert left is answer
+
+
+@pytest.mark.parametrize("key", [erased_image(IMAGE_ID), erased_face(face_id_learned(IMAGE_ID))], ids=["image", "face"])
+@pytest.mark.parametrize(
+    "answer", [recognized(face([candidate("anna")], named=True)), learned("anna")], ids=["photo", "portrait"]
+)
+@pytest.mark.parametrize(("command", "hidden"), [(9, False), (10, False), (11, True)])
+def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, command: int, hidden: bool) -> None:
+    left = shown(answer, erasures({key: command}))
+    assert (left.status == 409) == hidden
+    assert (left is answer) == (not hidden)
+
+
+def test_the_answer_to_an_erase_command_stays() -> None:
+    body = {"status": "OK", "directory": "acme", "person": None, "erased": {"faces": 1, "images": 1}}
+    answer = Answer(image_id=IMAGE_ID, purpose="erase", directory="acme", status=200, body=body, offset=10)
+    assert shown(answer, erasures({erased_person("acme", "anna"): 10, erased_directory("acme"): 10})) is answer
+
+
+def test_what_names_nobody_stays() -> None:
+    """An error, a photo without a face, and a detection tell of no directory's people and have no place in its
+    partition.
+    """
+    answer = recognized(offset=None)
+    assert shown(answer, erasures({erased_directory("acme"): 99})) is answer
+    nowhere = recognized(directory=None)
+    assert shown(nowhere, erasures({erased_directory("acme"): 99})) is nowhere

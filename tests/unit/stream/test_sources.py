@@ -1,0 +1,220 @@
+"""Which objects of other systems an event may refer to, what becomes of those it may not, and what goes when they are
+erased.
+"""
+
+import hashlib
+import io
+import time
+import unicodedata
+import uuid
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from backends.files.objects import FileObjects
+from backends.log import NewRecord, Record, TopicSpec
+from backends.s3.objects import S3Objects
+from backends.sqlite.log import SqliteLog
+from schemas.erased import erased_image
+from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
+from schemas.ids import original_keys
+from schemas.records import DeadLetter, ImageReceived, Source
+from stream.answers import answer
+from stream.erase.marks import Erasures, Mark, drop_if_erased
+from stream.sources import Sources, incoming, sources_of
+from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
+from stream.worker import Worker
+from tests.unit.backends.s3_stand_in import answer as s3_answer
+from tests.unit.backends.s3_stand_in import error, stand_in
+from tests.unit.stream.stages import Stage, answers, quick_and_quiet, running, send, until, values
+
+LARGEST = 10_000
+OURS = "objects"
+AT = 1_500  # ms: when events came
+
+
+def png(colour: int = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def event(key: str, bucket: str = OURS, etag: str | None = None, **changes: Any) -> ImageReceived:
+    source = Source(bucket=bucket, key=key, etag=etag)
+    members = {
+        "image_id": str(uuid.uuid4()),
+        "purpose": "learn",
+        "directory": "acme",
+        "person": "Ann",
+        "source": source,
+    }
+    return ImageReceived.model_validate(members | changes)
+
+
+@pytest.fixture
+async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
+    objects = FileObjects(tmp_path / OURS)
+    yield objects
+    await objects.close()
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
+    log = SqliteLog(tmp_path / "log.db")
+    await log.create_topics([TopicSpec(name, 1) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS, ERASURES)])
+    yield log
+    await log.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with quick_and_quiet(monkeypatch):
+        yield
+
+
+async def test_a_source_becomes_an_original(objects: FileObjects) -> None:
+    await objects.put("incoming/acme/cms/1.png", png())
+    received = event("incoming/acme/cms/1.png", etag=hashlib.md5(png(), usedforsecurity=False).hexdigest())
+    described, stored = await Sources(objects, [], LARGEST).original(received, AT)
+    assert (described.media_type, described.sha256, described.filename) == (
+        "image/png",
+        hashlib.sha256(png()).hexdigest(),
+        "1.png",
+    )
+    original = await objects.get(received.object_key)
+    assert original.data == stored.data == png()
+    assert original.metadata["directory"] == "acme"
+    assert float(original.metadata["received"]) == AT / 1000
+    assert await sources_of(original_keys(received.image_id), "acme", objects) == ["incoming/acme/cms/1.png"]
+
+
+async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects) -> None:
+    sources = Sources(objects, [], LARGEST)
+    received = event("incoming/acme/1.png")
+    await objects.put("incoming/acme/1.png", png())
+    first, _ = await sources.original(received, AT)
+    await objects.put("incoming/acme/1.png", png(255))
+    assert await sources.original(received, AT) == (first, await objects.get(received.object_key))
+    await objects.delete(["incoming/acme/1.png"])
+    assert (await sources.original(received, AT))[1].data == png()
+
+
+@pytest.mark.parametrize(
+    ("bucket", "key"),
+    [
+        (OURS, "incoming/other/1.png"),
+        (OURS, "incoming/acme"),
+        (OURS, "incoming/acme/"),
+        (OURS, "incoming/acme-2/1.png"),
+        (OURS, f"originals/{uuid.UUID(int=1)}"),
+        (OURS, "../objects/incoming/acme/1.png"),
+        ("unnamed", "incoming/acme/1.png"),
+        ("unnamed", "1.png"),
+    ],
+)
+async def test_what_an_event_may_not_refer_to(objects: FileObjects, bucket: str, key: str) -> None:
+    """Not even where a setting names our own bucket."""
+    await objects.put(key, png())
+    received = event(key, bucket)
+    with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
+        await Sources(objects, [OURS, "others"], LARGEST).original(received, AT)
+    with pytest.raises(ForbiddenSource):
+        await Sources(objects, [], LARGEST).original(
+            event(key, bucket, purpose="detect", directory=None, person=None), AT
+        )
+    assert await objects.metadata(received.object_key) is None
+
+
+async def test_what_no_original_is_made_of(objects: FileObjects) -> None:
+    sources = Sources(objects, [], LARGEST)
+    await objects.put("incoming/acme/text", b"text")
+    await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
+    for key, error_ in (("text", NotAnImage), ("large", UploadTooLarge), ("none", ObjectMissing)):
+        received = event(f"incoming/acme/{key}")
+        with pytest.raises(error_):
+            await sources.original(received, AT)
+        assert await objects.metadata(received.object_key) is None
+    await objects.put("incoming/acme/changed", png())
+    with pytest.raises(ObjectMissing, match="changed"):
+        await sources.original(event("incoming/acme/changed", etag="0" * 32), AT)
+
+
+async def test_what_was_erased_goes_with_its_source_but_never_anothers(objects: FileObjects, log: SqliteLog) -> None:
+    erasures = Erasures(log)
+    keys = ["incoming/acme/1.png", "incoming/other/1.png"]
+    for key in keys:
+        await objects.put(key, png())
+    for key in keys:
+        received = event(key)
+        erasures.add(erased_image(received.image_id), Mark(1_000, 0))
+        with pytest.raises(Erased):
+            await drop_if_erased(received, 1_000, erasures, objects)
+    assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
+
+
+async def test_what_lies_in_wait_for_a_person_or_a_directory(objects: FileObjects) -> None:
+    decomposed = unicodedata.normalize("NFD", "Zoë")
+    of_person = ["incoming/acme/learn/Zoë/1.png", f"incoming/acme/learn/{decomposed}/deep/er/2.png"]
+    of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
+    for key in (*of_person, *of_others, "incoming/acme-2/learn/Zoë/1.png"):
+        await objects.put(key, png())
+    assert sorted(await incoming("acme", "Zoë", time.time() + 60, objects)) == sorted(of_person)
+    assert sorted(await incoming("acme", None, time.time() + 60, objects)) == sorted(of_person + of_others)
+    assert await incoming("acme", None, time.time() - 60, objects) == []
+
+
+class Copying(Stage):
+    """Copies what events refer to, and is done."""
+
+    def __init__(self, sources: Sources) -> None:
+        super().__init__()
+        self.sources = sources
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        received = [ImageReceived.decode(record.value) for record in records]
+        for it in received:
+            if it.source is not None:
+                await self.sources.original(it, AT)
+        return [answer(it, 200, {}) for it in received]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_goes_on(log: SqliteLog) -> None:
+    def answering(method: str, path: str) -> bytes:
+        return s3_answer(200) if path.startswith("/ours") else error(503, "SlowDown")
+
+    with stand_in(answering) as port:
+        objects = S3Objects(f"s3://ann:a-secret@127.0.0.1:{port}/ours")
+        stage = Copying(Sources(objects, ["theirs"], LARGEST))
+        stage.probe = objects.ping  # type: ignore[method-assign]  # as the stages that detect do
+        worker = Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=4, give_up_after_s=3.0)
+        away, forbidden = event("1.png", "theirs"), event("1.png", "elsewhere")
+        for it in (away, forbidden):
+            await log.append([NewRecord(IMAGES_RECEIVED, it.image_id, it.encode())])
+        async with running(worker):
+            for number in range(20):  # more than it does at a time
+                await send(log, str(number))
+            await until(lambda: _count(log, 21))
+            assert [it.code for it in await _letters(log)] == ["forbidden_source"]
+            await until(lambda: _count(log, 22))
+        await objects.close()
+    given_up = {it.image_id: it for it in await answers(log) if it.status != 200}
+    assert {it: answer_.status for it, answer_ in given_up.items()} == {away.image_id: 503, forbidden.image_id: 403}
+    first, last = await _letters(log)
+    assert (first.code, first.event is not None and first.event.source) == ("forbidden_source", forbidden.source)
+    assert (last.code, last.event is not None and last.event.source, last.attempts > 1) == (
+        "unavailable",
+        away.source,
+        True,
+    )
+
+
+async def _count(log: SqliteLog, least: int) -> bool:
+    return len(await answers(log)) >= least
+
+
+async def _letters(log: SqliteLog) -> list[DeadLetter]:
+    return [DeadLetter.decode(record.value) for record in await values(log, DEAD_LETTERS)]
