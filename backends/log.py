@@ -254,16 +254,3 @@ class EventLog(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finishes the appends under way and releases everything."""
-
-
-def open_log(url: str) -> EventLog:
-    """The log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`, `kafka://host:9092`."""
-    from backends.urls import path_of, scheme_of
-
-    if scheme_of(url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "kafka":
-        from backends.kafka.log import KafkaLog
-
-        return KafkaLog(url)
-    from backends.sqlite.log import SqliteLog
-
-    return SqliteLog(path_of(url))

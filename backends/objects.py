@@ -75,16 +75,3 @@ class ObjectStore(ABC):
 
     @abstractmethod
     async def close(self) -> None: ...
-
-
-def open_objects(url: str) -> ObjectStore:
-    """The store that a URL names: `file:///relative/folder`, `file:////absolute/folder`, `s3://user@host:9000/bucket`."""
-    from backends.urls import path_of, scheme_of
-
-    if scheme_of(url, known=("file", "s3"), setting="FACESTREAM_OBJECTS") == "s3":
-        from backends.s3.objects import S3Objects
-
-        return S3Objects(url)
-    from backends.files.objects import FileObjects
-
-    return FileObjects(path_of(url))

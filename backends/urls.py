@@ -1,7 +1,7 @@
 """Reading the URLs that choose the backends."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from schemas.errors import ConfigurationError
 
 
-def scheme_of(url: str, *, known: Sequence[str], setting: str) -> str:
+def scheme_of(url: str, *, known: Collection[str], setting: str) -> str:
     """The URL's scheme. Raises ConfigurationError, without the URL's password, when it is none of the known ones."""
     scheme = urlsplit(url).scheme
     if scheme not in known:

@@ -211,18 +211,3 @@ def check_erased(person: str | None, face_id: str | None) -> tuple[str, ...]:
     if person is None and face_id is not None:
         raise ValueError("a face is deleted by its person and face_id")
     return tuple(it for it in (person, face_id) if it is not None)
-
-
-def open_vectors(url: str) -> VectorStore:
-    """The store that a URL names: `sqlite:///relative/vectors.db`, `sqlite:////absolute/vectors.db`,
-    `cassandra://host:9042/keyspace`.
-    """
-    from backends.urls import path_of, scheme_of
-
-    if scheme_of(url, known=("sqlite", "cassandra"), setting="FACESTREAM_VECTORS") == "cassandra":
-        from backends.cassandra.vectors import CassandraVectors
-
-        return CassandraVectors(url)
-    from backends.sqlite.vectors import SqliteVectors
-
-    return SqliteVectors(path_of(url))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from backends.log import open_log
+from backends.open import open_log
 from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
 from bench.cluster import Cluster, unique
 from bench.stores import temporary_stores

@@ -5,7 +5,8 @@ import asyncio
 import time
 from typing import Any
 
-from backends.vectors import VectorStore, open_vectors
+from backends.open import open_vectors
+from backends.vectors import VectorStore
 from facestream.config import Settings
 from facestream.settings_flags import add_flags, settings_from
 from ingest.keys import SCOPES, create

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from backends.log import EventLog, open_log
-from backends.objects import ObjectStore, open_objects
-from backends.vectors import VectorStore, open_vectors
+from backends.log import EventLog
+from backends.objects import ObjectStore
+from backends.open import open_log, open_objects, open_vectors
+from backends.vectors import VectorStore
 from facestream.config import Settings
 from schemas.errors import Unavailable
 from stream.generations import active_record, generation_record

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from backends.log import EventLog
-from backends.log import open_log as open_log_at
 from backends.objects import ObjectStore
-from backends.objects import open_objects as open_objects_at
+from backends.open import open_log as open_log_at
+from backends.open import open_objects as open_objects_at
+from backends.open import open_vectors as open_vectors_at
 from backends.vectors import VectorStore
-from backends.vectors import open_vectors as open_vectors_at
 from tests.buckets import temporary_bucket
 from tests.topics import temporary_topics
 

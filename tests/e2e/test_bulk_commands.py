@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.log import open_log
+from backends.open import open_log
 from bench.serving import Serving
 from bench.speed.bulk import numbered
 from facestream.client.bulk.uploads import UPLOADS

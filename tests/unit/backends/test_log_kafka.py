@@ -26,17 +26,8 @@ from backends.kafka.consumer import KafkaReader
 from backends.kafka.fetching import HELD_OPEN_S
 from backends.kafka.group import SESSION_S, instance_id
 from backends.kafka.log import KafkaLog
-from backends.log import (
-    Committed,
-    Consumer,
-    NewRecord,
-    Reader,
-    Record,
-    TopicPartition,
-    TopicSpec,
-    open_log,
-    partition_of,
-)
+from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
 from tests.topics import temporary_topics

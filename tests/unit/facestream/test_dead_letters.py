@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 import structlog
 
-from backends.log import EventLog, NewRecord, Record, TopicPartition, open_log
+from backends.log import EventLog, NewRecord, Record, TopicPartition
+from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import way_of

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.log import open_log
-from backends.objects import open_objects
-from backends.vectors import open_vectors
+from backends.open import open_log, open_objects, open_vectors
 from facestream.config import MEBI, Settings
 from facestream.settings_flags import add_flags, settings_from
 from schemas.errors import ConfigurationError

@@ -21,10 +21,11 @@ from aiohttp import web
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from ruamel.yaml import YAML
 
-from backends.log import EventLog, open_log
-from backends.objects import ObjectStore, open_objects
+from backends.log import EventLog
+from backends.objects import ObjectStore
+from backends.open import open_log, open_objects, open_vectors
 from backends.urls import server_of
-from backends.vectors import VectorStore, open_vectors
+from backends.vectors import VectorStore
 from facestream.cli import COMMANDS
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port
