@@ -15,7 +15,7 @@ from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooM
 from schemas.ids import is_image_id, original_keys
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -155,7 +155,7 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
 
 
 def _answered(service: Service, answer: Answer) -> web.Response:
-    left = shown(answer, service.erasures)
+    left = redacted(answer, service.erasures)
     return json_response(left.status, left.body)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from schemas.errors import ConfigurationError
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 
 CHIP = 150  # pixels
 CROP = 240  # pixels, at the chip's pitch: 1.6 half-sides to each side
@@ -95,7 +95,7 @@ class Similarity:
     angle: float
 
 
-def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
+def fit(landmarks: FloatArray, template: Template = DLIB) -> Similarity:
     """The similarity that best maps a template onto landmarks (least squares).
 
     landmarks: (5, 2), pixels. The default template, in half-sides from the centre of dlib's chip: eyes (-.3566, -.3826)
@@ -111,7 +111,7 @@ def fit(landmarks: Floats, template: Template = DLIB) -> Similarity:
     return Similarity((float(x), float(y)), math.hypot(a, b), math.atan2(b, a))
 
 
-def cut(pixels: Pixels, landmarks: Floats, side: int = CHIP) -> NDArray[np.float32]:
+def cut(pixels: Pixels, landmarks: FloatArray, side: int = CHIP) -> NDArray[np.float32]:
     """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides off
     centre.
 
@@ -121,7 +121,7 @@ def cut(pixels: Pixels, landmarks: Floats, side: int = CHIP) -> NDArray[np.float
     return sample(pixels, fit(landmarks), side, DLIB)
 
 
-def crop(pixels: Pixels, landmarks: Floats) -> Pixels:
+def crop(pixels: Pixels, landmarks: FloatArray) -> Pixels:
     """The picture that is kept of a face, from the original's pixels. Returns (240, 240, 3)."""
     return rounded(cut(pixels, landmarks, CROP))
 
@@ -136,7 +136,7 @@ def chip_of_crop(crop: Pixels) -> Pixels:
     return crop[edge : edge + CHIP, edge : edge + CHIP]
 
 
-def crop_landmarks(landmarks: Floats, similarity: Similarity) -> NDArray[np.float32]:
+def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> NDArray[np.float32]:
     """Landmarks of the original in pixels of its crop. Both (5, 2); similarity: fit(landmarks)."""
     cos, sin = math.cos(similarity.angle), math.sin(similarity.angle)
     moved = landmarks.astype(np.float64) - np.array(similarity.centre)
@@ -145,7 +145,7 @@ def crop_landmarks(landmarks: Floats, similarity: Similarity) -> NDArray[np.floa
     return upright.astype(np.float32)
 
 
-def warp_chip(pixels: Pixels, landmarks: Floats, template: str) -> NDArray[np.float32]:
+def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> NDArray[np.float32]:
     """The chip that an embedder of another template wants, from a crop or from the original.
 
     pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: its name and side, as

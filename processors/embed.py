@@ -18,10 +18,10 @@ from PIL import Image
 
 from processors import align
 from processors.inference import PICTURE_S, Inference, Picture
-from schemas.generations import Generation
+from schemas.arrays import Float32Array
+from schemas.generation_records import Generation
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 AT_ONCE = 64  # chips in memory at a time for one image, 17 MB of floats
 CROP_QUALITY = 95
@@ -29,7 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Cutting:
+class CropThreads:
     """The threads that cut and code faces: one core each, so that they make no teams of threads beside that of the
     inference.
     """
@@ -50,10 +50,10 @@ class CutFace:
     """A crop: `pixels` (240, 240, 3), `landmarks` (5, 2), in those."""
 
     pixels: Pixels
-    landmarks: Floats
+    landmarks: Float32Array
 
 
-def cut_face(pixels: Pixels, landmarks: Floats) -> CutFace:
+def cut_face(pixels: Pixels, landmarks: Float32Array) -> CutFace:
     """Cuts a face out. pixels: (h, w, 3). landmarks: (5, 2), in those."""
     return CutFace(align.crop(pixels, landmarks), align.crop_landmarks(landmarks, align.fit(landmarks)))
 
@@ -92,45 +92,47 @@ async def embed_crops(
     crops: Mapping[str, CutFace],
     kept: str,
     generations: Sequence[Generation],
-    cutting: Cutting,
+    crop_threads: CropThreads,
     inference: Inference,
     since: float,
-) -> dict[str, Floats]:
+) -> dict[str, Float32Array]:
     """The vectors, (D,), of a learned face by generation. crops: by detector, as they are decoded. A generation whose
     detector does not see the face takes that of the detector `kept`.
     """
     by_crop: dict[str, list[Generation]] = {}
     for it in generations:
         by_crop.setdefault(it.detector if it.detector in crops else kept, []).append(it)
-    parts = [embed_crop(crops[detector], of_one, cutting, inference, since) for detector, of_one in by_crop.items()]
+    parts = [
+        embed_crop(crops[detector], of_one, crop_threads, inference, since) for detector, of_one in by_crop.items()
+    ]
     return {name: vector for part in await asyncio.gather(*parts) for name, vector in part.items()}
 
 
 async def embed_crop(
-    crop: CutFace, generations: Sequence[Generation], cutting: Cutting, inference: Inference, since: float
-) -> dict[str, Floats]:
+    crop: CutFace, generations: Sequence[Generation], crop_threads: CropThreads, inference: Inference, since: float
+) -> dict[str, Float32Array]:
     """The same of one crop."""
-    chips = await cutting.run(chips_of_crop, crop, [it.template for it in generations])
+    chips = await crop_threads.run(chips_of_crop, crop, [it.template for it in generations])
     vectors = await asyncio.gather(*(inference.embed(it.name, [chips[it.template]], since) for it in generations))
     return {it.name: of_one[0] for it, of_one in zip(generations, vectors, strict=True)}
 
 
 async def embed_probes(
     pixels: Pixels,
-    landmarks: Sequence[Floats],
+    landmarks: Sequence[Float32Array],
     generation: Generation,
-    cutting: Cutting,
+    crop_threads: CropThreads,
     inference: Inference,
     since: float,
-) -> list[Floats]:
+) -> list[Float32Array]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
-    vectors: list[Floats] = []
+    vectors: list[Float32Array] = []
     for begin in range(0, len(landmarks), AT_ONCE):
         part = landmarks[begin : begin + AT_ONCE]
-        chips = await cutting.run(_chips, pixels, part, generation.template)
+        chips = await crop_threads.run(_chips, pixels, part, generation.template)
         vectors += list(await inference.embed(generation.name, chips, since + begin * PICTURE_S))
     return vectors
 
 
-def _chips(pixels: Pixels, landmarks: Sequence[Floats], template: str) -> list[Floats]:
+def _chips(pixels: Pixels, landmarks: Sequence[Float32Array], template: str) -> list[Float32Array]:
     return [align.warp_chip(pixels, points, template) for points in landmarks]

@@ -7,7 +7,7 @@ from processors.inference import Inference
 from processors.networks import Embedder
 from processors.on_demand import OnDemand
 from schemas.errors import GenerationRetired, Unavailable
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from stream.generations import Generations
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processors.networks import Chips
-from schemas import generations
+from schemas import generation_records as generations
 from schemas.errors import ConfigurationError, WeightsInvalid
 
 LARGEST_FILE = 1_000_000_000  # bytes: what an object store takes

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from schemas.bucket_events import BucketNotified
 from schemas.errors import FacestreamError, UnreadableRecord
 from schemas.event import EventRecord, misfit
-from schemas.generations import ActiveGeneration, Generation
+from schemas.generation_records import ActiveGeneration, Generation
 from schemas.ids import original_key
 from schemas.names import Name
 

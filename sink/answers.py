@@ -11,7 +11,7 @@ from schemas.ids import original_key, sheet_key
 from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.marks import Erasures
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 
 REFUSED, FAILED = 400, 500  # statuses: what failed may be tried again, with its picture
 
@@ -54,7 +54,7 @@ class Answers:
     def _shown(self, answers: Sequence[tuple[Record, Answer]]) -> list[StoredAnswer]:
         stored = []
         for record, it in answers:
-            left = shown(it, self._erasures)
+            left = redacted(it, self._erasures)
             value = record.value if left is it else left.encode()
             stored.append(StoredAnswer(it.image_id, (value or b"").decode(), record.timestamp / 1000 + ANSWER_KEPT_S))
         return stored

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from backends.log import Record
 from schemas.errors import NotFound, UnreadableRecord
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded, decoded_vector
 from stream.generations import Generations
 from stream.topics import FACES_EMBEDDED

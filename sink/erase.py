@@ -19,7 +19,7 @@ from sink.match.galleries import Galleries
 from stream.answers import answer
 from stream.dead_letters import open_letters
 from stream.erase.marks import Erasures, Mark, is_erased, objects_of
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 from stream.generations import Generations
 from stream.listing import delete_each, listed
 from stream.sources import incoming, sources_of
@@ -130,7 +130,7 @@ class Eraser:
             for it in page:
                 if directory in it.value and (command.person is None or person in it.value):
                     answer = Answer.decode(it.value.encode())
-                    left = shown(answer, self._erasures)
+                    left = redacted(answer, self._erasures)
                     if left is not answer:
                         changed.append(replace(it, value=left.encode().decode()))
             if changed:

@@ -17,7 +17,7 @@ from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition,
 from backends.objects import ObjectStore
 from backends.vectors import Face, FaceVector, VectorStore
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.records import (
     EmbeddedFace,
     EraseRequested,

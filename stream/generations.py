@@ -4,7 +4,7 @@ import structlog
 
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import NotFound, UnreadableRecord
-from schemas.generations import ActiveGeneration, Generation
+from schemas.generation_records import ActiveGeneration, Generation
 from stream.following import Following
 from stream.topics import MODELS
 

@@ -14,7 +14,7 @@ import structlog
 from backends.log import Committed, Consumer, EventLog, Record, TopicPartition
 from schemas.errors import Fenced, ProcessingFailed, StorageFull, Unavailable
 from stream.attempts import BACKOFF_FIRST_S, DEADLY_ATTEMPTS, GIVE_UP_AFTER_S, Attempts, Stage
-from stream.progress import Progress
+from stream.partition_progress import PartitionProgress
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class Worker:
         self._sequence_of, self._max_in_flight = sequence_of, max_in_flight
         self._suspects_together, self._linger_s = suspects_together, linger_s
         self._consumer: Consumer | None = None
-        self._partitions: dict[TopicPartition, Progress] = {}
+        self._partitions: dict[TopicPartition, PartitionProgress] = {}
         self._epoch = NO_EPOCH
         self._epochs = 0
         self._polls = 0
@@ -186,7 +186,7 @@ class Worker:
         self._epoch, self._epochs = consumer.epoch, self._epochs + 1
         self._in_flight.clear()
         self._partitions = {
-            at: Progress(
+            at: PartitionProgress(
                 next_offset=committed.offset,
                 committed=committed.offset,
                 suspects_below=ends[at.topic].get(at.partition, 0) if self._ended_badly(committed) else 0,
@@ -223,7 +223,7 @@ class Worker:
                     raise
                 await self._log_is_away("reading end offsets", error)
 
-    def _hand_over(self, progress: Progress, units: asyncio.TaskGroup) -> None:
+    def _hand_over(self, progress: PartitionProgress, units: asyncio.TaskGroup) -> None:
         """Starts what waits in a partition: one unit a record, or, where order counts, one after the other in each
         sequence.
         """
@@ -237,7 +237,7 @@ class Worker:
                 progress.busy.add(sequence)
                 units.create_task(self._sequence(progress, sequence, self._epoch))
 
-    async def _sequence(self, progress: Progress, sequence: str, epoch: int) -> None:
+    async def _sequence(self, progress: PartitionProgress, sequence: str, epoch: int) -> None:
         """Hands over a sequence's records, all that wait at a time, until none waits or the partition is lost."""
         while not self._stopping.is_set() and epoch == self._epoch:
             batch = progress.waiting.pop(sequence, None)
@@ -246,7 +246,7 @@ class Worker:
             await self._unit(list(batch), epoch)
         progress.busy.discard(sequence)
 
-    async def _suspects(self, consumer: Consumer, progress: Progress, units: asyncio.TaskGroup) -> None:
+    async def _suspects(self, consumer: Consumer, progress: PartitionProgress, units: asyncio.TaskGroup) -> None:
         """Tries a partition's suspects one after the other, or some of one sequence together. One that waits for
         another try holds up those behind it: the note of what is tried is a commit of its offset, and nothing is
         committed past a record that is not done.
@@ -260,7 +260,7 @@ class Worker:
             await self._suspect(consumer, progress, some, units)
 
     async def _suspect(
-        self, consumer: Consumer, progress: Progress, records: list[Record], units: asyncio.TaskGroup
+        self, consumer: Consumer, progress: PartitionProgress, records: list[Record], units: asyncio.TaskGroup
     ) -> None:
         """Handles by themselves records that may have killed the last process, having noted durably that they are being
         tried.

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from schemas.calibration import Calibration, Entry, Threshold, check_points, line
 from schemas.errors import ConfigurationError, NotFound
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -17,7 +17,7 @@ import numpy as np
 from bench.accuracy import lfw
 from bench.accuracy.galleries import Best, Pool, halves
 from bench.accuracy.lfw import Faces
-from bench.accuracy.measures import Flags, Floats, calibration_error
+from bench.accuracy.measures import Flags, FloatArray, calibration_error
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.accuracy.naming import CALIBRATION, over_draws
 from schemas.calibration import Calibration
@@ -40,7 +40,7 @@ def best_scores(faces: Faces, people: Sequence[str], size: int, seed: int) -> li
     return found
 
 
-def pooled(found: Sequence[Best], mates: float) -> tuple[Floats, Flags, Floats]:
+def pooled(found: Sequence[Best], mates: float) -> tuple[FloatArray, Flags, FloatArray]:
     """Best scores, which are right, and weights that give enrolled people the share `mates`. (n,) each."""
     enrolled = np.concatenate([each.mates for each in found])
     strangers = np.concatenate([each.strangers for each in found])

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.ops import box_iou
 
 from bench.accuracy import lfw
-from bench.accuracy.measures import Flags, Floats, calibration_error, isotonic, one_to_one
+from bench.accuracy.measures import Flags, FloatArray, calibration_error, isotonic, one_to_one
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.speed.bare import find
 from facestream.progress import counted
@@ -38,10 +38,10 @@ TAIL = (0.70, 0.75, 0.80, 0.85, 0.90)
 MOST = 0.9999
 SHEET_CELL, SHEET_COLUMNS = 160, 10
 
-Box = tuple[float, str, Floats]  # score, photo, xyxy
+Box = tuple[float, str, FloatArray]  # score, photo, xyxy
 
 
-def street_boxes(detector: Detector, folder: Path) -> tuple[Floats, Flags, list[Box]]:
+def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, Flags, list[Box]]:
     """Scores of all boxes of the street photos, which of them match a label, and those that do not, best first. (n,),
     (n,).
     """
@@ -65,16 +65,16 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[Floats, Flags, list[
     return np.array(scores), np.array(hits), sorted(unmatched, key=lambda box: -box[0])
 
 
-def judged(scores: Floats, hits: Flags) -> Floats:
+def judged(scores: FloatArray, hits: Flags) -> FloatArray:
     """How likely each box is a face: 1 where it matches a label, else by its score as it was judged by eye. (n,)."""
     lower = np.array(list(FACES_AMONG_UNMATCHED))
     share = np.array(list(FACES_AMONG_UNMATCHED.values()))
     by_eye = share[np.clip(np.searchsorted(lower, scores, side="right") - 1, 0, None)]
-    likely: Floats = np.where(hits, 1.0, by_eye)
+    likely: FloatArray = np.where(hits, 1.0, by_eye)
     return likely
 
 
-def fitted(scores: Floats, likely: Floats) -> ScoreCalibration:
+def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
     """Monotone over the ranges in which wrong boxes were seen, then the tail."""
     middles, shares, counts = [], [], []
     for low, high in list(pairwise(EDGES))[:-1]:
@@ -113,7 +113,7 @@ def sheet(boxes: list[Box], folder: Path, out: Path) -> None:
     picture.save(out)
 
 
-def error_of(calibration: ScoreCalibration, scores: Floats, likely: Floats) -> float:
+def error_of(calibration: ScoreCalibration, scores: FloatArray, likely: FloatArray) -> float:
     """The expected calibration error; a box is as right as it is likely."""
     said = np.array([calibration.probability(float(score)) for score in scores])
     right = np.repeat([True, False], len(scores))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from bench.accuracy import lfw
@@ -22,16 +21,15 @@ from bench.accuracy.naming import over_draws
 from bench.speed.bare import Networks
 from facestream.progress import counted
 from processors import align, embed
-from schemas.generations import Generation
+from schemas.arrays import Float32Array
+from schemas.generation_records import Generation
 from weights.manifest import manifest
-
-Floats = NDArray[np.float32]
 
 COSINE, LOSS, GREY = 0.9999, 0.005, 3.0
 AGAIN_AT_ONCE = (1, 7, 32)  # chips in one forward
 
 
-def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Floats]]:
+def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Float32Array]]:
     """The kept picture of each face and the landmarks in it."""
     found = []
     for row in rows:
@@ -56,7 +54,7 @@ def again(models: Networks, kept: Sequence[bytes]) -> list[tuple[str, float, flo
 
 
 def arcface(
-    photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tuple[bytes, Floats]], enlarge: int
+    photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tuple[bytes, Float32Array]], enlarge: int
 ) -> list[float]:
     """Mean absolute difference in grey levels of the chip from the crop and from the original, of each face."""
     differences = []

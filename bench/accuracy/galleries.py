@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.accuracy.lfw import Faces
+from schemas.arrays import Float32Array
 
-Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
 
 
@@ -19,10 +19,12 @@ class Best:
     """The best similarity of each probe in one gallery."""
 
     people: int
-    mates: Floats  # (m,), probes of enrolled people
+    mates: Float32Array  # (m,), probes of enrolled people
     right: Flags  # (m,), whether the best match is that person
-    strangers: Floats  # (s,)
-    others: Floats  # (people,), of enrolled people to anybody else: what sink.match.gallery's best_of_others gives
+    strangers: Float32Array  # (s,)
+    others: (
+        Float32Array  # (people,), of enrolled people to anybody else: what sink.match.gallery's best_of_others gives
+    )
 
 
 class Pool:

@@ -18,9 +18,8 @@ from PIL import Image
 from bench.speed.bare import Networks, find, side
 from facestream.progress import counted
 from processors import align, boxes, embed, networks, passes
+from schemas.arrays import Float32Array
 from weights.manifest import manifest
-
-Floats = NDArray[np.float32]
 
 CACHE = Path(".cache/bench")
 SAVE_EVERY = 100  # images; what was done is kept when a run is cut off
@@ -32,12 +31,12 @@ class Faces:
     """The largest face of each of n images. score is NaN where there is none."""
 
     paths: list[str]  # PERSON/FILE.jpg
-    score: Floats  # (n,), raw detection score
-    size: Floats  # (n,), root of the box's area, pixels
-    count: Floats  # (n,), faces found in the image
-    landmarks: Floats  # (n, 5, 2), pixels
-    learned: Floats  # (n, D), unit length, out of the decoded crop
-    probe: Floats  # (n, D), unit length, out of the photo's pixels
+    score: Float32Array  # (n,), raw detection score
+    size: Float32Array  # (n,), root of the box's area, pixels
+    count: Float32Array  # (n,), faces found in the image
+    landmarks: Float32Array  # (n, 5, 2), pixels
+    learned: Float32Array  # (n, D), unit length, out of the decoded crop
+    probe: Float32Array  # (n, D), unit length, out of the photo's pixels
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -76,7 +75,7 @@ def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int 
     return Faces(list(paths), **columns)
 
 
-def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Floats]:
+def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Float32Array]:
     with Image.open(path) as file:
         image = file.convert("RGB")
     if enlarge > 1:
@@ -102,9 +101,9 @@ def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Floats]:
     return row
 
 
-def unit(vectors: Floats) -> Floats:
+def unit(vectors: Float32Array) -> Float32Array:
     """(n, D) of unit length."""
-    units: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    units: Float32Array = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return units
 
 
@@ -117,7 +116,7 @@ def _version() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _read(file: Path) -> dict[str, dict[str, Floats]]:
+def _read(file: Path) -> dict[str, dict[str, Float32Array]]:
     if not file.exists():
         return {}
     with np.load(file, allow_pickle=False) as stored:
@@ -125,7 +124,7 @@ def _read(file: Path) -> dict[str, dict[str, Floats]]:
         return {str(path): {name: columns[name][i] for name in COLUMNS} for i, path in enumerate(stored["paths"])}
 
 
-def _write(file: Path, rows: dict[str, dict[str, Floats]]) -> None:
+def _write(file: Path, rows: dict[str, dict[str, Float32Array]]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     columns: dict[str, Any] = {
         name: np.stack([row[name] for row in rows.values()]).astype(np.float32) for name in COLUMNS

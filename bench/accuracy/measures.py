@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating]
+FloatArray = NDArray[np.floating]
 Flags = NDArray[np.bool_]
 
 
-def calibration_error(probability: Floats, right: Flags, bins: int = 10, weight: Floats | None = None) -> float:
+def calibration_error(probability: FloatArray, right: Flags, bins: int = 10, weight: FloatArray | None = None) -> float:
     """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that
     was said, over bins of equal width, weighted by how many fall into each.
 
@@ -21,14 +21,14 @@ def calibration_error(probability: Floats, right: Flags, bins: int = 10, weight:
     return float(np.abs(surplus).sum() / weight.sum())
 
 
-def quantile_reached(scores: Floats, share: float) -> float:
+def quantile_reached(scores: FloatArray, share: float) -> float:
     """The lowest of the scores that at most a `share` of them reaches; above all of them where that is less than one."""
     ordered = np.sort(scores)[::-1]
     allowed = int(share * len(ordered) + 1e-9)
     return float(ordered[allowed - 1]) if allowed else float(np.nextafter(ordered[0], np.inf))
 
 
-def one_to_one(overlap: Floats, least: float) -> list[tuple[int, int]]:
+def one_to_one(overlap: FloatArray, least: float) -> list[tuple[int, int]]:
     """Pairs of row and column whose overlap is at least `least`, the best first, none of them twice. overlap: (rows,
     columns).
     """
@@ -45,7 +45,7 @@ def one_to_one(overlap: Floats, least: float) -> list[tuple[int, int]]:
     return pairs
 
 
-def isotonic(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The non-decreasing step function nearest to points (pool adjacent violators): x ascending, and the value at each.
 
     x, y: (n,). Returns (n,), (n,).

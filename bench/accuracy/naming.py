@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
 from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import calibration_error, spread
 from bench.accuracy.models import add_arguments, load_chosen
-from schemas.generations import Generation
+from schemas.arrays import Float32Array
+from schemas.generation_records import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, matched
@@ -33,8 +33,6 @@ from weights.manifest import manifest
 PEOPLE = 200
 RANK_ONE, TPIR, FPIR, CALIBRATION = 0.95, 0.75, 0.025, 0.05  # what is wanted
 ENLARGED_LOSS = 0.005
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def draw(faces: Faces, chance: np.random.Generator, people: int = PEOPLE) -> Dra
     return Draw(chosen, [int(a) for a, _ in pairs], [int(b) for _, b in pairs], strangers)
 
 
-def gallery_of(people: Sequence[str], vectors: Floats, keys: Sequence[str]) -> Gallery:
+def gallery_of(people: Sequence[str], vectors: Float32Array, keys: Sequence[str]) -> Gallery:
     """vectors: (n, D), one a face. keys: of each face, for its id."""
     gallery = Gallery(vectors.shape[1])
     ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, key)) for key in keys]
@@ -73,7 +71,9 @@ def gallery_of(people: Sequence[str], vectors: Floats, keys: Sequence[str]) -> G
     return gallery
 
 
-def answers(gallery: Gallery, probes: Floats, generation: Generation, strangers: float = 0.01) -> list[dict[str, Any]]:
+def answers(
+    gallery: Gallery, probes: Float32Array, generation: Generation, strangers: float = 0.01
+) -> list[dict[str, Any]]:
     """The `persons` of the sink, as if all probes were faces of one photo."""
     none = "00000000-0000-0000-0000-000000000000"
     points = [(0.0, 0.0)] * 5

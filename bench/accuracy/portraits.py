@@ -18,10 +18,11 @@ from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import quantile_reached
 from bench.accuracy.models import add_arguments, load_chosen
+from schemas.arrays import Float32Array
 
-Floats = NDArray[np.float32]
-
-WAYS: dict[str, Callable[[Floats], Floats]] = {  # similarities of probes to one person's faces, (n, faces) → (n,)
+WAYS: dict[
+    str, Callable[[Float32Array], Float32Array]
+] = {  # similarities of probes to one person's faces, (n, faces) → (n,)
     "best": lambda similarities: similarities.max(1),
     "mean": lambda similarities: similarities.mean(1),
     "mean of both": lambda similarities: (similarities.max(1) + similarities.mean(1)) / 2,
@@ -41,12 +42,14 @@ class Outcome:
     tpir_many: float
 
 
-def scored(probes: Floats, portraits: list[Floats], way: Callable[[Floats], Floats]) -> Floats:
+def scored(
+    probes: Float32Array, portraits: list[Float32Array], way: Callable[[Float32Array], Float32Array]
+) -> Float32Array:
     """probes: (n, D). portraits: (k, D) of each person. Returns (n, people)."""
     return np.stack([way(probes @ some.T) for some in portraits], 1)
 
 
-def outcome(scores: Floats, strangers: Floats, many: NDArray[np.bool_]) -> Outcome:
+def outcome(scores: Float32Array, strangers: Float32Array, many: NDArray[np.bool_]) -> Outcome:
     """scores: (people, people), of each person's probe. strangers: (s, people). many: (people,), who has many
     portraits.
     """

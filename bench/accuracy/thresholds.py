@@ -14,8 +14,9 @@ import numpy as np
 
 from bench.accuracy import lfw
 from bench.accuracy.galleries import Best, Pool
-from bench.accuracy.lfw import Faces, Floats
+from bench.accuracy.lfw import Faces
 from bench.accuracy.models import add_arguments, load_chosen
+from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
 from sink.match import thresholds
 from weights.manifest import manifest
@@ -108,7 +109,7 @@ def drawn(
     return [each for each in found if len(each.mates)]
 
 
-def rates(table: Threshold, found: Sequence[Best], way: Way, strangers: float) -> tuple[Floats, Floats]:
+def rates(table: Threshold, found: Sequence[Best], way: Way, strangers: float) -> tuple[Float32Array, Float32Array]:
     """FPIR and TPIR of each draw."""
     limits = [way(table, each, strangers) for each in found]
     fpir = [float((each.strangers >= limit).mean()) for each, limit in zip(found, limits, strict=True)]

@@ -20,10 +20,9 @@ from processors.decoding.source import Source, prepare, to_rgb
 from processors.networks import Detector, TorchEmbedder
 from processors.passes import Detail, Pass, plan, render
 from processors.stages.base import SMALLEST_EMBEDDED
+from schemas.arrays import Float32Array
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
 from weights.manifest import manifest
-
-Floats = NDArray[np.float32]
 
 PARTS = ("decode", "passes", "detect", "merge", "cut", "embed")
 
@@ -156,7 +155,7 @@ def _step(
             )
             for image, (of_one, again), first, second in zip(decoded, closer, raw, further, strict=True)
         ]
-    chips: list[Floats] = []
+    chips: list[Float32Array] = []
     for (_, data), image, faces in zip(photos, decoded, found, strict=True):
         landmarks = [
             points for points, box in zip(faces.landmarks, faces.boxes, strict=True) if side(box) >= SMALLEST_EMBEDDED
@@ -195,7 +194,7 @@ def _detect_in(detector: Detector, looks: Sequence[Sequence[Look]]) -> list[list
     return [[next(found) for _ in of_one] for of_one in looks]
 
 
-def side(box: Floats) -> float:
+def side(box: Float32Array) -> float:
     """The root of a box's area. box: (4,), xyxy."""
     return float(np.sqrt(np.prod(box[2:] - box[:2])))
 

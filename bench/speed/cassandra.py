@@ -25,7 +25,6 @@ import numpy as np
 from cassandra.cluster import Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import NumpyProtocolHandler, ProtocolHandler
-from numpy.typing import NDArray
 
 from backends.cassandra import schema as schema
 from backends.cassandra import vectors as store
@@ -37,8 +36,6 @@ from bench.stores import drop_keyspace
 from facestream.progress import counted
 from sink.match.galleries import Galleries
 from sink.match.gallery import Gallery
-
-Floats = NDArray[np.float32]
 
 WRITTEN, LOADED, RESIDENT, MATCHED = 0.8, 1.5, 1.2, 1.3  # what is wanted
 AT_ONCE = 500  # faces in one call, as the sink writes them under load

@@ -21,7 +21,7 @@ from schemas.records import (
     decode_embedded,
 )
 from stream.erase.marks import Erasures, is_erased
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 from stream.generations import Generations
 from stream.listing import listed
 from stream.reading import read_whole
@@ -74,7 +74,7 @@ async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
     async for page in vectors.read_answers():
         for stored in page:
             answer = Answer.decode(stored.value.encode())
-            if shown(answer, erasures) is not answer:
+            if redacted(answer, erasures) is not answer:
                 found.append(answer.image_id)
     return found
 
@@ -146,7 +146,7 @@ def _learned(record: Record, erasures: Erasures) -> bool:
 
 def _result(record: Record, erasures: Erasures) -> bool:
     answer = Answer.decode(record.value)
-    return answer.purpose == "erase" or shown(answer, erasures) is not answer
+    return answer.purpose == "erase" or redacted(answer, erasures) is not answer
 
 
 def _dead(record: Record, erasures: Erasures) -> bool:

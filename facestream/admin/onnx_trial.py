@@ -22,12 +22,12 @@ from processors.detect import find_faces
 from processors.embed import as_kept, chips_of_crop, cut_face
 from processors.inference import Inference
 from processors.onnx_embedder import load_onnx_embedder
+from schemas.arrays import Float32Array
 from schemas.errors import NoFace, WeightsInvalid
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from weights.load import choose_device, choose_dtype
 
-Floats = NDArray[np.float32]
-Face = tuple[NDArray[np.uint8], Floats]  # a picture (h, w, 3), and landmarks (5, 2) in its pixels
+Face = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3), and landmarks (5, 2) in its pixels
 
 TOGETHER = 8  # faces in one forward
 TIMES = 3
@@ -95,15 +95,17 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
     return [(pixels, found.landmarks[i]) for i in np.argsort(sizes)[::-1]]
 
 
-def _chips(face: Face, template: str) -> tuple[Floats, Floats]:
+def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
     """A probe's chip, from the picture, and a learned face's, from the crop that is kept. (side, side, 3) each."""
     learned = chips_of_crop(as_kept(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
 
-async def _tried(inference: Inference, name: str, probe: Floats, learned: Floats, other: Floats, device: str) -> Trial:
+async def _tried(
+    inference: Inference, name: str, probe: Float32Array, learned: Float32Array, other: Float32Array, device: str
+) -> Trial:
     """Raises WeightsInvalid."""
-    alone: list[Floats] = []
+    alone: list[Float32Array] = []
     seconds = []
     for chip in (probe, learned, other) * TIMES:
         begin = time.perf_counter()
@@ -119,7 +121,7 @@ async def _tried(inference: Inference, name: str, probe: Floats, learned: Floats
     )
 
 
-def _check(alone: Sequence[Floats], together: Floats) -> None:
+def _check(alone: Sequence[Float32Array], together: Float32Array) -> None:
     """alone: of a probe, its crop, another face, and again. together: of probe and other, by turns. (D,) each."""
     probe, other = alone[0], alone[2]
     if not np.isfinite(alone).all() or not np.isfinite(together).all():
@@ -144,5 +146,5 @@ def _check(alone: Sequence[Floats], together: Floats) -> None:
         )
 
 
-def _cosine(one: Floats, other: Floats) -> float:
+def _cosine(one: Float32Array, other: Float32Array) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))

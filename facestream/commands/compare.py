@@ -16,7 +16,7 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import ConfigurationError, NotFound
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.names import normalised
 from sink.evaluate.comparing import Difference, Figures, Key, Outcome, common, differences, figures, outcome, read
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from facestream.admin.generations import activate, retire
+from facestream.admin.generation_changes import activate, retire
 from facestream.commands import compare, models_add
 from facestream.runtime.state import State, followed
 from facestream.runtime.stores import Stores, open_stores

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from facestream.admin.generations import generation_name
+from facestream.admin.generation_changes import generation_name
 from facestream.runtime.state import followed
 from facestream.runtime.stores import open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import complain
 from schemas.errors import ConfigurationError, InvalidRequest
-from schemas.generations import Generation, OnnxEmbedder
+from schemas.generation_records import Generation, OnnxEmbedder
 from stream.generations import Generations, generation_record
 from stream.topics import TOPICS
 from weights.manifest import manifest

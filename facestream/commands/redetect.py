@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from typing import Any
 
-from facestream.admin.generations import generation_name, known
+from facestream.admin.generation_changes import generation_name, known
 from facestream.commands import reembed
 from facestream.config import Settings
 from facestream.runtime.state import followed
@@ -12,7 +12,7 @@ from facestream.runtime.stores import open_stores
 from facestream.settings_flags import settings_from
 from facestream.terminal import quietly
 from schemas.errors import ConfigurationError
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from stream.generations import Generations, generation_record
 from weights.manifest import manifest
 

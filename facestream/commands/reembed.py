@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backends.urls import scheme_of
-from facestream.admin.generations import as_candidate, complete, faces_missing
+from facestream.admin.generation_changes import as_candidate, complete, faces_missing
 from facestream.config import Settings
 from facestream.progress import counted
 from facestream.runtime.data_folder import locked, serving
@@ -22,13 +22,13 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import Unavailable
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from stream.catching_up import LOOK_EVERY_S, records_left
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from stream.worker import Worker
 
 if TYPE_CHECKING:
-    from processors.stages.reembed import Reembed
+    from processors.stages.reembed import ReembedStage
 
 DESCRIPTION = """\
 Embed every learned face with another model, while the service goes on. NAME is a generation of `facestream models list`.
@@ -164,17 +164,17 @@ async def _finish(stores: Stores, state: State, generation: Generation) -> int:
 @asynccontextmanager
 async def _worker(
     settings: Settings, stores: Stores, state: State, generation: Generation, rate: float
-) -> AsyncIterator[tuple[Worker, "Reembed"]]:
+) -> AsyncIterator[tuple[Worker, "ReembedStage"]]:
     from facestream.runtime.role_process import (
         fetch_embedder,
         make_detector,
         no_networks,
     )  # torch takes a second to import
     from processors.decoding.pool import DecodePool
-    from processors.embed import Cutting
+    from processors.embed import CropThreads
     from processors.inference import Inference
     from processors.stages.redetect import Redetect
-    from processors.stages.reembed import AT_ONCE, Reembed
+    from processors.stages.reembed import AT_ONCE, ReembedStage
     from weights.load import choose_device, choose_dtype
 
     device = choose_device(settings.device)
@@ -189,8 +189,8 @@ async def _worker(
             stack.callback(inference.close)
             embedder = await fetch_embedder(settings, stores.objects, device, dtype, generation)
             await inference.add_embedder(generation.name, embedder)
-        cutting = Cutting()
-        stack.callback(cutting.close)
+        crop_threads = CropThreads()
+        stack.callback(crop_threads.close)
         member = settings.member or stack.enter_context(member_name(settings.data, "reembed"))
 
         async def redetect() -> Redetect:
@@ -199,9 +199,9 @@ async def _worker(
             decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
             await decoders.start()
             stack.push_async_callback(decoders.close)
-            return Redetect(detector, stores.objects, decoders, cutting, inferences[0])
+            return Redetect(detector, stores.objects, decoders, crop_threads, inferences[0])
 
-        stage = Reembed(generation, stores.objects, cutting, inferences, state.erasures, redetect, rate=rate)
+        stage = ReembedStage(generation, stores.objects, crop_threads, inferences, state.erasures, redetect, rate=rate)
         worker = Worker(
             stores.log,
             stage,

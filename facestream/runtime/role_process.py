@@ -14,14 +14,14 @@ from facestream.runtime.stores import Stores
 from processors.align import template_named
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
-from processors.embed import Cutting
+from processors.embed import CropThreads
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.stages.apart import Detect, Embed
+from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import Parts
-from processors.stages.fused import Processor
-from schemas.generations import Generation
+from processors.stages.fused import FusedStage
+from schemas.generation_records import Generation
 from stream.sources import Sources
 from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
@@ -42,15 +42,15 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
     async with AsyncExitStack() as stack:
         inference = Inference(no_networks(device), settings.threads)
         stack.callback(inference.close)
-        cutting = Cutting()
-        stack.callback(cutting.close)
+        crop_threads = CropThreads()
+        stack.callback(crop_threads.close)
         embedders = Embedders(
             state.generations, inference, partial(fetch_embedder, settings, stores.objects, device, dtype)
         )
         if settings.stage != "detect":
             await embedders.load_active()
         if settings.stage == "embed":
-            embed = Embed(stores.objects, cutting, inference, embedders, state.erasures)
+            embed = EmbedStage(stores.objects, crop_threads, inference, embedders, state.erasures)
             yield [Worker(stores.log, embed, [FACES_DETECTED], member=member, max_in_flight=IN_FLIGHT)]
             return
         detectors = Detectors(state.generations, inference, partial(make_detector, settings, device, dtype))
@@ -59,11 +59,11 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
         await decoders.start()
         stack.push_async_callback(decoders.close)
         sources = Sources(stores.objects, settings.source_buckets, settings.max_upload)
-        parts = Parts(stores.objects, decoders, cutting, inference, detectors, state.erasures, sources)
+        parts = Parts(stores.objects, decoders, crop_threads, inference, detectors, state.erasures, sources)
         yield [
             Worker(
                 stores.log,
-                Detect(parts) if settings.stage == "detect" else Processor(parts, embedders),
+                DetectStage(parts) if settings.stage == "detect" else FusedStage(parts, embedders),
                 [IMAGES_RECEIVED],
                 bulk=[IMAGES_RECEIVED_BULK],
                 member=member,

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
 from processors import align
-from processors.embed import AT_ONCE, CutFace, Cutting, chips_of_crop, decoded_crop, embed_crops
+from processors.embed import AT_ONCE, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
 from processors.embedders import Embedders
 from processors.inference import PICTURE_S, Inference, Picture
 from processors.sheet import decoded_sheet, encoded_sheet
-from processors.stages.base import Detecting, Image, LearnedFace, landmarks_of, large_enough, models_of
+from processors.stages.base import Image, ImageStage, LearnedFace, landmarks_of, large_enough, models_of
+from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
 from schemas.ids import sheet_key
 from schemas.records import (
@@ -34,10 +35,9 @@ from stream.erase.marks import Erasures, drop_if_erased
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float32]
 
 
-class Detect(Detecting):
+class DetectStage(ImageStage):
     """Stage of the consumer group `processors` that ends with the crops."""
 
     async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
@@ -58,7 +58,7 @@ class Detect(Detecting):
         large = large_enough(faces)
         key = None
         if large:
-            cut = await self._crops.cut(image.data, image.decoded, [landmarks_of(faces[i]) for i in large])
+            cut = await self._cutter.cut(image.data, image.decoded, [landmarks_of(faces[i]) for i in large])
             key = await self._store_sheet(image, [it.pixels for it in cut])
         cells = {i: cell for cell, i in enumerate(large)}
         detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
@@ -67,7 +67,7 @@ class Detect(Detecting):
     async def _store_sheet(self, image: Image, crops: Sequence[Pixels]) -> str:
         key = sheet_key(image.received.image_id)
         metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
-        await self._objects.put(key, await self._cutting.run(encoded_sheet, crops), metadata)
+        await self._objects.put(key, await self._crop_threads.run(encoded_sheet, crops), metadata)
         await self._erased_meanwhile(image.received, image.received_at)
         return key
 
@@ -85,15 +85,20 @@ class Detect(Detecting):
         return NewRecord(FACES_DETECTED, image.received.image_id, value.encode())
 
 
-class Embed:
+class EmbedStage:
     """Stage of the consumer group `embedders`: from crops to vectors."""
 
     name = "embedders"
 
     def __init__(
-        self, objects: ObjectStore, cutting: Cutting, inference: Inference, embedders: Embedders, erasures: Erasures
+        self,
+        objects: ObjectStore,
+        crop_threads: CropThreads,
+        inference: Inference,
+        embedders: Embedders,
+        erasures: Erasures,
     ) -> None:
-        self._objects, self._cutting, self._inference = objects, cutting, inference
+        self._objects, self._crop_threads, self._inference = objects, crop_threads, inference
         self._embedders, self._erasures = embedders, erasures
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
@@ -126,40 +131,42 @@ class Embed:
         )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
-    async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+    async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
         """By face, then by generation."""
         if len(event.faces) != 1 or event.faces[0].crop is None:
             raise UnreadableRecord("a learn carries one face with its crop")
         face, kept, detector = event.faces[0], event.faces[0].crop, event.models.detector
         stored = await self._objects.get(kept.object_key)
         crops = {
-            detector: CutFace(await self._cutting.run(decoded_crop, stored.data), np.array(kept.landmarks, np.float32))
+            detector: CutFace(
+                await self._crop_threads.run(decoded_crop, stored.data), np.array(kept.landmarks, np.float32)
+            )
         }
         if face.seen and event.sheet_key is not None:
             sheet = await self._objects.get(event.sheet_key)
             for other, pixels in zip(
-                face.seen, await self._cutting.run(decoded_sheet, sheet.data, len(face.seen)), strict=True
+                face.seen, await self._crop_threads.run(decoded_sheet, sheet.data, len(face.seen)), strict=True
             ):
                 crops[other] = CutFace(pixels, np.array(face.seen[other], np.float32))
         live = await self._embedders.live()
-        return {0: await embed_crops(crops, detector, live, self._cutting, self._inference, since)}
+        return {0: await embed_crops(crops, detector, live, self._crop_threads, self._inference, since)}
 
-    async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Floats]]:
+    async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
         generation = await self._embedders.require(event.models.generation or "")
         at = [i for i, face in enumerate(event.faces) if face.cell is not None]
         if not at or event.sheet_key is None:
             return {}
         stored = await self._objects.get(event.sheet_key)
         landmarks = [landmarks_of(event.faces[i]) for i in at]
-        chips = await self._cutting.run(_chips_of, stored.data, landmarks, generation.template)
-        vectors: list[Floats] = []
+        chips = await self._crop_threads.run(_chips_of, stored.data, landmarks, generation.template)
+        vectors: list[Float32Array] = []
         for begin in range(0, len(chips), AT_ONCE):
             part = chips[begin : begin + AT_ONCE]
             vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_S))
         return {i: {generation.name: vector} for i, vector in zip(at, vectors, strict=True)}
 
 
-def _chips_of(sheet: bytes, landmarks: Sequence[Floats], template: str) -> list[Picture]:
+def _chips_of(sheet: bytes, landmarks: Sequence[Float32Array], template: str) -> list[Picture]:
     """landmarks: (5, 2) each, in pixels of the photo."""
     crops = decoded_sheet(sheet, len(landmarks))
     in_crop = [align.crop_landmarks(points, align.fit(points)) for points in landmarks]

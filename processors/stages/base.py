@@ -11,20 +11,20 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore, StoredObject
-from processors.crops import Crops
 from processors.decoding.pool import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
 from processors.detectors import Detectors
-from processors.embed import CutFace, Cutting, encoded_crop
+from processors.embed import CropThreads, CutFace, encoded_crop
+from processors.face_cutter import FaceCutter
 from processors.inference import Inference
+from schemas.arrays import Float32Array
 from schemas.cloudevents import image_received
 from schemas.errors import ObjectMissing
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.ids import crop_key, face_id_learned, source_of_face
 from schemas.records import Crop, Detection, ImageReceived, Models
 from stream.answers import answer, envelope
@@ -36,8 +36,6 @@ from weights.manifest import manifest
 FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
 SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
 BULK_STEPS_BACK_S = 10.0  # an image of the bulk lane waits for the networks as if it had come so much later
-
-Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +70,23 @@ class Parts:
 
     objects: ObjectStore
     decoders: DecodePool
-    cutting: Cutting
+    crop_threads: CropThreads
     inference: Inference
     detectors: Detectors
     erasures: Erasures
     sources: Sources
 
 
-class Detecting(ABC):
+class ImageStage(ABC):
     """Base of the stages of the consumer group `processors`: what becomes of the faces is theirs."""
 
     name = "processors"
 
     def __init__(self, parts: Parts) -> None:
-        self._objects, self._decoders, self._cutting = parts.objects, parts.decoders, parts.cutting
+        self._objects, self._decoders, self._crop_threads = parts.objects, parts.decoders, parts.crop_threads
         self._inference, self._detectors, self._erasures = parts.inference, parts.detectors, parts.erasures
         self._sources = parts.sources
-        self._crops = Crops(parts.decoders, parts.cutting, parts.inference)
+        self._cutter = FaceCutter(parts.decoders, parts.crop_threads, parts.inference)
         self._bulk_decoders = asyncio.Semaphore(max(1, parts.decoders.workers - 1))  # one is left for who waits
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
@@ -153,14 +151,14 @@ class Detecting(ABC):
     async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
         landmarks = {image.generation.detector: landmarks_of(face)}
         for other in await self._detectors.others(image.generation.detector):
-            seen = await self._crops.seen_by(other, image.decoded, face.box, image.since)
+            seen = await self._cutter.seen_by(other, image.decoded, face.box, image.since)
             if seen is not None:
                 landmarks[other] = seen
         cuts = dict(
-            zip(landmarks, await self._crops.cut(image.data, image.decoded, list(landmarks.values())), strict=True)
+            zip(landmarks, await self._cutter.cut(image.data, image.decoded, list(landmarks.values())), strict=True)
         )
         cut = cuts.pop(image.generation.detector)
-        jpeg = await self._cutting.run(encoded_crop, cut.pixels)
+        jpeg = await self._crop_threads.run(encoded_crop, cut.pixels)
         face_id = face_id_learned(image.received.image_id)
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
@@ -190,7 +188,7 @@ def models_of(generation: Generation) -> Models:
     return Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
 
 
-def landmarks_of(face: Detection) -> Floats:
+def landmarks_of(face: Detection) -> Float32Array:
     """(5, 2), pixels of the upright original."""
     return np.array(face.landmarks, np.float32)
 

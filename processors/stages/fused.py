@@ -5,19 +5,17 @@
 import asyncio
 
 import numpy as np
-from numpy.typing import NDArray
 
 from backends.log import NewRecord
 from processors.embed import CutFace, as_kept, decoded_crop, embed_crops, embed_probes
 from processors.embedders import Embedders
-from processors.stages.base import Detecting, Image, LearnedFace, Parts, landmarks_of, large_enough, models_of
+from processors.stages.base import Image, ImageStage, LearnedFace, Parts, landmarks_of, large_enough, models_of
+from schemas.arrays import Float32Array
 from schemas.records import Detection, EmbeddedFace, FacesEmbedded, encoded_vector
 from stream.topics import FACES_EMBEDDED
 
-Floats = NDArray[np.float32]
 
-
-class Processor(Detecting):
+class FusedStage(ImageStage):
     """Detect and embed in one."""
 
     def __init__(self, parts: Parts, embedders: Embedders) -> None:
@@ -35,23 +33,28 @@ class Processor(Detecting):
         )
         return [self._embedded(image, [embedded], ignored)]
 
-    async def _vectors(self, image: Image, face: LearnedFace) -> dict[str, Floats]:
+    async def _vectors(self, image: Image, face: LearnedFace) -> dict[str, Float32Array]:
         """By generation. Who is seen by another detector is embedded as that one sees them, out of a JPEG too."""
-        kept = await self._cutting.run(decoded_crop, face.jpeg)
+        kept = await self._crop_threads.run(decoded_crop, face.jpeg)
         crops = {image.generation.detector: CutFace(kept, np.array(face.crop.landmarks, np.float32))}
         for detector, cut in face.seen.items():
-            crops[detector] = await self._cutting.run(as_kept, cut)
+            crops[detector] = await self._crop_threads.run(as_kept, cut)
         return await embed_crops(
-            crops, image.generation.detector, await self._embedders.live(), self._cutting, self._inference, image.since
+            crops,
+            image.generation.detector,
+            await self._embedders.live(),
+            self._crop_threads,
+            self._inference,
+            image.since,
         )
 
     async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
         generation = await self._embedders.require(image.generation.name)
         large = large_enough(faces)
         landmarks = [landmarks_of(faces[i]) for i in large]
-        with await self._crops.fine_enough(image.data, image.decoded, landmarks) as fine:
+        with await self._cutter.fine_enough(image.data, image.decoded, landmarks) as fine:
             at = [points * fine.scale for points in landmarks]
-            vectors = await embed_probes(fine.pixels, at, generation, self._cutting, self._inference, image.since)
+            vectors = await embed_probes(fine.pixels, at, generation, self._crop_threads, self._inference, image.since)
         by_face = dict(zip(large, vectors, strict=True))
         embedded = [
             EmbeddedFace(

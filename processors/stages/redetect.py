@@ -4,9 +4,9 @@ import asyncio
 import time
 
 from backends.objects import ObjectStore
-from processors.crops import Crops
 from processors.decoding.pool import DecodePool
-from processors.embed import CutFace, Cutting, as_kept
+from processors.embed import CropThreads, CutFace, as_kept
+from processors.face_cutter import FaceCutter
 from processors.inference import Inference
 from schemas.errors import ObjectMissing
 from schemas.ids import original_key
@@ -17,10 +17,10 @@ class Redetect:
     """`detector`: by its name, which the inference has."""
 
     def __init__(
-        self, detector: str, objects: ObjectStore, decoders: DecodePool, cutting: Cutting, inference: Inference
+        self, detector: str, objects: ObjectStore, decoders: DecodePool, crop_threads: CropThreads, inference: Inference
     ) -> None:
-        self._detector, self._objects, self._decoders, self._cutting = detector, objects, decoders, cutting
-        self._crops = Crops(decoders, cutting, inference)
+        self._detector, self._objects, self._decoders, self._crop_threads = detector, objects, decoders, crop_threads
+        self._cutter = FaceCutter(decoders, crop_threads, inference)
         self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
 
     async def crop(self, face: FaceLearned) -> CutFace | None:
@@ -35,8 +35,8 @@ class Redetect:
             except ObjectMissing:
                 return None
             with await self._decoders.decode(original) as decoded:
-                landmarks = await self._crops.seen_by(self._detector, decoded, face.box, time.monotonic())
+                landmarks = await self._cutter.seen_by(self._detector, decoded, face.box, time.monotonic())
                 if landmarks is None:
                     return None
-                (cut,) = await self._crops.cut(original, decoded, [landmarks])
-        return await self._cutting.run(as_kept, cut)
+                (cut,) = await self._cutter.cut(original, decoded, [landmarks])
+        return await self._crop_threads.run(as_kept, cut)

@@ -14,11 +14,11 @@ from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
-from processors.embed import CutFace, Cutting, chips_of_crop, decoded_crop
+from processors.embed import CropThreads, CutFace, chips_of_crop, decoded_crop
 from processors.inference import Inference, Picture
 from processors.stages.redetect import Redetect
 from schemas.errors import ObjectMissing, UnreadableRecord
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace, encoded_vector
 from stream.erase.marks import Erasures
 from stream.topics import FACES_EMBEDDED
@@ -28,7 +28,7 @@ GROUP = "reembed-"  # and the generation: the consumer group of its replay
 AT_ONCE = 64  # faces in one forward, and in one record
 
 
-class Reembed:
+class ReembedStage:
     """Stage of the consumer group of a generation's replay. `inferences` embed side by side. `redetect` is called once,
     if a face needs it. `rate`: faces a second at most, 0 for as many as there are. `not_seen`: faces that the
     generation's detector has not found.
@@ -38,7 +38,7 @@ class Reembed:
         self,
         generation: Generation,
         objects: ObjectStore,
-        cutting: Cutting,
+        crop_threads: CropThreads,
         inferences: Sequence[Inference],
         erasures: Erasures,
         redetect: Callable[[], Awaitable[Redetect]],
@@ -46,7 +46,7 @@ class Reembed:
         rate: float = 0.0,
     ) -> None:
         self.name = GROUP + generation.name
-        self._generation, self._objects, self._cutting = generation, objects, cutting
+        self._generation, self._objects, self._crop_threads = generation, objects, crop_threads
         self._erasures = erasures
         self._free: asyncio.Queue[Inference] = asyncio.Queue()
         for inference in inferences:
@@ -93,7 +93,7 @@ class Reembed:
         """None for a face that was erased meanwhile. Raises ObjectMissing."""
         if face.detector != self._generation.detector:
             if (seen := await (await self._redetector()).crop(face)) is not None:
-                return await self._cutting.run(_chip_of, seen, self._generation.template)
+                return await self._crop_threads.run(_chip_of, seen, self._generation.template)
             self.not_seen += 1
         try:
             stored = await self._objects.get(face.crop.object_key)
@@ -103,7 +103,7 @@ class Reembed:
                 return None
             raise
         landmarks = np.array(face.crop.landmarks, np.float32)
-        return await self._cutting.run(_chip_of_kept, stored.data, landmarks, self._generation.template)
+        return await self._crop_threads.run(_chip_of_kept, stored.data, landmarks, self._generation.template)
 
     async def _redetector(self) -> Redetect:
         async with self._opening:

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock, VectorStore
+from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
 from sink.evaluate.leave_one_out import best_others, own
 from sink.evaluate.samples import Flags
 from sink.match.gallery import Gallery
-from sink.match.people import Floats
 from sink.match.thresholds import threshold
 
 AT_ONCE = 256  # faces that are matched between two steps of the progress
@@ -27,7 +27,7 @@ class Faces:
     """The learned faces of a directory in one generation: of each its key, and its vector, (n, D)."""
 
     keys: Sequence[Key]
-    vectors: Floats
+    vectors: Float32Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Outcome:
     several: Flags  # whether the person has another face
     right: Flags  # whether the own person is first
     named: Flags  # whether the first is above the threshold
-    strangers: Floats  # best similarity to anybody else, -1 where there is nobody
+    strangers: Float32Array  # best similarity to anybody else, -1 where there is nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Difference:
 async def read(vectors: VectorStore, directory: str, generation: str) -> Faces:
     """Sorted by key. Raises Unavailable."""
     keys: list[Key] = []
-    blocks: list[Floats] = []
+    blocks: list[Float32Array] = []
     blocks_read: AsyncIterator[FaceBlock] = vectors.read_gallery(directory, generation)
     async for block in blocks_read:
         keys += zip(block.persons, block.face_ids, strict=True)

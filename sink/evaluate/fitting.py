@@ -20,9 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.arrays import Float32Array
 from schemas.calibration import Calibration, Threshold
 from sink.evaluate.samples import Directory, Flags, Scores, populations, scores
-from sink.match.people import Floats
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)  # people of a gallery
 SHARES = (0.1, 0.01, 0.001)  # of strangers, as Threshold has them
@@ -111,7 +111,7 @@ def calibrated(found: Sequence[Scores]) -> tuple[Calibration | None, str]:
     ), ""
 
 
-def curve(mates: Floats, right: Flags, strangers: Floats, share: float = MATES) -> tuple[float, float]:
+def curve(mates: Float32Array, right: Flags, strangers: Float32Array, share: float = MATES) -> tuple[float, float]:
     """Midpoint and slope of the probability, where a `share` of the probes is of enrolled people. Best similarities,
     (m,), (m,) and (s,).
     """

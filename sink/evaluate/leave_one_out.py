@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
-from sink.match.people import Floats, Match
+from sink.match.people import Match
 
 AT_ONCE = 1_024  # faces of one person: more are looked at in parts
 
@@ -18,11 +19,11 @@ class Own:
     none.
     """
 
-    similarity: Floats  # (faces,), -1 where there is no other
+    similarity: Float32Array  # (faces,), -1 where there is no other
     nearest: NDArray[np.intp]  # (faces,), which of them is most similar, -1 where there is no other
 
 
-def own(units: Floats) -> Own:
+def own(units: Float32Array) -> Own:
     """units: (faces, D) of one person, unit length."""
     count = len(units)
     if count < 2:
@@ -40,7 +41,7 @@ def own(units: Floats) -> Own:
     return Own(similarity, nearest)
 
 
-def best_others(gallery: Gallery, units: Floats, people: Sequence[int]) -> list[Match | None]:
+def best_others(gallery: Gallery, units: Float32Array, people: Sequence[int]) -> list[Match | None]:
     """For each face the best match that is somebody else, None where there is nobody. units: (b, D), unit length.
     people: (b,), whose face each is, numbers of the gallery.
     """

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
+from schemas.arrays import Float32Array
 from sink.evaluate.leave_one_out import best_others, own
 from sink.match.gallery import Gallery
-from sink.match.people import Floats
 
 Flags = NDArray[np.bool_]
-Directory = tuple[Sequence[str], Floats]  # the person of each face, (n,), and its vector, (n, D), of any length
+Directory = tuple[Sequence[str], Float32Array]  # the person of each face, (n,), and its vector, (n, D), of any length
 
 MOST_PEOPLE = 20_000  # over all directories; with 512 numbers and a portrait each 40 MB
 MOST_PORTRAITS = 20  # of one person
@@ -35,9 +35,9 @@ class Scores:
     """
 
     people: int
-    mates: Floats
+    mates: Float32Array
     right: Flags
-    strangers: Floats
+    strangers: Float32Array
     independent: float  # as many strangers say as much as these, who met some galleries that overlap
     mates_people: int  # people whose portraits were left out, or could have been
 
@@ -62,7 +62,7 @@ class Population:
         """Strangers in as many galleries of this size as have no people in common."""
         return (len(self) - size) * len(self) / size
 
-    def draw(self, size: int, chance: np.random.Generator) -> tuple[Floats, Flags, Floats]:
+    def draw(self, size: int, chance: np.random.Generator) -> tuple[Float32Array, Flags, Float32Array]:
         """The mates' best similarities and whether they are right, and the strangers'. (m,), (m,), (s,)."""
         order = chance.permutation(len(self))
         members, strangers = order[:size], order[size:][:MOST_STRANGERS]
@@ -109,13 +109,13 @@ def scores(among: Sequence[Population], size: int, chance: np.random.Generator) 
     return Scores(size, mates, right, strangers, independent, sum(int(it.several.sum()) for it in large))
 
 
-def _portraits(vectors: Floats) -> Floats:
+def _portraits(vectors: Float32Array) -> Float32Array:
     """Of unit length, without copies. vectors: (n, D)."""
     alone = Gallery(vectors.shape[1])
     alone.load(FaceBlock([""] * len(vectors), _ids(len(vectors)), vectors))
     units = alone.vectors_of(0)
     copies = np.triu(units @ units.T, 1).max(0) > COPY
-    distinct: Floats = units[~copies]
+    distinct: Float32Array = units[~copies]
     return distinct
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
+from schemas.arrays import Float32Array
 from sink.match.names import Names
-from sink.match.people import BELOW_ALL, FOLDS, Floats, Match, People
+from sink.match.people import BELOW_ALL, FOLDS, Match, People
 from sink.match.strangers import Strangers
 
 T = TypeVar("T", bound=np.generic)
@@ -37,7 +38,7 @@ class Gallery:
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
         # (BLOCK_ROWS, D) each, of unit length; that of a small gallery is smaller.
-        self._blocks: list[Floats] = [np.empty((0, dimension), np.float32)]
+        self._blocks: list[Float32Array] = [np.empty((0, dimension), np.float32)]
         self._rows = 0
         self._person_of = np.empty(0, np.int32)  # (capacity,), the person of each row
         self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
@@ -80,13 +81,13 @@ class Gallery:
         if self._strangers is not None:
             self._strangers.changed(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
 
-    def match(self, probes: Floats, top: int) -> list[list[Candidate]]:
+    def match(self, probes: Float32Array, top: int) -> list[list[Candidate]]:
         """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
         units = np.empty(probes.shape, np.float32)
         _to_unit_length(probes, units)
         return [[self._candidate(it) for it in found] for found in self.best(units, top)]
 
-    def best(self, units: Floats, top: int) -> list[list[Match]]:
+    def best(self, units: Float32Array, top: int) -> list[list[Match]]:
         """The same with numbers for names and ids. units: (B, D), unit length."""
         if not self._rows:
             return [[] for _ in units]
@@ -105,7 +106,7 @@ class Gallery:
             found += people.best(similarities, top)
         return found
 
-    def best_of_others(self) -> Floats:
+    def best_of_others(self) -> Float32Array:
         """For up to SENTINELS people, the best similarity of one of their faces to anybody else: how strangers fare
         here.
         """
@@ -118,16 +119,16 @@ class Gallery:
     def name(self, person: int) -> str:
         return self._names[person]
 
-    def vectors_of(self, person: int) -> Floats:
+    def vectors_of(self, person: int) -> Float32Array:
         """(faces of the person, D), unit length."""
         return np.stack([self._unit(row) for row in self._index().rows_of(person)])
 
-    def first_vector_of(self, person: int) -> Floats:
+    def first_vector_of(self, person: int) -> Float32Array:
         """(D,), of the smallest face_id: a choice that does not depend on the order of learning."""
         return self._unit(min(self._index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
 
-    def _unit(self, row: int) -> Floats:
-        unit: Floats = self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
+    def _unit(self, row: int) -> Float32Array:
+        unit: Float32Array = self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
         return unit
 
     def _index(self) -> People:
@@ -140,7 +141,7 @@ class Gallery:
         face_id = f"{hex_[:8]}-{hex_[8:12]}-{hex_[12:16]}-{hex_[16:20]}-{hex_[20:]}"
         return Candidate(self._names[match.person], match.similarity, face_id)
 
-    def _append(self, keys: NDArray[np.uint64], people: NDArray[np.int32], vectors: Floats) -> None:
+    def _append(self, keys: NDArray[np.uint64], people: NDArray[np.int32], vectors: Float32Array) -> None:
         begin, end = self._rows, self._rows + len(keys)
         self._reserve(end)
         for i in range(begin // BLOCK_ROWS, -(-end // BLOCK_ROWS)):
@@ -182,7 +183,7 @@ def _longer(values: NDArray[T], length: int) -> NDArray[T]:
     return longer
 
 
-def _to_unit_length(vectors: Floats, units: Floats) -> None:
+def _to_unit_length(vectors: Float32Array, units: Float32Array) -> None:
     """Both (n, D). One without a length, or an endless one, gets nothing that is similar to anything."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))

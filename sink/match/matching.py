@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from schemas.generations import Generation
+from schemas.arrays import Float32Array
+from schemas.generation_records import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.match.gallery import Candidate, Gallery
-from sink.match.people import Floats
 from sink.match.thresholds import threshold
 
 
@@ -20,7 +20,7 @@ class Photo:
     """
 
     faces: Sequence[EmbeddedFace]
-    vectors: Floats
+    vectors: Float32Array
     embedded: Sequence[int]
     options: Options
 

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from schemas.arrays import Float32Array
+
 Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
@@ -46,7 +47,7 @@ class People:
         end = self._ends[person]
         return self._rows[end - self._counts[person] : end]
 
-    def best(self, similarities: Floats, top: int) -> list[list[Match]]:
+    def best(self, similarities: Float32Array, top: int) -> list[list[Match]]:
         """For each probe the `top` most similar people, best first.
 
         similarities: (height, b), of b probes to every row; height a multiple of FOLDS, filled up with BELOW_ALL.
@@ -79,7 +80,7 @@ class People:
             found[probe].append(Match(*match))
         return found
 
-    def _limits(self, folds: Floats, highest: Floats, top: int) -> Floats:
+    def _limits(self, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
         """For each probe what at least `top` people reach: (b,)."""
         height, b = highest.shape
         part = max(1, height // LEADERS)
@@ -96,7 +97,7 @@ class People:
         scores.partition(parts - top)
         return scores[:, parts - top] - np.float32(ROUNDING)
 
-    def _scores(self, each: Floats, begins: Indices, people: Indices) -> tuple[Floats, Floats]:
+    def _scores(self, each: Float32Array, begins: Indices, people: Indices) -> tuple[Float32Array, Float32Array]:
         """The similarity of the best face of each of these people, and that of the person: (n,). each, begins: as
         below.
         """
@@ -104,7 +105,9 @@ class People:
         mean = np.add.reduceat(each, begins) / self._counts[people]
         return best, ((best + mean) / 2).astype(np.float32)
 
-    def _similarities(self, similarities: Floats, people: Indices, probes: Indices) -> tuple[Floats, Indices, Indices]:
+    def _similarities(
+        self, similarities: Float32Array, people: Indices, probes: Indices
+    ) -> tuple[Float32Array, Indices, Indices]:
         """Of all faces of each of these people to the probe beside it, one person after the other; the rows of the
         faces; where each person begins.
         """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from sink.match.people import Floats
+from schemas.arrays import Float32Array
 
 if TYPE_CHECKING:
     from sink.match.gallery import Gallery
@@ -27,7 +27,7 @@ class Strangers:
         self._nearest = np.empty(len(self._members), np.int32)  # (s,), who that is
         self._look(gallery, np.arange(len(self._members)))
 
-    def best(self) -> Floats:
+    def best(self) -> Float32Array:
         return self._best.copy()
 
     def changed(self, gallery: "Gallery", people: list[int]) -> None:

@@ -11,7 +11,7 @@ from schemas.records import Answer, problem
 from stream.erase.marks import Erasures
 
 
-def shown(answer: Answer, erasures: Erasures) -> Answer:
+def redacted(answer: Answer, erasures: Erasures) -> Answer:
     """The answer itself, or what is left of it: without the name, or 409 `erased` for an image that is erased itself."""
     if answer.offset is None or answer.directory is None or erasures.empty:
         return answer

@@ -21,18 +21,18 @@ from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.state import State
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
-from processors.embed import Cutting
+from processors.embed import CropThreads
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.stages.apart import Detect, Embed
+from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import SMALLEST_EMBEDDED, Parts
-from processors.stages.fused import Processor
+from processors.stages.fused import FusedStage
 from processors.stages.redetect import Redetect
-from processors.stages.reembed import Reembed
+from processors.stages.reembed import ReembedStage
 from schemas.erased import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.ids import sheet_key
 from schemas.records import (
     Answer,
@@ -61,11 +61,11 @@ REDETECTED = "redetected"  # of another detector
 @dataclass(frozen=True, slots=True)
 class Stages:
     objects: FileObjects
-    fused: Processor
-    detect: Detect
-    embed: Embed
+    fused: FusedStage
+    detect: DetectStage
+    embed: EmbedStage
     inference: Inference
-    cutting: Cutting
+    crop_threads: CropThreads
     decoders: DecodePool
 
     async def announce(self, photo: bytes, purpose: Purpose) -> Record:
@@ -121,7 +121,7 @@ async def stages(
     async def fetch(generation: Generation) -> Callable[[], Embedder]:
         return lambda: networks[generation.name]
 
-    objects, decoders, cutting = FileObjects(tmp_path / "objects"), DecodePool(workers=1), Cutting()
+    objects, decoders, crop_threads = FileObjects(tmp_path / "objects"), DecodePool(workers=1), CropThreads()
     inference = Inference(Networks(chunk_pixels=1_300_000, chunk_chips=32))
 
     def make(name: str) -> Detector:
@@ -131,12 +131,12 @@ async def stages(
     detectors = Detectors(state.generations, inference, make)
     await decoders.start()
     sources = Sources(objects, [], 1 << 25)
-    parts = Parts(objects, decoders, cutting, inference, detectors, state.erasures, sources)
+    parts = Parts(objects, decoders, crop_threads, inference, detectors, state.erasures, sources)
     embedders = Embedders(state.generations, inference, fetch)
-    embed = Embed(objects, cutting, inference, embedders, state.erasures)
-    yield Stages(objects, Processor(parts, embedders), Detect(parts), embed, inference, cutting, decoders)
+    embed = EmbedStage(objects, crop_threads, inference, embedders, state.erasures)
+    yield Stages(objects, FusedStage(parts, embedders), DetectStage(parts), embed, inference, crop_threads, decoders)
     inference.close()
-    cutting.close()
+    crop_threads.close()
     await decoders.close()
     await objects.close()
 
@@ -244,9 +244,9 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     async def redetect() -> Redetect:
         nonlocal opened
         opened += 1
-        return Redetect(generation.detector, stages.objects, stages.decoders, stages.cutting, stages.inference)
+        return Redetect(generation.detector, stages.objects, stages.decoders, stages.crop_threads, stages.inference)
 
-    replay = Reembed(generation, stages.objects, stages.cutting, [stages.inference], state.erasures, redetect)
+    replay = ReembedStage(generation, stages.objects, stages.crop_threads, [stages.inference], state.erasures, redetect)
 
     async def replayed(box: list[int] | None) -> NDArray[np.float32]:
         assert face.crop is not None

@@ -8,17 +8,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from processors.networks import TorchEmbedder
 from processors.onnx_embedder import OnnxEmbedder, load_onnx_embedder
-from schemas import generations
+from schemas import generation_records as generations
+from schemas.arrays import Float32Array
 from schemas.errors import ConfigurationError, WeightsInvalid
 from tests.onnx_files import CPU, DIMENSION, SIDE, SmallEmbedder, exported, of_graph, write_resnet29
 from weights.load import load_embedder
-
-Floats = NDArray[np.float32]
 
 X: dict[str, list[str | int]] = {"x": ["batch", 3, SIDE, SIDE]}
 MEANS = helper.make_node(
@@ -40,13 +38,13 @@ def loaded(content: bytes, *, mirror: bool = False, **members: object) -> OnnxEm
     return OnnxEmbedder(content, entry(content, **members), CPU, mirror=mirror)
 
 
-def pictures(count: int, side: int = SIDE) -> list[Floats]:
+def pictures(count: int, side: int = SIDE) -> list[Float32Array]:
     return list(np.random.default_rng(0).uniform(0, 255, (count, side, side, 3)).astype(np.float32))
 
 
-def by_torch(chips: list[Floats]) -> Floats:
+def by_torch(chips: list[Float32Array]) -> Float32Array:
     x = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2) / 127.5 - 1
-    vectors: Floats = SmallEmbedder()(x).numpy()
+    vectors: Float32Array = SmallEmbedder()(x).numpy()
     return vectors
 
 

@@ -20,14 +20,14 @@ from facestream.cli import main
 from facestream.commands import compare
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
+from schemas.arrays import Float32Array
 from schemas.errors import NotFound
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.ids import crop_key
 from sink.evaluate import comparing
 from sink.evaluate import leave_one_out as left_out
 from sink.evaluate.comparing import Difference, Faces, First, differences, figures, outcome
 from sink.evaluate.leave_one_out import own
-from sink.match.people import Floats
 from stream.generations import generation_record
 from weights.manifest import manifest
 
@@ -38,12 +38,12 @@ def face_id(name: str) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
-def unit(*values: float) -> Floats:
+def unit(*values: float) -> Float32Array:
     vector = np.array(values, np.float32)
     return vector / np.float32(np.linalg.norm(vector))
 
 
-def angle(degrees: float) -> Floats:
+def angle(degrees: float) -> Float32Array:
     """On a circle: what is nearest is the smallest difference of angles."""
     return unit(np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
 

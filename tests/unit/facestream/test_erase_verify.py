@@ -41,7 +41,7 @@ from schemas.records import (
 )
 from stream.answers import dead_letter
 from stream.erase.marks import Erasures, Mark
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 from stream.topics import (
     DEAD_LETTERS,
     ERASURES,
@@ -191,7 +191,7 @@ async def test_what_is_left_of_an_answer_is_not_left_over(
         erasures = Erasures(stores.log)
         erasures.add(KEYS[what], Mark(ERASED_AT, OFFSET))
         for number, purpose in enumerate(("learn", "recognize")):
-            left = shown(named(purpose), erasures)
+            left = redacted(named(purpose), erasures)
             await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
     assert (await verified(data, capsys))[0] == 0
 

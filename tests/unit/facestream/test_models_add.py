@@ -20,7 +20,7 @@ from facestream.runtime.role_process import fetch_embedder
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.align import warp_chip
 from schemas.errors import WeightsInvalid
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from stream.generations import Generations, generation_record
 from tests.onnx_files import CPU, DIMENSION, SIDE, SmallEmbedder, exported, of_graph, write_resnet29, write_small
 from weights.manifest import manifest

@@ -16,7 +16,7 @@ from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State
 from processors.decoding.pool import DecodePool
 from processors.stages.base import Image, LearnedFace, Parts
-from processors.stages.fused import Processor
+from processors.stages.fused import FusedStage
 from schemas.erased import erased_person
 from schemas.errors import Erased
 from schemas.ids import crop_key, face_id_learned
@@ -53,12 +53,12 @@ async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
     await store.close()
 
 
-def processor(objects: Objects, state: State) -> Processor:
+def processor(objects: Objects, state: State) -> FusedStage:
     """One that is asked for nothing but to store."""
     unused = cast(Any, None)
     sources = Sources(objects, [], 1_000)
     decoders = DecodePool(workers=1)  # not started: nothing is decoded
-    return Processor(Parts(objects, decoders, unused, unused, unused, state.erasures, sources), unused)
+    return FusedStage(Parts(objects, decoders, unused, unused, unused, state.erasures, sources), unused)
 
 
 def portrait() -> tuple[Image, LearnedFace]:

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from backends.sqlite.log import SqliteLog
 from processors import align, on_demand
-from processors.embed import CutFace, Cutting, decoded_crop, embed_crop
+from processors.embed import CropThreads, CutFace, decoded_crop, embed_crop
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Chips, Embedder
 from schemas.errors import GenerationRetired, ObjectMissing, Unavailable, WeightsInvalid
-from schemas.generations import Generation
-from schemas.generations import State as GenerationState
+from schemas.generation_records import Generation
+from schemas.generation_records import State as GenerationState
 from stream.generations import Generations, active_record, generation_record
 from weights.manifest import manifest
 
@@ -247,11 +247,11 @@ async def test_a_learned_face_is_embedded_in_each_with_the_chip_of_its_template(
     for new in (generation("new", dimension=5, template="arcface-112"), generation("twin", dimension=2)):
         shelf.put(new)
         await announce(log, generations, new)
-    file, cutting = io.BytesIO(), Cutting()
+    file, crop_threads = io.BytesIO(), CropThreads()
     Image.new("RGB", (align.CROP, align.CROP), "gray").save(file, "JPEG")
     live = await embedders.live()
-    vectors = await embed_crop(CutFace(decoded_crop(file.getvalue()), LANDMARKS), live, cutting, inference, 0.0)
-    cutting.close()
+    vectors = await embed_crop(CutFace(decoded_crop(file.getvalue()), LANDMARKS), live, crop_threads, inference, 0.0)
+    crop_threads.close()
     assert {name: vector.tolist() for name, vector in vectors.items()} == {
         DEFAULT: [1.0] * 3,
         "new": [2.0] * 5,

@@ -17,7 +17,7 @@ from schemas.bucket_events import BucketNotified
 from schemas.calibration import Threshold
 from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord
-from schemas.generations import ActiveGeneration, Generation, OnnxEmbedder
+from schemas.generation_records import ActiveGeneration, Generation, OnnxEmbedder
 from schemas.records import (
     RECORDS,
     Answer,

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from schemas.arrays import Float32Array
 from schemas.calibration import Calibration, Threshold
 from sink.evaluate import samples as draws
 from sink.evaluate.fitting import LEAST_MATES, LEAST_STRANGERS, SIZES, Fitted, calibrated, fit, thresholds, weights
 from sink.evaluate.samples import Directory, Scores, populations, scores
-from sink.match.people import Floats
 
 DIMENSION = 24
 SHARES = (0.1, 0.01, 0.001)
@@ -215,7 +215,7 @@ def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
 def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> None:
     """Strangers who are Gumbel: what 60 of them say of one in 100 is where it truly is."""
     shares = (np.arange(20_000) + 0.5) / 20_000
-    gumbel: Floats = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)
+    gumbel: Float32Array = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)
     none = np.empty(0, np.float32)
     threshold: Threshold = thresholds([Scores(1, none, none.astype(bool), gumbel, 60, 0)])
     truth = [0.4 - 0.03 * np.log(-np.log(1 - share)) for share in SHARES]

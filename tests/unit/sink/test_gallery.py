@@ -4,13 +4,12 @@ import uuid
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import sink.match.gallery
 from backends.vectors import FaceBlock
+from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
 
-Floats = NDArray[np.float32]
 DIMENSION = 16
 
 
@@ -18,12 +17,12 @@ def face_id(name: object) -> str:
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
 
 
-def faces(people: list[str], vectors: Floats) -> FaceBlock:
+def faces(people: list[str], vectors: Float32Array) -> FaceBlock:
     """One face each, whose id follows from its place."""
     return FaceBlock(people, [face_id(i) for i in range(len(people))], vectors)
 
 
-def random_vectors(count: int, seed: int = 0) -> Floats:
+def random_vectors(count: int, seed: int = 0) -> Float32Array:
     return np.random.default_rng(seed).standard_normal((count, DIMENSION)).astype(np.float32)
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 import sink.match.strangers
 from backends.vectors import FaceBlock
+from schemas.arrays import Float32Array
 from sink.match.gallery import Candidate, Gallery
 
-Floats = NDArray[np.float32]
 DIMENSION = 4
 CLOSE = 1e-5
 # Few people, many faces each: what counts is that they mix.
@@ -32,23 +31,23 @@ def owner(face: int) -> str:
 
 @dataclass
 class Naive:
-    faces: list[tuple[str, str, Floats]] = field(default_factory=list)
+    faces: list[tuple[str, str, Float32Array]] = field(default_factory=list)
 
-    def learn(self, person: str, face_id: str, vector: Floats) -> None:
+    def learn(self, person: str, face_id: str, vector: Float32Array) -> None:
         self.faces = [it for it in self.faces if it[1] != face_id] + [(person, face_id, vector)]
 
     @property
     def people(self) -> set[str]:
         return {person for person, _, _ in self.faces}
 
-    def similarity(self, probe: Floats, person: str) -> tuple[float, set[str]]:
+    def similarity(self, probe: Float32Array, person: str) -> tuple[float, set[str]]:
         """And the ids of the faces that are nearest, all of them where several are."""
         cosines = {face_id: cosine(probe, it) for name, face_id, it in self.faces if name == person}
         best = max(cosines.values())
         nearest = {face_id for face_id, each in cosines.items() if each > best - CLOSE}
         return (best + sum(cosines.values()) / len(cosines)) / 2, nearest
 
-    def first_face(self, person: str) -> Floats:
+    def first_face(self, person: str) -> Float32Array:
         faces = {face_id: it for name, face_id, it in self.faces if name == person}
         return faces[min(faces)]
 
@@ -61,18 +60,18 @@ class Naive:
         ]
 
 
-def cosine(a: Floats, b: Floats) -> float:
+def cosine(a: Float32Array, b: Float32Array) -> float:
     left, right = a.astype(np.float64), b.astype(np.float64)
     return float(left @ right / np.sqrt((left @ left) * (right @ right)))
 
 
-def block(*faces: tuple[str, str, Floats]) -> FaceBlock:
+def block(*faces: tuple[str, str, Float32Array]) -> FaceBlock:
     """(person, face_id, vector) each."""
     persons, face_ids, vectors = zip(*faces, strict=True)
     return FaceBlock(persons, face_ids, np.stack(vectors))
 
 
-def require_same(found: list[Candidate], naive: Naive, probe: Floats, top: int) -> None:
+def require_same(found: list[Candidate], naive: Naive, probe: Float32Array, top: int) -> None:
     """The right people in the right order, with the right numbers; who are equally similar may stand in any order."""
     expected = sorted((naive.similarity(probe, person)[0] for person in naive.people), reverse=True)[:top]
     assert [it.similarity for it in found] == pytest.approx(expected, abs=CLOSE)
@@ -91,7 +90,10 @@ def require_same(found: list[Candidate], naive: Naive, probe: Floats, top: int) 
 )
 @settings(max_examples=150, deadline=None)
 def test_the_gallery_finds_what_a_search_face_by_face_finds(
-    loaded: list[tuple[int, Floats]], learned: list[list[tuple[int, Floats]]], probes: list[Floats], top: int
+    loaded: list[tuple[int, Float32Array]],
+    learned: list[list[tuple[int, Float32Array]]],
+    probes: list[Float32Array],
+    top: int,
 ) -> None:
     gallery, naive = Gallery(DIMENSION), Naive()
     if loaded:
@@ -112,7 +114,9 @@ def test_the_gallery_finds_what_a_search_face_by_face_finds(
     learned=st.lists(LEARNS, min_size=1, max_size=20, unique_by=lambda it: it[0]), probe=VECTORS, cut=st.integers(0, 20)
 )
 @settings(max_examples=60, deadline=None)
-def test_loaded_and_learned_galleries_answer_alike(learned: list[tuple[int, Floats]], probe: Floats, cut: int) -> None:
+def test_loaded_and_learned_galleries_answer_alike(
+    learned: list[tuple[int, Float32Array]], probe: Float32Array, cut: int
+) -> None:
     faces = [(owner(face), FACE_IDS[face], it) for face, it in learned]
     one, other, mixed = Gallery(DIMENSION), Gallery(DIMENSION), Gallery(DIMENSION)
     one.load(block(*faces))
@@ -137,7 +141,7 @@ def test_loaded_and_learned_galleries_answer_alike(learned: list[tuple[int, Floa
 )
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_how_strangers_fare_is_kept_up_to_date(
-    sentinels: int, begin: list[tuple[int, Floats]], learned: list[list[tuple[int, Floats]]]
+    sentinels: int, begin: list[tuple[int, Float32Array]], learned: list[list[tuple[int, Float32Array]]]
 ) -> None:
     """Step by step the same as from scratch, also when somebody new takes the place of one who played the stranger."""
     with pytest.MonkeyPatch.context() as patch:

@@ -7,17 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
+from schemas.arrays import Float32Array
 from schemas.calibration import Calibration
-from schemas.generations import Generation
+from schemas.generation_records import Generation
 from schemas.records import EmbeddedFace, Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, matched
 from weights.manifest import manifest
 
-Floats = NDArray[np.float32]
 GENERATION = manifest().generation("dlib-resnet29-mirror")
 DIMENSION = GENERATION.dimension
 
@@ -36,18 +35,18 @@ def seen(number: int) -> EmbeddedFace:
     )
 
 
-def axis(number: int) -> Floats:
-    one: Floats = np.eye(DIMENSION, dtype=np.float32)[number]
+def axis(number: int) -> Float32Array:
+    one: Float32Array = np.eye(DIMENSION, dtype=np.float32)[number]
     return one
 
 
-def near(vector: Floats, cosine: float, *, towards: int) -> Floats:
+def near(vector: Float32Array, cosine: float, *, towards: int) -> Float32Array:
     """A vector at that cosine to another one."""
-    result: Floats = cosine * vector + np.float32(np.sqrt(1 - cosine**2)) * axis(towards)
+    result: Float32Array = cosine * vector + np.float32(np.sqrt(1 - cosine**2)) * axis(towards)
     return result
 
 
-def gallery(**people: Floats) -> Gallery:
+def gallery(**people: Float32Array) -> Gallery:
     made = Gallery(DIMENSION)
     if people:
         made.add(FaceBlock(list(people), [face_id(name) for name in people], np.stack(list(people.values()))))
@@ -55,7 +54,7 @@ def gallery(**people: Floats) -> Gallery:
 
 
 def match(
-    probes: list[Floats], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
+    probes: list[Float32Array], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
     photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())

@@ -7,25 +7,26 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import sink.match.people
-from sink.match.people import BELOW_ALL, FOLDS, Floats, Indices, Match, People
+from schemas.arrays import Float32Array
+from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, People
 
 CLOSE = 1e-5
 
 
-def padded(similarities: Floats) -> Floats:
+def padded(similarities: Float32Array) -> Float32Array:
     rows, probes = similarities.shape
     filled = np.full((-(-rows // FOLDS) * FOLDS, probes), BELOW_ALL, np.float32)
     filled[:rows] = similarities
     return filled
 
 
-def scores(similarities: Floats, person_of: NDArray[np.int32]) -> list[float]:
+def scores(similarities: Float32Array, person_of: NDArray[np.int32]) -> list[float]:
     """Of one probe to each person."""
     faces = [similarities[person_of == person].astype(float) for person in range(person_of.max() + 1)]
     return [float((it.max() + it.mean()) / 2) for it in faces]
 
 
-def require_right(found: list[Match], similarities: Floats, person_of: NDArray[np.int32], top: int) -> None:
+def require_right(found: list[Match], similarities: Float32Array, person_of: NDArray[np.int32], top: int) -> None:
     """Equally similar people may stand in any order."""
     every = scores(similarities, person_of)
     assert [it.similarity for it in found] == pytest.approx(sorted(every, reverse=True)[:top], abs=CLOSE)
@@ -96,7 +97,7 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     probes: list[int] = []
     limits = People._limits
 
-    def counting(self: People, folds: Floats, highest: Floats, top: int) -> Floats:
+    def counting(self: People, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
         probes.append(highest.shape[1])
         return limits(self, folds, highest, top)
 
@@ -115,7 +116,9 @@ def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[int] = []
     scored = People._scores
 
-    def counting(self: People, each: Floats, begins: Indices, people: Indices) -> tuple[Floats, Floats]:
+    def counting(
+        self: People, each: Float32Array, begins: Indices, people: Indices
+    ) -> tuple[Float32Array, Float32Array]:
         looked_at.append(len(people))
         return scored(self, each, begins, people)
 

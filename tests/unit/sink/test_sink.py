@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from backends.files.objects import FileObjects
 from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
@@ -18,6 +17,7 @@ from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import FaceBlock, FaceVector
 from facestream.runtime.state import State
+from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
 from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.records import (
@@ -38,14 +38,13 @@ from sink.sink import Sink
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
 from weights.manifest import manifest
 
-Floats = NDArray[np.float32]
 GENERATION = manifest().default_generation
 MODELS = Models(detector="centerface", embedder="dlib-resnet29", generation=GENERATION)
 DIMENSION = 128
 LANDMARKS = [(1.0, 1.0)] * 5
 
 
-def vector(seed: int) -> Floats:
+def vector(seed: int) -> Float32Array:
     return np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
 
 

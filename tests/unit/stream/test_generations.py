@@ -14,7 +14,7 @@ from facestream.config import Settings
 from facestream.runtime.state import followed
 from facestream.runtime.stores import create, open_stores
 from schemas.errors import NotFound
-from schemas.generations import Generation, State
+from schemas.generation_records import Generation, State
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import MODELS
 from tests.unit.stream.stages import until

@@ -14,7 +14,7 @@ from schemas.erased import erased_directory, erased_face, erased_image, erased_p
 from schemas.ids import face_id_learned
 from schemas.records import Answer
 from stream.erase.marks import Erasures, Mark
-from stream.erase.redaction import shown
+from stream.erase.redaction import redacted
 
 PEOPLE = ["anna", "bert", "carl"]
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
@@ -97,7 +97,7 @@ def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
     persons: list[dict[str, Any]], offset: int, marks: dict[str, int]
 ) -> None:
     answer = recognized(*persons, offset=offset)
-    left = shown(answer, erasures(marks))
+    left = redacted(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
     text = json.dumps(left.body)
     assert not [name for name in names if name in text]
@@ -130,7 +130,7 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
     person: str, portrait: int, offset: int, marks: dict[str, int]
 ) -> None:
     answer = learned(person, portrait, offset)
-    left = shown(answer, erasures(marks))
+    left = redacted(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
     if person in names or FACE_IDS[person, portrait] in face_ids:
         assert (left.status, left.body["code"]) == (409, "erased")
@@ -145,7 +145,7 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
 )
 @pytest.mark.parametrize(("command", "hidden"), [(9, False), (10, False), (11, True)])
 def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, command: int, hidden: bool) -> None:
-    left = shown(answer, erasures({key: command}))
+    left = redacted(answer, erasures({key: command}))
     assert (left.status == 409) == hidden
     assert (left is answer) == (not hidden)
 
@@ -153,7 +153,7 @@ def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, c
 def test_the_answer_to_an_erase_command_stays() -> None:
     body = {"status": "OK", "directory": "acme", "person": None, "erased": {"faces": 1, "images": 1}}
     answer = Answer(image_id=IMAGE_ID, purpose="erase", directory="acme", status=200, body=body, offset=10)
-    assert shown(answer, erasures({erased_person("acme", "anna"): 10, erased_directory("acme"): 10})) is answer
+    assert redacted(answer, erasures({erased_person("acme", "anna"): 10, erased_directory("acme"): 10})) is answer
 
 
 def test_what_names_nobody_stays() -> None:
@@ -161,6 +161,6 @@ def test_what_names_nobody_stays() -> None:
     partition.
     """
     answer = recognized(offset=None)
-    assert shown(answer, erasures({erased_directory("acme"): 99})) is answer
+    assert redacted(answer, erasures({erased_directory("acme"): 99})) is answer
     nowhere = recognized(directory=None)
-    assert shown(nowhere, erasures({erased_directory("acme"): 99})) is nowhere
+    assert redacted(nowhere, erasures({erased_directory("acme"): 99})) is nowhere

@@ -9,7 +9,7 @@ from backends.log import EventLog
 from backends.vectors import VectorStore
 from facestream.runtime.stores import Stores
 from schemas.errors import ConfigurationError
-from schemas.generations import Generation, GenerationName
+from schemas.generation_records import Generation, GenerationName
 from sink.evaluate.fitting import fit
 from stream.catching_up import caught_up
 from stream.generations import Generations, active_record, generation_record

@@ -9,24 +9,25 @@ from processors import align
 from processors.boxes import closest
 from processors.decoding.pool import DecodedImage, DecodePool
 from processors.detect import find_faces
-from processors.embed import CutFace, Cutting, cut_face
+from processors.embed import CropThreads, CutFace, cut_face
 from processors.inference import Inference
+from schemas.arrays import Float32Array
 
-Floats = NDArray[np.float32]
 
-
-class Crops:
+class FaceCutter:
     """Cuts faces out of decoded images, from all their pixels where a face needs them."""
 
-    def __init__(self, decoders: DecodePool, cutting: Cutting, inference: Inference) -> None:
-        self._decoders, self._cutting, self._inference = decoders, cutting, inference
+    def __init__(self, decoders: DecodePool, crop_threads: CropThreads, inference: Inference) -> None:
+        self._decoders, self._crop_threads, self._inference = decoders, crop_threads, inference
 
-    async def cut(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Floats]) -> list[CutFace]:
+    async def cut(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]) -> list[CutFace]:
         """data: the file of `decoded`, which is released. landmarks: (5, 2) each, pixels of the upright original."""
         with await self.fine_enough(data, decoded, landmarks) as fine:
-            return await self._cutting.run(_cut, fine.pixels, [points * fine.scale for points in landmarks])
+            return await self._crop_threads.run(_cut, fine.pixels, [points * fine.scale for points in landmarks])
 
-    async def seen_by(self, detector: str, decoded: DecodedImage, box: Sequence[int], since: float) -> Floats | None:
+    async def seen_by(
+        self, detector: str, decoded: DecodedImage, box: Sequence[int], since: float
+    ) -> Float32Array | None:
         """The landmarks, (5, 2), of the face at `box` as another detector finds it; None where it does not. Pixels of
         the upright original. since: as in Inference.detect.
         """
@@ -34,7 +35,7 @@ class Crops:
         at = closest(found, box)
         return None if at is None else found.landmarks[at]
 
-    async def fine_enough(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Floats]) -> DecodedImage:
+    async def fine_enough(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]) -> DecodedImage:
         """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its
         pixels.
         """
@@ -44,5 +45,5 @@ class Crops:
         return await self._decoders.decode(data, full=True)
 
 
-def _cut(pixels: NDArray[np.uint8], landmarks: Sequence[Floats]) -> list[CutFace]:
+def _cut(pixels: NDArray[np.uint8], landmarks: Sequence[Float32Array]) -> list[CutFace]:
     return [cut_face(pixels, points) for points in landmarks]

@@ -7,7 +7,7 @@ from backends.log import Record
 
 
 @dataclass
-class Progress:
+class PartitionProgress:
     """One partition in one epoch. `next_offset` is what may be committed: everything below it is done.
 
     `waiting` holds what is not yet handed over, by sequence; `busy` the sequences that are being handled.

@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.progress import Progress
+from stream.partition_progress import PartitionProgress
 
 
-def progress(*, suspects_below: int = 0, suspects_left: int = 0) -> Progress:
-    return Progress(next_offset=5, committed=5, suspects_below=suspects_below, suspects_left=suspects_left)
+def progress(*, suspects_below: int = 0, suspects_left: int = 0) -> PartitionProgress:
+    return PartitionProgress(next_offset=5, committed=5, suspects_below=suspects_below, suspects_left=suspects_left)
 
 
 # Offsets have holes where compaction was; records are done in any order.
