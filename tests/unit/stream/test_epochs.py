@@ -11,7 +11,7 @@ import pytest
 from backends.log import Consumer, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
-from stream import attempts as attempts_module
+from stream import failures as failures_module
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.stream.stages import PATIENCE_S, Stage, answered, kill, quick_and_quiet, running, send, statuses, until
@@ -128,8 +128,8 @@ async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(
     """Some were under way when it came. Some waited for another try, and come back when their partitions are another's,
     or when they were polled again.
     """
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.4)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.4)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 0.4)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 0.4)
     most = 4
     waiting = [f"waiting-{number}" for number in range(3)]
     stage = Stage({name: [Unavailable("away")] for name in waiting})
@@ -174,7 +174,7 @@ async def test_a_worker_waits_for_a_log_that_is_not_there_yet(log: LateLog) -> N
 
 
 async def test_a_stop_ends_the_wait_for_the_log(log: LateLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.worker.LOG_AWAY_S", 1_000)
+    monkeypatch.setattr("stream.stop_signal.LOG_AWAY_S", 1_000)
     log.there = False
     it = worker(log, Stage())
     task = asyncio.create_task(it.run())

@@ -14,7 +14,7 @@ from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition,
 from backends.sqlite.log import SqliteLog
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import DeadLetter, ImageReceived
-from stream import attempts as attempts_module
+from stream import failures as failures_module
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
@@ -210,8 +210,8 @@ async def test_a_stop_finishes_and_commits_what_is_under_way(log: AwayLog, order
 async def test_a_stop_leaves_what_waits_for_another_try_to_the_next_start(
     log: AwayLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 1_000)
     stage = Stage({"flaky": [Unavailable("away")]})
     it = worker(log, stage, ordered=False)
     async with running(it) as task:
@@ -270,8 +270,8 @@ async def test_a_passing_error_is_tried_again_while_other_records_go_on(log: Awa
 
 
 async def test_records_between_two_tries_leave_room_for_others(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 1_000)
     flaky = [f"flaky-{number}" for number in range(6)]
     stage = Stage({name: [Unavailable("away")] for name in flaky})
     async with running(worker(log, stage, ordered=False, most=2)):
