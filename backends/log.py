@@ -86,7 +86,7 @@ def partition_of(partition_key: str, partitions: int) -> int:
     return zlib.crc32(partition_key.encode()) % partitions
 
 
-def place_of(record: NewRecord, partitions: int) -> int:
+def partition_of_record(record: NewRecord, partitions: int) -> int:
     """The partition that a record goes to. Raises InvalidRequest for one that no log takes."""
     try:
         size = len(record.key.encode()) + len(record.value or b"")

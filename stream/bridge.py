@@ -20,7 +20,7 @@ from schemas.bucket_events import BucketNotified, Notification
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.records import ImageReceived, Source
-from stream.sources import place_of
+from stream.sources import parse_incoming_key
 from stream.topics import IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class Bridge:
         """notified_at: ms; what is erased later than that takes the picture along."""
         bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
         key = self._objects.key_of(bucket, name) if notification.created else None
-        place = None if key is None else place_of(key)
+        place = None if key is None else parse_incoming_key(key)
         if place is None:
             return None
         purpose, directory, person = place

@@ -11,7 +11,7 @@ import structlog
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import UnreadableRecord
 from schemas.records import DeadLetter, DeadLetterClosed, ImageReceived, decode_dead_letter
-from stream.reading import read_whole
+from stream.topic_reading import read_topic
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ async def open_letters(log_: EventLog) -> list[Letter]:
             elif (closed := about.get((record.partition, content.letter))) is not None:
                 letters.pop(closed, None)
 
-    await read_whole(log_, DEAD_LETTERS, take)
+    await read_topic(log_, DEAD_LETTERS, take)
     return sorted(letters.values(), key=lambda it: (it.record.timestamp, it.record.partition, it.record.offset))
 
 

@@ -5,7 +5,7 @@ import structlog
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import NotFound, UnreadableRecord
 from schemas.generation_records import ActiveGeneration, Generation
-from stream.following import Following
+from stream.topic_follower import TopicFollower
 from stream.topics import MODELS
 
 log = structlog.get_logger(__name__)
@@ -14,7 +14,7 @@ ACTIVE = "active"  # the key of the record that says which is
 GENERATION = "generation:"  # and the name: the key of a generation's record
 
 
-class Generations(Following):
+class Generations(TopicFollower):
     """`default`: what is there and active as long as the topic says nothing."""
 
     def __init__(self, log_: EventLog, default: Generation) -> None:
@@ -55,7 +55,7 @@ class Generations(Following):
             raise NotFound(f"no generation '{name}': there are {', '.join(self._known)} (facestream models list)")
         return self._known[name]
 
-    async def wanted(self, name: str) -> Generation:
+    async def get_or_refresh(self, name: str) -> Generation:
         """The same, for a name that another process has used: it may have heard of it sooner. Raises NotFound,
         Unavailable.
         """

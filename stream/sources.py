@@ -90,10 +90,10 @@ def own_source(received: ImageReceived, objects: ObjectStore) -> str | None:
     if received.source is None or received.directory is None:
         return None
     key = objects.key_of(received.source.bucket, received.source.key)
-    return key if key is not None and directory_of(key) == received.directory else None
+    return key if key is not None and incoming_directory(key) == received.directory else None
 
 
-def directory_of(key: str) -> str | None:
+def incoming_directory(key: str) -> str | None:
     """Whose an object is below `incoming/`."""
     levels = key.split("/", 2)
     if len(levels) < 3 or levels[0] + "/" != INCOMING or not levels[2]:
@@ -104,7 +104,7 @@ def directory_of(key: str) -> str | None:
         return None
 
 
-def place_of(key: str) -> tuple[Purpose, str, str | None] | None:
+def parse_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
     """What the place of an object says, where it is one of a bucket that is watched: purpose, directory and person."""
     if not key.startswith(INCOMING) or key.endswith("/"):  # that stands for a folder
         return None
@@ -123,7 +123,7 @@ async def sources_of(image_keys: Collection[str], directory: str, objects: Objec
     return [f"{INCOMING}{form}/{rest}" for rest in rests for form in _forms(directory)]
 
 
-async def incoming(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
+async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
     """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the
     epoch).
     """

@@ -91,15 +91,15 @@ async def test_an_unknown_one_is_named_with_those_that_are_there(generations: Ge
     with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
         generations.get("gone")
     with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
-        await generations.wanted("gone")
+        await generations.get_or_refresh("gone")
 
 
 async def test_what_another_process_uses_already_is_looked_up(log: SqliteLog, generations: Generations) -> None:
     await log.append([generation_record(generation("new"))])
     with pytest.raises(NotFound):
         generations.get("new")
-    assert await generations.wanted("new") == generation("new")
-    assert await generations.wanted(DEFAULT) == manifest().generation(DEFAULT)
+    assert await generations.get_or_refresh("new") == generation("new")
+    assert await generations.get_or_refresh(DEFAULT) == manifest().generation(DEFAULT)
 
 
 async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, generations: Generations) -> None:

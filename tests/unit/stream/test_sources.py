@@ -24,7 +24,7 @@ from schemas.ids import original_keys
 from schemas.records import DeadLetter, ImageReceived, Source
 from stream.answers import answer
 from stream.erase.marks import Erasures, Mark, drop_if_erased
-from stream.sources import Sources, incoming, sources_of
+from stream.sources import Sources, incoming_keys, sources_of
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.backends.s3_stand_in import answer as s3_answer
@@ -161,9 +161,9 @@ async def test_what_lies_in_wait_for_a_person_or_a_directory(objects: FileObject
     of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
     for key in (*of_person, *of_others, "incoming/acme-2/learn/Zoë/1.png"):
         await objects.put(key, png())
-    assert sorted(await incoming("acme", "Zoë", time.time() + 60, objects)) == sorted(of_person)
-    assert sorted(await incoming("acme", None, time.time() + 60, objects)) == sorted(of_person + of_others)
-    assert await incoming("acme", None, time.time() - 60, objects) == []
+    assert sorted(await incoming_keys("acme", "Zoë", time.time() + 60, objects)) == sorted(of_person)
+    assert sorted(await incoming_keys("acme", None, time.time() + 60, objects)) == sorted(of_person + of_others)
+    assert await incoming_keys("acme", None, time.time() - 60, objects) == []
 
 
 class Copying(Stage):

@@ -7,17 +7,19 @@ from collections.abc import AsyncIterator, Mapping
 
 from backends.objects import ObjectInfo, ObjectStore
 
-AT_ONCE = 32
-DELETED_AT_ONCE = 500
+METADATA_READS_AT_ONCE = 32
+OBJECTS_PER_DELETE = 500
 
 
-async def listed(objects: ObjectStore, *prefixes: str) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
+async def list_with_metadata(
+    objects: ObjectStore, *prefixes: str
+) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
     """All that are there under these prefixes. Raises Unavailable."""
     some: list[ObjectInfo] = []
     for prefix in prefixes:
         async for info in objects.list(prefix):
             some.append(info)
-            if len(some) == AT_ONCE:
+            if len(some) == METADATA_READS_AT_ONCE:
                 for each in await _described(objects, some):
                     yield each
                 some.clear()
@@ -30,12 +32,12 @@ async def _described(objects: ObjectStore, some: list[ObjectInfo]) -> list[tuple
     return [(info, metadata) for info, metadata in zip(some, found, strict=True) if metadata is not None]
 
 
-async def delete_each(objects: ObjectStore, keys: AsyncIterator[str]) -> None:
+async def delete_all(objects: ObjectStore, keys: AsyncIterator[str]) -> None:
     """Deletes them as they come. Raises Unavailable."""
     some: list[str] = []
     async for key in keys:
         some.append(key)
-        if len(some) == DELETED_AT_ONCE:
+        if len(some) == OBJECTS_PER_DELETE:
             await objects.delete(some)
             some.clear()
     if some:

@@ -28,7 +28,7 @@ ALARM = 0.5
 WARN_EVERY_S = 60.0
 
 
-class LagWatch:
+class LagMonitor:
     """Looks every `every_s` seconds. pairs: consumer groups with their topics."""
 
     def __init__(self, log_: EventLog, pairs: Sequence[tuple[str, str]], every_s: float) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, gene
 Checks = Mapping[str, Callable[[], Awaitable[None]]]
 
 
-def watch_routes(checks: Checks) -> list[web.RouteDef]:
+def health_routes(checks: Checks) -> list[web.RouteDef]:
     """checks: what readiness depends on, by name; each raises when it does not hold."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began is of no use here, and doubles their number
 
@@ -37,7 +37,7 @@ def watch_routes(checks: Checks) -> list[web.RouteDef]:
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
-def watch_app(checks: Checks) -> web.Application:
+def health_app(checks: Checks) -> web.Application:
     app = web.Application()
-    app.add_routes(watch_routes(checks))
+    app.add_routes(health_routes(checks))
     return app

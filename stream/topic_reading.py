@@ -6,28 +6,28 @@ from typing import NamedTuple
 
 from backends.log import EventLog, Record
 
-AT_ONCE = 1_000
+RECORDS_PER_POLL = 1_000
 POLL_S = 1.0
 PATIENCE_S = 10.0
 
 
-class Span(NamedTuple):
+class OffsetRange(NamedTuple):
     """The offsets of the records that a partition has: from `start` to the one before `end`."""
 
     start: int
     end: int
 
 
-async def spans(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, Span]:
+async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, OffsetRange]:
     """By partition; those without records are left out. Raises InvalidRequest for an unknown topic, Unavailable."""
     starts, ends = await log.start_offsets(topic), await log.end_offsets(topic)
-    return {each: Span(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
+    return {each: OffsetRange(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
 
 
-async def read_through(
-    log: EventLog, topic: str, wanted: dict[int, Span], take: Callable[[Sequence[Record]], None]
+async def read_ranges(
+    log: EventLog, topic: str, wanted: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
 ) -> None:
-    """Hands over all records of these spans, in order within each partition. Raises Unavailable."""
+    """Hands over all records of these offset_ranges, in order within each partition. Raises Unavailable."""
     left = set(wanted)
     if not left:
         return
@@ -35,7 +35,7 @@ async def read_through(
     deadline = time.monotonic() + POLL_S
     try:
         while left:
-            records = await reader.poll(AT_ONCE, POLL_S)
+            records = await reader.poll(RECORDS_PER_POLL, POLL_S)
             take([record for record in records if record.offset < wanted[record.partition].end])
             left -= {record.partition for record in records if record.offset >= wanted[record.partition].end - 1}
             if records:
@@ -46,8 +46,8 @@ async def read_through(
         await reader.close()
 
 
-async def read_whole(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
+async def read_topic(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
     """Hands over all that a topic has by now, in order within each partition. Raises InvalidRequest for an unknown
     topic, Unavailable.
     """
-    await read_through(log, topic, await spans(log, topic, range(await log.partitions(topic))), take)
+    await read_ranges(log, topic, await offset_ranges(log, topic, range(await log.partitions(topic))), take)

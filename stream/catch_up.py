@@ -17,7 +17,7 @@ async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int,
     return sum(max(0, end - (now[partition] - lag.get(partition, now[partition]))) for partition, end in ends.items())
 
 
-async def caught_up(log: EventLog, group: str, topic: str) -> None:
+async def wait_until_caught_up(log: EventLog, group: str, topic: str) -> None:
     """Returns when the group has passed what is in the topic by now."""
     ends = await log.end_offsets(topic)
     while await records_left(log, group, topic, ends):  # noqa: ASYNC110  # the log tells nobody

@@ -12,7 +12,7 @@ from schemas.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-MOST_AT_ONCE = 1_000
+RECORDS_PER_POLL = 1_000
 WAIT_S = 1.0
 LOG_AWAY_S = 1.0
 
@@ -60,6 +60,6 @@ class Following(ABC):
 
     async def _read(self) -> None:
         assert self._reader is not None
-        for record in await self._reader.poll(MOST_AT_ONCE, WAIT_S):
+        for record in await self._reader.poll(RECORDS_PER_POLL, WAIT_S):
             self.take(record)
             self._next_offset = record.offset + 1
