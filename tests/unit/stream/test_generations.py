@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -120,6 +121,24 @@ async def test_the_switch_is_heard_of_while_following(log: SqliteLog) -> None:
         await until(lambda: state.generations.active.name == "new")
         following.cancel()
         await asyncio.wait([following])
+
+
+async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_comes(log: SqliteLog) -> None:
+    await log.append([generation_record(generation("new", state)) for state in ("candidate", "complete")])
+    await log.append([active_record(name) for name in ("new", DEFAULT) * 3])
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs:
+            async with followed(log):
+                pass
+        assert logs == [{"event": "generations", "log_level": "info", "active": DEFAULT, "live": [DEFAULT, "new"]}]
+    with structlog.testing.capture_logs() as logs:
+        async with followed(log) as state:
+            await log.append([generation_record(generation("newer")), active_record("new")])
+            await state.generations.refresh()
+    assert [(it["event"], it.get("generation")) for it in logs[1:]] == [
+        ("generation", "newer"),
+        ("active generation", "new"),
+    ]
 
 
 async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
