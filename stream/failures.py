@@ -31,7 +31,7 @@ IMAGES_LOGGED = 8  # in one line of the process's log
 
 def backoff_s(failures: int) -> float:
     """How long to wait after so many failures in a row: twice as long each time, with jitter."""
-    return min(BACKOFF_FIRST_S * 2 ** min(failures, MOST_DOUBLINGS), BACKOFF_MOST_S) * random.uniform(0.5, 1)
+    return min(BACKOFF_FIRST_S * 2.0 ** min(failures, MOST_DOUBLINGS), BACKOFF_MOST_S) * random.uniform(0.5, 1)
 
 
 def ended_the_process() -> ProcessingFailed:

@@ -1,4 +1,4 @@
-"""Reads what is in a topic by now: for a command, which tells what is there and ends."""
+"""Reads the records that a topic has by now, and ends."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -12,14 +12,16 @@ PATIENCE_S = 10.0
 
 
 class OffsetRange(NamedTuple):
-    """The offsets of the records that a partition has: from `start` to the one before `end`."""
+    """The offsets of a partition's records: from `start` up to, but not including, `end`."""
 
     start: int
     end: int
 
 
 async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, OffsetRange]:
-    """By partition; those without records are left out. Raises InvalidRequest for an unknown topic, Unavailable."""
+    """The offsets that each of these partitions has by now, without those that have no record. Raises InvalidRequest
+    for an unknown topic, Unavailable.
+    """
     starts, ends = await log.start_offsets(topic), await log.end_offsets(topic)
     return {each: OffsetRange(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
 
@@ -27,7 +29,7 @@ async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) 
 async def read_ranges(
     log: EventLog, topic: str, wanted: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
 ) -> None:
-    """Hands over all records of these offset_ranges, in order within each partition. Raises Unavailable."""
+    """Hands over all records of these ranges, in order within each partition. Raises Unavailable."""
     left = set(wanted)
     if not left:
         return
@@ -47,7 +49,7 @@ async def read_ranges(
 
 
 async def read_topic(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
-    """Hands over all that a topic has by now, in order within each partition. Raises InvalidRequest for an unknown
-    topic, Unavailable.
+    """Hands over all records that a topic has by now, in order within each partition. Raises InvalidRequest for an
+    unknown topic, Unavailable.
     """
     await read_ranges(log, topic, await offset_ranges(log, topic, range(await log.partitions(topic))), take)

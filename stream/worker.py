@@ -7,7 +7,7 @@ many at once.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 import structlog
@@ -125,10 +125,11 @@ class Worker:
         room for others.
         """
         epoch = self._epoch
-        free, paused = self._max_in_flight - epoch.in_flight.total(), []
+        free = self._max_in_flight - epoch.in_flight.total()
         if free <= 0 or len(epoch.retrying) >= MOST_RETRYING:
             await self._change()
             return []
+        paused: Collection[TopicPartition] = ()
         if self._sequence_of is not None:
             free = min(free, max(1, self._max_in_flight // 4))
             paused = epoch.with_more_undone_than(self._max_in_flight // 2)

@@ -549,7 +549,7 @@ async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordere
 
 
 def run_child(folder: Path, mode: str, *, ordered: bool) -> int:
-    """Runs crashing_worker.py until everything in the log of `folder` is committed, or it dies. Returns its exit code."""
+    """Runs crashing_worker.py until everything in the log of `folder` is committed, or it dies. Returns the exit code."""
     command = [sys.executable, str(CHILD), str(folder), mode, "ordered" if ordered else "unordered"]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode
 
