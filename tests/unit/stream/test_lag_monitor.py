@@ -22,7 +22,7 @@ PAIR = (GROUP, IMAGES_RECEIVED)
 
 
 class AgedLog(SqliteLog):
-    """What is appended was appended `ago_s` ago. `away`: it cannot be read."""
+    """A log whose records were appended `ago_s` ago. `away`: it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, clock=lambda: time.time() - self.ago_s)

@@ -1,4 +1,4 @@
-"""Two lanes in one loop: images of the bulk lane never hold up others, and are never starved by them."""
+"""Two lanes in one loop: the bulk lane never holds up the first one, and is never starved by it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Where order counts: several sequences in one partition, each in order, none of them held up by another."""
+"""Several sequences in one partition: each is handled in order, and none holds up another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

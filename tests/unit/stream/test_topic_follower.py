@@ -1,4 +1,4 @@
-"""A topic that says how things are is known from its start, and followed as it grows, also over an outage."""
+"""A topic that holds a state is read from its start, and followed as it grows, also over an outage."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -19,7 +19,7 @@ from tests.unit.stream.stages import kill, until
 
 
 class Words(TopicFollower):
-    """Everything that the topic says, in order."""
+    """The keys of all records, in order."""
 
     def __init__(self, log: SqliteLog) -> None:
         super().__init__(log, MODELS)

@@ -72,7 +72,7 @@ async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
 
 
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
-    """The event as a dead letter has it: with the time when it came."""
+    """The event as it stands in a dead letter: with the time when it came."""
     (record,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
     return image(name).model_copy(update={"received_at": record.timestamp})
 
@@ -96,7 +96,7 @@ def worker(
 
 
 async def crashed(log: SqliteLog, *, ordered: bool = False) -> None:
-    """Leaves the group as a worker leaves it that is killed when it has just started."""
+    """Leaves the group in the state in which a worker leaves it that is killed just after its start."""
     async with running(worker(log, Stage(), ordered=ordered)) as task:
         await kill(task)
 
@@ -549,7 +549,7 @@ async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordere
 
 
 def run_child(folder: Path, mode: str, *, ordered: bool) -> int:
-    """Runs crashing_worker.py until everything in the log of `folder` is committed, or it dies. Returns the exit code."""
+    """Runs crashing_worker.py until all of the log in `folder` is committed, or it dies. Returns its exit code."""
     command = [sys.executable, str(CHILD), str(folder), mode, "ordered" if ordered else "unordered"]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode
 
