@@ -25,7 +25,7 @@ from stream.topics import IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
 
-NOTIFIED = Counter("facestream_bucket_events_total", "Objects that a store told of, by what became of it", ["outcome"])
+NOTIFIED = Counter("facestream_bucket_events_total", "Notified objects, by what became of them", ["outcome"])
 
 
 class Bridge:
