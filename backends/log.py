@@ -1,7 +1,7 @@
 """The port `EventLog`: topics with partitions, consumer groups with committed offsets.
 
-The promises stand in the docstrings; log_sqlite and log_kafka keep them, tests/contracts/ holds them to it. Nothing
-here knows what a record means.
+The docstrings state the promises; every adapter keeps them, and tests/contracts/ checks it. Nothing here knows what a
+record means.
 """
 
 import zlib
@@ -23,8 +23,8 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """A topic as it has to be: `retention_s` None keeps records for ever, `compacted` keeps the last record of each
-    key.
+    """What a topic has to be like. With `retention_s` None records are kept for ever. `compacted` keeps the last record
+    of each key.
     """
 
     name: str
@@ -35,8 +35,8 @@ class TopicSpec:
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A record to append. `value` None is a tombstone; the partition follows from `partition_key`, or from `key` where
-    that is None.
+    """A record to append. A `value` of None is a tombstone. The partition follows from `partition_key`, or from `key`
+    where that is None.
     """
 
     topic: str
@@ -48,7 +48,7 @@ class NewRecord:
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record as the log gives it back. `timestamp` is the log's append time in milliseconds since the epoch, never a
-    producer's. `headers` are what another system has put beside it; those that are appended here have none.
+    producer's. `headers` come from other systems; records that are appended here have none.
     """
 
     topic: str
@@ -65,8 +65,8 @@ class Record:
 
 
 class Committed(NamedTuple):
-    """Where a group goes on in a partition: the next offset to handle, and a word of the group's own about it (at most
-    4,000 characters).
+    """Where a group goes on in a partition: the next offset to handle, and metadata of the group's own (at most 4,000
+    characters).
     """
 
     offset: int
@@ -76,8 +76,8 @@ class Committed(NamedTuple):
 def mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
     """The error of a topic that exists with another partition count than its spec's."""
     return TopicMismatch(
-        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: their number is for ever, because it decides"
-        " where a key goes; set it back, or start with a new log"
+        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: their number is for ever, because it"
+        " decides where a key goes; set it back, or start with a new log"
     )
 
 
@@ -86,8 +86,8 @@ def partition_of(partition_key: str, partitions: int) -> int:
     return zlib.crc32(partition_key.encode()) % partitions
 
 
-def place_of(record: NewRecord, partitions: int) -> int:
-    """The partition that a record goes to. Raises InvalidRequest for one that no log takes."""
+def partition_of_record(record: NewRecord, partitions: int) -> int:
+    """The partition that a record goes to. Raises InvalidRequest for a record that no log takes."""
     try:
         size = len(record.key.encode()) + len(record.value or b"")
         partition = partition_of(record.key if record.partition_key is None else record.partition_key, partitions)
@@ -107,7 +107,9 @@ def check_metadata(offsets: Mapping[TopicPartition, Committed]) -> None:
 
 
 def fair_shares(available: Sequence[int], limit: int) -> list[int]:
-    """How many of `limit` each gets: equal shares, and what one does not need goes to the others."""
+    """How many of `limit` each of those with `available` gets: equal shares, and what one does not need goes to the
+    others.
+    """
     shares = [0] * len(available)
     open_shares = [index for index, count in enumerate(available) if count > 0]
     while limit > 0 and open_shares:
@@ -123,10 +125,10 @@ def fair_shares(available: Sequence[int], limit: int) -> list[int]:
 class Consumer(ABC):
     """A member of a consumer group. One task uses it at a time, except that `commit` may run beside `poll`.
 
-    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` holds, for each
-    partition that is this member's in this epoch, where the group had committed when the epoch began (offset 0 or the
-    earliest record, metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts
-    again at what was committed.
+    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` has the partitions
+    of this member in this epoch, each with what the group had committed when the epoch began (offset 0 or the earliest
+    record, metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts again at
+    what was committed.
     """
 
     epoch: int
@@ -141,8 +143,8 @@ class Consumer(ABC):
         topics: Collection[str] | None = None,
         paused: Collection[TopicPartition] = (),
     ) -> list[Record]:
-        """The next records of the assigned partitions, in order of offset within each partition, and past them next
-        time.
+        """The next records of the assigned partitions, in order of offset within each partition. The next poll goes on
+        behind them.
 
         Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed
         meanwhile (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics;
@@ -160,8 +162,8 @@ class Consumer(ABC):
 
     @abstractmethod
     def holds(self) -> bool:
-        """Whether the group has confirmed this member lately enough that nobody else can have its partitions: False for
-        one that wakes from a long stop, until it has asked.
+        """Whether the group has confirmed this member so recently that nobody else can have its partitions. False for a
+        process that was halted for long, until it has asked the group again.
         """
 
     @abstractmethod
@@ -185,21 +187,22 @@ class EventLog(ABC):
 
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Creates the topics that are missing, and gives the others the retention of their spec; safe when several do
-        it at once.
+        """Creates the topics that are missing, and gives the others the retention of their spec; safe when several
+        processes do it at once.
 
-        Raises TopicMismatch, with nothing done, when one exists with another partition count.
+        Raises TopicMismatch, with nothing done, when a topic exists with another partition count.
         """
 
     @abstractmethod
     async def require_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Changes nothing. Raises TopicMismatch when a topic is missing or differs from its spec in what cannot be
-        mended.
+        """Raises TopicMismatch when a topic is missing or differs from its spec in what cannot be changed. Changes
+        nothing.
         """
 
     @abstractmethod
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
-        """Appends, durable on return; records of one call keep their order within a partition. Returns where each went.
+        """Appends records, durable on return. Those of one call keep their order within a partition. Returns where each
+        went.
 
         Raises StorageFull when there is no room (nothing was appended), Unavailable when the outcome is unknown,
         InvalidRequest for an unknown topic or a record above 8 MB (nothing was appended). A caller that tries again may
@@ -209,15 +212,15 @@ class EventLog(ABC):
     @abstractmethod
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this
-        member's stable name: one that comes back under the name of a dead member takes its place. Records may be held
-        back for `linger_s`, so that who is in no hurry gets more of them at a time.
+        member's stable name: a process that joins under the name of a dead member takes its place. Records may be held
+        back for `linger_s`, so that a consumer that is in no hurry gets more of them at a time.
         """
 
     @abstractmethod
     async def reader(
         self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
     ) -> Reader:
-        """A reader that is positioned when this returns: at "end", every record appended from now on is seen."""
+        """A reader, positioned when this returns: from "end" it sees every record that is appended afterwards."""
 
     @abstractmethod
     async def partitions(self, topic: str) -> int:
@@ -225,7 +228,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def start_offsets(self, topic: str) -> dict[int, int]:
-        """For each partition, the offset of its earliest record, or that of its next where it has none."""
+        """For each partition, the offset of its earliest record; of its next record where it has none."""
 
     @abstractmethod
     async def end_offsets(self, topic: str) -> dict[int, int]:
@@ -238,13 +241,13 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        where there is none. Costs a few reads, not one of each record.
+        where there is none. Takes a few reads, not one for each record.
         """
 
     @abstractmethod
     async def enforce_retention(self) -> None:
-        """Deletes what is past its topic's retention and compacts compacted topics (the last record of each key stays,
-        a tombstone for a day). Offsets never change. Engines that do this by themselves do nothing.
+        """Deletes records past their topic's retention, and compacts compacted topics: the last record of each key
+        stays, a tombstone for a day. Offsets never change. Does nothing where the engine does this by itself.
         """
 
     @abstractmethod

@@ -6,7 +6,7 @@ from ingest import browse, erase, images
 from ingest.metrics import measured
 from ingest.problems import problems
 from ingest.service import SERVICE, Service, authenticated
-from stream.watching import watch_routes
+from stream.health_routes import health_routes
 
 
 def create_app(service: Service) -> web.Application:
@@ -17,5 +17,5 @@ def create_app(service: Service) -> web.Application:
     app.add_routes(images.routes)
     app.add_routes(browse.routes)
     app.add_routes(erase.routes)
-    app.add_routes(watch_routes(service.checks))
+    app.add_routes(health_routes(service.checks))
     return app

@@ -17,7 +17,7 @@ from schemas.errors import InvalidRequest
 from schemas.names import normalised
 from stream.erase.marks import Erasures
 from stream.generations import Generations
-from stream.watching import Checks
+from stream.health_routes import Checks
 
 
 @dataclass(frozen=True, slots=True)

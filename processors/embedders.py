@@ -32,7 +32,7 @@ class Embedders:
         """A generation to embed probes in. Raises Unavailable when it cannot be loaded here, GenerationRetired,
         NotFound.
         """
-        generation = await self._generations.wanted(name)
+        generation = await self._generations.get_or_refresh(name)
         if generation.state == "retired":
             raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
         if not await self._has(generation):

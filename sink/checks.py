@@ -43,7 +43,7 @@ async def _check_faces(event: FacesEmbedded, generations: Generations) -> None:
 
 async def _known(name: str, generations: Generations) -> Generation:
     try:
-        return await generations.wanted(name)
+        return await generations.get_or_refresh(name)
     except NotFound as error:
         raise UnreadableRecord(error.message) from None
 

@@ -21,8 +21,8 @@ from stream.dead_letters import open_letters
 from stream.erase.marks import Erasures, Mark, is_erased, objects_of
 from stream.erase.redaction import redacted
 from stream.generations import Generations
-from stream.listing import delete_each, listed
-from stream.sources import incoming, sources_of
+from stream.object_listing import delete_all, list_with_metadata
+from stream.sources import incoming_keys, sources_of
 from stream.topics import ERASURES, FACES_LEARNED
 
 AT_ONCE = 500
@@ -60,7 +60,7 @@ class Eraser:
         if whole:
             await self._forget_pictures(command.directory, at, later)
         if command.erased_image_id is None:
-            await self._objects.delete(await incoming(command.directory, command.person, at / 1000, self._objects))
+            await self._objects.delete(await incoming_keys(command.directory, command.person, at / 1000, self._objects))
         names = [it.name for it in self._generations.all]
         self._galleries.drop(lambda directory: directory == command.directory)
         if whole or command.person:
@@ -141,9 +141,9 @@ class Eraser:
         that were learned after the command, in spite of what the clock of who took them in says.
         """
         keep = {original_key(it, "learn") for it in later}
-        pictures = listed(self._objects, "probes/", "originals/")
+        pictures = list_with_metadata(self._objects, "probes/", "originals/")
         before = ((info.key, it) async for info, it in pictures if float(it.get("received", 0)) * 1000 <= at)
-        await delete_each(
+        await delete_all(
             self._objects, (key async for key, it in before if it.get("directory") == directory and key not in keep)
         )
 

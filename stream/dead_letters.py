@@ -1,5 +1,7 @@
-"""The dead letters that nobody has seen to yet: what `dead-letters` comes to, read from its start. Whoever retries or
-drops one appends that to the same partition, so a letter is known to be closed as long as it is there.
+"""The open dead letters: those that nobody has retried or dropped yet.
+
+They follow from the topic `dead-letters`, read from its start. A retry or a drop appends a record to the partition of
+its letter, so a letter is known to be closed for as long as it is kept.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import structlog
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import UnreadableRecord
 from schemas.records import DeadLetter, DeadLetterClosed, ImageReceived, decode_dead_letter
-from stream.reading import read_whole
+from stream.topic_reading import read_topic
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED
 
 log = structlog.get_logger(__name__)
@@ -19,27 +21,31 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Letter:
+    """A dead letter, and the record that carries it."""
+
     record: Record
     content: DeadLetter
 
     @property
     def id(self) -> str:
-        """Its place in `dead-letters`: partition and offset."""
+        """Partition and offset in `dead-letters`."""
         return f"{self.record.partition}-{self.record.offset}"
 
     @property
     def event(self) -> ImageReceived | None:
-        """As it is to be tried again: it says when it first came, so that what was erased since then stays erased."""
+        """The event to append for a retry. It says when it first came, so that what was erased since stays erased."""
         event = self.content.event
         return event and event.model_copy(update={"received_at": event.came_at(self.record.timestamp)})
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:
-    """Oldest first; of a record that was given up twice, because the process ended in between, the first. Raises
-    InvalidRequest where the topic is missing, Unavailable.
+    """The open letters, oldest first. Where a record was given up twice, because the process ended in between, the
+    first letter counts. Raises InvalidRequest where the topic is missing, Unavailable.
     """
-    letters: dict[tuple[str, int, int], Letter] = {}  # by the place of what could not be processed
-    about: dict[tuple[int, int], tuple[str, int, int]] = {}  # by the place of the letter
+    letters: dict[tuple[str, int, int], Letter] = {}  # by topic, partition and offset of what could not be processed
+    about: dict[
+        tuple[int, int], tuple[str, int, int]
+    ] = {}  # the key in `letters`, by the letter's partition and offset
 
     def take(records: Sequence[Record]) -> None:
         for record in records:
@@ -56,16 +62,17 @@ async def open_letters(log_: EventLog) -> list[Letter]:
             elif (closed := about.get((record.partition, content.letter))) is not None:
                 letters.pop(closed, None)
 
-    await read_whole(log_, DEAD_LETTERS, take)
+    await read_topic(log_, DEAD_LETTERS, take)
     return sorted(letters.values(), key=lambda it: (it.record.timestamp, it.record.partition, it.record.offset))
 
 
 async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
-    """Lets them go through the stream again; each has an event. Events first: cut off between the two appends, they are
-    tried again although they are on the list still, and what is handled twice has one effect. Raises Unavailable,
-    StorageFull.
+    """Sends letters, each of which has an event, through the stream again. Raises Unavailable, StorageFull.
+
+    The events are appended first. If the process ends before the letters are closed, they stay on the list although
+    they are tried again; what is handled twice has one effect.
     """
-    # `reply_to` stays. Where that replica is gone nobody there waits, and those who keep answers read every partition.
+    # `reply_to` stays: if that replica is gone nobody waits there, and the answers are read from every partition.
     events = [
         NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None
     ]
@@ -74,7 +81,7 @@ async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
 
 
 async def drop(log_: EventLog, letters: Sequence[Letter]) -> None:
-    """Takes them off the list. Raises Unavailable, StorageFull."""
+    """Takes letters off the list. Raises Unavailable, StorageFull."""
     await log_.append([_closed(it, "dropped") for it in letters])
 
 

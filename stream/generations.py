@@ -1,52 +1,65 @@
-"""The generations of models as the topic `models` has them: every role knows them, and switches on the record."""
+"""The generations of models as the topic `models` has them. Every role follows the topic, and switches to another
+generation when it reads the record that says so.
+"""
 
 import structlog
 
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import NotFound, UnreadableRecord
 from schemas.generation_records import ActiveGeneration, Generation
-from stream.following import Following
+from stream.topic_follower import TopicFollower
 from stream.topics import MODELS
 
 log = structlog.get_logger(__name__)
 
-ACTIVE = "active"  # the key of the record that says which is
-GENERATION = "generation:"  # and the name: the key of a generation's record
+ACTIVE_KEY = "active"  # of the record that names the active generation
+GENERATION_KEY = "generation:"  # and the name: of a generation's record
 
 
-class Generations(Following):
-    """`default`: what is there and active as long as the topic says nothing."""
+class Generations(TopicFollower):
+    """The generations by name, and which one is active. `default` is known and active as long as the topic says
+    nothing.
+    """
 
     def __init__(self, log_: EventLog, default: Generation) -> None:
         super().__init__(log_, MODELS)
         self._known: dict[str, Generation] = {default.name: default}
         self._active = default.name
+        self._started = False
+
+    async def start(self) -> None:
+        """As of a follower. What happened before is not logged, but what it has come to."""
+        await super().start()
+        self._started = True
+        log.info("generations", active=self._active, live=[it.name for it in self.live])
 
     def take(self, record: Record) -> None:
         try:
-            if record.key == ACTIVE:
+            if record.key == ACTIVE_KEY:
                 self._active = ActiveGeneration.decode(record.value).active
-                log.info("active generation", generation=self._active)
+                if self._started:
+                    log.info("active generation", generation=self._active)
             else:
                 generation = Generation.decode(record.value)
                 self._known[generation.name] = generation
-                log.info("generation", generation=generation.name, state=generation.state)
+                if self._started:
+                    log.info("generation", generation=generation.name, state=generation.state)
         except UnreadableRecord as error:
             log.error("unreadable generation", offset=record.offset, reason=error.message)
 
     @property
     def active(self) -> Generation:
-        """The one that probes are embedded in."""
+        """The generation that probes are embedded in."""
         return self._known[self._active]
 
     @property
     def live(self) -> list[Generation]:
-        """Those that learns are embedded in."""
+        """The generations that learned faces are embedded in."""
         return [it for it in self._known.values() if it.is_live]
 
     @property
     def all(self) -> list[Generation]:
-        """Retired ones too, in the order in which they came."""
+        """All generations, retired ones too, in the order of their first records."""
         return list(self._known.values())
 
     def get(self, name: str) -> Generation:
@@ -55,9 +68,9 @@ class Generations(Following):
             raise NotFound(f"no generation '{name}': there are {', '.join(self._known)} (facestream models list)")
         return self._known[name]
 
-    async def wanted(self, name: str) -> Generation:
-        """The same, for a name that another process has used: it may have heard of it sooner. Raises NotFound,
-        Unavailable.
+    async def get_or_refresh(self, name: str) -> Generation:
+        """As `get`, for a name that another process has used: that process may have read the topic sooner. Raises
+        NotFound, Unavailable.
         """
         if name not in self._known:
             await self.refresh()
@@ -65,8 +78,10 @@ class Generations(Following):
 
 
 def generation_record(generation: Generation) -> NewRecord:
-    return NewRecord(MODELS, GENERATION + generation.name, generation.encode())
+    """The record that adds a generation, or changes its state."""
+    return NewRecord(MODELS, GENERATION_KEY + generation.name, generation.encode())
 
 
 def active_record(name: str) -> NewRecord:
-    return NewRecord(MODELS, ACTIVE, ActiveGeneration(active=name).encode())
+    """The record that activates a generation."""
+    return NewRecord(MODELS, ACTIVE_KEY, ActiveGeneration(active=name).encode())

@@ -1,7 +1,9 @@
-"""Pictures that other systems have put somewhere: which of them an event may refer to, and how they become originals.
+"""Pictures that other systems have put into a bucket: which of them an event may refer to, and how they become
+originals.
 
-An object of our own bucket may be had below `incoming/{directory}/` of the event's directory, one of another bucket
-where a setting names the bucket. What is erased goes from our bucket too, from others only its copy does.
+In our own bucket an event may refer to objects below `incoming/{directory}/` of its directory, elsewhere to objects of
+the buckets that a setting names. An erasure deletes the object in our bucket too. Of an object in another bucket it
+deletes the copy alone.
 """
 
 import asyncio
@@ -17,22 +19,21 @@ from schemas.names import normalised
 from schemas.records import ImageReceived, Purpose
 
 INCOMING = "incoming/"
-SOURCE = (
-    "source"  # in an original's metadata: what follows `incoming/{directory}/` in the key of its source in our bucket
-)
+# In an original's metadata: what follows `incoming/{directory}/` in the key of its source, if that is in our bucket.
+SOURCE = "source"
 LONGEST_FILENAME = 255
 
 
 class Sources:
-    """`buckets` are those of others that events may refer to, `largest` is in bytes."""
+    """`buckets` are the buckets of others that events may refer to. `largest` is the largest picture, in bytes."""
 
     def __init__(self, objects: ObjectStore, buckets: Collection[str], largest: int) -> None:
         self._objects, self._buckets, self._largest = objects, frozenset(buckets), largest
 
     async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The event with what follows from the picture's bytes, and its original, which is copied from the event's
-        source where that was not done before. received_at: when it came, ms. Raises ForbiddenSource, ObjectMissing,
-        UploadTooLarge, NotAnImage, Unavailable, StorageFull.
+        """The event with what follows from the picture's bytes, and its original. The original is copied from the
+        event's source, if it was not before. received_at: when the event came, ms. Raises ForbiddenSource,
+        ObjectMissing, UploadTooLarge, NotAnImage, Unavailable, StorageFull.
         """
         source = received.source
         if source is None:
@@ -41,8 +42,9 @@ class Sources:
         is_ours = self._objects.key_of(source.bucket, source.key) is not None
         if key is None and (is_ours or source.bucket not in self._buckets):
             raise ForbiddenSource(
-                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': in ours only what lies below"
-                f" {INCOMING}{received.directory or '{directory}'}/ may be had, and of others what FACESTREAM_SOURCES names"
+                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': in ours only what lies"
+                f" below {INCOMING}{received.directory or '{directory}'}/ may be had, and of others what"
+                " FACESTREAM_SOURCES names"
             )
         try:
             data = await self._objects.fetch(source.bucket, source.key, etag=source.etag, largest=self._largest)
@@ -64,7 +66,9 @@ class Sources:
     async def _copied_before(
         self, received: ImageReceived, missing: ObjectMissing
     ) -> tuple[ImageReceived, StoredObject]:
-        """An event that came before has left a copy; whatever its source is by now, the copy is the picture."""
+        """The copy that an earlier event has left: it is the picture, whatever the source is by now. Raises `missing`
+        where there is none.
+        """
         try:
             stored = await self._objects.get(received.object_key)
         except ObjectMissing:
@@ -86,15 +90,15 @@ def _described(received: ImageReceived, data: bytes) -> ImageReceived:
 
 
 def own_source(received: ImageReceived, objects: ObjectStore) -> str | None:
-    """The key, in our bucket, of an event's source below `incoming/` of its own directory."""
+    """The key of an event's source in our bucket, where that is below `incoming/` of the event's directory."""
     if received.source is None or received.directory is None:
         return None
     key = objects.key_of(received.source.bucket, received.source.key)
-    return key if key is not None and directory_of(key) == received.directory else None
+    return key if key is not None and incoming_directory(key) == received.directory else None
 
 
-def directory_of(key: str) -> str | None:
-    """Whose an object is below `incoming/`."""
+def incoming_directory(key: str) -> str | None:
+    """The directory that an object below `incoming/` belongs to."""
     levels = key.split("/", 2)
     if len(levels) < 3 or levels[0] + "/" != INCOMING or not levels[2]:
         return None
@@ -104,8 +108,10 @@ def directory_of(key: str) -> str | None:
         return None
 
 
-def place_of(key: str) -> tuple[Purpose, str, str | None] | None:
-    """What the place of an object says, where it is one of a bucket that is watched: purpose, directory and person."""
+def parse_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
+    """What is to be done with an object that somebody has put below `incoming/`: purpose, directory and person. None
+    for any other object.
+    """
     if not key.startswith(INCOMING) or key.endswith("/"):  # that stands for a folder
         return None
     match key.removeprefix(INCOMING).split("/"):
@@ -117,15 +123,15 @@ def place_of(key: str) -> tuple[Purpose, str, str | None] | None:
 
 
 async def sources_of(image_keys: Collection[str], directory: str, objects: ObjectStore) -> list[str]:
-    """The keys of the sources, in our bucket, of a directory's originals."""
+    """The keys of the sources of a directory's originals, of those in our bucket."""
     found = await asyncio.gather(*(objects.metadata(key) for key in image_keys))
     rests = [metadata[SOURCE] for metadata in found if metadata is not None and SOURCE in metadata]
     return [f"{INCOMING}{form}/{rest}" for rest in rests for form in _forms(directory)]
 
 
-async def incoming(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
-    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the
-    epoch).
+async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
+    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until `until_s` (seconds
+    since the epoch).
     """
     of_person = [""] if person is None else [f"learn/{form}/" for form in _forms(person)]
     prefixes = {f"{INCOMING}{form}/{rest}" for form in _forms(directory) for rest in of_person}
@@ -133,5 +139,5 @@ async def incoming(directory: str, person: str | None, until_s: float, objects: 
 
 
 def _forms(name: str) -> set[str]:
-    """How others may have written it: names are in NFC, file names on some systems in NFD."""
+    """The forms in which others may have written a name: ours are in NFC, file names of some systems in NFD."""
     return {name, unicodedata.normalize("NFD", name)}

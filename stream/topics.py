@@ -1,4 +1,4 @@
-"""The topics: names, partition counts and retention as the design's table has them."""
+"""The topics: names, partition counts and retention, and the consumer groups that read them."""
 
 from dataclasses import replace
 
@@ -31,18 +31,18 @@ TOPICS = (
     TopicSpec(DEAD_LETTERS, PARTITIONS, retention_s=14 * DAY_S),
 )
 
-# What shows how people look and where they were: gone with the pictures of probes, a day at least for who processes
-# them.
+# These topics tell how people look and where they were, so they go with the pictures of probes. They are kept for a day
+# at least, for the processors.
 OF_IMAGES = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
 
 
 def topics(keep_probes: float) -> list[TopicSpec]:
-    """All topics; those of images are kept for `keep_probes` days, between one and seven."""
+    """All topics; those of images are kept for `keep_probes` days, one at least and seven at most."""
     kept_s = DAY_S * min(max(keep_probes, 1.0), 7.0)
     return [replace(it, retention_s=kept_s) if it.name in OF_IMAGES else it for it in TOPICS]
 
 
-# Consumer groups and what they read. The first lane's images go through the pairs of INTERACTIVE.
+# Consumer groups and the topics they read. The images of the first lane go through the pairs of INTERACTIVE.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bridge": (BUCKET_EVENTS,),
     "processors": (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK),

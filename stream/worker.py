@@ -1,41 +1,44 @@
-"""The one worker loop of the system: poll, handle, append the outputs, wait until they are acknowledged, commit.
+"""The worker loop of the system: poll, hand over, handle, append, commit. Read it from the top to the bottom.
 
-A stage knows nothing of offsets. The worker gives it records; what becomes of their errors is `stream.attempts`. Where
-order counts, the records of one partition and one sequence (a directory, say) are handed over in order, one batch at a
-time; elsewhere each record on its own, many at once.
+A stage knows nothing of offsets. The worker gives it records, appends its outputs, waits until the log has acknowledged
+them, and commits last (rule 2 in docs/architecture.md). Where order counts, the records of one partition and one
+sequence (a directory, for example) are handled in order, a batch at a time. Elsewhere each record is handled by itself,
+many at once.
 """
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import structlog
 
-from backends.log import Committed, Consumer, EventLog, Record, TopicPartition
-from schemas.errors import Fenced, ProcessingFailed, StorageFull, Unavailable
-from stream.attempts import BACKOFF_FIRST_S, DEADLY_ATTEMPTS, GIVE_UP_AFTER_S, Attempts, Stage
+from backends.log import Committed, Consumer, EventLog, NewRecord, Record, TopicPartition
+from schemas.errors import FacestreamError, Fenced, ProcessingFailed, StorageFull, Unavailable
+from stream.commit_notes import Attempt, CleanStop, CommitNote, RunBy, noted, notes_of_new_owner
+from stream.epoch import NO_EPOCH, Epoch, end_offsets
+from stream.failures import GIVE_UP_AFTER_S, MOST_ATTEMPTS, Attempts, backoff_s, ended_the_process, outputs_of_failure
+from stream.lanes import Lanes
 from stream.partition_progress import PartitionProgress
+from stream.stage import Stage
+from stream.stage_metrics import count_done
+from stream.stop_signal import StopSignal
+from stream.suspects import suspects_after
 
 log = structlog.get_logger(__name__)
 
-STOPPED = "stopped"  # commit metadata of a clean end: nothing was under way
-RUN_BY = "run by "  # and the member: it has the partition, and something may be under way
-ATTEMPT = "attempt "  # and its number: the record at this offset is being tried alone
-NO_EPOCH = -1
-POLL_S = 0.5
-BRIEFLY_S = 0.02  # a poll that leaves something out: it may be wanted again before a record comes
 COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; what is done again after a crash has the same effect
-LOG_AWAY_S = 1.0
-MOST_RETRYING = 1_000
-BULK_EVERY = 20  # polls: one in so many asks the bulk lane first
-BULK_SHARE, BULK_BESIDE = 4, 1  # of max_in_flight a quarter while the first lane is idle, else one record
+COMMIT_RETRY_S = 0.1
+UNSURE_S = 0.1  # between two looks whether the partitions are this member's still
+MOST_RETRYING = 1_000  # records that wait for another try: with more of them nothing is polled
 
 
 class Worker:
-    """Runs one stage as one member of its consumer group, until `stop`. `bulk` are the topics of the second lane;
-    `sequence_of` names the sequence of a record, None where order does not count; `linger_s` is as for
-    EventLog.consumer. After a bad end, `suspects_together` records are tried at a time; when that ends badly too, each
-    alone.
+    """Runs one stage as one member of its consumer group, until `stop`.
+
+    `bulk` are the topics of the second lane. `sequence_of` names the sequence of a record; None where order does not
+    count. `linger_s` is as for EventLog.consumer. After an unclean end, `suspects_together` records are tried at a
+    time, and each alone when that ends uncleanly too. `give_up_after_s` is how long records are retried although the
+    stores that the stage needs are there.
     """
 
     def __init__(
@@ -52,31 +55,17 @@ class Worker:
         linger_s: float = 0.0,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
-        self._log, self._stage, self._topics, self._bulk, self._member = log_, stage, topics, frozenset(bulk), member
-        self._sequence_of, self._max_in_flight = sequence_of, max_in_flight
-        self._suspects_together, self._linger_s = suspects_together, linger_s
+        self._log, self._stage, self._topics = log_, stage, [*topics, *bulk]
+        self._lanes, self._max_in_flight = Lanes(topics, frozenset(bulk), max_in_flight), max_in_flight
+        self._sequence_of, self._suspects_together = sequence_of, suspects_together
+        self._member, self._run_by_me, self._linger_s = member, RunBy(member), linger_s
+        self._give_up_after_s = give_up_after_s
         self._consumer: Consumer | None = None
-        self._partitions: dict[TopicPartition, PartitionProgress] = {}
-        self._epoch = NO_EPOCH
-        self._epochs = 0
-        self._polls = 0
-        self._in_flight: Counter[str] = (
-            Counter()
-        )  # by topic: records polled and not done, those between two tries left out
-        self._retrying: set[Record] = set()  # between two tries
-        self._stopping = asyncio.Event()
-        self._changed = asyncio.Event()
-        self._advanced = asyncio.Event()
-        self._attempts = Attempts(
-            log_,
-            stage,
-            self._stopping,
-            paused=self._paused,
-            resumed=self._resumed,
-            changed=self._changed.set,
-            holds=self._holds,
-            give_up_after_s=give_up_after_s,
-        )
+        self._epoch = Epoch(NO_EPOCH, {}, {})
+        self._handling = 0  # calls of the stage's `handle` under way
+        self._stop = StopSignal(stage.name)
+        self._changed = asyncio.Event()  # something that the loop may be waiting for
+        self._done_since_commit = asyncio.Event()
         self.ready = asyncio.Event()
 
     @property
@@ -89,291 +78,272 @@ class Worker:
             raise Unavailable("joining its consumer group")
 
     def stop(self) -> None:
-        """Ends the loop: what is under way is finished and committed, what waits for another try is left to the next
-        start.
+        """Ends the loop: what is being handled is finished and committed, what waits for another try is left to the
+        next start.
         """
-        self._stopping.set()
+        self._stop.set()
         self._changed.set()
 
     async def run(self) -> None:
         """Raises what no retry can mend: OffsetGone, TopicMismatch, or a defect of the worker itself."""
-        consumer = self._consumer = await self._join()
+        consumer = self._consumer = await self._stop.unless_set("join", self._join)
         if consumer is None:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
                 committing = tasks.create_task(self._keep_committing(consumer))
-                async with asyncio.TaskGroup() as units:
-                    await self._loop(consumer, units)
+                async with asyncio.TaskGroup() as handling:
+                    await self._loop(consumer, handling)
                 committing.cancel()
-            await self._commit(consumer, STOPPED)
+            await self._commit(consumer, CleanStop())
         finally:
             await consumer.close()
 
-    async def _join(self) -> Consumer | None:
-        """None when the worker was stopped before the log was there."""
-        while not self._stopping.is_set():
-            try:
-                return await self._log.consumer(
-                    self._stage.name, [*self._topics, *self._bulk], member=self._member, linger_s=self._linger_s
-                )
-            except Unavailable as error:
-                await self._log_is_away("join", error)
-        return None
+    async def _join(self) -> Consumer:
+        return await self._log.consumer(self._stage.name, self._topics, member=self._member, linger_s=self._linger_s)
 
-    async def _loop(self, consumer: Consumer, units: asyncio.TaskGroup) -> None:
+    async def _loop(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
         while True:
-            for progress in self._partitions.values():
-                await self._suspects(consumer, progress, units)
-            if self._stopping.is_set():
+            await self._try_suspects(consumer, tasks)
+            if self._stop.is_set:
                 return
-            for progress in self._partitions.values():
-                self._hand_over(progress, units)
-            free = self._max_in_flight - self._in_flight.total()
-            if free <= 0 or len(self._retrying) >= MOST_RETRYING:
-                await self._change()
-                continue
-            try:
-                records = await self._poll(consumer, free)
-            except Unavailable as error:
-                await self._log_is_away("poll", error)
-                continue
-            if consumer.epoch != self._epoch:
-                await self._begin_epoch(consumer)
+            self._hand_over(tasks)
+            records = await self._stop.unless_set("poll", partial(self._poll, consumer))
+            if records is None:
+                return
+            if consumer.epoch != self._epoch.number and not await self._begin_epoch(consumer):
+                return
             self.ready.set()
             for record in records:
-                progress = self._partitions[record.topic_partition]
-                progress.polled(record.offset)
-                self._in_flight[record.topic] += 1
-                if progress.is_suspect(record.offset):
-                    progress.suspects.append(record)
-                else:
-                    sequence = self._sequence_of(record) if self._sequence_of else ""
-                    progress.waiting.setdefault(sequence, deque()).append(record)
+                self._epoch.polled(record, self._sequence_of(record) if self._sequence_of else "")
 
-    async def _poll(self, consumer: Consumer, free: int) -> list[Record]:
-        """The first lane goes first. The bulk lane gets a few records at a time: when the first has none, and in one
-        poll of BULK_EVERY in any case. Where order counts a partition gets at most three quarters of the places, so
-        that one sequence that takes its time leaves room for others.
+    # Poll.
+
+    async def _poll(self, consumer: Consumer) -> list[Record]:
+        """The next records of the lane whose turn it is; [] when there are none, or no more may be in flight. Where
+        order counts, a partition gets at most three quarters of what may be in flight, so that one slow sequence leaves
+        room for others.
         """
-        crowded: list[TopicPartition] = []
+        epoch = self._epoch
+        free = self._max_in_flight - epoch.in_flight.total()
+        if free <= 0 or len(epoch.retrying) >= MOST_RETRYING:
+            await self._change()
+            return []
+        paused: Collection[TopicPartition] = ()
         if self._sequence_of is not None:
             free = min(free, max(1, self._max_in_flight // 4))
-            crowded = [at for at, it in self._partitions.items() if it.undone > self._max_in_flight // 2]
-        wait_s = BRIEFLY_S if crowded else POLL_S
-        if not self._bulk:
-            return await consumer.poll(free, wait_s, paused=crowded)
-        self._polls += 1
-        busy = any(count for topic, count in self._in_flight.items() if topic not in self._bulk)
-        bulk_in_flight = sum(self._in_flight[topic] for topic in self._bulk)
-        room = min(free, (BULK_BESIDE if busy else max(1, self._max_in_flight // BULK_SHARE)) - bulk_in_flight)
-        if room <= 0:
-            return await consumer.poll(free, BRIEFLY_S, topics=self._topics, paused=crowded)
-        lanes: list[tuple[Collection[str], int]] = [(self._topics, free), (self._bulk, room)]
-        for topics, most in reversed(lanes) if self._polls % BULK_EVERY == 0 else lanes:
-            records = await consumer.poll(most, 0, topics=topics, paused=crowded)
-            if records or consumer.epoch != self._epoch:
+            paused = epoch.with_more_undone_than(self._max_in_flight // 2)
+        for poll in self._lanes.next_polls(free, epoch.in_flight, brief=bool(paused)):
+            records = await consumer.poll(poll.max_records, poll.timeout_s, topics=poll.topics, paused=paused)
+            if records or consumer.epoch != epoch.number:
                 return records
-        return await consumer.poll(room, wait_s, paused=crowded)
+        return []
 
-    async def _begin_epoch(self, consumer: Consumer) -> None:
-        self._epoch, self._partitions = (
-            NO_EPOCH,
-            {},
-        )  # from here on nothing of the old epoch is committed or handed over
-        ends = {topic: await self._end_offsets(topic) for topic in {at.topic for at in consumer.assignment}}
-        await self._quiet()
-        self._epoch, self._epochs = consumer.epoch, self._epochs + 1
-        self._in_flight.clear()
-        self._partitions = {
-            at: PartitionProgress(
-                next_offset=committed.offset,
-                committed=committed.offset,
-                suspects_below=ends[at.topic].get(at.partition, 0) if self._ended_badly(committed) else 0,
-                suspects_left=self._max_in_flight,
-                suspects_alone=self._suspects_together == 1 or committed.metadata.startswith(ATTEMPT),
-            )
-            for at, committed in consumer.assignment.items()
-        }
-        await self._stage.assigned(consumer.assignment)
-        mine = {
-            at: Committed(it.offset, self._note_of_run)
-            for at, it in consumer.assignment.items()
-            if it.metadata != self._note_of_run and not it.metadata.startswith(ATTEMPT)
-        }
-        if mine:
-            await self._note(consumer, mine)
-
-    def _ended_badly(self, committed: Committed) -> bool:
-        """Whether the last process under this name had the partition when it ended, and did not end cleanly. One that
-        another member has lost, dead or not, looks like any that moves in a rebalance.
+    async def _begin_epoch(self, consumer: Consumer) -> bool:
+        """Goes on with the assignment that the last poll brought, once the stage has ended what it was handling. False
+        when the worker was stopped before that.
         """
-        return committed.metadata.startswith(ATTEMPT) or (self._epochs == 1 and committed.metadata == self._note_of_run)
+        self._epoch.end()
+        assignment = consumer.assignment
+        ends = await self._stop.unless_set("reading end offsets", partial(end_offsets, self._log, assignment))
+        if ends is None:
+            return False
+        await self._stage_is_idle()
+        suspects = suspects_after(
+            assignment,
+            ends,
+            member=self._member,
+            first_epoch=self._epoch.number == NO_EPOCH,
+            in_flight=self._max_in_flight,
+            together=self._suspects_together,
+        )
+        self._epoch = Epoch(consumer.epoch, assignment, suspects)
+        await self._stage.assigned(assignment)
+        if notes := notes_of_new_owner(assignment, self._member):
+            await self._commit_patiently(consumer, notes)
+        return True
 
-    @property
-    def _note_of_run(self) -> str:
-        return RUN_BY + self._member
+    # Hand over.
 
-    async def _end_offsets(self, topic: str) -> dict[int, int]:
-        while True:
-            try:
-                return await self._log.end_offsets(topic)
-            except Unavailable as error:
-                if self._stopping.is_set():
-                    raise
-                await self._log_is_away("reading end offsets", error)
+    def _hand_over(self, tasks: asyncio.TaskGroup) -> None:
+        """Starts what waits: one task a record or, where order counts, one a sequence."""
+        epoch = self._epoch
+        for progress in epoch.partitions.values():
+            if self._sequence_of is None:
+                for records in progress.waiting.values():
+                    for record in records:
+                        tasks.create_task(self._process([record], epoch))
+                progress.waiting.clear()
+            elif not progress.suspects.undone:
+                for sequence in progress.waiting.keys() - progress.busy:
+                    progress.busy.add(sequence)
+                    tasks.create_task(self._process_sequence(progress, sequence, epoch))
 
-    def _hand_over(self, progress: PartitionProgress, units: asyncio.TaskGroup) -> None:
-        """Starts what waits in a partition: one unit a record, or, where order counts, one after the other in each
-        sequence.
-        """
-        if self._sequence_of is None:
-            for records in progress.waiting.values():
-                for record in records:
-                    units.create_task(self._unit([record], self._epoch))
-            progress.waiting.clear()
-        elif not progress.suspects_undone:
-            for sequence in progress.waiting.keys() - progress.busy:
-                progress.busy.add(sequence)
-                units.create_task(self._sequence(progress, sequence, self._epoch))
-
-    async def _sequence(self, progress: PartitionProgress, sequence: str, epoch: int) -> None:
-        """Hands over a sequence's records, all that wait at a time, until none waits or the partition is lost."""
-        while not self._stopping.is_set() and epoch == self._epoch:
+    async def _process_sequence(self, progress: PartitionProgress, sequence: str, epoch: Epoch) -> None:
+        """Processes a sequence's records, all that wait at a time, until none waits or the partition is lost."""
+        while not self._stop.is_set and epoch.is_current:
             batch = progress.waiting.pop(sequence, None)
             if batch is None:
                 break
-            await self._unit(list(batch), epoch)
+            await self._process(list(batch), epoch)
         progress.busy.discard(sequence)
 
-    async def _suspects(self, consumer: Consumer, progress: PartitionProgress, units: asyncio.TaskGroup) -> None:
-        """Tries a partition's suspects one after the other, or some of one sequence together. One that waits for
-        another try holds up those behind it: the note of what is tried is a commit of its offset, and nothing is
-        committed past a record that is not done.
+    async def _try_suspects(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
+        """Tries suspects, one group after the other. A suspect that waits for another try holds up those behind it: an
+        attempt is noted by a commit of its offset, and nothing is committed past a record that is not done.
         """
-        while progress.suspects and progress.is_first(progress.suspects[0].offset) and not self._stopping.is_set():
-            some = [progress.suspects.popleft()]
-            while not progress.suspects_alone and progress.suspects and len(some) < self._suspects_together:
-                if self._sequence_of and self._sequence_of(progress.suspects[0]) != self._sequence_of(some[0]):
-                    break
-                some.append(progress.suspects.popleft())
-            await self._suspect(consumer, progress, some, units)
-
-    async def _suspect(
-        self, consumer: Consumer, progress: PartitionProgress, records: list[Record], units: asyncio.TaskGroup
-    ) -> None:
-        """Handles by themselves records that may have killed the last process, having noted durably that they are being
-        tried.
-        """
-        await self._quiet()
-        record = records[0]
-        at = record.topic_partition
-        committed = consumer.assignment[at]
-        attempt = 1
-        if committed.offset == record.offset and committed.metadata.startswith(ATTEMPT):
-            attempt += int(committed.metadata.removeprefix(ATTEMPT))
-        if attempt > DEADLY_ATTEMPTS:
-            error = ProcessingFailed(
-                f"processing this image ended the process {DEADLY_ATTEMPTS} times: send another file, or report this one"
-            )
-            epoch = self._epoch
-            if await self._attempts.give_up(record, error, DEADLY_ATTEMPTS, lambda: epoch == self._epoch):
-                self._done([record], epoch)
-            return
-        progress.committed = max(
-            progress.committed, record.offset
-        )  # a commit of what was done before must not undo the note
-        if await self._note(consumer, {at: Committed(record.offset, f"{ATTEMPT}{attempt}")}):
-            unit = units.create_task(self._unit(records, self._epoch))
-            unit.add_done_callback(lambda _: self._changed.set())
-            while not unit.done() and self._retrying.isdisjoint(records):
+        epoch = self._epoch
+        while not self._stop.is_set and (records := epoch.take_suspects(self._sequence_of)):
+            at, offset = records[0].topic_partition, records[0].offset
+            attempt = epoch.partitions[at].suspects.next_attempt(records[0])
+            await self._stage_is_idle()
+            if attempt > MOST_ATTEMPTS:
+                await self._give_up(records[0], ended_the_process(), MOST_ATTEMPTS, epoch)
+                continue
+            epoch.committed({at: offset})  # a commit of what was done before must not undo the note
+            if not await self._commit_patiently(consumer, {at: noted(offset, Attempt(attempt))}):
+                continue
+            trial = tasks.create_task(self._process(records, epoch))
+            trial.add_done_callback(lambda _: self._changed.set())
+            while not trial.done() and epoch.retrying.isdisjoint(records):
                 await self._change()
-            await self._commit(
-                consumer, self._note_of_run
-            )  # at once: what comes next may end the process, and this one did not
+            await self._commit(consumer, self._run_by_me)  # at once: the next one may end the process
 
-    async def _note(self, consumer: Consumer, offsets: dict[TopicPartition, Committed]) -> bool:
-        """Commits, without end while the log is away or full. False when the worker was stopped before that, or the
-        group has rebalanced: the next poll brings the new epoch.
+    # Handle and append.
+
+    async def _process(self, records: list[Record], epoch: Epoch) -> bool:
+        """Handles records, appends what comes of them, and marks them as done. What fails is tried again, record by
+        record, and given up in the end. False when the worker was stopped, or the partition was lost, before that.
         """
-        while not self._stopping.is_set():
+        attempts = Attempts(self._stage, records, self._give_up_after_s)
+        while epoch.is_current:
             try:
-                await consumer.commit(offsets)
+                outputs = await self._handle(records)
+                if not await self._append(outputs, epoch):
+                    return False
+            except FacestreamError as failed:
+                error = failed
+            else:
+                count_done(self._stage.name, records, attempts.elapsed_s)
+                self._done(records, epoch)
                 return True
-            except Fenced:
+            if not epoch.is_current:
                 return False
-            except (Unavailable, StorageFull) as error:
-                await self._log_is_away("commit", error)
+            match await attempts.after(error):
+                case "one by one":
+                    for record in records:
+                        if not await self._process([record], epoch):
+                            return False
+                    return True
+                case "give up":
+                    return await self._give_up(records[0], error, attempts.failed, epoch)
+                case "again":
+                    with epoch.waiting(records):
+                        self._changed.set()
+                        await self._stop.sleep(backoff_s(attempts.failed))
+                    self._changed.set()
+                    if self._stop.is_set:
+                        return False
         return False
 
-    async def _quiet(self) -> None:
-        """Waits until the stage handles nothing; what waits for another try may go on waiting."""
-        while self._attempts.running:
-            await self._change()
+    async def _handle(self, records: list[Record]) -> list[NewRecord]:
+        """The outputs of the stage. Raises FacestreamError, ProcessingFailed for a defect of the stage."""
+        self._handling += 1
+        try:
+            return await self._stage.handle(records)
+        except FacestreamError:
+            raise
+        except Exception as error:
+            log.exception("stage failed", stage=self._stage.name, records=len(records))
+            raise ProcessingFailed(f"{type(error).__name__} while processing: the processor's log says more") from error
+        finally:
+            self._handling -= 1
+            self._changed.set()
+
+    async def _append(self, outputs: list[NewRecord], epoch: Epoch) -> bool:
+        """Appends outputs; they are flushed when this returns. Tries without end: what is appended twice has one
+        effect, what is not appended is lost. A worker that has lost its partitions must not append, so it waits while
+        it is not sure of them. False when it was stopped, or has lost them, before that: the records come again.
+
+        Raises InvalidRequest, with nothing appended, when an output is larger than the log takes.
+        """
+        failures = 0
+        while outputs:
+            if self._consumer is None or not self._consumer.holds():
+                if self._stop.is_set or not epoch.is_current:
+                    return False
+                await self._stop.sleep(UNSURE_S)
+                continue
+            try:
+                await self._log.append(outputs)
+                return True
+            except (Unavailable, StorageFull) as error:
+                log.warning("append failed", stage=self._stage.name, reason=error.message)
+                if self._stop.is_set:
+                    return False
+                failures += 1
+                await self._stop.sleep(backoff_s(failures))
+        return True
+
+    async def _give_up(self, record: Record, error: FacestreamError, attempts: int, epoch: Epoch) -> bool:
+        """Appends an answer and, where it takes one, a dead letter. False as for `_process`."""
+        if not await self._append(outputs_of_failure(self._stage, record, error, attempts), epoch):
+            return False
+        self._done([record], epoch)
+        return True
+
+    def _done(self, records: Sequence[Record], epoch: Epoch) -> None:
+        epoch.done(records)
+        self._done_since_commit.set()
+        self._changed.set()
+
+    # Commit.
+
+    async def _keep_committing(self, consumer: Consumer) -> None:
+        while True:
+            await self._done_since_commit.wait()
+            await asyncio.sleep(COMMIT_EVERY_S)
+            self._done_since_commit.clear()
+            await self._commit(consumer, self._run_by_me)
+
+    async def _commit(self, consumer: Consumer, note: CommitNote) -> None:
+        """Commits what is done since the last commit; every partition at a clean stop, so that the next start knows of
+        it. A failure is logged, and another commit follows.
+        """
+        epoch = self._epoch
+        offsets = epoch.offsets() if note == CleanStop() else epoch.advanced()
+        if not offsets:
+            return
+        try:
+            if await _commit_unless_fenced(consumer, {at: noted(offset, note) for at, offset in offsets.items()}):
+                epoch.committed(offsets)
+        except (Unavailable, StorageFull) as error:
+            log.warning("commit failed", stage=self._stage.name, reason=error.message)
+            await asyncio.sleep(COMMIT_RETRY_S)
+            self._done_since_commit.set()
+
+    async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
+        """Commits, also when the log is away for long. False when the worker was stopped, or the group has rebalanced,
+        before that.
+        """
+        return bool(await self._stop.unless_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
+
+    # Wait.
 
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _unit(self, records: list[Record], epoch: int) -> None:
-        if await self._attempts.process(records, lambda: epoch == self._epoch):
-            self._done(records, epoch)
+    async def _stage_is_idle(self) -> None:
+        """Waits until the stage handles nothing. Records may go on waiting for another try."""
+        while self._handling:
+            await self._change()
 
-    def _done(self, records: Sequence[Record], epoch: int) -> None:
-        if epoch != self._epoch:
-            return  # another member has these partitions now, or this one reads them again
-        for record in records:
-            self._partitions[record.topic_partition].done(record.offset)
-            self._in_flight[record.topic] -= 1
-        self._changed.set()
-        self._advanced.set()
 
-    def _holds(self) -> bool:
-        return self._consumer is not None and self._consumer.holds()
-
-    def _paused(self, records: Sequence[Record], current: bool) -> None:
-        """What waits for another try does not count as in flight, so that others go on."""
-        self._retrying.update(records)
-        if current:
-            self._in_flight.subtract(record.topic for record in records)
-        self._changed.set()
-
-    def _resumed(self, records: Sequence[Record], current: bool) -> None:
-        self._retrying.difference_update(records)
-        if current:
-            self._in_flight.update(record.topic for record in records)
-        self._changed.set()
-
-    async def _log_is_away(self, what: str, error: Unavailable | StorageFull) -> None:
-        log.warning(f"{what} failed", stage=self._stage.name, reason=error.message)
-        await self._attempts.sleep(LOG_AWAY_S)
-
-    async def _keep_committing(self, consumer: Consumer) -> None:
-        while True:
-            await self._advanced.wait()
-            await asyncio.sleep(COMMIT_EVERY_S)
-            self._advanced.clear()
-            await self._commit(consumer, self._note_of_run)
-
-    async def _commit(self, consumer: Consumer, metadata: str) -> None:
-        """Commits what is done; every partition at the end, so that the next start knows it was clean."""
-        ahead = {
-            at: it.next_offset
-            for at, it in self._partitions.items()
-            if it.next_offset > it.committed or metadata == STOPPED
-        }
-        if not ahead:
-            return
-        try:
-            await consumer.commit({at: Committed(offset, metadata) for at, offset in ahead.items()})
-        except Fenced:
-            return  # the next poll brings the new epoch
-        except (Unavailable, StorageFull) as error:
-            log.warning("commit failed", stage=self._stage.name, reason=error.message)
-            if metadata != STOPPED:
-                await asyncio.sleep(BACKOFF_FIRST_S)
-                self._advanced.set()
-            return
-        for at, offset in ahead.items():
-            if at in self._partitions:
-                self._partitions[at].committed = max(self._partitions[at].committed, offset)
+async def _commit_unless_fenced(consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
+    """False when the group has rebalanced: the next poll brings the new epoch."""
+    try:
+        await consumer.commit(offsets)
+    except Fenced:
+        return False
+    return True

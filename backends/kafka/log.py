@@ -15,7 +15,7 @@ from backends.kafka.group import REQUEST_S
 from backends.kafka.offsets import KafkaOffsets
 from backends.kafka.producer import Appends, Placed
 from backends.kafka.topics import KafkaTopics
-from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, place_of
+from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, partition_of_record
 from schemas.errors import InvalidRequest, Unavailable
 
 PING_S = 3.0
@@ -52,7 +52,9 @@ class KafkaLog(EventLog):
 
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
         placed = [
-            Placed(record, TopicPartition(record.topic, place_of(record, await self.partitions(record.topic))))
+            Placed(
+                record, TopicPartition(record.topic, partition_of_record(record, await self.partitions(record.topic)))
+            )
             for record in records
         ]
         if placed:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, place_of
+from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, partition_of_record
 from backends.sqlite.consumer import SqliteConsumer, SqliteReader
 from backends.sqlite.groups import Membership, read_commits, read_starts
 from backends.sqlite.retention import enforce
@@ -67,7 +67,7 @@ class SqliteLog(EventLog):
 
     async def _place(self, record: NewRecord) -> Placed:
         topic = self._topics.get(record.topic) or await self._topic(record.topic)
-        partition = place_of(record, topic.partitions)
+        partition = partition_of_record(record, topic.partitions)
         return Placed(topic.first_id + partition, partition, record)
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:

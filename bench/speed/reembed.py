@@ -37,7 +37,7 @@ from facestream.progress import counted
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.networks import TorchEmbedder
 from processors.stages.reembed import GROUP
-from stream.catching_up import records_left
+from stream.catch_up import records_left
 from stream.topics import FACES_LEARNED
 
 NEW = "dlib-resnet29"

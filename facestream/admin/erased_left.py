@@ -23,9 +23,9 @@ from schemas.records import (
 from stream.erase.marks import Erasures, is_erased
 from stream.erase.redaction import redacted
 from stream.generations import Generations
-from stream.listing import listed
-from stream.reading import read_whole
-from stream.sources import INCOMING, place_of
+from stream.object_listing import list_with_metadata
+from stream.sources import INCOMING, parse_incoming_key
+from stream.topic_reading import read_topic
 from stream.topics import (
     BUCKET_EVENTS,
     DEAD_LETTERS,
@@ -82,7 +82,7 @@ async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
 async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
     with counted("objects", 0, always=False) as tell:
-        async for info, metadata in listed(objects, *PICTURES, CROPS):
+        async for info, metadata in list_with_metadata(objects, *PICTURES, CROPS):
             tell(1)
             if "received" not in metadata:
                 continue
@@ -110,7 +110,7 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
             if tells:
                 found = InTopic(found.records + 1, max(found.last, record.timestamp))
 
-    await read_whole(log, topic, take)
+    await read_topic(log, topic, take)
     return found
 
 
@@ -160,7 +160,7 @@ def _notified(record: Record, erasures: Erasures) -> bool:
     """
     for it in BucketNotified.decode(record.value).records:
         bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
-        place = place_of(name[max(0, name.find(INCOMING)) :])
+        place = parse_incoming_key(name[max(0, name.find(INCOMING)) :])
         if place is not None:
             _, directory, person = place
             if erasures.covers(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):

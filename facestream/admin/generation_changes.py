@@ -11,7 +11,7 @@ from facestream.runtime.stores import Stores
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation, GenerationName
 from sink.evaluate.fitting import fit
-from stream.catching_up import caught_up
+from stream.catch_up import wait_until_caught_up
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED
 from weights.manifest import manifest
@@ -142,6 +142,6 @@ async def _sink_is_through(log: EventLog) -> None:
     """Raises ConfigurationError when the sink does not get through what is on its way."""
     try:
         async with asyncio.timeout(SINK_S):
-            await caught_up(log, "sink", FACES_EMBEDDED)
+            await wait_until_caught_up(log, "sink", FACES_EMBEDDED)
     except TimeoutError:
         raise ConfigurationError("the sink does not get through what is on its way: is one running?") from None

@@ -23,7 +23,7 @@ from facestream.runtime.state import State, followed
 from facestream.runtime.stores import Stores, open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
-from stream.catching_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, records_left
 from stream.erase.late_writes import take_back_late
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 

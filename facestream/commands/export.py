@@ -18,7 +18,7 @@ from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
 from schemas.ids import original_key
 from schemas.names import normalised
 from schemas.records import FaceLearned, encoded_vector
-from stream.reading import read_through, spans
+from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import FACES_LEARNED
 
 DESCRIPTION = """\
@@ -89,7 +89,7 @@ async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
                     faces[record.key] = face
 
     partition = partition_of(directory, await stores.log.partitions(FACES_LEARNED))
-    await read_through(stores.log, FACES_LEARNED, await spans(stores.log, FACES_LEARNED, [partition]), take)
+    await read_ranges(stores.log, FACES_LEARNED, await offset_ranges(stores.log, FACES_LEARNED, [partition]), take)
     return faces
 
 

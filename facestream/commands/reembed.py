@@ -23,7 +23,7 @@ from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import Unavailable
 from schemas.generation_records import Generation
-from stream.catching_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, records_left
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from stream.worker import Worker
 

@@ -31,7 +31,7 @@ from schemas.records import (
     decode_dead_letter,
     decode_embedded,
 )
-from stream.reading import read_through, spans
+from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import (
     DEAD_LETTERS,
     FACES_DETECTED,
@@ -105,7 +105,9 @@ def lines(steps: Sequence[Step]) -> Iterator[str]:
 async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
     """The records under that key in the partition of `partition_key`, in all where that is None."""
     count = await log.partitions(topic)
-    wanted = await spans(log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)])
+    wanted = await offset_ranges(
+        log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)]
+    )
     found: list[Record] = []
     with counted(topic, sum(end - start for start, end in wanted.values()), always=False) as done:
 
@@ -113,7 +115,7 @@ async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str
             done(len(records))
             found.extend(record for record in records if record.key == image_id)
 
-        await read_through(log, topic, wanted, take)
+        await read_ranges(log, topic, wanted, take)
     return found
 
 

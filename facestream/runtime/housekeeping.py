@@ -14,7 +14,7 @@ from schemas.errors import FacestreamError
 from schemas.ids import crop_key, face_id_learned
 from stream.erase.late_writes import take_back_late
 from stream.erase.marks import objects_of
-from stream.listing import delete_each
+from stream.object_listing import delete_all
 
 log = structlog.get_logger(__name__)
 
@@ -57,10 +57,10 @@ class Housekeeping:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
         await self._vectors.sweep_erasures()
-        await delete_each(self._objects, self._old_probes())
+        await delete_all(self._objects, self._old_probes())
         if time.time() >= self._daily_at:
             await take_back_late(self._log, self._objects, self._state.erasures)
-            await delete_each(self._objects, self._not_learned())
+            await delete_all(self._objects, self._not_learned())
             self._daily_at = time.time() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:

@@ -21,9 +21,9 @@ from ingest.replies import Replies
 from ingest.service import Limits, Service
 from ingest.uploads import UploadMemory
 from schemas.errors import ConfigurationError
-from stream.lag import LagWatch
+from stream.health_routes import Checks
+from stream.lag_monitor import LagMonitor
 from stream.topics import INTERACTIVE
-from stream.watching import Checks
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class OwnersKeys(Keys):
 class HttpService:
     """`listen`, then `drain` at the end; `run` goes on all the time between."""
 
-    def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagWatch) -> None:
+    def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagMonitor) -> None:
         self._runner, self._replies, self._lag = runner, replies, lag
 
     async def run(self) -> None:
@@ -75,7 +75,7 @@ async def http_service(
         replies = Replies(stores.log)
         await replies.start()
         stack.push_async_callback(replies.close)
-        lag = LagWatch(stores.log, INTERACTIVE, LOOK_EVERY_S)
+        lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         service = Service(
             log=stores.log,

@@ -1,4 +1,4 @@
-"""What every role follows all the time: the generations, and what was erased."""
+"""The state that every role follows in the log: the generations, and what was erased."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,11 +24,11 @@ class State:
 
 @asynccontextmanager
 async def followed(log_: EventLog) -> AsyncIterator[State]:
-    """As of now; `run` keeps it so. Raises Unavailable."""
+    """The state as of now; `run` keeps it up to date. Raises Unavailable."""
     known = manifest()
     state = State(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
     async with AsyncExitStack() as stack:
-        for following in (state.generations, state.erasures):
-            stack.push_async_callback(following.close)
-            await following.start()
+        for follower in (state.generations, state.erasures):
+            stack.push_async_callback(follower.close)
+            await follower.start()
         yield state

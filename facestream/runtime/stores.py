@@ -43,8 +43,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 async def create(stores: Stores, keep_probes: float = 7.0) -> None:
-    """Topics, bucket, tables and the first generation; safe when they are there, and when several do it at once. Raises
-    Unavailable, TopicMismatch.
+    """Creates topics, bucket, tables and the first generation, where they are missing; safe when several do it at once.
+    Raises Unavailable, TopicMismatch.
     """
     await stores.log.create_topics(topics(keep_probes))
     await stores.objects.create()
@@ -55,8 +55,8 @@ async def create(stores: Stores, keep_probes: float = 7.0) -> None:
 
 
 async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
-    """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is
-    missing for a system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
+    """Waits until all stores are there, or `stop` is set: a server may not be up yet. Creates what is missing for a
+    system that keeps probes for `create_for` days; with None somebody else creates it. Raises TopicMismatch.
     """
     while not stop.is_set():
         try:

@@ -17,9 +17,9 @@ from facestream.runtime.role_ingest import HttpService, http_service
 from facestream.runtime.role_sink import sink_workers
 from facestream.runtime.state import followed
 from facestream.runtime.stores import Stores, open_stores, patiently
-from stream.lag import LagWatch
+from stream.health_routes import Checks, health_app
+from stream.lag_monitor import LagMonitor
 from stream.topics import GROUPS, INTERACTIVE
-from stream.watching import Checks, watch_app
 from stream.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ async def serve(
         pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
         if "ingest" in roles:  # the service watches those, and more often
             pairs = [pair for pair in pairs if pair not in INTERACTIVE]
-        background.append(LagWatch(stores.log, pairs, LOOK_EVERY_S).run)
+        background.append(LagMonitor(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
         if "ingest" in roles:
             service = await stack.enter_async_context(http_service(settings, stores, state, checks, owners_socket))
@@ -118,7 +118,7 @@ async def watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, al
     """Serves health and metrics on an address of their own; the service has them on its own too."""
     if not settings.watch and not always:
         return ""
-    runner = web.AppRunner(watch_app(checks), access_log=None)
+    runner = web.AppRunner(health_app(checks), access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     sock = listening_socket(settings.watch or "127.0.0.1:0", "watch")

@@ -10,7 +10,7 @@ from schemas.errors import UnreadableRecord
 from schemas.records import FaceLearned
 from stream.dead_letters import open_letters
 from stream.erase.marks import Erasures, is_erased, objects_of
-from stream.reading import read_whole
+from stream.topic_reading import read_topic
 from stream.topics import FACES_LEARNED
 
 
@@ -30,7 +30,7 @@ async def take_back_late(log: EventLog, objects: ObjectStore, erasures: Erasures
             if erasures.covers(face.directory, face.person, face.image_id, face.learned_at):
                 late[record.key] = face
 
-    await read_whole(log, FACES_LEARNED, take)
+    await read_topic(log, FACES_LEARNED, take)
     if late:
         await log.append([NewRecord(FACES_LEARNED, key, None, face.directory) for key, face in late.items()])
         await objects.delete([key for face in late.values() for key in objects_of(face.image_id)])

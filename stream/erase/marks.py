@@ -10,8 +10,8 @@ from schemas.erased import erased_directory, erased_face, erased_image, erased_p
 from schemas.errors import Erased, UnreadableRecord
 from schemas.ids import crop_key, face_id_learned, original_keys, sheet_key
 from schemas.records import Erasure, ImageReceived
-from stream.following import Following
 from stream.sources import own_source
+from stream.topic_follower import TopicFollower
 from stream.topics import ERASURES
 
 log = structlog.get_logger(__name__)
@@ -27,7 +27,7 @@ class Mark(NamedTuple):
 NEVER = Mark(-1, -1)
 
 
-class Erasures(Following):
+class Erasures(TopicFollower):
     """The last erasure of each person, directory, face and image."""
 
     def __init__(self, log_: EventLog) -> None:

@@ -21,7 +21,7 @@ from facestream.runtime.housekeeping import DAY_S, Housekeeping
 from facestream.runtime.state import State
 from schemas.errors import Unavailable
 from schemas.ids import crop_key, face_id_learned, original_key
-from stream import listing
+from stream import object_listing
 from stream.erase.marks import Erasures
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import TOPICS
@@ -85,7 +85,7 @@ async def test_a_picture_that_waits_for_its_answer_is_not_swept_even_if_none_are
 
 
 async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "DELETED_AT_ONCE", 3)
+    monkeypatch.setattr(object_listing, "OBJECTS_PER_DELETE", 3)
     for number in range(10):
         await stores.put(f"probes/{number}", age_days=8 if number != 4 else 1)
     await stores.housekeeping(7).once()

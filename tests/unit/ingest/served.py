@@ -15,7 +15,7 @@ from facestream.config import Settings
 from facestream.runtime.role_ingest import http_service
 from facestream.runtime.state import followed
 from facestream.runtime.stores import Stores, create, open_stores
-from stream.watching import Checks
+from stream.health_routes import Checks
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from facestream.cli import COMMANDS
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port
 from scripts import services_packages
-from stream.watching import watch_app
+from stream.health_routes import health_app
 from tests.conftest import ROOT
 
 COMPOSE, PRODUCTION, GPU = "docker-compose.yml", "docker-compose.production.yml", "docker-compose.gpu.yml"
@@ -194,7 +194,7 @@ async def test_the_health_check_tells_a_ready_role(file: File, role: str, unused
             raise ConnectionError("not yet")
 
     assert not await healthy()
-    runner = web.AppRunner(watch_app({"log": check}))
+    runner = web.AppRunner(health_app({"log": check}))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
     assert await healthy()

@@ -15,7 +15,7 @@ from pathlib import Path
 from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition
 from backends.sqlite.log import SqliteLog
 from schemas.records import ImageReceived
-from stream import worker as worker_module
+from stream import lanes as lanes_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
@@ -93,7 +93,7 @@ class CrashingLog(SqliteLog):
 
 
 async def main(folder: Path, mode: str, *, ordered: bool) -> None:
-    worker_module.POLL_S = 0.05
+    lanes_module.POLL_S = 0.05
     death = Death(folder, mode)
     log = CrashingLog(folder / "log.db", death)
     sequence_of = (lambda _: "") if ordered else None

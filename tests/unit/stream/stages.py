@@ -15,7 +15,9 @@ import structlog.testing
 from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
 from schemas.errors import Unavailable
 from schemas.records import Answer, ImageReceived
-from stream import attempts as attempts_module
+from stream import failures as failures_module
+from stream import lanes as lanes_module
+from stream import stop_signal as stop_signal_module
 from stream import worker as worker_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED, RESULTS
@@ -92,10 +94,10 @@ class Stage:
 @contextmanager
 def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers wait a hundredth of their time; tracebacks are not drawn, which takes a second each."""
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.005)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.02)
-    monkeypatch.setattr(worker_module, "LOG_AWAY_S", 0.02)
-    monkeypatch.setattr(worker_module, "POLL_S", 0.05)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 0.005)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 0.02)
+    monkeypatch.setattr(stop_signal_module, "LOG_AWAY_S", 0.02)
+    monkeypatch.setattr(lanes_module, "POLL_S", 0.05)
     monkeypatch.setattr(worker_module, "COMMIT_EVERY_S", 0.005)
     with structlog.testing.capture_logs():
         yield

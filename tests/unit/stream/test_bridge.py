@@ -1,4 +1,4 @@
-"""What a store tells of becomes an event of the bulk lane, or is left alone."""
+"""A notification of the bucket becomes an event of the bulk lane, or is ignored."""
 
 import asyncio
 import json
@@ -51,7 +51,7 @@ def test_what_is_put_is_learned_or_recognized(tmp_path: Path) -> None:
     assert (second.purpose, second.directory, second.person, second.received_at) == ("recognize", "acmé", None, 1_001)
 
 
-def test_an_object_told_of_twice_is_one_image_another_content_is_another(tmp_path: Path) -> None:
+def test_an_object_notified_twice_is_one_image_and_other_content_is_another(tmp_path: Path) -> None:
     key = "incoming/a/recognize/1.jpg"
     ids = [
         it.image_id
@@ -76,11 +76,11 @@ def test_an_object_told_of_twice_is_one_image_another_content_is_another(tmp_pat
         notified("incoming//recognize/1.jpg"),
     ],
 )
-def test_whatever_else_is_told_is_left_alone(tmp_path: Path, value: bytes) -> None:
+def test_other_notifications_are_ignored(tmp_path: Path, value: bytes) -> None:
     assert events(tmp_path, value) == []
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"Records": [{"eventName": "s3:ObjectCreated:Put"}]}', b"\xff"])
-def test_what_no_store_says_is_unreadable(tmp_path: Path, value: bytes) -> None:
+def test_a_record_that_no_store_writes_is_unreadable(tmp_path: Path, value: bytes) -> None:
     with pytest.raises(UnreadableRecord):
         events(tmp_path, value)

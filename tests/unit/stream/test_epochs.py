@@ -1,4 +1,4 @@
-"""What a worker leaves in its commits, what it makes of what others left there, and its count of records across
+"""The notes in a worker's commits, what it concludes from those of other workers, and its count of records across
 rebalances.
 """
 
@@ -11,7 +11,7 @@ import pytest
 from backends.log import Consumer, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
-from stream import attempts as attempts_module
+from stream import failures as failures_module
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.stream.stages import PATIENCE_S, Stage, answered, kill, quick_and_quiet, running, send, statuses, until
@@ -20,15 +20,20 @@ PARTITIONS = 2
 KEYS = "ad"  # each goes to a partition of its own
 
 
-class LateLog(SqliteLog):
-    """A log that no group can join before `there`. `looked`: how often it was asked for the ends of the images."""
+class DelayedLog(SqliteLog):
+    """A log that no group can join before `there`, and that tells no end offsets while `ends_away`. `looked`: how often
+    it was asked for the ends of the images.
+    """
 
     there = True
+    ends_away = False
     refused = 0
     looked = 0
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         self.looked += topic == IMAGES_RECEIVED
+        if self.ends_away:
+            raise Unavailable("the log is away")
         return await super().end_offsets(topic)
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
@@ -39,8 +44,8 @@ class LateLog(SqliteLog):
 
 
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[LateLog]:
-    log = LateLog(tmp_path / "log.db")
+async def log(tmp_path: Path) -> AsyncIterator[DelayedLog]:
+    log = DelayedLog(tmp_path / "log.db")
     await log.create_topics([TopicSpec(name, PARTITIONS) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS)])
     yield log
     await log.close()
@@ -80,19 +85,19 @@ async def most_at_once(log: SqliteLog, member: str) -> int:
     return stage.most_running
 
 
-async def test_who_comes_back_after_a_kill_handles_alone_what_was_under_way(log: LateLog) -> None:
+async def test_a_killed_member_that_comes_back_tries_its_records_one_at_a_time(log: DelayedLog) -> None:
     for name in KEYS:
         await send(log, name, partition_key=name)
     assert await most_at_once(log, "one") == 2
     assert await most_at_once(log, "one") == 1  # what it had when it was killed
-    # For the second the first looks like any member that left. The record that was being tried alone is a suspect for
-    # everybody.
+    # To the second member the first one looks like any that left. But a record that was being tried alone is a suspect
+    # for every member.
     assert await most_at_once(log, "two") == 1
     async with running(worker(log, Stage(), member="two")):
         await until(lambda: eventually(log, *KEYS))
 
 
-async def test_who_takes_over_handles_side_by_side_what_a_killed_member_had(log: LateLog) -> None:
+async def test_another_member_handles_the_records_of_a_killed_one_side_by_side(log: DelayedLog) -> None:
     for name in KEYS:
         await send(log, name, partition_key=name)
     assert await most_at_once(log, "one") == 2
@@ -106,7 +111,9 @@ async def eventually(log: SqliteLog, *names: str) -> bool:
     return lag == 0 and await answered(log) == statuses(*names)
 
 
-async def test_a_killed_worker_leaves_its_name_a_stopped_one_that_it_stopped(log: LateLog) -> None:
+async def test_a_killed_worker_leaves_its_name_in_its_commits_and_a_stopped_one_that_it_stopped(
+    log: DelayedLog,
+) -> None:
     async with running(worker(log, Stage(), member="one")) as task:
         await send(log, "a", partition_key="a")
         await until(lambda: eventually(log, "a"))
@@ -123,13 +130,13 @@ async def test_a_killed_worker_leaves_its_name_a_stopped_one_that_it_stopped(log
 
 
 async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(
-    log: LateLog, monkeypatch: pytest.MonkeyPatch
+    log: DelayedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Some were under way when it came. Some waited for another try, and come back when their partitions are another's,
-    or when they were polled again.
+    """When the rebalance comes, some records are being handled. Others wait for another try; their wait ends when their
+    partitions are another member's, or when they have been polled again.
     """
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 0.4)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 0.4)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 0.4)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 0.4)
     most = 4
     waiting = [f"waiting-{number}" for number in range(3)]
     stage = Stage({name: [Unavailable("away")] for name in waiting})
@@ -156,7 +163,7 @@ async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(
     assert stage.most_running == most
 
 
-async def test_a_worker_waits_for_a_log_that_is_not_there_yet(log: LateLog) -> None:
+async def test_a_worker_waits_for_a_log_that_is_not_there_yet(log: DelayedLog) -> None:
     log.there = False
     await send(log, "a")
     stage = Stage()
@@ -173,8 +180,8 @@ async def test_a_worker_waits_for_a_log_that_is_not_there_yet(log: LateLog) -> N
     await asyncio.wait_for(task, PATIENCE_S)
 
 
-async def test_a_stop_ends_the_wait_for_the_log(log: LateLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stream.worker.LOG_AWAY_S", 1_000)
+async def test_a_stop_ends_the_wait_for_the_log(log: DelayedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream.stop_signal.LOG_AWAY_S", 1_000)
     log.there = False
     it = worker(log, Stage())
     task = asyncio.create_task(it.run())
@@ -182,3 +189,18 @@ async def test_a_stop_ends_the_wait_for_the_log(log: LateLog, monkeypatch: pytes
     it.stop()
     await asyncio.wait_for(task, PATIENCE_S)
     assert not it.ready.is_set()
+
+
+async def test_a_stop_ends_the_wait_for_the_log_while_an_epoch_begins(log: DelayedLog) -> None:
+    log.ends_away = True
+    await send(log, "a")
+    stage = Stage()
+    it = worker(log, stage)
+    task = asyncio.create_task(it.run())
+    await until(lambda: log.looked > 2)
+    it.stop()
+    await asyncio.wait_for(task, PATIENCE_S)
+    assert stage.handled == []
+    log.ends_away = False
+    async with running(worker(log, stage)):
+        await until(lambda: eventually(log, "a"))

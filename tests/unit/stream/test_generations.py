@@ -1,10 +1,11 @@
-"""Every process has the generations as the topic `models` says, and switches on the record."""
+"""Every process knows the generations that the topic `models` has, and switches when a record says so."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,7 +40,7 @@ def names(generations: list[Generation]) -> list[str]:
     return [it.name for it in generations]
 
 
-def test_the_shipped_ones_and_what_they_come_with() -> None:
+def test_the_shipped_generations_come_with_threshold_and_calibration() -> None:
     default, other = (manifest().generation(name) for name in (DEFAULT, OTHER))
     assert (default.state, default.mirror, other.state, other.mirror) == ("complete", True, "added", False)
     assert (default.dimension, default.template, default.detector) == (128, "dlib-150", "centerface")
@@ -50,7 +51,7 @@ def test_the_shipped_ones_and_what_they_come_with() -> None:
         manifest().generation("gone")
 
 
-async def test_where_the_topic_says_nothing_the_default_is_active(generations: Generations) -> None:
+async def test_the_default_is_active_as_long_as_the_topic_is_empty(generations: Generations) -> None:
     assert generations.active == manifest().generation(DEFAULT)
     assert names(generations.live) == names(generations.all) == [DEFAULT]
 
@@ -69,7 +70,7 @@ async def test_learns_are_embedded_in_candidates_and_complete_ones(
     assert generations.active.name == DEFAULT
 
 
-async def test_the_switch_is_a_record_and_so_is_the_way_back(log: SqliteLog, generations: Generations) -> None:
+async def test_one_record_switches_and_another_one_switches_back(log: SqliteLog, generations: Generations) -> None:
     await log.append([generation_record(generation("new")), active_record("new")])
     await generations.refresh()
     assert generations.active == generation("new")
@@ -87,19 +88,21 @@ async def test_a_generation_takes_its_own_place_when_it_changes(log: SqliteLog, 
     assert (generations.get("new").state, generations.get("new").faces) == ("complete", 8)
 
 
-async def test_an_unknown_one_is_named_with_those_that_are_there(generations: Generations) -> None:
+async def test_the_error_about_an_unknown_generation_names_the_known_ones(generations: Generations) -> None:
     with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
         generations.get("gone")
     with pytest.raises(NotFound, match=f"no generation 'gone': there are {DEFAULT}"):
-        await generations.wanted("gone")
+        await generations.get_or_refresh("gone")
 
 
-async def test_what_another_process_uses_already_is_looked_up(log: SqliteLog, generations: Generations) -> None:
+async def test_a_generation_that_another_process_uses_already_is_looked_up(
+    log: SqliteLog, generations: Generations
+) -> None:
     await log.append([generation_record(generation("new"))])
     with pytest.raises(NotFound):
         generations.get("new")
-    assert await generations.wanted("new") == generation("new")
-    assert await generations.wanted(DEFAULT) == manifest().generation(DEFAULT)
+    assert await generations.get_or_refresh("new") == generation("new")
+    assert await generations.get_or_refresh(DEFAULT) == manifest().generation(DEFAULT)
 
 
 async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, generations: Generations) -> None:
@@ -113,13 +116,31 @@ async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, gene
     assert names(generations.all) == [DEFAULT, "good"]
 
 
-async def test_the_switch_is_heard_of_while_following(log: SqliteLog) -> None:
+async def test_a_follower_learns_of_the_switch(log: SqliteLog) -> None:
     async with followed(log) as state:
         following = asyncio.create_task(state.run())
         await log.append([generation_record(generation("new")), active_record("new")])
         await until(lambda: state.generations.active.name == "new")
         following.cancel()
         await asyncio.wait([following])
+
+
+async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_comes(log: SqliteLog) -> None:
+    await log.append([generation_record(generation("new", state)) for state in ("candidate", "complete")])
+    await log.append([active_record(name) for name in ("new", DEFAULT) * 3])
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs:
+            async with followed(log):
+                pass
+        assert logs == [{"event": "generations", "log_level": "info", "active": DEFAULT, "live": [DEFAULT, "new"]}]
+    with structlog.testing.capture_logs() as logs:
+        async with followed(log) as state:
+            await log.append([generation_record(generation("newer")), active_record("new")])
+            await state.generations.refresh()
+    assert [(it["event"], it.get("generation")) for it in logs[1:]] == [
+        ("generation", "newer"),
+        ("active generation", "new"),
+    ]
 
 
 async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
@@ -146,7 +167,7 @@ changes = st.one_of(
 
 @given(st.lists(changes, max_size=12))
 @settings(max_examples=50, deadline=None)
-def test_who_reads_the_compacted_topic_knows_what_who_followed_it_knows(said: list[Generation | str]) -> None:
+def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said: list[Generation | str]) -> None:
     """Compaction leaves the last record of each key, in the order of the offsets that are left."""
     known, records = {DEFAULT}, []
     for it in said:

@@ -1,4 +1,4 @@
-"""Two lanes in one loop: images of the bulk lane never hold up others, and are never starved by them."""
+"""Two lanes in one loop: the bulk lane never holds up the first one, and is never starved by it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -10,8 +10,9 @@ import pytest
 from backends.log import Consumer, NewRecord, Record, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
+from stream.lanes import BULK_BESIDE
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS
-from stream.worker import BULK_BESIDE, Worker
+from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
 from tests.unit.stream.stages import Stage, answered, kill, quick_and_quiet, running, send, statuses, until
 
@@ -141,7 +142,7 @@ async def test_bulk_alone_does_not_wait_for_a_first_lane_where_nothing_comes(
     log: SeenLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A poll of the first lane must not sit out its time while places of the bulk lane have become free."""
-    monkeypatch.setattr("stream.worker.POLL_S", 0.5)
+    monkeypatch.setattr("stream.lanes.POLL_S", 0.5)
     bulk = named("bulk", 200)
     await send_bulk(log, *bulk)
     async with running(worker(log, BusyStage())):

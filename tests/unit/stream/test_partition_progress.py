@@ -4,10 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.partition_progress import PartitionProgress
+from stream.suspects import Suspects
 
 
-def progress(*, suspects_below: int = 0, suspects_left: int = 0) -> PartitionProgress:
-    return PartitionProgress(next_offset=5, committed=5, suspects_below=suspects_below, suspects_left=suspects_left)
+def progress() -> PartitionProgress:
+    return PartitionProgress(next_offset=5, committed=5)
 
 
 # Offsets have holes where compaction was; records are done in any order.
@@ -47,11 +48,11 @@ def test_nothing_is_committed_before_anything_is_done() -> None:
 
 
 def test_suspects_are_the_first_records_that_were_there_when_the_epoch_began() -> None:
-    it = progress(suspects_below=10, suspects_left=3)
-    assert [offset for offset in (5, 7, 8, 9, 10) if it.is_suspect(offset)] == [5, 7, 8]
-    it = progress(suspects_below=7, suspects_left=3)
-    assert [offset for offset in (5, 6, 7, 8) if it.is_suspect(offset)] == [5, 6]
+    it = Suspects(below=10, left=3)
+    assert [offset for offset in (5, 7, 8, 9, 10) if it.claim(offset)] == [5, 7, 8]
+    it = Suspects(below=7, left=3)
+    assert [offset for offset in (5, 6, 7, 8) if it.claim(offset)] == [5, 6]
 
 
 def test_after_a_clean_end_nobody_is_a_suspect() -> None:
-    assert not progress(suspects_below=0, suspects_left=3).is_suspect(5)
+    assert not Suspects(below=0, left=3).claim(5)

@@ -1,4 +1,4 @@
-"""Where order counts: several sequences in one partition, each in order, none of them held up by another."""
+"""Several sequences in one partition: each is handled in order, and none holds up another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -181,6 +181,27 @@ async def test_a_sequence_goes_on_in_order_after_errors(log: SqliteLog) -> None:
         answers = [it.key for it in await values(log, RESULTS)]
         mine = [image(f"{sequence}{number}").image_id for number in range(20)]
         assert [key for key in answers if key in mine] == mine
+
+
+async def test_a_stop_keeps_the_order_of_a_batch_whose_first_record_waits_for_another_try(log: SqliteLog) -> None:
+    stage = Stage({"a1": [Unavailable("away")] * 1_000})
+    stage.blocked = {"a0": asyncio.Event()}
+    it = worker(log, stage)
+    async with running(it) as task:
+        await send(log, "a0")
+        await until(lambda: stage.running == ["a0"])
+        await send(log, "a1", "a2")
+        stage.blocked["a0"].set()
+        await until(lambda: ["a1"] in stage.calls)  # the batch has failed, so each record is tried by itself
+        it.stop()
+        await asyncio.wait_for(task, 20)
+    assert ["a1", "a2"] in stage.calls
+    assert ["a2"] not in stage.calls
+    assert await answered(log) == statuses("a0")
+    again = Stage()
+    async with running(worker(log, again)):
+        await until(lambda: committed_is(log, 3))
+    assert again.calls == [["a1", "a2"]]
 
 
 async def test_what_waits_in_a_sequence_is_not_handed_over_once_its_epoch_is_over(log: WatchedLog) -> None:

@@ -24,7 +24,7 @@ from schemas.ids import original_keys
 from schemas.records import DeadLetter, ImageReceived, Source
 from stream.answers import answer
 from stream.erase.marks import Erasures, Mark, drop_if_erased
-from stream.sources import Sources, incoming, sources_of
+from stream.sources import Sources, incoming_keys, sources_of
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.backends.s3_stand_in import answer as s3_answer
@@ -128,7 +128,7 @@ async def test_what_an_event_may_not_refer_to(objects: FileObjects, bucket: str,
     assert await objects.metadata(received.object_key) is None
 
 
-async def test_what_no_original_is_made_of(objects: FileObjects) -> None:
+async def test_objects_that_do_not_become_originals(objects: FileObjects) -> None:
     sources = Sources(objects, [], LARGEST)
     await objects.put("incoming/acme/text", b"text")
     await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
@@ -142,7 +142,9 @@ async def test_what_no_original_is_made_of(objects: FileObjects) -> None:
         await sources.original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
-async def test_what_was_erased_goes_with_its_source_but_never_anothers(objects: FileObjects, log: SqliteLog) -> None:
+async def test_an_erasure_deletes_the_source_below_its_own_directory_alone(
+    objects: FileObjects, log: SqliteLog
+) -> None:
     erasures = Erasures(log)
     keys = ["incoming/acme/1.png", "incoming/other/1.png"]
     for key in keys:
@@ -155,15 +157,15 @@ async def test_what_was_erased_goes_with_its_source_but_never_anothers(objects: 
     assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
 
 
-async def test_what_lies_in_wait_for_a_person_or_a_directory(objects: FileObjects) -> None:
+async def test_the_incoming_keys_of_a_person_or_a_directory(objects: FileObjects) -> None:
     decomposed = unicodedata.normalize("NFD", "Zoë")
     of_person = ["incoming/acme/learn/Zoë/1.png", f"incoming/acme/learn/{decomposed}/deep/er/2.png"]
     of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
     for key in (*of_person, *of_others, "incoming/acme-2/learn/Zoë/1.png"):
         await objects.put(key, png())
-    assert sorted(await incoming("acme", "Zoë", time.time() + 60, objects)) == sorted(of_person)
-    assert sorted(await incoming("acme", None, time.time() + 60, objects)) == sorted(of_person + of_others)
-    assert await incoming("acme", None, time.time() - 60, objects) == []
+    assert sorted(await incoming_keys("acme", "Zoë", time.time() + 60, objects)) == sorted(of_person)
+    assert sorted(await incoming_keys("acme", None, time.time() + 60, objects)) == sorted(of_person + of_others)
+    assert await incoming_keys("acme", None, time.time() - 60, objects) == []
 
 
 class Copying(Stage):

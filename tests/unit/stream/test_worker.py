@@ -14,7 +14,7 @@ from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition,
 from backends.sqlite.log import SqliteLog
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import DeadLetter, ImageReceived
-from stream import attempts as attempts_module
+from stream import failures as failures_module
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
@@ -72,7 +72,7 @@ async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
 
 
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
-    """The event as a dead letter has it: with the time when it came."""
+    """The event as it stands in a dead letter: with the time when it came."""
     (record,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
     return image(name).model_copy(update={"received_at": record.timestamp})
 
@@ -96,7 +96,7 @@ def worker(
 
 
 async def crashed(log: SqliteLog, *, ordered: bool = False) -> None:
-    """Leaves the group as a worker leaves it that is killed when it has just started."""
+    """Leaves the group in the state in which a worker leaves it that is killed just after its start."""
     async with running(worker(log, Stage(), ordered=ordered)) as task:
         await kill(task)
 
@@ -210,8 +210,8 @@ async def test_a_stop_finishes_and_commits_what_is_under_way(log: AwayLog, order
 async def test_a_stop_leaves_what_waits_for_another_try_to_the_next_start(
     log: AwayLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 1_000)
     stage = Stage({"flaky": [Unavailable("away")]})
     it = worker(log, stage, ordered=False)
     async with running(it) as task:
@@ -270,8 +270,8 @@ async def test_a_passing_error_is_tried_again_while_other_records_go_on(log: Awa
 
 
 async def test_records_between_two_tries_leave_room_for_others(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts_module, "BACKOFF_FIRST_S", 1_000)
-    monkeypatch.setattr(attempts_module, "BACKOFF_MOST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
+    monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 1_000)
     flaky = [f"flaky-{number}" for number in range(6)]
     stage = Stage({name: [Unavailable("away")] for name in flaky})
     async with running(worker(log, stage, ordered=False, most=2)):
@@ -549,7 +549,7 @@ async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordere
 
 
 def run_child(folder: Path, mode: str, *, ordered: bool) -> int:
-    """Runs crashing_worker.py until everything in the log of `folder` is committed, or it dies. Returns its exit code."""
+    """Runs crashing_worker.py until all of the log in `folder` is committed, or it dies. Returns its exit code."""
     command = [sys.executable, str(CHILD), str(folder), mode, "ordered" if ordered else "unordered"]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode
 

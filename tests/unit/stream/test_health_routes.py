@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, Counter
 
 from ingest.keys import create as create_key
 from schemas.errors import Unavailable
-from stream.watching import Checks, watch_app
+from stream.health_routes import Checks, health_app
 from tests.unit.ingest.served import served
 
 SEEN = Counter("facestream_test_watching_total", "Something that a test counts", ["what"])
@@ -43,7 +43,7 @@ async def broken() -> None:
 async def test_readiness_says_what_is_not_there_health_that_the_process_answers(
     checks: Checks, status: int, said: dict[str, str]
 ) -> None:
-    async with TestClient(TestServer(watch_app(checks))) as client:
+    async with TestClient(TestServer(health_app(checks))) as client:
         async with client.get("/readyz") as response:
             assert response.status == status
             assert (await response.json())["checks"] == said
@@ -58,7 +58,7 @@ async def test_readiness_comes_back(tmp_path: Path) -> None:
         if away:
             raise Unavailable("the store is away")
 
-    async with TestClient(TestServer(watch_app({"objects": store}))) as client:
+    async with TestClient(TestServer(health_app({"objects": store}))) as client:
         async with client.get("/readyz") as response:
             assert response.status == 503
         away = False
@@ -68,7 +68,7 @@ async def test_readiness_comes_back(tmp_path: Path) -> None:
 
 async def test_metrics_are_in_the_format_of_prometheus() -> None:
     SEEN.labels('a "hostile"\nname').inc(3)
-    async with TestClient(TestServer(watch_app({}))) as client, client.get("/metrics") as response:
+    async with TestClient(TestServer(health_app({}))) as client, client.get("/metrics") as response:
         assert response.status == 200
         assert response.headers["Content-Type"].startswith("text/plain; version=")
         text = await response.text()

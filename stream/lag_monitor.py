@@ -1,4 +1,4 @@
-"""How far the consumer groups are behind: lag and age of the oldest record, as metrics and for who has to decide by it."""
+"""How far the consumer groups are behind: lag and age of the oldest record, as metrics and for backpressure."""
 
 import asyncio
 import time
@@ -24,12 +24,12 @@ NEAR_RETENTION = Gauge(
     "Age of a group's oldest record as a share of its topic's retention: from 1 on records are lost, alarm at 0.5",
     ["group", "topic"],
 )
-ALARM = 0.5
+ALARM_RATIO = 0.5
 WARN_EVERY_S = 60.0
 
 
-class LagWatch:
-    """Looks every `every_s` seconds. pairs: consumer groups with their topics."""
+class LagMonitor:
+    """Measures the lag every `every_s` seconds. pairs: consumer groups with their topics."""
 
     def __init__(self, log_: EventLog, pairs: Sequence[tuple[str, str]], every_s: float) -> None:
         self._log, self._pairs, self._every_s = log_, pairs, every_s
@@ -53,13 +53,13 @@ class LagWatch:
             else:
                 self._oldest[group, topic] = oldest
             lag = 0 if oldest is None else sum((await self._log.lag(group, topic)).values())
-            self._show(group, topic, lag)
+            self._publish(group, topic, lag)
 
     def age_s(self) -> float:
-        """Of the oldest record of all pairs, as of the last look; 0 where nothing waits."""
+        """The age of the oldest record of all pairs, as of the last measurement; 0 where nothing waits."""
         return max(0.0, time.time() - min(self._oldest.values()) / 1000) if self._oldest else 0.0
 
-    def _show(self, group: str, topic: str, lag: int) -> None:
+    def _publish(self, group: str, topic: str, lag: int) -> None:
         oldest, retention = self._oldest.get((group, topic)), self._retention[topic]
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
         LAG.labels(group, topic).set(lag)
@@ -68,7 +68,7 @@ class LagWatch:
             return
         NEAR_RETENTION.labels(group, topic).set(age / retention)
         warned = self._warned.get((group, topic), float("-inf"))
-        if age / retention >= ALARM and time.monotonic() - warned > WARN_EVERY_S:
+        if age / retention >= ALARM_RATIO and time.monotonic() - warned > WARN_EVERY_S:
             self._warned[group, topic] = time.monotonic()
             log.error(
                 "a group is so far behind that records will be lost: start more of its role, or mend what stops it",

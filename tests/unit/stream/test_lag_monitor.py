@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 from backends.log import Committed, NewRecord, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
-from stream.lag import LagWatch
+from stream.lag_monitor import LagMonitor
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED
 
 DAY_S = 86_400.0
@@ -22,7 +22,7 @@ PAIR = (GROUP, IMAGES_RECEIVED)
 
 
 class AgedLog(SqliteLog):
-    """What is appended was appended `ago_s` ago. `away`: it cannot be read."""
+    """A log whose records were appended `ago_s` ago. `away`: it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, clock=lambda: time.time() - self.ago_s)
@@ -67,7 +67,7 @@ def shown(metric: str, group: str = GROUP, topic: str = IMAGES_RECEIVED) -> floa
 
 
 async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) -> None:
-    watch = LagWatch(log, [PAIR], 1.0)
+    watch = LagMonitor(log, [PAIR], 1.0)
     await watch.once()
     assert [shown("facestream_lag_records"), shown("facestream_oldest_record_age_seconds")] == [0, 0]
     assert watch.age_s() == 0
@@ -93,22 +93,22 @@ async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) ->
 async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_looks(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = LagWatch(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
+    watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
     await append(log, 100)
     await append(log, 300, topic=FACES_EMBEDDED)
     await watch.once()
     assert watch.age_s() == pytest.approx(300, abs=30)
     now = time.time()
-    monkeypatch.setattr("stream.lag.time.time", lambda: now + 1_000)
+    monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now + 1_000)
     assert watch.age_s() == pytest.approx(1_300, abs=30)
-    monkeypatch.setattr("stream.lag.time.time", lambda: now - 1_000)  # a clock that is behind the log's
+    monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now - 1_000)  # a clock that is behind the log's
     assert watch.age_s() == 0
 
 
 async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
     await append(log, 3_000 * DAY_S, topic=FACES_LEARNED)
     with structlog.testing.capture_logs() as logs:
-        await LagWatch(log, [("replay-of-for-ever", FACES_LEARNED)], 1.0).once()
+        await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED)], 1.0).once()
     assert shown("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED) == 1
     assert shown("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED) is None
     assert logs == []
@@ -117,7 +117,7 @@ async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
 async def test_half_of_the_retention_is_an_alarm_for_each_group_and_not_at_every_look(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    watch = LagWatch(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
+    watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
     await append(log, 0.49 * KEPT_DAYS * DAY_S)
     with structlog.testing.capture_logs() as logs:
         await watch.once()
@@ -128,19 +128,19 @@ async def test_half_of_the_retention_is_an_alarm_for_each_group_and_not_at_every
             await watch.once()
         assert [(it["group"], it["log_level"]) for it in logs] == [(group, "error") for group in expected]
     now = time.time() + 0.05 * KEPT_DAYS * DAY_S
-    monkeypatch.setattr("stream.lag.time.time", lambda: now)
+    monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now)
     with structlog.testing.capture_logs() as logs:  # another group's turn does not wait for the first one's
         await watch.once()
     assert [it["group"] for it in logs] == [GROUP]
     assert logs[0]["oldest_days"] == pytest.approx(0.54 * KEPT_DAYS, abs=0.05)
-    monkeypatch.setattr("stream.lag.WARN_EVERY_S", 0.0)
+    monkeypatch.setattr("stream.lag_monitor.WARN_EVERY_S", 0.0)
     with structlog.testing.capture_logs() as logs:
         await watch.once()
     assert sorted(it["group"] for it in logs) == [GROUP, "sink"]
 
 
 async def test_a_log_that_is_away_is_asked_again(log: AgedLog) -> None:
-    watch = LagWatch(log, [PAIR], 0.01)
+    watch = LagMonitor(log, [PAIR], 0.01)
     log.away = True
     with structlog.testing.capture_logs() as logs:
         task = asyncio.create_task(watch.run())

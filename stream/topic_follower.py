@@ -1,6 +1,4 @@
-"""Follows a topic of one partition that says how things are (`models`, `erasures`): read from its start, then as it
-grows.
-"""
+"""Follows a topic of one partition that holds a state (`models`, `erasures`): from its start, then as it grows."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -12,14 +10,15 @@ from schemas.errors import Unavailable
 
 log = structlog.get_logger(__name__)
 
-MOST_AT_ONCE = 1_000
+RECORDS_PER_POLL = 1_000
 WAIT_S = 1.0
 LOG_AWAY_S = 1.0
 
 
-class Following(ABC):
-    """`start` before use, `run` all the time, `close` at the end. The topic is compacted and never has tombstones, so
-    its last record stays.
+class TopicFollower(ABC):
+    """Hands each record of a topic to `take`. Call `start` before use, `run` all the time, `close` at the end.
+
+    The topic is compacted and never has tombstones, so its last record stays.
     """
 
     def __init__(self, log_: EventLog, topic: str) -> None:
@@ -30,15 +29,15 @@ class Following(ABC):
 
     @abstractmethod
     def take(self, record: Record) -> None:
-        """What a record says; one that cannot be read says nothing."""
+        """Applies a record to the state; one that cannot be read changes nothing."""
 
     async def start(self) -> None:
-        """Returns when everything is taken that is there by now. Raises Unavailable."""
+        """Takes everything that the topic has by now. Raises Unavailable."""
         self._reader = await self._log.reader(self._topic, at="start")
         await self.refresh()
 
     async def refresh(self) -> None:
-        """The same later on. Raises Unavailable."""
+        """Takes everything that the topic has by now, also beside `run`. Raises Unavailable."""
         end = (await self._log.end_offsets(self._topic)).get(0, 0)
         while self._next_offset < end:
             async with self._reading:
@@ -60,6 +59,6 @@ class Following(ABC):
 
     async def _read(self) -> None:
         assert self._reader is not None
-        for record in await self._reader.poll(MOST_AT_ONCE, WAIT_S):
+        for record in await self._reader.poll(RECORDS_PER_POLL, WAIT_S):
             self.take(record)
             self._next_offset = record.offset + 1

@@ -1,4 +1,4 @@
-"""What every role shows of itself: health, readiness and metrics, for those who watch it."""
+"""The routes that every role serves for monitoring: /healthz, /readyz and /metrics."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -8,16 +8,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, gene
 Checks = Mapping[str, Callable[[], Awaitable[None]]]
 
 
-def watch_routes(checks: Checks) -> list[web.RouteDef]:
+def health_routes(checks: Checks) -> list[web.RouteDef]:
     """checks: what readiness depends on, by name; each raises when it does not hold."""
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # when a series began is of no use here, and doubles their number
+    # The time at which a series began is of no use here, and doubles the number of series.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
 
     async def healthz(request: web.Request) -> web.Response:
         """The process answers."""
         return web.json_response({"status": "OK"})
 
     async def readyz(request: web.Request) -> web.Response:
-        """Models loaded, groups joined, stores reachable: 200, or 503 saying what is not."""
+        """200 when the models are loaded, the groups joined and the stores reachable; else 503 with what is not."""
         states = {}
         for name, check in checks.items():
             try:
@@ -31,13 +32,14 @@ def watch_routes(checks: Checks) -> list[web.RouteDef]:
         )
 
     async def metrics(request: web.Request) -> web.Response:
-        """In the text format of Prometheus."""
+        """The metrics in the text format of Prometheus."""
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
-def watch_app(checks: Checks) -> web.Application:
+def health_app(checks: Checks) -> web.Application:
+    """An app with these routes alone."""
     app = web.Application()
-    app.add_routes(watch_routes(checks))
+    app.add_routes(health_routes(checks))
     return app

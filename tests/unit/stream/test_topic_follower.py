@@ -1,4 +1,4 @@
-"""A topic that says how things are is known from its start, and followed as it grows, also over an outage."""
+"""A topic that holds a state is read from its start, and followed as it grows, also over an outage."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -12,14 +12,14 @@ import structlog.testing
 from backends.log import NewRecord, Reader, Record
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
-from stream import following as following_module
-from stream.following import MOST_AT_ONCE, Following
+from stream import topic_follower as topic_follower_module
+from stream.topic_follower import RECORDS_PER_POLL, TopicFollower
 from stream.topics import MODELS, TOPICS
 from tests.unit.stream.stages import kill, until
 
 
-class Words(Following):
-    """Everything that the topic says, in order."""
+class Words(TopicFollower):
+    """The keys of all records, in order."""
 
     def __init__(self, log: SqliteLog) -> None:
         super().__init__(log, MODELS)
@@ -95,7 +95,7 @@ async def running(words: Words) -> AsyncIterator[None]:
         await kill(task)
 
 
-@pytest.mark.parametrize("count", [0, 1, MOST_AT_ONCE, 2 * MOST_AT_ONCE + 1])
+@pytest.mark.parametrize("count", [0, 1, RECORDS_PER_POLL, 2 * RECORDS_PER_POLL + 1])
 async def test_start_reads_all_that_is_there(log: AwayLog, count: int) -> None:
     said = [f"{number}" for number in range(count)]
     await say(log, said)
@@ -144,7 +144,7 @@ async def test_run_keeps_up(log: AwayLog, elsewhere: SqliteLog) -> None:
 
 
 async def test_run_goes_on_after_an_outage(log: AwayLog, elsewhere: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following_module, "LOG_AWAY_S", 0.01)
+    monkeypatch.setattr(topic_follower_module, "LOG_AWAY_S", 0.01)
     await say(log, ["before"])
     with structlog.testing.capture_logs() as logs:
         async with started(log) as words, running(words):

@@ -1,0 +1,75 @@
+"""The note that a worker leaves beside a committed offset: it tells the next worker how this one ended.
+
+The log keeps the note as the metadata of the commit. That text is written and read here alone. It must not change:
+existing consumer groups have it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from backends.log import Committed, TopicPartition
+
+CLEAN_STOP = "stopped"
+RUN_BY = "run by "
+ATTEMPT = "attempt "
+
+
+@dataclass(frozen=True, slots=True)
+class CleanStop:
+    """The worker was stopped, and was handling nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBy:
+    """This member has the partition, and may be handling records of it."""
+
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The record at the committed offset is being tried, because it may have ended a process: the number of this
+    attempt, from 1.
+    """
+
+    number: int
+
+
+CommitNote = CleanStop | RunBy | Attempt
+
+
+def noted(offset: int, note: CommitNote) -> Committed:
+    """A commit of an offset with a note beside it."""
+    match note:
+        case CleanStop():
+            return Committed(offset, CLEAN_STOP)
+        case RunBy(member):
+            return Committed(offset, f"{RUN_BY}{member}")
+        case Attempt(number):
+            return Committed(offset, f"{ATTEMPT}{number}")
+
+
+def note_of(committed: Committed) -> CommitNote | None:
+    """The note beside a committed offset; None where no worker has left one."""
+    text = committed.metadata
+    if text == CLEAN_STOP:
+        return CleanStop()
+    if text.startswith(RUN_BY):
+        return RunBy(text.removeprefix(RUN_BY))
+    if match := re.fullmatch(f"{ATTEMPT}([0-9]+)", text):
+        return Attempt(int(match[1]))
+    return None
+
+
+def notes_of_new_owner(assignment: Mapping[TopicPartition, Committed], member: str) -> dict[TopicPartition, Committed]:
+    """What a member commits for the partitions that it has been assigned: its own note, where it is not there yet. The
+    note of an attempt stays until the record is tried again.
+    """
+    mine = RunBy(member)
+    notes = {at: note_of(committed) for at, committed in assignment.items()}
+    return {
+        at: noted(committed.offset, mine)
+        for at, committed in assignment.items()
+        if notes[at] != mine and not isinstance(notes[at], Attempt)
+    }

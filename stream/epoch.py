@@ -1,0 +1,98 @@
+"""An epoch of a worker: what belongs to one assignment of partitions, and counts no more once the group rebalances."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from backends.log import Committed, EventLog, Record, TopicPartition
+from stream.partition_progress import PartitionProgress
+from stream.suspects import Suspects
+
+NO_EPOCH = -1  # the number of the epoch before the first: a worker without partitions
+
+
+class Epoch:
+    """The partitions of one assignment and the records that were polled from them.
+
+    `in_flight` counts, by topic, the records that are polled and not done. Those that wait for another try are in
+    `retrying` instead, so that others go on.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        assignment: Mapping[TopicPartition, Committed],
+        suspects: Mapping[TopicPartition, Suspects],
+    ) -> None:
+        self.number = number
+        self.partitions = {
+            at: PartitionProgress(committed.offset, committed.offset, suspects[at])
+            for at, committed in assignment.items()
+        }
+        self.is_current = True
+        self.in_flight: Counter[str] = Counter()
+        self.retrying: set[Record] = set()
+
+    def end(self) -> None:
+        """From here on nothing of this epoch is handed over or committed: another member has its partitions, or this
+        one polls their records again.
+        """
+        self.is_current = False
+
+    def polled(self, record: Record, sequence: str) -> None:
+        """Puts a record where it waits to be handed over or, if it is a suspect, to be tried."""
+        progress = self.partitions[record.topic_partition]
+        progress.polled(record.offset)
+        self.in_flight[record.topic] += 1
+        if progress.suspects.claim(record.offset):
+            progress.suspects.untried.append(record)
+        else:
+            progress.waiting.setdefault(sequence, deque()).append(record)
+
+    def take_suspects(self, sequence_of: Callable[[Record], str] | None) -> list[Record]:
+        """Suspects to try next, together: of a partition where everything before them is done. Empty where there are
+        none.
+        """
+        for progress in self.partitions.values():
+            untried = progress.suspects.untried
+            if untried and progress.is_first(untried[0].offset):
+                return progress.suspects.take(sequence_of)
+        return []
+
+    def done(self, records: Sequence[Record]) -> None:
+        """What has come of these records is durable in the log."""
+        for record in records:
+            self.partitions[record.topic_partition].done(record.offset)
+            self.in_flight[record.topic] -= 1
+
+    @contextmanager
+    def waiting(self, records: Sequence[Record]) -> Iterator[None]:
+        """Within it these records wait for another try."""
+        topics = [record.topic for record in records]
+        self.retrying.update(records)
+        self.in_flight.subtract(topics)
+        yield
+        self.retrying.difference_update(records)
+        self.in_flight.update(topics)
+
+    def with_more_undone_than(self, count: int) -> Collection[TopicPartition]:
+        """The partitions with more records that are polled and not done."""
+        return [at for at, progress in self.partitions.items() if progress.undone > count]
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        """What may be committed, of every partition; nothing once the epoch has ended."""
+        return {at: it.next_offset for at, it in self.partitions.items()} if self.is_current else {}
+
+    def advanced(self) -> dict[TopicPartition, int]:
+        """The same, only where it is more than what was committed."""
+        return {at: offset for at, offset in self.offsets().items() if offset > self.partitions[at].committed}
+
+    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for at, offset in offsets.items():
+            self.partitions[at].committed = max(self.partitions[at].committed, offset)
+
+
+async def end_offsets(log: EventLog, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+    """Where these partitions end by now. Raises Unavailable."""
+    ends = {topic: await log.end_offsets(topic) for topic in {at.topic for at in partitions}}
+    return {at: ends[at.topic].get(at.partition, 0) for at in partitions}

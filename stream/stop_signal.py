@@ -1,0 +1,45 @@
+"""The order to stop a worker, and the waits that end with it."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from schemas.errors import StorageFull, Unavailable
+
+log = structlog.get_logger(__name__)
+
+LOG_AWAY_S = 1.0
+
+T = TypeVar("T")
+
+
+class StopSignal:
+    """Set once. stage: whose name stands in the process's log."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._event = stage, asyncio.Event()
+
+    def set(self) -> None:
+        self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        return self._event.is_set()
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps, until the signal at the latest."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._event.wait(), seconds)
+
+    async def unless_set(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
+        """What `call` returns, which is tried again while the log is away or full; None when the signal comes first."""
+        while not self.is_set:
+            try:
+                return await call()
+            except (Unavailable, StorageFull) as error:
+                log.warning(f"{what} failed", stage=self._stage, reason=error.message)
+                await self.sleep(LOG_AWAY_S)
+        return None

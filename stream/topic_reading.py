@@ -1,0 +1,55 @@
+"""Reads the records that a topic has by now, and ends."""
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+from backends.log import EventLog, Record
+
+RECORDS_PER_POLL = 1_000
+POLL_S = 1.0
+PATIENCE_S = 10.0
+
+
+class OffsetRange(NamedTuple):
+    """The offsets of a partition's records: from `start` up to, but not including, `end`."""
+
+    start: int
+    end: int
+
+
+async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, OffsetRange]:
+    """The offsets that each of these partitions has by now, without those that have no record. Raises InvalidRequest
+    for an unknown topic, Unavailable.
+    """
+    starts, ends = await log.start_offsets(topic), await log.end_offsets(topic)
+    return {each: OffsetRange(starts[each], ends[each]) for each in partitions if ends[each] > starts[each]}
+
+
+async def read_ranges(
+    log: EventLog, topic: str, wanted: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
+) -> None:
+    """Hands over all records of these ranges, in order within each partition. Raises Unavailable."""
+    left = set(wanted)
+    if not left:
+        return
+    reader = await log.reader(topic, at="start", partitions=sorted(left))
+    deadline = time.monotonic() + POLL_S
+    try:
+        while left:
+            records = await reader.poll(RECORDS_PER_POLL, POLL_S)
+            take([record for record in records if record.offset < wanted[record.partition].end])
+            left -= {record.partition for record in records if record.offset >= wanted[record.partition].end - 1}
+            if records:
+                deadline = time.monotonic() + PATIENCE_S
+            elif time.monotonic() > deadline:
+                break  # compaction or retention has taken the last records
+    finally:
+        await reader.close()
+
+
+async def read_topic(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
+    """Hands over all records that a topic has by now, in order within each partition. Raises InvalidRequest for an
+    unknown topic, Unavailable.
+    """
+    await read_ranges(log, topic, await offset_ranges(log, topic, range(await log.partitions(topic))), take)
