@@ -12,7 +12,7 @@ from dataclasses import replace
 from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectStore
 from backends.vectors import Face, StoredAnswer, VectorStore
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.ids import original_key, original_keys
 from schemas.records import Answer, EraseRequested, Erasure
 from sink.match.galleries import Galleries

@@ -6,7 +6,7 @@ import structlog
 
 from backends.log import EventLog, Record
 from backends.objects import ObjectStore
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import Erased, UnreadableRecord
 from schemas.ids import crop_key, face_id_learned, original_keys, sheet_key
 from schemas.records import Erasure, ImageReceived

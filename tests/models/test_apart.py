@@ -30,7 +30,7 @@ from processors.stages.base import SMALLEST_EMBEDDED, Parts
 from processors.stages.fused import FusedStage
 from processors.stages.redetect import Redetect
 from processors.stages.reembed import ReembedStage
-from schemas.erased import erased_directory, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key

@@ -23,7 +23,7 @@ from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
 from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
 from schemas.records import (

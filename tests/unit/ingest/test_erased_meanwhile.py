@@ -17,7 +17,7 @@ from facestream.runtime.state import State
 from processors.decoding.pool import DecodePool
 from processors.stages.base import Image, LearnedFace, Parts
 from processors.stages.fused import FusedStage
-from schemas.erased import erased_person
+from schemas.erasures import erased_person
 from schemas.errors import Erased
 from schemas.ids import crop_key, face_id_learned
 from schemas.records import Crop, Detection, Erasure, ImageReceived, Source

@@ -12,7 +12,7 @@ from backends.files.objects import FileObjects
 from backends.log import Record
 from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.state import State
-from schemas.erased import erased_person
+from schemas.erasures import erased_person
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
 from schemas.records import Answer, EraseRequested, ImageReceived, Models, Options, problem

@@ -9,7 +9,7 @@ import pytest
 from backends.files.objects import FileObjects
 from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import Erased
 from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
 from schemas.records import Erasure, ImageReceived

@@ -18,7 +18,7 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record, TopicSpec
 from backends.s3.objects import S3Objects
 from backends.sqlite.log import SqliteLog
-from schemas.erased import erased_image
+from schemas.erasures import erased_image
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
 from schemas.records import DeadLetter, ImageReceived, Source

@@ -10,7 +10,7 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
 from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.records import Crop, FaceLearned, ImageReceived
