@@ -15,12 +15,12 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from schemas.bucket_events import BucketNotified, Notification
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.records import ImageReceived, Source
-from stream.sources import place_of
+from stream.incoming import read_incoming_key
 from stream.topics import IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -33,7 +33,7 @@ class Bridge:
 
     name = "bridge"
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
@@ -59,10 +59,10 @@ class Bridge:
         """notified_at: ms; what is erased later than that takes the picture along."""
         bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
         key = self._objects.key_of(bucket, name) if notification.created else None
-        place = None if key is None else place_of(key)
-        if place is None:
+        read = None if key is None else read_incoming_key(key)
+        if read is None:
             return None
-        purpose, directory, person = place
+        purpose, directory, person = read
         try:
             return ImageReceived(
                 image_id=image_id_of_object(bucket, name, etag),

@@ -5,13 +5,13 @@ million pictures would take an hour.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from backends.objects import ObjectInfo, ObjectStore
+from backends.objects import ObjectDeleter, ObjectInfo, ObjectReader
 
 AT_ONCE = 32
 DELETED_AT_ONCE = 500
 
 
-async def listed(objects: ObjectStore, *prefixes: str) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
+async def listed(objects: ObjectReader, *prefixes: str) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
     """All that are there under these prefixes. Raises Unavailable."""
     some: list[ObjectInfo] = []
     for prefix in prefixes:
@@ -25,12 +25,12 @@ async def listed(objects: ObjectStore, *prefixes: str) -> AsyncIterator[tuple[Ob
         yield each
 
 
-async def _described(objects: ObjectStore, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
+async def _described(objects: ObjectReader, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
     found = await asyncio.gather(*(objects.metadata(info.key) for info in some))
     return [(info, metadata) for info, metadata in zip(some, found, strict=True) if metadata is not None]
 
 
-async def delete_each(objects: ObjectStore, keys: AsyncIterator[str]) -> None:
+async def delete_each(objects: ObjectDeleter, keys: AsyncIterator[str]) -> None:
     """Deletes them as they come. Raises Unavailable."""
     some: list[str] = []
     async for key in keys:
