@@ -1,6 +1,7 @@
-"""The port `VectorStore`: faces with their vectors, the answers, and the hashes of API keys.
+"""The ports of the vector store: faces with their vectors, the answers, and the hashes of API keys.
 
-It stores and lists; matching is the gallery's (sink/), in memory.
+Most code only reads. `VectorReader` reads, `VectorDeleter` deletes as well, `VectorStore` can do everything: whoever
+takes one of the smaller ports cannot put by mistake. Matching is not done here but in the gallery (sink/), in memory.
 """
 
 from abc import ABC, abstractmethod
@@ -87,69 +88,25 @@ class ApiKey:
     created_at: float
 
 
-MOST_IN_BLOCK = 2_048  # faces: few enough to be taken in between two others of the event loop's tasks
+MOST_IN_BLOCK = 2_048  # faces: few enough that one block does not hold up the event loop
 ANSWERS_IN_PAGE = 256  # some kB each
-EXPIRED_KEPT_S = 7 * 86_400.0  # an expired answer is told from one that never was for so long
-ERASURES_KEPT_S = 10 * 86_400.0  # what is put so long after it was erased is there again: gc_grace_seconds of Cassandra
+EXPIRED_KEPT_S = 7 * 86_400.0  # for so long an expired answer is told from one that never existed
+ERASURES_KEPT_S = 10 * 86_400.0  # for so long an erased face cannot be put again: gc_grace_seconds of Cassandra
 
 
-class VectorStore(ABC):
-    """Names of people and directories are any text up to 200 characters. Every write is durable on return; writes raise
-    StorageFull or Unavailable, reads Unavailable.
-    """
-
-    @abstractmethod
-    async def create(self) -> None:
-        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is
-        there, and when several do it at once. Raises Unavailable.
-        """
-
-    @abstractmethod
-    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
-        """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what
-        is stored has a later timestamp. `listed`: (directory, generation) of which the caller has read a face that is
-        not erased since.
-        """
+class VectorReader(ABC):
+    """Names of people and directories are any text up to 200 characters. Reads raise Unavailable."""
 
     @abstractmethod
     def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
-        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no order that counts. Memory in use is that of
-        a few.
+        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no particular order. A few blocks are in memory
+        at a time.
         """
 
     @abstractmethod
     def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
         """All faces of a gallery without their vectors, sorted by (person, face_id) by code point, in pages of at most
-        MOST_IN_BLOCK. Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
-        """
-
-    @abstractmethod
-    async def delete_faces(
-        self,
-        directory: str,
-        generations: Sequence[str],
-        erased_at: int,
-        *,
-        person: str | None = None,
-        face_id: str | None = None,
-    ) -> None:
-        """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these
-        generations, as far as their timestamp is at most `erased_at` (ms); when it failed, do it again. For
-        ERASURES_KEPT_S what is put later with such a timestamp is not there either: who wakes late brings nothing back.
-        A directory that has no faces left is not listed. Whoever puts into a directory must not do so while its faces
-        are deleted, but for who wakes late, and repeats.
-        """
-
-    @abstractmethod
-    async def delete_generation(self, generation: str) -> int:
-        """Deletes every face of a generation; returns how many there were. Others' writes go on meanwhile; where it was
-        interrupted, the next call deletes the rest. What becomes of faces put into that generation later is open.
-        """
-
-    @abstractmethod
-    async def sweep_erasures(self) -> None:
-        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the
-        store's files. Servers do so by themselves.
+        MOST_IN_BLOCK. A few pages are in memory at a time. What is put or deleted meanwhile may be among them or not.
         """
 
     @abstractmethod
@@ -167,47 +124,101 @@ class VectorStore(ABC):
         """The faces of a person, sorted by face_id; [] where there is no such person."""
 
     @abstractmethod
-    async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
-        """Writes answers, over those with the same image_id."""
-
-    @abstractmethod
     async def answer(self, image_id: str) -> StoredAnswer | None:
-        """The answer, expired ones too for EXPIRED_KEPT_S or until they are swept; None where there is none."""
+        """The answer; an expired one for EXPIRED_KEPT_S or until it is swept; None where there is none."""
 
     @abstractmethod
     def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
-        """All answers, expired ones too as long as they are kept, in no order that counts, in pages of at most
-        ANSWERS_IN_PAGE. Memory in use is that of a few. What is put or deleted meanwhile is among them or is not.
+        """All answers, including expired ones that are still kept, in no particular order, in pages of at most
+        ANSWERS_IN_PAGE. A few pages are in memory at a time. What is put or deleted meanwhile may be among them or not.
+        """
+
+    @abstractmethod
+    async def api_keys(self) -> list[ApiKey]: ...
+
+    @abstractmethod
+    async def ping(self) -> None:
+        """Raises Unavailable when the store cannot be reached."""
+
+
+class VectorDeleter(VectorReader):
+    """Reads and deletes: what the eraser and the sweeps need. Deletes are durable on return and raise StorageFull or
+    Unavailable.
+    """
+
+    @abstractmethod
+    async def delete_faces(
+        self,
+        directory: str,
+        generations: Sequence[str],
+        erased_at: int,
+        *,
+        person: str | None = None,
+        face_id: str | None = None,
+    ) -> None:
+        """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these
+        generations, as far as their timestamp is at most `erased_at` (ms). After a failure, call it again. For
+        ERASURES_KEPT_S a face that is put later with such a timestamp stays deleted: a worker that was suspended and
+        has lost its partition cannot bring it back. A directory without faces is not listed. Nobody but such a worker
+        may put into a directory while its faces are being deleted.
+        """
+
+    @abstractmethod
+    async def delete_generation(self, generation: str) -> int:
+        """Deletes every face of a generation; returns how many there were. Other writes go on meanwhile. After an
+        interruption the next call deletes the rest. Whether faces put into that generation later are kept is undefined.
         """
 
     @abstractmethod
     async def delete_answers(self, image_ids: Sequence[str]) -> None:
-        """Deletes the answers to these images, where there are any. One that is put later is there."""
+        """Deletes the answers to these images, where there are any. It does not keep later ones from being put."""
+
+    @abstractmethod
+    async def sweep_erasures(self) -> None:
+        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the
+        store's files. Servers do so by themselves.
+        """
 
     @abstractmethod
     async def sweep_answers(self, expired_before: float) -> None:
         """Deletes answers that expired before that time. Engines with a TTL do nothing."""
 
-    @abstractmethod
-    async def put_api_key(self, key: ApiKey) -> None: ...
+
+class VectorStore(VectorDeleter):
+    """Everything. Faces and answers are put through stream.erase.guarded_store alone. Every write is durable on return;
+    writes raise StorageFull or Unavailable.
+    """
 
     @abstractmethod
-    async def api_keys(self) -> list[ApiKey]: ...
+    async def create(self) -> None:
+        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is
+        there, and when several do it at once. Raises Unavailable.
+        """
+
+    @abstractmethod
+    async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
+        """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what
+        is stored has a later timestamp. `listed`: the (directory, generation) pairs of which the caller has read a face
+        that was not erased since; they need not be listed again.
+        """
+
+    @abstractmethod
+    async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        """Writes answers, over those with the same image_id."""
+
+    @abstractmethod
+    async def put_api_key(self, key: ApiKey) -> None: ...
 
     @abstractmethod
     async def delete_api_key(self, key_id: str) -> bool:
         """True where there was one."""
 
     @abstractmethod
-    async def ping(self) -> None:
-        """Raises Unavailable when the store cannot be reached."""
-
-    @abstractmethod
     async def close(self) -> None: ...
 
 
 def check_erased(person: str | None, face_id: str | None) -> tuple[str, ...]:
-    """Whom delete_faces was asked for within a directory: nobody alone, a person, or a person and the face_id."""
+    """What delete_faces narrows a directory down to: (), (person,) or (person, face_id)."""
     if person is None and face_id is not None:
         raise ValueError("a face is deleted by its person and face_id")
     return tuple(it for it in (person, face_id) if it is not None)

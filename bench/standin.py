@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack
 import numpy as np
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.role_process import IN_FLIGHT
 from facestream.runtime.stores import open_stores, patiently
@@ -33,7 +33,7 @@ class StandIn:
 
     name = "processors"
 
-    def __init__(self, objects: ObjectStore, known: Manifest) -> None:
+    def __init__(self, objects: ObjectReader, known: Manifest) -> None:
         self._objects = objects
         generation = known.generation(known.default_generation)
         self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)

@@ -1,25 +1,26 @@
-"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where there is a key (rule
-2).
+"""Takes an upload in: first the object, then the event (rule 1 of the architecture); idempotent where there is an
+Idempotency-Key (rule 2).
 """
 
 import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping
 from weakref import WeakValueDictionary
 
 import structlog
 
 from backends.log import EventLog, NewRecord
-from backends.objects import ObjectStore
-from backends.vectors import VectorStore
+from backends.objects import ObjectReader
+from backends.vectors import VectorReader
 from ingest.metrics import UPLOADED
 from ingest.uploads import Upload
 from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import HEAD_BYTES, sniff
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
+from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import NEVER, Erasures
 
 log = structlog.get_logger(__name__)
@@ -31,9 +32,16 @@ class Accept:
     """Stores and announces uploads."""
 
     def __init__(
-        self, log: EventLog, objects: ObjectStore, vectors: VectorStore, erasures: Erasures, reply_to: str
+        self,
+        log: EventLog,
+        objects: ObjectReader,
+        vectors: VectorReader,
+        store: GuardedStore,
+        erasures: Erasures,
+        reply_to: str,
     ) -> None:
-        self._log, self._objects, self._vectors, self._erasures = log, objects, vectors, erasures
+        self._log, self._objects, self._vectors = log, objects, vectors
+        self._store, self._erasures = store, erasures
         self._reply_to = reply_to
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -69,12 +77,12 @@ class Accept:
         )
 
     async def _image_id(self, directory: str | None, purpose: Purpose, person: str | None, idempotency_key: str) -> str:
-        """That of each request with this key, until what came of it is erased. The next one is another image: what is
-        still in flight of the first one must do it no harm.
+        """The same for each request with this key, until its image is erased. The request after that gets another one,
+        so that what is still in flight of the erased image cannot reach it.
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
-        while (offset := self._erasures.of_image(directory, person, image_id).offset) > erased:
+        while (offset := self._erasures.mark_of_image(directory, person, image_id).offset) > erased:
             erased = offset
             image_id = image_id_of_request(directory or "", purpose, idempotency_key, erased)
         return image_id
@@ -93,7 +101,7 @@ class Accept:
             return answer
         metadata = await self._objects.metadata(received.object_key)
         if metadata is not None:
-            _require_same(metadata.get("request"), received)
+            _require_same(ObjectMetadata.decoded(metadata).request_digest, received)
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
@@ -101,20 +109,22 @@ class Accept:
         Unavailable, StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same
         key meanwhile.
         """
-        metadata: Mapping[str, str] = {
-            "directory": received.directory or "",
-            "person": received.person or "",
-            "request": received.request_digest or "",
-            "received": str(time.time()),
-        }
+        metadata = ObjectMetadata(
+            directory=received.directory,
+            person=received.person,
+            request_digest=received.request_digest,
+            received_at=int(time.time() * 1000),
+        )
         repeatable = received.request_digest is not None
-        if not await self._objects.put(received.object_key, data, metadata, if_absent=repeatable):
-            _require_same((await self._objects.metadata(received.object_key) or metadata)["request"], received)
+        if not await self._store.put_upload(received.object_key, data, metadata, if_absent=repeatable):
+            stored = await self._objects.metadata(received.object_key)
+            if stored is not None:
+                _require_same(ObjectMetadata.decoded(stored).request_digest, received)
         try:
             await self._log.append([NewRecord(topic, received.image_id, received.encode())])
         except StorageFull:  # nothing was appended; any other failure leaves the object for the event that may be there
             if not repeatable:
-                await self._objects.delete([received.object_key])
+                await self._store.delete_upload(received.object_key)
             raise
         UPLOADED.labels(received.purpose).inc(len(data))
         log.info(
@@ -126,9 +136,7 @@ class Accept:
         )
 
     def one_at_a_time(self, image_id: str) -> asyncio.Lock:
-        """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds
-        it.
-        """
+        """The lock under which requests with the same Idempotency-Key are taken in one after the other."""
         return self._locks.setdefault(image_id, asyncio.Lock())
 
 

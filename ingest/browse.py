@@ -9,6 +9,7 @@ from ingest.service import SERVICE, access_of, name_of
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
 from schemas.ids import crop_key, is_image_id, original_keys
 from schemas.media import HEAD_BYTES, sniff
+from schemas.object_metadata import ObjectMetadata
 
 routes = web.RouteTableDef()
 
@@ -43,7 +44,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
                 stored = await service.objects.get(key)
             except ObjectMissing:
                 continue
-            if access.sees(stored.metadata.get("directory") or None):
+            if access.sees(ObjectMetadata.decoded(stored.metadata).directory):
                 media_type = sniff(stored.data[:HEAD_BYTES]) or "application/octet-stream"
                 return web.Response(body=stored.data, content_type=media_type, headers=FILE_HEADERS)
     raise NotFound(f"there is no {request.path}")

@@ -1,5 +1,5 @@
-"""The routes that erase: people, faces, images, directories. Answered once it is done, everywhere (rule 6 of the
-design).
+"""The routes that erase people, faces, images and directories. They answer 200 once everything has been deleted (rule
+6 of the architecture).
 """
 
 import asyncio
@@ -11,9 +11,17 @@ from backends.log import NewRecord
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.waiting import wait_of
+from schemas.erasures import (
+    AnyErasure,
+    DirectoryErasure,
+    FaceErasure,
+    ImageErasure,
+    PersonErasure,
+    erase_command,
+)
 from schemas.errors import NotFound
 from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
-from schemas.records import EraseRequested
+from schemas.object_metadata import ObjectMetadata
 from stream.topics import FACES_EMBEDDED
 
 log = structlog.get_logger(__name__)
@@ -22,80 +30,67 @@ routes = web.RouteTableDef()
 
 @routes.delete("/directories/{directory}")
 async def directory(request: web.Request) -> web.Response:
-    """Everybody in it, and all its pictures."""
+    """Erases everybody in a directory, and all its pictures."""
     name = name_of(request.match_info["directory"], "directory")
     access_of(request, "admin").require_directory(name)
-    return await _erase(request, EraseRequested(image_id=new_image_id(), directory=name))
+    return await _erase(request, DirectoryErasure(name))
 
 
 @routes.delete("/directories/{directory}/persons/{person}")
 async def person(request: web.Request) -> web.Response:
-    """All faces of a person with their images; those on their way too."""
+    """Erases all faces of a person with their images, also those that are still being processed."""
     name = name_of(request.match_info["directory"], "directory")
     access_of(request, "learn").require_directory(name)
     who = name_of(request.match_info["person"], "person")
-    return await _erase(request, EraseRequested(image_id=new_image_id(), directory=name, person=who))
+    return await _erase(request, PersonErasure(name, who))
 
 
 @routes.delete("/faces/{face_id}")
 async def face(request: web.Request) -> web.Response:
-    """One learned face with its image."""
+    """Erases a learned face with its image."""
     face_id = request.match_info["face_id"]
     metadata = await _metadata(request, face_id, (crop_key(face_id),))
-    return await _erase(
-        request,
-        EraseRequested(
-            image_id=new_image_id(),
-            directory=metadata["directory"],
-            person=metadata["person"],
-            face_id=face_id,
-            erased_image_id=metadata["image_id"],
-        ),
-    )
+    assert metadata.directory is not None
+    assert metadata.person is not None
+    assert metadata.image_id is not None
+    return await _erase(request, FaceErasure(metadata.directory, metadata.person, face_id, metadata.image_id))
 
 
 @routes.delete("/images/{image_id}")
 async def image(request: web.Request) -> web.Response:
-    """One image, and the face that was learned from it."""
+    """Erases an image, and the face that was learned from it or is still to be learned."""
     image_id = request.match_info["image_id"]
     metadata = await _metadata(request, image_id, original_keys(image_id))
-    if not metadata["directory"]:  # it was only detected in: nothing but its picture and its answer is there
+    if metadata.directory is None:  # it was only detected in: nothing but its picture and its answer is there
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
         return json_response(
             200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}}
         )
-    person = metadata.get("person") or None  # of a portrait, learned by now or not yet
-    return await _erase(
-        request,
-        EraseRequested(
-            image_id=new_image_id(),
-            directory=metadata["directory"],
-            person=person,
-            face_id=face_id_learned(image_id) if person else None,
-            erased_image_id=image_id,
-        ),
-    )
+    if metadata.person is None:
+        return await _erase(request, ImageErasure(metadata.directory, image_id))
+    face_id = face_id_learned(image_id)
+    return await _erase(request, FaceErasure(metadata.directory, metadata.person, face_id, image_id))
 
 
-async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]) -> dict[str, str]:
-    """Of the first object that is there and that the caller may see. Raises NotFound."""
+async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]) -> ObjectMetadata:
+    """The metadata of the first object that is there and that the caller may see. Raises NotFound."""
     access, service = access_of(request, "learn"), request.app[SERVICE]
     if is_image_id(identifier):
         for key in keys:
-            metadata = await service.objects.metadata(key)
-            if metadata is not None and access.sees(metadata.get("directory") or None):
-                return dict(metadata)
+            stored = await service.objects.metadata(key)
+            if stored is not None and access.sees((metadata := ObjectMetadata.decoded(stored)).directory):
+                return metadata
     raise NotFound(f"there is no {request.path}")
 
 
-async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
+async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
     """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of
     it.
     """
     service: Service = request.app[SERVICE]
-    command = command.model_copy(update={"reply_to": service.replies.reply_to})
+    command = erase_command(erasure, new_image_id(), service.replies.reply_to)
     future = service.replies.expect(command.image_id)
     try:
         await service.log.append([NewRecord(FACES_EMBEDDED, command.image_id, command.encode(), command.directory)])

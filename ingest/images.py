@@ -13,6 +13,7 @@ from ingest.uploads import Upload, read_upload
 from ingest.waiting import wait_of
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.ids import is_image_id, original_keys
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.redaction import redacted
@@ -68,9 +69,12 @@ async def result(request: web.Request) -> web.Response:
             )
         return _answered(service, answer)
     for key in original_keys(image_id):
-        metadata = await service.objects.metadata(key)
-        if metadata is not None and access.sees(metadata.get("directory") or None):
-            if time.time() - float(metadata["received"]) > ANSWER_KEPT_S:
+        kept = await service.objects.metadata(key)
+        if kept is None:
+            continue
+        metadata = ObjectMetadata.decoded(kept)
+        if access.sees(metadata.directory):
+            if time.time() - (metadata.received_at or 0) / 1000 > ANSWER_KEPT_S:
                 raise Expired(
                     f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
                 )

@@ -10,7 +10,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from backends.vectors import ApiKey, VectorStore
+from backends.vectors import ApiKey, VectorReader
 from schemas.errors import Forbidden, Unauthorized
 
 SCOPES = ("recognize", "learn", "admin")  # each includes those before it
@@ -47,7 +47,7 @@ def create(scope: str, directory: str | None) -> tuple[str, ApiKey]:
 class Keys:
     """Checks the keys of requests. A new or revoked key counts after two seconds at the latest."""
 
-    def __init__(self, vectors: VectorStore) -> None:
+    def __init__(self, vectors: VectorReader) -> None:
         self._vectors = vectors
         self._keys: dict[str, ApiKey] = {}
         self._read_at = float("-inf")

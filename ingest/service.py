@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from backends.log import EventLog
-from backends.objects import ObjectStore
-from backends.vectors import VectorStore
+from backends.objects import ObjectDeleter
+from backends.vectors import VectorDeleter
 from ingest.accept import Accept
 from ingest.keys import Access, Keys
 from ingest.pressure import Pressure
@@ -34,8 +34,8 @@ class Service:
     """The active of `generations` is what is listed. `checks` are what readiness depends on."""
 
     log: EventLog
-    objects: ObjectStore
-    vectors: VectorStore
+    objects: ObjectDeleter
+    vectors: VectorDeleter
     keys: Keys
     accept: Accept
     replies: Replies

@@ -294,7 +294,7 @@ class Answer(EventRecord):
 
 
 class Erasure(EventRecord):
-    """`erasures`: that something was erased, under the digest of what (schemas/erased.py). It counts for what came
+    """`erasures`: that something was erased, under the digest of what (schemas/erasures.py). It counts for what came
     until `at`, the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
     """
 

@@ -4,14 +4,13 @@ import time
 from collections.abc import Mapping, Sequence
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
-from backends.vectors import StoredAnswer, VectorStore
+from backends.objects import ObjectDeleter
+from backends.vectors import VectorReader
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.ids import original_key, sheet_key
 from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
-from stream.erase.marks import Erasures
-from stream.erase.redaction import redacted
+from stream.erase.guarded_store import AnswerToStore, GuardedStore
 
 REFUSED, FAILED = 400, 500  # statuses: what failed may be tried again, with its picture
 
@@ -23,44 +22,33 @@ class Answers:
 
     name = "answers"
 
-    def __init__(self, vectors: VectorStore, objects: ObjectStore, erasures: Erasures, *, keep_probes: bool) -> None:
-        self._vectors, self._objects, self._erasures, self._keep_probes = vectors, objects, erasures, keep_probes
+    def __init__(
+        self, vectors: VectorReader, objects: ObjectDeleter, store: GuardedStore, *, keep_probes: bool
+    ) -> None:
+        self._vectors, self._objects, self._store, self._keep_probes = vectors, objects, store, keep_probes
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Nothing is held in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        answers: list[tuple[Record, Answer]] = []
+        answers: list[AnswerToStore] = []
         answered: set[str] = set()
         for record in records:
             answer = Answer.decode(record.value)
             if answer.purpose == "erase":
-                continue  # it names who is gone, and whoever asked for it was answered
-            if not await self._came_too_late(answer, answered):
-                answers.append((record, answer))
+                continue  # it names the erased person, and the request that waits for it gets it from `results`
+            if not await self._was_answered_before(answer, answered):
+                value = (record.value or b"").decode()
+                answers.append(AnswerToStore(answer, value, record.timestamp / 1000 + ANSWER_KEPT_S))
                 answered.add(answer.image_id)
-        fresh = [(record, it) for record, it in answers if record.timestamp / 1000 + ANSWER_KEPT_S > time.time()]
-        stored = self._shown(fresh)
-        await self._vectors.put_answers(stored)
-        await (
-            self._erasures.refresh()
-        )  # an erasure that came meanwhile may have looked for names before these were there
-        await self._vectors.put_answers(
-            [left for put, left in zip(stored, self._shown(fresh), strict=True) if left != put]
-        )
-        await self._objects.delete([key for _, it in answers for key in self._pictures_of_no_use(it)])
+        await self._store.put_answers([it for it in answers if it.expires_at > time.time()])
+        await self._objects.delete([key for it in answers for key in self._pictures_of_no_use(it.answer)])
         return []
 
-    def _shown(self, answers: Sequence[tuple[Record, Answer]]) -> list[StoredAnswer]:
-        stored = []
-        for record, it in answers:
-            left = redacted(it, self._erasures)
-            value = record.value if left is it else left.encode()
-            stored.append(StoredAnswer(it.image_id, (value or b"").decode(), record.timestamp / 1000 + ANSWER_KEPT_S))
-        return stored
-
     def _pictures_of_no_use(self, answer: Answer) -> list[str]:
-        """The keys of what goes with the answer: probes that are not kept, and portraits that were refused."""
+        """The keys of pictures that nobody needs once the answer is there: probes that are not kept, and refused
+        portraits.
+        """
         if answer.status >= FAILED:
             return []
         if answer.purpose == "learn":
@@ -68,9 +56,9 @@ class Answers:
         kept = self._keep_probes and answer.store
         return [] if kept else [original_key(answer.image_id, "recognize"), sheet_key(answer.image_id)]
 
-    async def _came_too_late(self, answer: Answer, answered: set[str]) -> bool:
-        """A record that is processed again finds that its picture went with the answer: the first answer stands. It may
-        be in the same batch, `answered`.
+    async def _was_answered_before(self, answer: Answer, answered: set[str]) -> bool:
+        """Whether an image was answered before: a record that is processed again does not find its picture, which was
+        deleted with the first answer. The first answer stands; it may be in the same batch, `answered`.
         """
         if answer.body.get("code") != ObjectMissing.code:
             return False

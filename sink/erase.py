@@ -1,156 +1,168 @@
-"""Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of the design).
+"""Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of the
+architecture).
 
-The erasure comes first: whoever writes something of the erased from then on, because it was at work on it, sees the
-erasure when it looks again, and takes it back; what was written before is found here. Rows go last: as long as they are
-there, a command that is carried out again finds everything else that has to go.
+The erasure is announced first. A worker that is just storing something of the erased looks at the erasures afterwards,
+and takes it back; what was stored before is found here. Rows are deleted last: as long as they are there, a command
+that is carried out again finds everything else that has to be deleted.
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 from backends.log import EventLog, NewRecord, Record
-from backends.objects import ObjectStore
-from backends.vectors import Face, StoredAnswer, VectorStore
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from backends.objects import ObjectDeleter
+from backends.vectors import Face, StoredAnswer, VectorDeleter
+from schemas.erasures import (
+    AnyErasure,
+    DirectoryErasure,
+    FaceErasure,
+    ImageErasure,
+    PersonErasure,
+    erasure_of,
+)
 from schemas.ids import original_key, original_keys
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, EraseRequested, Erasure
 from sink.match.galleries import Galleries
 from stream.answers import answer
 from stream.dead_letters import open_letters
-from stream.erase.marks import Erasures, Mark, is_erased, objects_of
+from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
+from stream.erase.marks import Erasures, Mark, is_erased, object_keys_of_image
 from stream.erase.redaction import redacted
 from stream.generations import Generations
+from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import delete_all, list_with_metadata
-from stream.sources import incoming_keys, sources_of
-from stream.topics import ERASURES, FACES_LEARNED
+from stream.topics import ERASURES
 
-AT_ONCE = 500
+IMAGES_PER_DELETE = 500
 
 
 class Eraser:
-    """Everything of a person, a face with its image, or a directory, in every generation."""
+    """Erases a directory, a person, a face with its image, or an image, in every generation."""
 
     def __init__(
         self,
         log_: EventLog,
-        objects: ObjectStore,
-        vectors: VectorStore,
+        objects: ObjectDeleter,
+        vectors: VectorDeleter,
+        store: GuardedStore,
         generations: Generations,
         erasures: Erasures,
         galleries: Galleries,
     ) -> None:
-        self._log, self._objects, self._vectors = log_, objects, vectors
+        self._log, self._objects, self._vectors, self._store = log_, objects, vectors, store
         self._generations, self._erasures, self._galleries = generations, erasures, galleries
 
     async def erase(self, record: Record, command: EraseRequested) -> list[NewRecord]:
-        """The answer, when all is done. Raises Unavailable, StorageFull."""
+        """The answer, when everything is deleted. Raises UnreadableRecord, Unavailable, StorageFull."""
+        erasure = erasure_of(command)
         await self._generations.refresh()
         faces: dict[str, Face] = {}
         for generation in self._generations.all:
-            faces |= await self._faces(command, generation.name)
-        at = await self._announce(record, command, faces.values())
+            faces |= await self._faces(erasure, generation.name)
+        at = await self._announce(record, erasure, faces.values())
         later = {it.image_id for it in faces.values() if it.timestamp > at}
         faces = {face_id: it for face_id, it in faces.items() if it.timestamp <= at}
-        images = {it.image_id for it in faces.values()} | (
-            {command.erased_image_id} if command.erased_image_id else set()
-        )
-        await self._forget(command, sorted((images | await self._given_up(record, command)) - later))
-        whole = command.person is None and command.erased_image_id is None
-        if whole:
-            await self._forget_pictures(command.directory, at, later)
-        if command.erased_image_id is None:
-            await self._objects.delete(await incoming_keys(command.directory, command.person, at / 1000, self._objects))
-        names = [it.name for it in self._generations.all]
-        self._galleries.drop(lambda directory: directory == command.directory)
-        if whole or command.person:
-            await self._vectors.delete_faces(
-                command.directory, names, at, person=command.person, face_id=command.face_id
-            )
-        await self._forget_names(command)
+        images = {it.image_id for it in faces.values()}
+        if isinstance(erasure, FaceErasure | ImageErasure):
+            images.add(erasure.image_id)
+        dead_letters = await self._images_of_dead_letters(record, erasure.directory)
+        await self._delete_images(erasure.directory, sorted((images | dead_letters) - later))
+        await self._delete_pictures(erasure, at, later)
+        self._galleries.drop(lambda directory: directory == erasure.directory)
+        await self._delete_faces(erasure, at)
+        await self._redact_answers(erasure)
         body = {
             "status": "OK",
-            "directory": command.directory,
-            "person": command.person if not command.erased_image_id else None,
+            "directory": erasure.directory,
+            "person": erasure.person if isinstance(erasure, PersonErasure) else None,
             "erased": {"faces": len(faces), "images": len(images)},
         }
         return [answer(command, 200, body, record.offset)]
 
-    async def _announce(self, record: Record, command: EraseRequested, faces: Collection[Face]) -> int:
-        """Tells everybody, and says up to which time faces are erased: once and for all, so that a command that is
-        carried out again leaves alone who was learned after it.
+    async def _announce(self, record: Record, erasure: AnyErasure, faces: Collection[Face]) -> int:
+        """Tells every role of the erasure. Returns up to which time faces are erased, in ms. That is decided once: a
+        command that is carried out again leaves alone the faces that were learned after it.
         """
-        keys = _keys(command)
-        known = [self._erasures.of(key) for key in keys]
+        known = [self._erasures.mark(key) for key in erasure.keys]
         if all(it.offset >= record.offset for it in known):
             return max(it.at for it in known)
         # a clock that was set back, or another server's, must not save a row that was written before
         at = max([record.timestamp, *(it.timestamp for it in faces)])
-        erasure = Erasure(at=at, partition=record.partition, offset=record.offset).encode()
-        await self._log.append([NewRecord(ERASURES, key, erasure) for key in keys])
-        for key in keys:
+        value = Erasure(at=at, partition=record.partition, offset=record.offset).encode()
+        await self._log.append([NewRecord(ERASURES, key, value) for key in erasure.keys])
+        for key in erasure.keys:
             self._erasures.add(key, Mark(at, record.offset))
         return at
 
-    async def _faces(self, command: EraseRequested, generation: str) -> dict[str, Face]:
-        """Those that fall under the command, by face_id."""
-        found: dict[str, Face] = {}
-        if command.person is not None:
-            of_person = await self._vectors.faces(command.directory, generation, command.person)
-            found = {it.face_id: it for it in of_person if command.face_id in (None, it.face_id)}
-        elif command.erased_image_id is None:
-            async for page in self._vectors.read_faces(command.directory, generation):
-                found |= {it.face_id: it for it in page}
-        return found
+    async def _faces(self, erasure: AnyErasure, generation: str) -> dict[str, Face]:
+        """The faces of a generation that are to be erased, by face_id."""
+        match erasure:
+            case DirectoryErasure(directory):
+                pages = self._vectors.read_faces(directory, generation)
+                return {it.face_id: it async for page in pages for it in page}
+            case PersonErasure(directory, person):
+                return {it.face_id: it for it in await self._vectors.faces(directory, generation, person)}
+            case FaceErasure(directory, person, face_id):
+                of_person = await self._vectors.faces(directory, generation, person)
+                return {it.face_id: it for it in of_person if it.face_id == face_id}
+            case ImageErasure():
+                return {}
 
-    async def _given_up(self, record: Record, command: EraseRequested) -> set[str]:
-        """The images among the dead letters that fall under the command: their pictures are kept for another try."""
+    async def _images_of_dead_letters(self, record: Record, directory: str) -> set[str]:
+        """The images among the dead letters that are erased: their pictures are kept for another try."""
         events = [it.event for it in await open_letters(self._log)]
-        of_directory = [it for it in events if it is not None and it.directory == command.directory]
+        of_directory = [it for it in events if it is not None and it.directory == directory]
         return {it.image_id for it in of_directory if is_erased(it, it.came_at(record.timestamp), self._erasures)}
 
-    async def _forget(self, command: EraseRequested, images: list[str]) -> None:
+    async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
         """Takes these images out of the changelog, and deletes what is kept of them."""
-        for begin in range(0, len(images), AT_ONCE):
-            part = images[begin : begin + AT_ONCE]
-            await self._log.append([NewRecord(FACES_LEARNED, image, None, command.directory) for image in part])
-            sources = await sources_of(
-                [key for image in part for key in original_keys(image)], command.directory, self._objects
-            )
-            await self._objects.delete([*sources, *(key for image in part for key in objects_of(image))])
+        for begin in range(0, len(images), IMAGES_PER_DELETE):
+            part = images[begin : begin + IMAGES_PER_DELETE]
+            await self._log.append(changelog_tombstones(part, directory))
+            sources = await source_keys_of([key for image in part for key in original_keys(image)], self._objects)
+            await self._objects.delete([*sources, *(key for image in part for key in object_keys_of_image(image))])
 
-    async def _forget_names(self, command: EraseRequested) -> None:
-        """Takes who was erased out of the stored answers; of those to erased images nothing is left but that."""
-        directory, person = (
-            json.dumps(command.directory, ensure_ascii=False),
-            json.dumps(command.person, ensure_ascii=False),
-        )
-        async for page in self._vectors.read_answers():
-            changed: list[StoredAnswer] = []
-            for it in page:
-                if directory in it.value and (command.person is None or person in it.value):
-                    answer = Answer.decode(it.value.encode())
-                    left = redacted(answer, self._erasures)
-                    if left is not answer:
-                        changed.append(replace(it, value=left.encode().decode()))
-            if changed:
-                await self._vectors.put_answers(changed)
-
-    async def _forget_pictures(self, directory: str, at: int, later: Collection[str]) -> None:
-        """Deletes the pictures of a directory that no face tells of: probes, and what was not learned. later: images
-        that were learned after the command, in spite of what the clock of who took them in says.
+    async def _delete_pictures(self, erasure: AnyErasure, at: int, later: Collection[str]) -> None:
+        """Deletes the pictures that no face leads to. later: the images that were learned after the command, although
+        the clock of the ingest that took them in says otherwise.
         """
+        match erasure:
+            case DirectoryErasure(directory):
+                await self._delete_pictures_of_directory(directory, at, later)
+                await self._objects.delete(await incoming_keys(directory, None, at / 1000, self._objects))
+            case PersonErasure(directory, person):
+                await self._objects.delete(await incoming_keys(directory, person, at / 1000, self._objects))
+
+    async def _delete_pictures_of_directory(self, directory: str, at: int, later: Collection[str]) -> None:
+        """Probes, and portraits that were not learned."""
         keep = {original_key(it, "learn") for it in later}
         pictures = list_with_metadata(self._objects, "probes/", "originals/")
-        before = ((info.key, it) async for info, it in pictures if float(it.get("received", 0)) * 1000 <= at)
-        await delete_all(
-            self._objects, (key async for key, it in before if it.get("directory") == directory and key not in keep)
-        )
+        described = ((info.key, ObjectMetadata.decoded(it)) async for info, it in pictures)
+        of_directory = ((key, it) async for key, it in described if it.directory == directory and key not in keep)
+        await delete_all(self._objects, (key async for key, it in of_directory if (it.received_at or 0) <= at))
+
+    async def _delete_faces(self, erasure: AnyErasure, at: int) -> None:
+        names = [it.name for it in self._generations.all]
+        match erasure:
+            case DirectoryErasure(directory):
+                await self._vectors.delete_faces(directory, names, at)
+            case PersonErasure(directory, person):
+                await self._vectors.delete_faces(directory, names, at, person=person)
+            case FaceErasure(directory, person, face_id):
+                await self._vectors.delete_faces(directory, names, at, person=person, face_id=face_id)
+
+    async def _redact_answers(self, erasure: AnyErasure) -> None:
+        """Takes the people who were erased out of the stored answers; answers to erased images say just that."""
+        texts = [json.dumps(erasure.directory, ensure_ascii=False)]
+        if isinstance(erasure, PersonErasure | FaceErasure):
+            texts.append(json.dumps(erasure.person, ensure_ascii=False))
+        async for page in self._vectors.read_answers():
+            decoded = [_decoded(it) for it in page if all(text in it.value for text in texts)]
+            changed = [it for it in decoded if redacted(it.answer, self._erasures) is not it.answer]
+            if changed:
+                await self._store.put_answers(changed)
 
 
-def _keys(command: EraseRequested) -> list[str]:
-    if command.erased_image_id is not None:
-        return [erased_image(command.erased_image_id), *([erased_face(command.face_id)] if command.face_id else [])]
-    if command.person is not None:
-        return [erased_person(command.directory, command.person)]
-    return [erased_directory(command.directory)]
+def _decoded(stored: StoredAnswer) -> AnswerToStore:
+    return AnswerToStore(Answer.decode(stored.value.encode()), stored.value, stored.expires_at)

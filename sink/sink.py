@@ -1,9 +1,9 @@
-"""The stage behind `faces.embedded`: learned faces go to the vector store and into the gallery, probes are matched,
-both are answered; erase commands are carried out.
+"""The stage behind `faces.embedded`: stores learned faces and adds them to the gallery, matches probes, answers both,
+and carries out erase commands.
 
-It gets the records of one directory at a time, in order; other directories go on while one's gallery is loaded. Between
-two erase commands learns come first, all at once: none of them has been acknowledged yet, and whatever was acknowledged
-before is in the gallery (rule 3 of the design).
+It gets the records of one directory at a time, in order; other directories go on while a gallery is loaded. Between
+two erase commands all learns are handled first, together: none of them has been acknowledged yet, and whatever was
+acknowledged before is in the gallery (rule 3 of the architecture).
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition, partition_of
-from backends.objects import ObjectStore
-from backends.vectors import Face, FaceVector, VectorStore
+from backends.objects import ObjectDeleter
+from backends.vectors import Face, FaceVector, VectorDeleter
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
 from schemas.generation_records import Generation
 from schemas.records import (
@@ -33,13 +33,15 @@ from sink.erase import Eraser
 from sink.match.galleries import Galleries
 from sink.match.matching import Photo, matched
 from stream.answers import answer, envelope, error_answer
-from stream.erase.marks import Erasures, drop_if_erased
+from stream.erase.guarded_store import GuardedStore
+from stream.erase.marks import Erasures
 from stream.generations import Generations
-from stream.topics import FACES_LEARNED, PARTITIONS
+from stream.topics import PARTITIONS
 
 Event = FacesEmbedded | EraseRequested | FacesReembedded
 
-FEW_FACES, SMALL_GALLERY = 8, 256  # matched in about the time that it takes to hand them to a thread and back
+# That many faces are matched in about the time that it takes to hand them to a thread and back.
+FEW_FACES, SMALL_GALLERY = 8, 256
 
 
 class Sink:
@@ -50,33 +52,36 @@ class Sink:
     def __init__(
         self,
         log_: EventLog,
-        objects: ObjectStore,
-        vectors: VectorStore,
+        objects: ObjectDeleter,
+        vectors: VectorDeleter,
+        store: GuardedStore,
         generations: Generations,
         erasures: Erasures,
         gallery_memory: int,
     ) -> None:
-        self._objects, self._vectors, self._generations, self._erasures = objects, vectors, generations, erasures
+        self._objects, self._vectors, self._store = objects, vectors, store
+        self._generations, self._erasures = generations, erasures
         self._galleries = Galleries(vectors, gallery_memory)
-        self._eraser = Eraser(log_, objects, vectors, generations, erasures, self._galleries)
-        self._at: dict[int, int] = {}  # the next offset of each partition that the galleries have seen
+        self._eraser = Eraser(log_, objects, vectors, store, generations, erasures, self._galleries)
+        self._next_offsets: dict[int, int] = {}  # by partition: the offset up to which the galleries are complete
         self._decoded: dict[tuple[int, int], Event] = {}  # from `sequence_of` until `handle`
-        self._may_have_missed = True  # erasures
+        self._may_have_missed_erasures = True
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one sink, of all, that does what is to be done once."""
-        return 0 in self._at
+        """Whether this sink, of all, does what only one has to do."""
+        return 0 in self._next_offsets
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Keeps only the galleries that are as of the committed offset. What the owners before have erased is known."""
+        """Keeps the galleries that are at the committed offset, and drops the others. What previous owners have erased
+        is asked for with the next records.
+        """
         self._decoded.clear()
-        current = {
-            at.partition for at, committed in assignment.items() if self._at.get(at.partition) == committed.offset
-        }
+        committed_offsets = {at.partition: committed.offset for at, committed in assignment.items()}
+        current = {it for it, offset in committed_offsets.items() if self._next_offsets.get(it) == offset}
         self._galleries.drop(lambda directory: partition_of(directory, PARTITIONS) not in current)
-        self._at = {at.partition: committed.offset for at, committed in assignment.items()}
-        self._may_have_missed = True
+        self._next_offsets = committed_offsets
+        self._may_have_missed_erasures = True
 
     def sequence_of(self, record: Record) -> str:
         """The directory, whose records keep their order; "" for a record that cannot be read."""
@@ -87,9 +92,9 @@ class Sink:
         return _directory_of(event)
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        if self._may_have_missed:
+        if self._may_have_missed_erasures:
             await self._erasures.refresh()
-            self._may_have_missed = False
+            self._may_have_missed_erasures = False
         events = [(record, self._event(record)) for record in records]
         for record, event in events:
             await check(record, event, self._generations)
@@ -106,7 +111,7 @@ class Sink:
             outputs += await self._learn([it for it in images if it[1].received.purpose == "learn"])
             outputs += await self._recognize([it for it in images if it[1].received.purpose == "recognize"])
         last = records[-1]
-        self._at[last.partition] = max(self._at.get(last.partition, 0), last.offset + 1)
+        self._next_offsets[last.partition] = max(self._next_offsets.get(last.partition, 0), last.offset + 1)
         return outputs
 
     def _event(self, record: Record) -> Event:
@@ -115,7 +120,7 @@ class Sink:
     def received(self, record: Record) -> ImageReceived | EraseRequested:
         event = decode_embedded(record.value)
         if isinstance(event, FacesReembedded):
-            raise UnreadableRecord("faces of a replay stem from no image that waits")
+            raise UnreadableRecord("nobody waits for an answer to faces that are embedded again")
         if isinstance(event, EraseRequested):
             return event
         return event.received.model_copy(update={"received_at": event.received_at})
@@ -126,7 +131,7 @@ class Sink:
     async def _learn(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
         outputs: list[NewRecord] = []
         new: list[FaceVector] = []
-        known: dict[tuple[str, str], dict[str, Face]] = {}  # by directory and person: the faces by source
+        known: dict[tuple[str, str], dict[str, Face]] = {}  # by directory and person, then by source
         for record, event in events:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
@@ -146,51 +151,50 @@ class Sink:
                 source, Face(person, face.face_id, received.image_id, source, timestamp)
             )
             if same.image_id != received.image_id:
-                await self._forget(received, face)
+                await self._delete_second_copy(received, face)
                 outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id), record.offset))
                 continue
             new += [FaceVector(directory, it.name, same, face.vector(it.name)) for it in generations]
             learned = _learned(event, received.image_id, face.face_id)
-            outputs += [_changelog(event, same, generations), answer(received, 201, learned, record.offset)]
+            outputs += self._store.changelog([_face_learned(event, same, generations)])
+            outputs.append(answer(received, 201, learned, record.offset))
         await self._put(new)
         return outputs
 
     async def _reembedded(self, events: list[FacesReembedded]) -> None:
-        """Faces that were learned before get the vectors of one more generation, unless they were erased since."""
+        """Stores the vectors of one more generation for faces that were learned before."""
         new: list[FaceVector] = []
         for event in events:
             if not self._generations.get(event.generation).is_live:
                 continue
             for it in event.faces:
-                if not self._erasures.covers(event.directory, it.person, it.image_id, it.learned_at):
-                    face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
-                    new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
+                face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
+                new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
         await self._put(new)
 
     async def _put(self, new: list[FaceVector]) -> None:
         if new:
             listed = self._galleries.with_faces({(it.directory, it.generation) for it in new})
-            await self._vectors.put_faces(new, listed=listed)
-            self._galleries.learned(new)
+            self._galleries.learned(await self._store.put_faces(new, listed=listed))
 
     async def _erased(self, event: FacesEmbedded) -> Erased | None:
         """The answer to an image that was erased after it came."""
         try:
-            await drop_if_erased(event.received, event.received_at, self._erasures, self._objects)
+            await self._store.drop_if_erased(event.received, event.received_at)
         except Erased as erased:
             return erased
         return None
 
     async def _faces_by_source(self, directory: str, person: str, generations: list[Generation]) -> dict[str, Face]:
-        """The faces of the person of a learn. Who is not in the gallery has none, and the store is not asked."""
+        """The faces of a person who is to be learned. For one who is not in the gallery the store is not asked."""
         active = self._generations.active
         generation = active if active in generations else generations[0]
         if not (await self._galleries.get(directory, generation.name, generation.dimension)).knows(person):
             return {}
         return {it.source: it for it in await self._vectors.faces(directory, generation.name, person)}
 
-    async def _forget(self, received: ImageReceived, face: EmbeddedFace) -> None:
-        """The same picture of the same person is there already: its second copy is not kept."""
+    async def _delete_second_copy(self, received: ImageReceived, face: EmbeddedFace) -> None:
+        """Deletes a picture that is kept already as another image of the same person."""
         await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
 
     async def _recognize(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
@@ -244,10 +248,10 @@ def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any
     return envelope(event.received, [person], event.models, image_id=image_id, ignored=ignored)
 
 
-def _changelog(event: FacesEmbedded, face: Face, generations: list[Generation]) -> NewRecord:
+def _face_learned(event: FacesEmbedded, face: Face, generations: list[Generation]) -> FaceLearned:
     crop = event.faces[0].crop
     assert crop is not None
-    value = FaceLearned(
+    return FaceLearned(
         directory=event.received.directory or "",
         person=face.person,
         face_id=face.face_id,
@@ -259,4 +263,3 @@ def _changelog(event: FacesEmbedded, face: Face, generations: list[Generation]) 
         learned_at=face.timestamp,
         generations=[it.name for it in generations],
     )
-    return NewRecord(FACES_LEARNED, face.image_id, value.encode(), event.received.directory)

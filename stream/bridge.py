@@ -4,7 +4,7 @@ lane.
   incoming/{directory}/learn/{person}/…    is learned
   incoming/{directory}/recognize/…         is recognized
 
-Notifications of any other object are counted and ignored. An object that is notified twice is one image; other content
+Whatever else a store tells of is left alone, and counted. The same object told of twice is one image; another content
 under its name is another image.
 """
 
@@ -15,17 +15,17 @@ from prometheus_client import Counter
 from pydantic import ValidationError
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from schemas.bucket_events import BucketNotified, Notification
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.records import ImageReceived, Source
-from stream.sources import parse_incoming_key
+from stream.incoming import read_incoming_key
 from stream.topics import IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
 
-NOTIFIED = Counter("facestream_bucket_events_total", "Notified objects, by what became of them", ["outcome"])
+NOTIFIED = Counter("facestream_bucket_events_total", "Objects that a store told of, by what became of it", ["outcome"])
 
 
 class Bridge:
@@ -33,7 +33,7 @@ class Bridge:
 
     name = "bridge"
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
@@ -50,19 +50,19 @@ class Bridge:
         return outputs
 
     def received(self, record: Record) -> ImageReceived:
-        raise UnreadableRecord("a notification of the bucket has no event to answer")
+        raise UnreadableRecord("nobody waits for what a store tells of")
 
     async def probe(self) -> None:
         """Nothing but the log is needed."""
 
     def _event(self, notification: Notification, notified_at: int) -> ImageReceived | None:
-        """The event of a notification; None where it is to be ignored. notified_at: ms; later erasures cover it."""
+        """notified_at: ms; what is erased later than that takes the picture along."""
         bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
         key = self._objects.key_of(bucket, name) if notification.created else None
-        image = None if key is None else parse_incoming_key(key)
-        if image is None:
+        read = None if key is None else read_incoming_key(key)
+        if read is None:
             return None
-        purpose, directory, person = image
+        purpose, directory, person = read
         try:
             return ImageReceived(
                 image_id=image_id_of_object(bucket, name, etag),

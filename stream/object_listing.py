@@ -5,14 +5,14 @@ take an hour.
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
-from backends.objects import ObjectInfo, ObjectStore
+from backends.objects import ObjectDeleter, ObjectInfo, ObjectReader
 
 METADATA_READS_AT_ONCE = 32
 OBJECTS_PER_DELETE = 500
 
 
 async def list_with_metadata(
-    objects: ObjectStore, *prefixes: str
+    objects: ObjectReader, *prefixes: str
 ) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
     """All objects under these prefixes with their metadata. Raises Unavailable."""
     some: list[ObjectInfo] = []
@@ -27,12 +27,12 @@ async def list_with_metadata(
         yield each
 
 
-async def _with_metadata(objects: ObjectStore, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
+async def _with_metadata(objects: ObjectReader, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
     found = await asyncio.gather(*(objects.metadata(info.key) for info in some))
     return [(info, metadata) for info, metadata in zip(some, found, strict=True) if metadata is not None]
 
 
-async def delete_all(objects: ObjectStore, keys: AsyncIterator[str]) -> None:
+async def delete_all(objects: ObjectDeleter, keys: AsyncIterator[str]) -> None:
     """Deletes objects as their keys come. Raises Unavailable."""
     some: list[str] = []
     async for key in keys:

@@ -1,82 +1,81 @@
-"""Pictures that other systems have put into a bucket: which of them an event may refer to, and how they become
-originals.
+"""Copies the picture that an event refers to, and makes it the image's original.
 
-In our own bucket an event may refer to objects below `incoming/{directory}/` of its directory, elsewhere to objects of
-the buckets that a setting names. An erasure deletes the object in our bucket too. Of an object in another bucket it
-deletes the copy alone.
+An event may refer to an object of our own bucket below `incoming/{directory}/` of its own directory, and to one of
+another bucket where a setting names the bucket. An erasure deletes the object in our bucket as well as its copy; of
+another bucket, the copy alone.
 """
 
 import asyncio
 import hashlib
-import unicodedata
 from collections.abc import Collection
 from pathlib import PurePosixPath
 
-from backends.objects import ObjectStore, StoredObject
+from backends.objects import ObjectReader, StoredObject
 from schemas.errors import ForbiddenSource, NotAnImage, ObjectMissing
 from schemas.media import HEAD_BYTES, sniff
-from schemas.names import normalised
-from schemas.records import ImageReceived, Purpose
+from schemas.object_metadata import ObjectMetadata
+from schemas.records import ImageReceived
+from stream.erase.guarded_store import GuardedStore
+from stream.incoming import INCOMING, own_source_key, source_of_original
 
-INCOMING = "incoming/"
-# In an original's metadata: what follows `incoming/{directory}/` in the key of its source, if that is in our bucket.
-SOURCE = "source"
 LONGEST_FILENAME = 255
 
 
 class Sources:
-    """`buckets` are the buckets of others that events may refer to. `largest` is the largest picture, in bytes."""
+    """`buckets` are those of other systems that events may refer to, `largest` is in bytes."""
 
-    def __init__(self, objects: ObjectStore, buckets: Collection[str], largest: int) -> None:
-        self._objects, self._buckets, self._largest = objects, frozenset(buckets), largest
+    def __init__(self, objects: ObjectReader, store: GuardedStore, buckets: Collection[str], largest: int) -> None:
+        self._objects, self._store = objects, store
+        self._buckets, self._largest = frozenset(buckets), largest
 
     async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The event with what follows from the picture's bytes, and its original. The original is copied from the
-        event's source, if it was not before. received_at: when the event came, ms. Raises ForbiddenSource,
+        """The event, completed from the bytes of its picture, and its original. Where there is a source, it is copied
+        first unless that was done before. received_at: when the image came, ms. Raises Erased, ForbiddenSource,
         ObjectMissing, UploadTooLarge, NotAnImage, Unavailable, StorageFull.
         """
         source = received.source
         if source is None:
             return received, await self._objects.get(received.object_key)
-        key = own_source(received, self._objects)
+        key = own_source_key(received, self._objects)
         is_ours = self._objects.key_of(source.bucket, source.key) is not None
         if key is None and (is_ours or source.bucket not in self._buckets):
             raise ForbiddenSource(
-                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': in ours only what lies"
-                f" below {INCOMING}{received.directory or '{directory}'}/ may be had, and of others what"
+                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': in ours only to what lies"
+                f" below {INCOMING}{received.directory or '{directory}'}/, and of others only to those that"
                 " FACESTREAM_SOURCES names"
             )
         try:
             data = await self._objects.fetch(source.bucket, source.key, etag=source.etag, largest=self._largest)
         except ObjectMissing as missing:
-            return await self._copied_before(received, missing)
-        described = await asyncio.to_thread(_described, received, data)
-        metadata = {
-            "directory": received.directory or "",
-            "person": received.person or "",
-            "request": received.request_digest or "",
-            "received": str(received_at / 1000),
-        }
-        if key is not None:
-            metadata[SOURCE] = key.split("/", 2)[2]
-        if not await self._objects.put(received.object_key, data, metadata, if_absent=True):
-            return await self._copied_before(received, ObjectMissing("it went a moment ago"))
-        return described, StoredObject(data, metadata)
+            return await self._copied_before(received, received_at, missing)
+        completed = await asyncio.to_thread(_completed, received, data)
+        metadata = ObjectMetadata(
+            directory=received.directory,
+            person=received.person,
+            request_digest=received.request_digest,
+            received_at=received_at,
+            source=source_of_original(key) if key is not None else None,
+        )
+        if not await self._store.put(received.image_id, received.object_key, data, metadata, if_absent=True):
+            return await self._copied_before(received, received_at, ObjectMissing("it went a moment ago"))
+        return completed, StoredObject(data, metadata.encoded())
 
     async def _copied_before(
-        self, received: ImageReceived, missing: ObjectMissing
+        self, received: ImageReceived, received_at: int, missing: ObjectMissing
     ) -> tuple[ImageReceived, StoredObject]:
-        """The copy that an earlier event has left: it is the picture, whatever the source is by now. Raises `missing`
-        where there is none.
+        """An event that came before has left a copy; whatever its source is by now, the copy is the picture. Who made
+        it may have died before it looked at the erasures.
         """
         try:
             stored = await self._objects.get(received.object_key)
         except ObjectMissing:
             raise missing from None
-        return await asyncio.to_thread(_described, received, stored.data), stored
+        await self._store.drop_if_erased_meanwhile(received, received_at)
+        return await asyncio.to_thread(_completed, received, stored.data), stored
 
 
-def _described(received: ImageReceived, data: bytes) -> ImageReceived:
+def _completed(received: ImageReceived, data: bytes) -> ImageReceived:
+    """The event with what follows from the bytes. Raises NotAnImage."""
     media_type = sniff(data[:HEAD_BYTES])
     if media_type is None:
         raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
@@ -87,57 +86,3 @@ def _described(received: ImageReceived, data: bytes) -> ImageReceived:
         "filename": filename[:LONGEST_FILENAME],
     }
     return received.model_copy(update=known)
-
-
-def own_source(received: ImageReceived, objects: ObjectStore) -> str | None:
-    """The key of an event's source in our bucket, where that is below `incoming/` of the event's directory."""
-    if received.source is None or received.directory is None:
-        return None
-    key = objects.key_of(received.source.bucket, received.source.key)
-    return key if key is not None and incoming_directory(key) == received.directory else None
-
-
-def incoming_directory(key: str) -> str | None:
-    """The directory that an object below `incoming/` belongs to."""
-    levels = key.split("/", 2)
-    if len(levels) < 3 or levels[0] + "/" != INCOMING or not levels[2]:
-        return None
-    try:
-        return normalised(levels[1])
-    except ValueError:
-        return None
-
-
-def parse_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
-    """What is to be done with an object that somebody has put below `incoming/`: purpose, directory and person. None
-    for any other object.
-    """
-    if not key.startswith(INCOMING) or key.endswith("/"):  # that stands for a folder
-        return None
-    match key.removeprefix(INCOMING).split("/"):
-        case [directory, "learn", person, _, *_]:
-            return "learn", directory, person
-        case [directory, "recognize", _, *_]:
-            return "recognize", directory, None
-    return None
-
-
-async def sources_of(image_keys: Collection[str], directory: str, objects: ObjectStore) -> list[str]:
-    """The keys of the sources of a directory's originals, of those in our bucket."""
-    found = await asyncio.gather(*(objects.metadata(key) for key in image_keys))
-    rests = [metadata[SOURCE] for metadata in found if metadata is not None and SOURCE in metadata]
-    return [f"{INCOMING}{form}/{rest}" for rest in rests for form in _forms(directory)]
-
-
-async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectStore) -> list[str]:
-    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until `until_s` (seconds
-    since the epoch).
-    """
-    of_person = [""] if person is None else [f"learn/{form}/" for form in _forms(person)]
-    prefixes = {f"{INCOMING}{form}/{rest}" for form in _forms(directory) for rest in of_person}
-    return [it.key for prefix in prefixes async for it in objects.list(prefix) if it.modified <= until_s]
-
-
-def _forms(name: str) -> set[str]:
-    """The forms in which others may have written a name: ours are in NFC, file names of some systems in NFD."""
-    return {name, unicodedata.normalize("NFD", name)}

@@ -1,15 +1,23 @@
 """The topics: names, partition counts and retention, and the consumer groups that read them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from backends.log import TopicSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ChangelogTopic:
+    """A topic that only stream.erase.guarded_store makes records of; not a str, so that NewRecord does not take it."""
+
+    name: str
+
 
 BUCKET_EVENTS = "bucket.events"
 IMAGES_RECEIVED = "images.received"
 IMAGES_RECEIVED_BULK = "images.received.bulk"
 FACES_DETECTED = "faces.detected"
 FACES_EMBEDDED = "faces.embedded"
-FACES_LEARNED = "faces.learned"
+FACES_LEARNED = ChangelogTopic("faces.learned")
 RESULTS = "results"
 MODELS = "models"
 ERASURES = "erasures"
@@ -24,7 +32,7 @@ TOPICS = (
     TopicSpec(IMAGES_RECEIVED_BULK, PARTITIONS, retention_s=7 * DAY_S),
     TopicSpec(FACES_DETECTED, PARTITIONS, retention_s=7 * DAY_S),
     TopicSpec(FACES_EMBEDDED, PARTITIONS, retention_s=7 * DAY_S),
-    TopicSpec(FACES_LEARNED, PARTITIONS, compacted=True),
+    TopicSpec(FACES_LEARNED.name, PARTITIONS, compacted=True),
     TopicSpec(RESULTS, PARTITIONS, retention_s=DAY_S),
     TopicSpec(MODELS, 1, compacted=True),
     TopicSpec(ERASURES, 1, compacted=True),

@@ -33,7 +33,8 @@ class Canvas:
     def ellipse(self, x: float, y: float, a: float, b: float, edge: float = 0.05) -> Float32Array:
         """The coverage of an ellipse with half axes a and b, 0 to 1: (side, side)."""
         distance = np.sqrt(((self.x - x) / a) ** 2 + ((self.y - y) / b) ** 2)
-        return 1 / (1 + np.exp(np.clip(-(1 - distance) * min(a, b) / (edge / 2), -60, 60)))
+        inside = np.clip((1 - distance) * min(a, b) / (edge / 2), -60, 60)
+        return np.asarray(1 / (1 + np.exp(-inside)), np.float32)
 
     def paint(self, coverage: Float32Array, colour: Float32Array | tuple[int, int, int]) -> None:
         """colour: (3,) or (side, side, 3)."""

@@ -20,6 +20,7 @@ from processors import embed
 from processors.align import chip_of_crop
 from processors.networks import TorchEmbedder
 from schemas.ids import crop_key, face_id_learned
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Crop, FaceLearned, ImageReceived
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED
 from weights.manifest import manifest
@@ -102,7 +103,7 @@ async def learn(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[n
 
 
 def _metadata(face: LearnedFace, now: int) -> dict[str, str]:
-    return {"directory": face.directory, "person": face.person, "image_id": face.image_id, "received": str(now / 1000)}
+    return ObjectMetadata(face.directory, face.person, image_id=face.image_id, received_at=now).encoded()
 
 
 def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
@@ -117,7 +118,7 @@ def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
         learned_at=now,
         generations=[OLD],
     )
-    return NewRecord(FACES_LEARNED, face.image_id, value.encode(), face.directory)
+    return NewRecord(FACES_LEARNED.name, face.image_id, value.encode(), face.directory)
 
 
 async def recognized_before(stores: Stores, count: int) -> None:

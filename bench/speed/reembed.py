@@ -71,11 +71,11 @@ class Replay:
     async def rate(self, total: int, kill_at: float | None = None) -> float:
         """Waits until it has ended. kill_at: share of its way at which it is killed and started again."""
         assert self._process is not None
-        ends = await self._stores.log.end_offsets(FACES_LEARNED)
+        ends = await self._stores.log.end_offsets(FACES_LEARNED.name)
         seen: list[tuple[float, int]] = []
         begin = 0.1
         while self._process.poll() is None:
-            left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED, ends)
+            left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED.name, ends)
             if begin * total < total - left < 0.9 * total:
                 seen.append((time.monotonic(), left))
             if kill_at is not None and total - left > kill_at * total:
@@ -297,12 +297,12 @@ async def _models(environment: dict[str, str], *arguments: str) -> None:
 
 async def _rewind(stores: Stores) -> None:
     """Lets the group of the replay begin anew."""
-    consumer = await stores.log.consumer(GROUP + NEW, [FACES_LEARNED], member="bench")
-    starts = await stores.log.start_offsets(FACES_LEARNED)
+    consumer = await stores.log.consumer(GROUP + NEW, [FACES_LEARNED.name], member="bench")
+    starts = await stores.log.start_offsets(FACES_LEARNED.name)
     while len(consumer.assignment) < len(starts):
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
     await consumer.commit(
-        {TopicPartition(FACES_LEARNED, partition): Committed(start) for partition, start in starts.items()}
+        {TopicPartition(FACES_LEARNED.name, partition): Committed(start) for partition, start in starts.items()}
     )
     await consumer.close()
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from facestream.admin.compare_shown import of_both_kinds, person_of
 from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_for
 from facestream.progress import counted
@@ -32,7 +32,7 @@ def check_target(path: Path) -> None:
         raise ConfigurationError(f"--sheet {path}: this is a folder, name a file")
 
 
-async def draw_sheet(objects: ObjectStore, found: Sequence[Difference], names: tuple[str, str], path: Path) -> None:
+async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: tuple[str, str], path: Path) -> None:
     """Writes the sheet; of very many differences, some. names: of the generations. Raises NotDrawn, Unavailable."""
     if not found:
         print(f"{path} was not drawn: the two do not differ")
@@ -70,7 +70,7 @@ def _says(first: First, name: str) -> tuple[str, str]:
     return person_of(first), f"{first.similarity:.3f} {name}"
 
 
-async def _crop(objects: ObjectStore, face_id: str) -> Image.Image | None:
+async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
     """None where the picture is gone, or none that can be read."""
     try:
         data = (await objects.get(crop_key(face_id))).data

@@ -1,16 +1,17 @@
-"""Looks for what was erased: what is left of it in a store, and what topics still tell of it."""
+"""Looks for what was erased: what is left of it in the stores, and which records of topics still name it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from backends.log import EventLog, Record
-from backends.objects import ObjectStore
-from backends.vectors import VectorStore
+from backends.objects import ObjectReader
+from backends.vectors import VectorReader
 from facestream.progress import counted
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import image_received
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import (
     Answer,
     DeadLetter,
@@ -23,8 +24,8 @@ from schemas.records import (
 from stream.erase.marks import Erasures, is_erased
 from stream.erase.redaction import redacted
 from stream.generations import Generations
+from stream.incoming import INCOMING, read_incoming_key
 from stream.object_listing import list_with_metadata
-from stream.sources import INCOMING, parse_incoming_key
 from stream.topic_reading import read_topic
 from stream.topics import (
     BUCKET_EVENTS,
@@ -52,24 +53,26 @@ class StoredPicture:
 
 @dataclass(frozen=True, slots=True)
 class InTopic:
-    """How many records of a topic tell of what was erased, and when the last of them was appended (ms)."""
+    """How many records of a topic name what was erased, and when the last of them was appended (ms)."""
 
     records: int = 0
     last: int = 0
 
 
-async def vectors_left(vectors: VectorStore, generations: Generations, erasures: Erasures) -> list[str]:
-    """The face_ids. Raises Unavailable, as all of these do."""
+async def vectors_left(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
+    """The face_ids of erased faces. Raises Unavailable, as all of these do."""
     found: list[str] = []
     for generation in generations.all:
         for directory in await vectors.directories(generation.name):
             async for page in vectors.read_faces(directory, generation.name):
-                found += [it.face_id for it in page if erasures.covers(directory, it.person, it.image_id, it.timestamp)]
+                found += [
+                    it.face_id for it in page if erasures.erased_since(directory, it.person, it.image_id, it.timestamp)
+                ]
     return found
 
 
-async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
-    """The image_ids of answers that show somebody."""
+async def answers_left(vectors: VectorReader, erasures: Erasures) -> list[str]:
+    """The image_ids of answers that name somebody who was erased."""
     found: list[str] = []
     async for page in vectors.read_answers():
         for stored in page:
@@ -79,43 +82,40 @@ async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
     return found
 
 
-async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[StoredPicture]:
+async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
     with counted("objects", 0, always=False) as tell:
-        async for info, metadata in list_with_metadata(objects, *PICTURES, CROPS):
+        async for info, stored in list_with_metadata(objects, *PICTURES, CROPS):
             tell(1)
-            if "received" not in metadata:
+            metadata = ObjectMetadata.decoded(stored)
+            if metadata.received_at is None:
                 continue
-            image_id = metadata.get("image_id") or info.key.partition("/")[2].removesuffix(".crops")
-            mark = erasures.of_image(metadata.get("directory") or None, metadata.get("person") or None, image_id)
-            put_at = float(metadata["received"])
-            if mark.at >= put_at * 1000:
-                found.append(StoredPicture(info.key, image_id, put_at))
+            image_id = metadata.image_id or info.key.partition("/")[2].removesuffix(".crops")
+            if erasures.erased_since(metadata.directory, metadata.person, image_id, metadata.received_at):
+                found.append(StoredPicture(info.key, image_id, metadata.received_at / 1000))
     return found
 
 
 async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
-    """announced: images, which get whether all events that they have here fall under an erasure; None where there is no
-    event.
-    """
+    """announced: by image, gets whether all its events in this topic were erased; None stays where it has no event."""
     found = InTopic()
 
     def take(records: Sequence[Record]) -> None:
         nonlocal found
         for record in records:
             try:
-                tells = record.value is not None and _tells(record, erasures, announced)
+                names_erased = record.value is not None and _names_erased(record, erasures, announced)
             except UnreadableRecord:
                 continue
-            if tells:
+            if names_erased:
                 found = InTopic(found.records + 1, max(found.last, record.timestamp))
 
     await read_topic(log, topic, take)
     return found
 
 
-def _tells(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
-    """Whether a record tells of what was erased. Raises UnreadableRecord."""
+def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
+    """Whether a record names what was erased. Raises UnreadableRecord."""
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
         event = image_received(record.value, record.headers)
         erased = is_erased(event, event.came_at(record.timestamp), erasures)
@@ -133,15 +133,15 @@ def _detected(record: Record, erasures: Erasures) -> bool:
 def _embedded(record: Record, erasures: Erasures) -> bool:
     event = decode_embedded(record.value)
     if isinstance(event, EraseRequested):
-        return True  # by name
+        return True  # it names a person or a directory
     if isinstance(event, FacesEmbedded):
         return is_erased(event.received, event.received_at, erasures)
-    return any(erasures.covers(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
+    return any(erasures.erased_since(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
 
 
 def _learned(record: Record, erasures: Erasures) -> bool:
     face = FaceLearned.decode(record.value)
-    return erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
+    return erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
 
 
 def _result(record: Record, erasures: Erasures) -> bool:
@@ -155,15 +155,13 @@ def _dead(record: Record, erasures: Erasures) -> bool:
 
 
 def _notified(record: Record, erasures: Erasures) -> bool:
-    """What a store told of has the names of directories and people in its own names; a prefix of ours may stand before
-    them.
-    """
+    """The keys that a store notifies of contain the names of directories and people, perhaps behind a prefix of ours."""
     for it in BucketNotified.decode(record.value).records:
         bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
-        place = parse_incoming_key(name[max(0, name.find(INCOMING)) :])
-        if place is not None:
-            _, directory, person = place
-            if erasures.covers(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):
+        read = read_incoming_key(name[max(0, name.find(INCOMING)) :])
+        if read is not None:
+            _, directory, person = read
+            if erasures.erased_since(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):
                 return True
     return False
 
@@ -171,7 +169,7 @@ def _notified(record: Record, erasures: Erasures) -> bool:
 READERS: dict[str, Callable[[Record, Erasures], bool]] = {
     FACES_DETECTED: _detected,
     FACES_EMBEDDED: _embedded,
-    FACES_LEARNED: _learned,
+    FACES_LEARNED.name: _learned,
     RESULTS: _result,
     DEAD_LETTERS: _dead,
     BUCKET_EVENTS: _notified,

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from backends.log import EventLog
-from backends.vectors import VectorStore
+from backends.vectors import VectorReader
 from facestream.runtime.stores import Stores
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation, GenerationName
@@ -122,7 +122,7 @@ async def retire(stores: Stores, generations: Generations, name: str) -> int:
     return deleted
 
 
-async def faces_missing(vectors: VectorStore, has: str, lacks: str) -> list[str]:
+async def faces_missing(vectors: VectorReader, has: str, lacks: str) -> list[str]:
     """The faces of one generation that another one does not have, as directory/person/face_id."""
     missing: list[str] = []
     for directory in await vectors.directories(has):
@@ -132,7 +132,7 @@ async def faces_missing(vectors: VectorStore, has: str, lacks: str) -> list[str]
     return missing
 
 
-async def _gallery(vectors: VectorStore, directory: str, generation: str) -> tuple[list[str], np.ndarray]:
+async def _gallery(vectors: VectorReader, directory: str, generation: str) -> tuple[list[str], np.ndarray]:
     """The people of a gallery's faces and the vectors, (n, D)."""
     blocks = [block async for block in vectors.read_gallery(directory, generation)]
     return [person for block in blocks for person in block.persons], np.concatenate([block.vectors for block in blocks])

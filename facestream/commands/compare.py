@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backends.vectors import VectorStore
+from backends.vectors import VectorReader
 from facestream.admin.compare_sheet import check_target, draw_sheet
 from facestream.admin.compare_shown import print_comparison
 from facestream.progress import counted
@@ -92,7 +92,7 @@ async def _draw(stores: Stores, comparison: Comparison, sheet: Path | None) -> N
         await draw_sheet(stores.objects, comparison.differences, (comparison.old, comparison.new), sheet)
 
 
-async def compared(vectors: VectorStore, old: Generation, new: Generation, directory: str | None) -> Comparison:
+async def compared(vectors: VectorReader, old: Generation, new: Generation, directory: str | None) -> Comparison:
     """Raises NotFound where there is nothing to compare, Unavailable."""
     for generation in (old, new):
         if generation.state == "retired":
@@ -132,7 +132,7 @@ async def compared(vectors: VectorStore, old: Generation, new: Generation, direc
 
 
 async def _listed(
-    vectors: VectorStore, directories: Sequence[str], old: str, new: str
+    vectors: VectorReader, directories: Sequence[str], old: str, new: str
 ) -> tuple[dict[str, int], LeftOut]:
     """How many faces both have in each directory where they have any, and how many only one has."""
     in_both: dict[str, int] = {}
@@ -147,7 +147,7 @@ async def _listed(
     return in_both, LeftOut(only_old, only_new)
 
 
-async def _keys(vectors: VectorStore, directory: str, generation: str) -> AsyncIterator[Key]:
+async def _keys(vectors: VectorReader, directory: str, generation: str) -> AsyncIterator[Key]:
     async for page in vectors.read_faces(directory, generation):
         for face in page:
             yield face.person, face.face_id

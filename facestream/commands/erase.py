@@ -24,7 +24,7 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from stream.catch_up import LOOK_EVERY_S, records_left
-from stream.erase.late_writes import take_back_late
+from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
 DESCRIPTION = """\
@@ -74,7 +74,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     retention = {it.name: it.retention_s or COMPACTED_S for it in topics(settings.keep_probes)}
     async with open_stores(settings) as stores, followed(stores.log) as state:
-        taken_back = await take_back_late(stores.log, stores.objects, state.erasures)
+        taken_back = await delete_leftovers(stores.log, stores.objects, state.erasures)
         found = await _look(stores, state, retention[IMAGES_RECEIVED])
         if any(found.left.values()):
             await _handled(stores.log)
@@ -82,7 +82,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             found = await _look(stores, state, retention[IMAGES_RECEIVED])
         await stores.objects.delete(found.unannounced)
     if taken_back:
-        print(f"{taken_back} faces of a process that woke late were taken back from {FACES_LEARNED}")
+        print(f"{taken_back} faces that a suspended process had written were deleted from {FACES_LEARNED.name}")
     if found.unannounced:
         print(f"{len(found.unannounced)} pictures of uploads that were never acknowledged were deleted")
     if found.uploading:

@@ -88,8 +88,9 @@ async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
                 if face.directory == directory:
                     faces[record.key] = face
 
-    partition = partition_of(directory, await stores.log.partitions(FACES_LEARNED))
-    await read_ranges(stores.log, FACES_LEARNED, await offset_ranges(stores.log, FACES_LEARNED, [partition]), take)
+    partition = partition_of(directory, await stores.log.partitions(FACES_LEARNED.name))
+    topic = FACES_LEARNED.name
+    await read_ranges(stores.log, topic, await offset_ranges(stores.log, topic, [partition]), take)
     return faces
 
 

@@ -6,28 +6,31 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from backends.log import NewRecord
+from backends.log import EventLog, NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
 from facestream.progress import counted
 from facestream.runtime.state import followed
-from facestream.runtime.stores import Stores, open_stores
+from facestream.runtime.stores import open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import InvalidRequest
 from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
 from schemas.names import normalised
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Crop, FaceLearned, FacesReembedded, ReembeddedFace, decoded_vector
-from stream.topics import FACES_EMBEDDED, FACES_LEARNED
+from stream.erase.guarded_store import GuardedStore
+from stream.topics import FACES_EMBEDDED
 
 DESCRIPTION = """\
 Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again. Vectors
 count where this installation has their generation; where it has not, `facestream reembed` makes them from the crops.
 """
-AT_ONCE = 64
+FACES_PER_APPEND = 64
 
 
 def add_parser(commands: Any) -> None:
@@ -47,11 +50,12 @@ async def _run(arguments: argparse.Namespace) -> int:
     head = read_head(arguments.file)
     directory = normalised(arguments.directory) if arguments.directory else head.directory
     async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+        store = GuardedStore(stores.objects, stores.vectors, state.erasures)
         live = {it.name: it.dimension for it in state.generations.live}
         with counted("imported", head.faces) as tell:
             faces = read_faces(arguments.file)
-            while some := list(islice(faces, AT_ONCE)):
-                await _import(stores, some, directory, moved=directory != head.directory, generations=live)
+            while some := list(islice(faces, FACES_PER_APPEND)):
+                await _import(stores.log, store, some, directory, moved=directory != head.directory, generations=live)
                 tell(len(some))
         active = state.generations.active.name
     if active not in head.generations:
@@ -61,22 +65,28 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _import(
-    stores: Stores, faces: Sequence[FaceWithPictures], directory: str, *, moved: bool, generations: dict[str, int]
+    log: EventLog,
+    store: GuardedStore,
+    faces: Sequence[FaceWithPictures],
+    directory: str,
+    *,
+    moved: bool,
+    generations: dict[str, int],
 ) -> None:
-    """Pictures first, then the vectors, then the changelog. moved: to a directory of another name, where faces are
-    others.
+    """Stores the pictures, then appends the vectors, then the changelog. moved: to a directory of another name, where
+    the faces get other ids. Raises Erased where one is erased meanwhile.
     """
     now = int(time.time() * 1000)
     vectors: dict[str, list[ReembeddedFace]] = {}
-    changelog: list[NewRecord] = []
+    learned: list[FaceLearned] = []
     for it in faces:
         face = it.face
         image_id = str(uuid.uuid5(NAMESPACE, f"{directory}\0{face.image_id}")) if moved else face.image_id
         face_id = face_id_learned(image_id) if moved else face.face_id
-        metadata = {"directory": directory, "person": face.person, "received": str(now / 1000)}
+        metadata = ObjectMetadata(directory=directory, person=face.person, received_at=now)
         if it.original is not None:
-            await stores.objects.put(original_key(image_id, "learn"), it.original, metadata | {"request": ""})
-        await stores.objects.put(crop_key(face_id), it.crop, metadata | {"image_id": image_id})
+            await store.put(image_id, original_key(image_id, "learn"), it.original, metadata)
+        await store.put(image_id, crop_key(face_id), it.crop, replace(metadata, image_id=image_id))
         known = {name: vector for name, vector in face.vectors.items() if name in generations}
         for name, vector in known.items():
             _check(face, name, vector, generations[name])
@@ -91,21 +101,22 @@ async def _import(
                     vector=vector,
                 )
             )
-        value = FaceLearned(
-            directory=directory,
-            person=face.person,
-            face_id=face_id,
-            image_id=image_id,
-            source=face.source,
-            crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
-            detector=face.detector,
-            box=face.box,
-            learned_at=now,
-            generations=sorted(known),
+        learned.append(
+            FaceLearned(
+                directory=directory,
+                person=face.person,
+                face_id=face_id,
+                image_id=image_id,
+                source=face.source,
+                crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
+                detector=face.detector,
+                box=face.box,
+                learned_at=now,
+                generations=sorted(known),
+            )
         )
-        changelog.append(NewRecord(FACES_LEARNED, image_id, value.encode(), directory))
-    await stores.log.append([_embedded(directory, name, of_one) for name, of_one in vectors.items()])
-    await stores.log.append(changelog)
+    await log.append([_embedded(directory, name, of_one) for name, of_one in vectors.items()])
+    await log.append(store.changelog(learned))
 
 
 def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:

@@ -110,12 +110,12 @@ async def _replay(
     settings: Settings, stores: Stores, state: State, generation: Generation, rate: float, stop: asyncio.Event
 ) -> None:
     """Returns when the group has passed the end as of now, and the sink has written what came of it."""
-    ends = await stores.log.end_offsets(FACES_LEARNED)
+    ends = await stores.log.end_offsets(FACES_LEARNED.name)
     async with _worker(settings, stores, state, generation, rate) as (worker, stage):
         running = asyncio.create_task(worker.run())
         stopping = asyncio.create_task(stop.wait())
         try:
-            await _progress(stores, generation.name, worker.name, FACES_LEARNED, ends, (running, stopping))
+            await _progress(stores, generation.name, worker.name, FACES_LEARNED.name, ends, (running, stopping))
         finally:
             stopping.cancel()
             worker.stop()
@@ -174,7 +174,7 @@ async def _worker(
     from processors.embed import CropThreads
     from processors.inference import Inference
     from processors.stages.redetect import Redetect
-    from processors.stages.reembed import AT_ONCE, ReembedStage
+    from processors.stages.reembed import FACES_PER_FORWARD, ReembedStage
     from weights.load import choose_device, choose_dtype
 
     device = choose_device(settings.device)
@@ -183,7 +183,7 @@ async def _worker(
         # On a CPU one a core, each with one thread: what the service takes of a core holds up that one alone, where a
         # team of threads would wait for its slowest.
         cores = settings.threads or len(os.sched_getaffinity(0))
-        count = 1 if device.type == "cuda" else min(cores, IN_FLIGHT // AT_ONCE)
+        count = 1 if device.type == "cuda" else min(cores, IN_FLIGHT // FACES_PER_FORWARD)
         inferences = [Inference(no_networks(device), cores // count) for _ in range(count)]
         for inference in inferences:
             stack.callback(inference.close)
@@ -205,7 +205,7 @@ async def _worker(
         worker = Worker(
             stores.log,
             stage,
-            [FACES_LEARNED],
+            [FACES_LEARNED.name],
             sequence_of=lambda record: str(record.offset // TOGETHER % SEQUENCES),  # order does not count, batches do
             member=member,
             max_in_flight=IN_FLIGHT,

@@ -86,7 +86,7 @@ async def way_of(log: EventLog, image_id: str) -> list[Step]:
     for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
         found += await _of_image(log, topic, image_id, image_id)
     received = next((image for record in found if (image := _image(_event(record))) is not None), None)
-    for topic in (FACES_EMBEDDED, FACES_LEARNED):
+    for topic in (FACES_EMBEDDED, FACES_LEARNED.name):
         found += await _of_image(log, topic, image_id, (received.directory or "") if received else None)
     found += await _of_image(log, RESULTS, image_id, (received.reply_to or image_id) if received else None)
     found.sort(key=lambda record: record.timestamp)

@@ -1,4 +1,4 @@
-"""What is done now and then: retention and compaction of the log, answers past their day, pictures that are of no use."""
+"""Sweeps the stores now and then: retention and compaction of the log, expired answers, pictures that nobody needs."""
 
 import asyncio
 import time
@@ -7,34 +7,35 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from backends.log import EventLog
-from backends.objects import ObjectStore
-from backends.vectors import EXPIRED_KEPT_S, VectorStore
+from backends.objects import ObjectDeleter
+from backends.vectors import EXPIRED_KEPT_S, VectorDeleter
 from facestream.runtime.state import State
 from schemas.errors import FacestreamError
 from schemas.ids import crop_key, face_id_learned
-from stream.erase.late_writes import take_back_late
-from stream.erase.marks import objects_of
+from schemas.object_metadata import ObjectMetadata
+from stream.erase.leftovers import delete_leftovers
+from stream.erase.marks import object_keys_of_image
 from stream.object_listing import delete_all
 
 log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
-# An image that was to be learned so long ago was learned, or was given up and is no dead letter any more. Older ones
-# were looked at before.
+# A portrait that is older than the first was learned, or was given up and is no dead letter any more. One that is older
+# than the second was looked at before.
 DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
 
 
 class Housekeeping:
-    """`keep_probes` in days; with 0 the answers' stage deletes pictures at once and this sweeps what a crash left
-    behind. Of several sinks the one for which `is_mine` holds does it.
+    """`keep_probes` in days. With 0 the stage `answers` deletes pictures at once, and this sweeps what a crash left
+    behind. Of several sinks only the one for which `is_mine` holds sweeps.
     """
 
     def __init__(
         self,
         log_: EventLog,
-        objects: ObjectStore,
-        vectors: VectorStore,
+        objects: ObjectDeleter,
+        vectors: VectorDeleter,
         state: State,
         keep_probes: float,
         *,
@@ -59,7 +60,7 @@ class Housekeeping:
         await self._vectors.sweep_erasures()
         await delete_all(self._objects, self._old_probes())
         if time.time() >= self._daily_at:
-            await take_back_late(self._log, self._objects, self._state.erasures)
+            await delete_leftovers(self._log, self._objects, self._state.erasures)
             await delete_all(self._objects, self._not_learned())
             self._daily_at = time.time() + DAY_S
 
@@ -69,20 +70,23 @@ class Housekeeping:
                 yield info.key
 
     async def _not_learned(self) -> AsyncIterator[str]:
-        """What is kept of images that were to be learned and were not: without an event, or given up."""
+        """The pictures of images that were to be learned and were not: without an event, or given up."""
         async for info in self._objects.list("originals/"):
             if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
                 image_id = info.key.removeprefix("originals/")
                 if not await self._is_learned(image_id):
-                    for key in objects_of(image_id):
+                    for key in object_keys_of_image(image_id):
                         yield key
 
     async def _is_learned(self, image_id: str) -> bool:
-        crop = await self._objects.metadata(crop_key(face_id_learned(image_id)))
-        if crop is None:
+        stored = await self._objects.metadata(crop_key(face_id_learned(image_id)))
+        if stored is None:
             return False
+        crop = ObjectMetadata.decoded(stored)
+        if crop.directory is None or crop.person is None:
+            return True  # it does not say whose it is: nothing is deleted without knowing
         for generation in self._state.generations.live:  # one that was made active by force may lack faces
-            faces = await self._vectors.faces(crop["directory"], generation.name, crop["person"])
+            faces = await self._vectors.faces(crop.directory, generation.name, crop.person)
             if any(it.image_id == image_id for it in faces):
                 return True
         return False

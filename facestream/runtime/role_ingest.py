@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from backends.vectors import VectorStore
+from backends.vectors import VectorReader
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
 from facestream.runtime.state import State
@@ -21,6 +21,7 @@ from ingest.replies import Replies
 from ingest.service import Limits, Service
 from ingest.uploads import UploadMemory
 from schemas.errors import ConfigurationError
+from stream.erase.guarded_store import GuardedStore
 from stream.health_routes import Checks
 from stream.lag_monitor import LagMonitor
 from stream.topics import INTERACTIVE
@@ -77,12 +78,13 @@ async def http_service(
         stack.push_async_callback(replies.close)
         lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
+        store = GuardedStore(stores.objects, stores.vectors, state.erasures)
         service = Service(
             log=stores.log,
             objects=stores.objects,
             vectors=stores.vectors,
             keys=Keys(stores.vectors) if owners_socket is None else OwnersKeys(stores.vectors),
-            accept=Accept(stores.log, stores.objects, stores.vectors, state.erasures, replies.reply_to),
+            accept=Accept(stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to),
             replies=replies,
             pressure=Pressure(lag.age_s, settings.max_age),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
@@ -97,7 +99,7 @@ async def http_service(
         yield HttpService(runner, replies, lag)
 
 
-async def _require_keys(settings: Settings, vectors: VectorStore) -> None:
+async def _require_keys(settings: Settings, vectors: VectorReader) -> None:
     """Raises ConfigurationError when the service would be open to others without any key."""
     host, _ = host_and_port(settings.listen)
     if is_loopback(host) or await vectors.api_keys():

@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
@@ -19,9 +19,10 @@ from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.stages.apart import DetectStage, EmbedStage
-from processors.stages.base import Parts
+from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
 from schemas.generation_records import Generation
+from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
 from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
@@ -39,6 +40,7 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
     """The workers of `settings.stage`: detect and embed in one, or one of them."""
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
+    store = GuardedStore(stores.objects, stores.vectors, state.erasures)
     async with AsyncExitStack() as stack:
         inference = Inference(no_networks(device), settings.threads)
         stack.callback(inference.close)
@@ -50,7 +52,7 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
         if settings.stage != "detect":
             await embedders.load_active()
         if settings.stage == "embed":
-            embed = EmbedStage(stores.objects, crop_threads, inference, embedders, state.erasures)
+            embed = EmbedStage(stores.objects, store, crop_threads, inference, embedders)
             yield [Worker(stores.log, embed, [FACES_DETECTED], member=member, max_in_flight=IN_FLIGHT)]
             return
         detectors = Detectors(state.generations, inference, partial(make_detector, settings, device, dtype))
@@ -58,12 +60,12 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
-        sources = Sources(stores.objects, settings.source_buckets, settings.max_upload)
-        parts = Parts(stores.objects, decoders, crop_threads, inference, detectors, state.erasures, sources)
+        sources = Sources(stores.objects, store, settings.source_buckets, settings.max_upload)
+        resources = StageResources(stores.objects, store, decoders, crop_threads, inference, detectors, sources)
         yield [
             Worker(
                 stores.log,
-                DetectStage(parts) if settings.stage == "detect" else FusedStage(parts, embedders),
+                DetectStage(resources) if settings.stage == "detect" else FusedStage(resources, embedders),
                 [IMAGES_RECEIVED],
                 bulk=[IMAGES_RECEIVED_BULK],
                 member=member,
@@ -88,7 +90,7 @@ def make_detector(settings: Settings, device: torch.device, dtype: torch.dtype, 
 
 
 async def fetch_embedder(
-    settings: Settings, objects: ObjectStore, device: torch.device, dtype: torch.dtype, generation: Generation
+    settings: Settings, objects: ObjectReader, device: torch.device, dtype: torch.dtype, generation: Generation
 ) -> Callable[[], Embedder]:
     """What makes the embedder of a generation. Raises ObjectMissing, Unavailable; what it returns, WeightsInvalid and,
     where ONNX Runtime is missing, ConfigurationError.

@@ -7,6 +7,7 @@ from facestream.runtime.stores import Stores
 from sink.answers import Answers
 from sink.sink import Sink
 from stream.bridge import Bridge
+from stream.erase.guarded_store import GuardedStore
 from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, RESULTS
 from stream.worker import Worker
 
@@ -18,8 +19,17 @@ ANSWERS_LINGER_S = (
 
 
 def sink_workers(settings: Settings, stores: Stores, state: State, member: str) -> tuple[list[Worker], Housekeeping]:
-    sink = Sink(stores.log, stores.objects, stores.vectors, state.generations, state.erasures, settings.gallery_memory)
-    answers = Answers(stores.vectors, stores.objects, state.erasures, keep_probes=settings.keep_probes > 0)
+    store = GuardedStore(stores.objects, stores.vectors, state.erasures)
+    sink = Sink(
+        stores.log,
+        stores.objects,
+        stores.vectors,
+        store,
+        state.generations,
+        state.erasures,
+        settings.gallery_memory,
+    )
+    answers = Answers(stores.vectors, stores.objects, store, keep_probes=settings.keep_probes > 0)
     workers = [
         Worker(
             stores.log, sink, [FACES_EMBEDDED], sequence_of=sink.sequence_of, member=member, max_in_flight=IN_FLIGHT

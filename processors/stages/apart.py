@@ -1,7 +1,7 @@
 """Detect and embed as two stages with `faces.detected` between them, for where each needs hardware of its own.
 
-Crops go through the object store: a learned face's is kept there anyway, those of a photo travel as one sheet that lies
-beside the photo, and goes with it.
+Crops go through the object store. That of a learned face is kept there anyway. Those of a photo travel as one sheet,
+which lies beside the photo and is deleted with it.
 """
 
 import asyncio
@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from processors import align
 from processors.embed import AT_ONCE, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
 from processors.embedders import Embedders
 from processors.inference import PICTURE_S, Inference, Picture
 from processors.sheet import decoded_sheet, encoded_sheet
-from processors.stages.base import Image, ImageStage, LearnedFace, landmarks_of, large_enough, models_of
+from processors.stages.base import FaceToLearn, ImageStage, OpenImage, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
 from schemas.ids import sheet_key
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import (
     DetectedFace,
     Detection,
@@ -31,7 +32,7 @@ from schemas.records import (
     ImageReceived,
     encoded_vector,
 )
-from stream.erase.marks import Erasures, drop_if_erased
+from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED
 
 Pixels = NDArray[np.uint8]
@@ -40,7 +41,7 @@ Pixels = NDArray[np.uint8]
 class DetectStage(ImageStage):
     """Stage of the consumer group `processors` that ends with the crops."""
 
-    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
+    async def _learn(self, image: OpenImage, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
         await self._store_crop(image, face)
         key = None
         if face.seen:
@@ -54,7 +55,7 @@ class DetectStage(ImageStage):
         )
         return [self._detected(image, [detected], ignored, key)]
 
-    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
+    async def _recognize(self, image: OpenImage, faces: list[Detection]) -> list[NewRecord]:
         large = large_enough(faces)
         key = None
         if large:
@@ -64,15 +65,16 @@ class DetectStage(ImageStage):
         detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
         return [self._detected(image, detected, [], key)]
 
-    async def _store_sheet(self, image: Image, crops: Sequence[Pixels]) -> str:
-        key = sheet_key(image.received.image_id)
-        metadata = {"directory": image.received.directory or "", "received": str(image.received_at / 1000)}
-        await self._objects.put(key, await self._crop_threads.run(encoded_sheet, crops), metadata)
-        await self._erased_meanwhile(image.received, image.received_at)
+    async def _store_sheet(self, image: OpenImage, crops: Sequence[Pixels]) -> str:
+        received = image.received
+        key = sheet_key(received.image_id)
+        metadata = ObjectMetadata(directory=received.directory, person=received.person, received_at=image.received_at)
+        sheet = await self._crop_threads.run(encoded_sheet, crops)
+        await self._store.put(received.image_id, key, sheet, metadata)
         return key
 
     def _detected(
-        self, image: Image, faces: list[DetectedFace], ignored: list[Detection], key: str | None
+        self, image: OpenImage, faces: list[DetectedFace], ignored: list[Detection], key: str | None
     ) -> NewRecord:
         value = FacesDetected(
             received=image.received,
@@ -92,14 +94,14 @@ class EmbedStage:
 
     def __init__(
         self,
-        objects: ObjectStore,
+        objects: ObjectReader,
+        store: GuardedStore,
         crop_threads: CropThreads,
         inference: Inference,
         embedders: Embedders,
-        erasures: Erasures,
     ) -> None:
-        self._objects, self._crop_threads, self._inference = objects, crop_threads, inference
-        self._embedders, self._erasures = embedders, erasures
+        self._objects, self._store = objects, store
+        self._crop_threads, self._inference, self._embedders = crop_threads, inference, embedders
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
         """Nothing is held in memory."""
@@ -117,7 +119,7 @@ class EmbedStage:
     async def _one(self, record: Record) -> NewRecord:
         event = FacesDetected.decode(record.value)
         received, since = event.received, time.monotonic()
-        await drop_if_erased(received, event.received_at, self._erasures, self._objects)
+        await self._store.drop_if_erased(received, event.received_at)
         of_face = await (self._of_crops(event, since) if received.purpose == "learn" else self._of_sheet(event, since))
         faces = [
             EmbeddedFace(
@@ -132,7 +134,7 @@ class EmbedStage:
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
     async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
-        """By face, then by generation."""
+        """The vectors of a learned face, by its index and by generation."""
         if len(event.faces) != 1 or event.faces[0].crop is None:
             raise UnreadableRecord("a learn carries one face with its crop")
         face, kept, detector = event.faces[0], event.faces[0].crop, event.models.detector
@@ -152,6 +154,7 @@ class EmbedStage:
         return {0: await embed_crops(crops, detector, live, self._crop_threads, self._inference, since)}
 
     async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
+        """The vectors of a photo's faces that have a crop, by their indices and by generation."""
         generation = await self._embedders.require(event.models.generation or "")
         at = [i for i, face in enumerate(event.faces) if face.cell is not None]
         if not at or event.sheet_key is None:

@@ -1,6 +1,7 @@
-"""What the stages behind `images.received` share: decode once, find the faces, choose the one to learn, cut its crop.
+"""The base of the stages behind `images.received`: decodes an image once, finds its faces, chooses the one to learn and
+cuts its crop.
 
-What needs no gallery is answered at once: detect, and a photo without a face.
+Images that need no gallery are answered at once: those to detect in, and photos without a face.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ import numpy as np
 from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore, StoredObject
+from backends.objects import ObjectReader, StoredObject
 from processors.decoding.pool import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
 from processors.detectors import Detectors
@@ -26,22 +27,23 @@ from schemas.cloudevents import image_received
 from schemas.errors import ObjectMissing
 from schemas.generation_records import Generation
 from schemas.ids import crop_key, face_id_learned, source_of_face
+from schemas.object_metadata import ObjectMetadata
 from schemas.records import Crop, Detection, ImageReceived, Models
 from stream.answers import answer, envelope
-from stream.erase.marks import Erasures, drop_if_erased
+from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
 from stream.topics import IMAGES_RECEIVED_BULK
 from weights.manifest import manifest
 
 FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
 SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
-BULK_STEPS_BACK_S = 10.0  # an image of the bulk lane waits for the networks as if it had come so much later
+BULK_STEPS_BACK_S = 10.0  # the networks treat an image of the bulk lane as if it had come so much later
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """An image under way. received_at: when it came, ms. since: when its processing began, as the inference counts.
-    generation: the one that it is answered in, whose detector has found its faces.
+class OpenImage:
+    """An image that is being processed, decoded. received_at: when it came, ms. since: when its processing began, in
+    the inference's time. generation: the one that it is answered in, whose detector has found its faces.
     """
 
     received: ImageReceived
@@ -53,8 +55,10 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class LearnedFace:
-    """A face to learn, its crop as JPEG and as it goes into records; and as other detectors see it, by their names."""
+class FaceToLearn:
+    """A face to learn. `crop` is as it goes into records, `jpeg` its picture; `seen` is the face as other detectors see
+    it, by their names.
+    """
 
     detection: Detection
     face_id: str
@@ -65,31 +69,34 @@ class LearnedFace:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What detecting works with."""
+class StageResources:
+    """What the stages behind `images.received` work with."""
 
-    objects: ObjectStore
+    objects: ObjectReader
+    store: GuardedStore
     decoders: DecodePool
     crop_threads: CropThreads
     inference: Inference
     detectors: Detectors
-    erasures: Erasures
     sources: Sources
 
 
 class ImageStage(ABC):
-    """Base of the stages of the consumer group `processors`: what becomes of the faces is theirs."""
+    """Base of the stages of the consumer group `processors`, which say what becomes of the faces."""
 
     name = "processors"
 
-    def __init__(self, parts: Parts) -> None:
-        self._objects, self._decoders, self._crop_threads = parts.objects, parts.decoders, parts.crop_threads
-        self._inference, self._detectors, self._erasures = parts.inference, parts.detectors, parts.erasures
-        self._sources = parts.sources
-        self._cutter = FaceCutter(parts.decoders, parts.crop_threads, parts.inference)
-        self._bulk_decoders = asyncio.Semaphore(max(1, parts.decoders.workers - 1))  # one is left for who waits
+    def __init__(self, resources: StageResources) -> None:
+        self._objects, self._store, self._sources = resources.objects, resources.store, resources.sources
+        self._decoders, self._crop_threads = resources.decoders, resources.crop_threads
+        self._inference, self._detectors = resources.inference, resources.detectors
+        self._cutter = FaceCutter(resources.decoders, resources.crop_threads, resources.inference)
+        # one decoder stays free for the interactive lane
+        self._bulk_decoders = asyncio.Semaphore(max(1, resources.decoders.workers - 1))
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:  # noqa: B027 - it does what it says
+    async def assigned(  # noqa: B027 - not abstract: it does what it says
+        self, assignment: Mapping[TopicPartition, Committed]
+    ) -> None:
         """Nothing is held in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -103,12 +110,12 @@ class ImageStage(ABC):
         await self._objects.ping()
 
     @abstractmethod
-    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
-        """What to append for a face to learn. Its crop is not stored yet."""
+    async def _learn(self, image: OpenImage, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
+        """The records to append for a face to learn. Its crop is not stored yet."""
 
     @abstractmethod
-    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
-        """What to append for the faces of a photo, at least one."""
+    async def _recognize(self, image: OpenImage, faces: list[Detection]) -> list[NewRecord]:
+        """The records to append for the faces of a photo, at least one."""
 
     async def _one(self, record: Record) -> list[NewRecord]:
         received = self.received(record)
@@ -121,7 +128,7 @@ class ImageStage(ABC):
         with decoding as decoded:
             active = await self._detectors.active()
             detector = manifest().detector(active.detector)
-            image = Image(received, received_at, stored.data, decoded, since, active)
+            image = OpenImage(received, received_at, stored.data, decoded, since, active)
             found = as_records(
                 await find_faces(decoded, active.detector, self._inference, since), received, decoded, detector
             )
@@ -131,24 +138,21 @@ class ImageStage(ABC):
                 return [answer(received, 200, envelope(received, persons, Models(detector=active.detector)))]
             if received.purpose == "learn":
                 face, ignored = choose(found, received.options, detector)
-                return await self._learned(image, await self._cropped(image, face), ignored)
+                return await self._learn(image, await self._cropped(image, face), ignored)
             if not found:
                 return [answer(received, 200, envelope(received, [], models_of(active)))]
-            return await self._found(image, found)
+            return await self._recognize(image, found)
 
     async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The event, complete by now, and its picture. Raises Erased, and as Sources.original does."""
-        await drop_if_erased(received, received_at, self._erasures, self._objects)
+        """The completed event and its picture. Raises Erased, and as Sources.original does."""
+        await self._store.drop_if_erased(received, received_at)
         try:
-            original = await self._sources.original(received, received_at)
+            return await self._sources.original(received, received_at)
         except ObjectMissing:
-            await self._erased_meanwhile(received, received_at)
+            await self._store.drop_if_erased_meanwhile(received, received_at)
             raise
-        if received.source is not None:
-            await self._erased_meanwhile(received, received_at)
-        return original
 
-    async def _cropped(self, image: Image, face: Detection) -> LearnedFace:
+    async def _cropped(self, image: OpenImage, face: Detection) -> FaceToLearn:
         landmarks = {image.generation.detector: landmarks_of(face)}
         for other in await self._detectors.others(image.generation.detector):
             seen = await self._cutter.seen_by(other, image.decoded, face.box, image.since)
@@ -163,25 +167,17 @@ class ImageStage(ABC):
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
         crop = Crop(object_key=crop_key(face_id), landmarks=rounded)
-        return LearnedFace(face, face_id, source, crop, jpeg, cuts)
+        return FaceToLearn(face, face_id, source, crop, jpeg, cuts)
 
-    async def _store_crop(self, image: Image, face: LearnedFace) -> None:
+    async def _store_crop(self, image: OpenImage, face: FaceToLearn) -> None:
         received = image.received
-        metadata = {
-            "directory": received.directory or "",
-            "person": received.person or "",
-            "image_id": received.image_id,
-            "received": str(image.received_at / 1000),
-        }
-        await self._objects.put(face.crop.object_key, face.jpeg, metadata)
-        await self._erased_meanwhile(received, image.received_at)
-
-    async def _erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
-        """To be asked when something of an image was stored: whoever erased it may have looked before that. Raises
-        Erased.
-        """
-        await self._erasures.refresh()
-        await drop_if_erased(received, received_at, self._erasures, self._objects)
+        metadata = ObjectMetadata(
+            directory=received.directory,
+            person=received.person,
+            image_id=received.image_id,
+            received_at=image.received_at,
+        )
+        await self._store.put(received.image_id, face.crop.object_key, face.jpeg, metadata)
 
 
 def models_of(generation: Generation) -> Models:
@@ -194,5 +190,5 @@ def landmarks_of(face: Detection) -> Float32Array:
 
 
 def large_enough(faces: Sequence[Detection]) -> list[int]:
-    """The indices of the faces that can be told apart."""
+    """The indices of the faces that are large enough to tell people apart."""
     return [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]

@@ -1,4 +1,4 @@
-"""The stage behind `images.received` that detects and embeds in turn: pixels and crops stay in memory, faces go to
+"""The stage behind `images.received` that detects and embeds in one: pixels and crops stay in memory, faces go to
 `faces.embedded`.
 """
 
@@ -9,20 +9,28 @@ import numpy as np
 from backends.log import NewRecord
 from processors.embed import CutFace, as_kept, decoded_crop, embed_crops, embed_probes
 from processors.embedders import Embedders
-from processors.stages.base import Image, ImageStage, LearnedFace, Parts, landmarks_of, large_enough, models_of
+from processors.stages.base import (
+    FaceToLearn,
+    ImageStage,
+    OpenImage,
+    StageResources,
+    landmarks_of,
+    large_enough,
+    models_of,
+)
 from schemas.arrays import Float32Array
 from schemas.records import Detection, EmbeddedFace, FacesEmbedded, encoded_vector
 from stream.topics import FACES_EMBEDDED
 
 
 class FusedStage(ImageStage):
-    """Detect and embed in one."""
+    """Stage of the consumer group `processors` that ends with the vectors."""
 
-    def __init__(self, parts: Parts, embedders: Embedders) -> None:
-        super().__init__(parts)
+    def __init__(self, resources: StageResources, embedders: Embedders) -> None:
+        super().__init__(resources)
         self._embedders = embedders
 
-    async def _learned(self, image: Image, face: LearnedFace, ignored: list[Detection]) -> list[NewRecord]:
+    async def _learn(self, image: OpenImage, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
         vectors, _ = await asyncio.gather(self._vectors(image, face), self._store_crop(image, face))
         embedded = EmbeddedFace(
             **face.detection.model_dump(exclude={"face_id"}),
@@ -33,8 +41,10 @@ class FusedStage(ImageStage):
         )
         return [self._embedded(image, [embedded], ignored)]
 
-    async def _vectors(self, image: Image, face: LearnedFace) -> dict[str, Float32Array]:
-        """By generation. Who is seen by another detector is embedded as that one sees them, out of a JPEG too."""
+    async def _vectors(self, image: OpenImage, face: FaceToLearn) -> dict[str, Float32Array]:
+        """The vectors by generation. A generation with another detector gets the face as that one sees it, also from a
+        JPEG.
+        """
         kept = await self._crop_threads.run(decoded_crop, face.jpeg)
         crops = {image.generation.detector: CutFace(kept, np.array(face.crop.landmarks, np.float32))}
         for detector, cut in face.seen.items():
@@ -48,7 +58,7 @@ class FusedStage(ImageStage):
             image.since,
         )
 
-    async def _found(self, image: Image, faces: list[Detection]) -> list[NewRecord]:
+    async def _recognize(self, image: OpenImage, faces: list[Detection]) -> list[NewRecord]:
         generation = await self._embedders.require(image.generation.name)
         large = large_enough(faces)
         landmarks = [landmarks_of(faces[i]) for i in large]
@@ -65,7 +75,7 @@ class FusedStage(ImageStage):
         ]
         return [self._embedded(image, embedded, [])]
 
-    def _embedded(self, image: Image, faces: list[EmbeddedFace], ignored: list[Detection]) -> NewRecord:
+    def _embedded(self, image: OpenImage, faces: list[EmbeddedFace], ignored: list[Detection]) -> NewRecord:
         received = image.received
         value = FacesEmbedded(
             received=received,

@@ -1,9 +1,9 @@
-"""Faces that another detector has found, once more out of their originals (the design's redetect)."""
+"""Cuts learned faces once more out of their originals, as another detector sees them."""
 
 import asyncio
 import time
 
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from processors.decoding.pool import DecodePool
 from processors.embed import CropThreads, CutFace, as_kept
 from processors.face_cutter import FaceCutter
@@ -14,19 +14,22 @@ from schemas.records import FaceLearned
 
 
 class Redetect:
-    """`detector`: by its name, which the inference has."""
+    """`detector`: the name of one that the inference has."""
 
     def __init__(
-        self, detector: str, objects: ObjectStore, decoders: DecodePool, crop_threads: CropThreads, inference: Inference
+        self,
+        detector: str,
+        objects: ObjectReader,
+        decoders: DecodePool,
+        crop_threads: CropThreads,
+        inference: Inference,
     ) -> None:
         self._detector, self._objects, self._decoders, self._crop_threads = detector, objects, decoders, crop_threads
         self._cutter = FaceCutter(decoders, crop_threads, inference)
         self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
 
     async def crop(self, face: FaceLearned) -> CutFace | None:
-        """The face as the detector sees it in its original; None where it does not, or where there is no original any
-        more.
-        """
+        """The face as the detector sees it in its original; None where it sees none, or where the original is gone."""
         if face.box is None:
             return None
         async with self._in_memory:

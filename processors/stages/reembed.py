@@ -1,7 +1,7 @@
-"""The stage of a replay: the crops of `faces.learned` are embedded in one more generation.
+"""The stage of a replay: embeds the crops of `faces.learned` in one more generation.
 
 A face that another detector has found is looked for in its original. The vectors go to `faces.embedded`, in the order
-of the directory: the sink writes them, behind what was erased before.
+of the directory: the sink stores them after it has carried out the erase commands that came before.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from prometheus_client import Counter
 
 from backends.log import Committed, NewRecord, Record, TopicPartition
-from backends.objects import ObjectStore
+from backends.objects import ObjectReader
 from processors.embed import CropThreads, CutFace, chips_of_crop, decoded_crop
 from processors.inference import Inference, Picture
 from processors.stages.redetect import Redetect
@@ -25,19 +25,19 @@ from stream.topics import FACES_EMBEDDED
 
 REEMBEDDED = Counter("facestream_reembedded_faces_total", "Faces that a replay has embedded", ["generation"])
 GROUP = "reembed-"  # and the generation: the consumer group of its replay
-AT_ONCE = 64  # faces in one forward, and in one record
+FACES_PER_FORWARD = 64  # also the most faces in one record
 
 
 class ReembedStage:
     """Stage of the consumer group of a generation's replay. `inferences` embed side by side. `redetect` is called once,
-    if a face needs it. `rate`: faces a second at most, 0 for as many as there are. `not_seen`: faces that the
-    generation's detector has not found.
+    if a face needs it. `rate`: faces a second at most, 0 for no limit. `not_seen`: faces that the generation's detector
+    has not found.
     """
 
     def __init__(
         self,
         generation: Generation,
-        objects: ObjectStore,
+        objects: ObjectReader,
         crop_threads: CropThreads,
         inferences: Sequence[Inference],
         erasures: Erasures,
@@ -63,16 +63,17 @@ class ReembedStage:
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         faces = [FaceLearned.decode(record.value) for record in records if record.value is not None]
         faces = [it for it in faces if self._generation.name not in it.generations and not self._is_erased(it)]
-        parts = (self._some(faces[begin : begin + AT_ONCE]) for begin in range(0, len(faces), AT_ONCE))
-        return [record for part in await asyncio.gather(*parts) for record in part]
+        begins = range(0, len(faces), FACES_PER_FORWARD)
+        embedded = (self._embed(faces[begin : begin + FACES_PER_FORWARD]) for begin in begins)
+        return [record for part in await asyncio.gather(*embedded) for record in part]
 
     def received(self, record: Record) -> ImageReceived:
-        raise UnreadableRecord("a face that was learned before has nobody who waits")
+        raise UnreadableRecord("nobody waits for an answer to a face that was learned before")
 
     async def probe(self) -> None:
         await self._objects.ping()
 
-    async def _some(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
+    async def _embed(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
         await self._pace.wait(len(faces))
         found = await asyncio.gather(*(self._chip(it) for it in faces))
         there = [(face, chip) for face, chip in zip(faces, found, strict=True) if chip is not None]
@@ -90,7 +91,7 @@ class ReembedStage:
         return [self._record(directory, of_one) for directory, of_one in by_directory.items()]
 
     async def _chip(self, face: FaceLearned) -> Picture | None:
-        """None for a face that was erased meanwhile. Raises ObjectMissing."""
+        """The face as the generation's embedder wants it; None for one that was erased meanwhile. Raises ObjectMissing."""
         if face.detector != self._generation.detector:
             if (seen := await (await self._redetector()).crop(face)) is not None:
                 return await self._crop_threads.run(_chip_of, seen, self._generation.template)
@@ -112,7 +113,7 @@ class ReembedStage:
             return self._redetect
 
     def _is_erased(self, face: FaceLearned) -> bool:
-        return self._erasures.covers(face.directory, face.person, face.image_id, face.learned_at)
+        return self._erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
 
     def _record(self, directory: str, faces: list[ReembeddedFace]) -> NewRecord:
         value = FacesReembedded(directory=directory, generation=self._generation.name, faces=faces)
@@ -120,7 +121,7 @@ class ReembedStage:
 
 
 class Pace:
-    """Lets so many a second pass, in turn; 0 lets all pass."""
+    """Lets at most `rate` faces a second pass, in turn; 0 is no limit."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.vectors import FaceBlock, VectorStore
+from backends.vectors import FaceBlock, VectorReader
 from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
 from sink.evaluate.leave_one_out import best_others, own
@@ -66,7 +66,7 @@ class Difference:
     right: str  # "old" or "new"
 
 
-async def read(vectors: VectorStore, directory: str, generation: str) -> Faces:
+async def read(vectors: VectorReader, directory: str, generation: str) -> Faces:
     """Sorted by key. Raises Unavailable."""
     keys: list[Key] = []
     blocks: list[Float32Array] = []

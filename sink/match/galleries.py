@@ -9,7 +9,7 @@ from weakref import WeakSet
 import numpy as np
 from prometheus_client import Gauge, Histogram
 
-from backends.vectors import FaceBlock, FaceVector, VectorStore
+from backends.vectors import FaceBlock, FaceVector, VectorReader
 from sink.match.gallery import Gallery
 
 LOADED = Gauge("facestream_galleries", "Galleries in memory")
@@ -25,7 +25,7 @@ LOAD_SECONDS = Histogram(
 class Galleries:
     """One caller at a time for each directory; different directories may load side by side."""
 
-    def __init__(self, vectors: VectorStore, memory: int) -> None:
+    def __init__(self, vectors: VectorReader, memory: int) -> None:
         """memory: bytes that the galleries together may take; the one in use may take more."""
         self._vectors, self._memory = vectors, memory
         self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()

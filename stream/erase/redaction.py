@@ -1,7 +1,7 @@
-"""What of an answer may be shown or kept: nobody who was erased after it (rule 6 of the design).
+"""Takes the people who were erased after an answer out of it, before it is shown or kept (rule 6 of the architecture).
 
-It goes by the place in the directory's partition, not by time: whoever answers a record behind the erase command has
-carried that out before, and a zombie has nothing from behind it.
+The order is that of the directory's partition, not of a clock: a sink that answers a record behind an erase command
+has carried the command out before, and a worker that has lost its partition has no records from behind it.
 """
 
 from typing import Any
@@ -12,27 +12,26 @@ from stream.erase.marks import Erasures
 
 
 def redacted(answer: Answer, erasures: Erasures) -> Answer:
-    """The answer itself, or what is left of it: without the name, or 409 `erased` for an image that is erased itself."""
+    """The answer itself where nobody in it was erased; else without the names, or 409 `erased` where the image was."""
     if answer.offset is None or answer.directory is None or erasures.empty:
         return answer
     offset, directory = answer.offset, answer.directory
     persons = answer.body.get("persons", [])
-    gone = erasures.of_image(directory, None, answer.image_id).offset > offset
+    gone = erasures.mark_of_image(directory, None, answer.image_id).offset > offset
     if answer.purpose == "learn":
-        gone = gone or any(erasures.of_person(directory, it["id"], it["face_id"]).offset > offset for it in persons)
+        gone = gone or any(erasures.mark_of_face(directory, it["id"], it["face_id"]).offset > offset for it in persons)
     if gone:
         error = Erased("this was erased", image_id=answer.image_id)
         body = problem(error, image_id=answer.image_id)
-        return answer.model_copy(
-            update={"status": error.status, "body": body, "offset": None}
-        )  # there is nothing more to hide
+        # without an offset: there is nothing more to hide in it
+        return answer.model_copy(update={"status": error.status, "body": body, "offset": None})
     left = [_without_erased(it, directory, offset, erasures) for it in persons]
     return answer if left == persons else answer.model_copy(update={"body": answer.body | {"persons": left}})
 
 
 def _without_erased(person: dict[str, Any], directory: str, offset: int, erasures: Erasures) -> dict[str, Any]:
     candidates = person.get("candidates", [])
-    left = [it for it in candidates if erasures.of_person(directory, it["id"], it["face_id"]).offset <= offset]
+    left = [it for it in candidates if erasures.mark_of_face(directory, it["id"], it["face_id"]).offset <= offset]
     if len(left) == len(candidates):
         return person
     best: dict[str, Any] = left[0] if left else {}

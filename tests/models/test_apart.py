@@ -26,11 +26,11 @@ from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
 from processors.stages.apart import DetectStage, EmbedStage
-from processors.stages.base import SMALLEST_EMBEDDED, Parts
+from processors.stages.base import SMALLEST_EMBEDDED, StageResources
 from processors.stages.fused import FusedStage
 from processors.stages.redetect import Redetect
 from processors.stages.reembed import ReembedStage
-from schemas.erased import erased_directory, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key
@@ -48,6 +48,7 @@ from schemas.records import (
 )
 from sink.answers import Answers
 from stream.answers import answer
+from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import Mark
 from stream.generations import generation_record
 from stream.sources import Sources
@@ -130,11 +131,15 @@ async def stages(
 
     detectors = Detectors(state.generations, inference, make)
     await decoders.start()
-    sources = Sources(objects, [], 1 << 25)
-    parts = Parts(objects, decoders, crop_threads, inference, detectors, state.erasures, sources)
+    vectors = SqliteVectors(tmp_path / "vectors of the stages.db")
+    store = GuardedStore(objects, vectors, state.erasures)
+    sources = Sources(objects, store, [], 1 << 25)
+    resources = StageResources(objects, store, decoders, crop_threads, inference, detectors, sources)
     embedders = Embedders(state.generations, inference, fetch)
-    embed = EmbedStage(objects, crop_threads, inference, embedders, state.erasures)
-    yield Stages(objects, FusedStage(parts, embedders), DetectStage(parts), embed, inference, crop_threads, decoders)
+    embed = EmbedStage(objects, store, crop_threads, inference, embedders)
+    fused, detect = FusedStage(resources, embedders), DetectStage(resources)
+    yield Stages(objects, fused, detect, embed, inference, crop_threads, decoders)
+    await vectors.close()
     inference.close()
     crop_threads.close()
     await decoders.close()
@@ -262,7 +267,7 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
             learned_at=1_000,
             generations=[ACTIVE],
         )
-        record = NewRecord(FACES_LEARNED, live.received.image_id, value.encode(), "acme")
+        record = NewRecord(FACES_LEARNED.name, live.received.image_id, value.encode(), "acme")
         (output,) = await replay.handle([appended(record)])
         (again,) = FacesReembedded.decode(output.value).faces
         return decoded_vector(again.vector)
@@ -326,7 +331,8 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     learned, _, _ = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
     assert len(await stages.stored()) == 4
     vectors = SqliteVectors(tmp_path / "vectors.db")
-    keeping, forgetting = (Answers(vectors, stages.objects, state.erasures, keep_probes=keep) for keep in (True, False))
+    store = GuardedStore(stages.objects, vectors, state.erasures)
+    keeping, forgetting = (Answers(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
     answers = [appended(answer(event.received, 200, {"status": "OK"})) for event in (probe, learned)]
     fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)

@@ -20,7 +20,7 @@ from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import way_of
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
 from schemas.ids import face_id_learned
 from schemas.records import Erasure, FacesEmbedded, ImageReceived, Models

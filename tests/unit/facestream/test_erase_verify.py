@@ -23,7 +23,7 @@ from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
 from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
 from schemas.records import (
@@ -340,7 +340,7 @@ TELLING: dict[
         ),
         7,
     ),
-    "the changelog": (NewRecord(FACES_LEARNED, IMAGE_ID, learned().encode()), 1 / 24),
+    "the changelog": (NewRecord(FACES_LEARNED.name, IMAGE_ID, learned().encode()), 1 / 24),
     "an answer": (NewRecord(RESULTS, IMAGE_ID, named("recognize").encode()), 1),
     "a dead letter": (letter(), 14),
 }
@@ -354,8 +354,8 @@ async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
     async with opened(data) as stores:
         await erased(stores)
         await stores.log.append([record])
-        if record.topic == FACES_LEARNED:  # it was erased in time
-            await stores.log.append([NewRecord(FACES_LEARNED, IMAGE_ID, None)])
+        if record.topic == FACES_LEARNED.name:  # it was erased in time
+            await stores.log.append([NewRecord(FACES_LEARNED.name, IMAGE_ID, None)])
     code, said = await verified(data, capsys)
     assert code == 0
     others = {name: it for name, it in said.items() if name not in ("all", record.topic)}
@@ -366,12 +366,14 @@ async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
     assert goes == pytest.approx(time.time() + days * 86_400, abs=120)
 
 
-async def test_a_late_record_of_the_changelog_is_taken_back(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_face_that_was_written_behind_its_erasure_is_deleted_from_the_changelog(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with opened(data) as stores:
         await erased(stores)
-        await stores.log.append([NewRecord(FACES_LEARNED, IMAGE_ID, learned().encode(), "acme")])
+        await stores.log.append([NewRecord(FACES_LEARNED.name, IMAGE_ID, learned().encode(), "acme")])
         await put_object(stores, crop_key(FACE_ID))
     code, said = await verified(data, capsys)
     assert code == 0
-    assert "1 faces of a process that woke late were taken back" in said["all"]
-    assert "taken back" not in (await verified(data, capsys))[1]["all"]
+    assert "1 faces that a suspended process had written were deleted" in said["all"]
+    assert "a suspended process" not in (await verified(data, capsys))[1]["all"]

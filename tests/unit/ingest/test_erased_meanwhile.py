@@ -15,12 +15,13 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State
 from processors.decoding.pool import DecodePool
-from processors.stages.base import Image, LearnedFace, Parts
+from processors.stages.base import FaceToLearn, OpenImage, StageResources
 from processors.stages.fused import FusedStage
-from schemas.erased import erased_person
+from schemas.erasures import erased_person
 from schemas.errors import Erased
 from schemas.ids import crop_key, face_id_learned
 from schemas.records import Crop, Detection, Erasure, ImageReceived, Source
+from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
 from stream.topics import ERASURES
 from weights.manifest import manifest
@@ -56,22 +57,23 @@ async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
 def processor(objects: Objects, state: State) -> FusedStage:
     """One that is asked for nothing but to store."""
     unused = cast(Any, None)
-    sources = Sources(objects, [], 1_000)
+    store = GuardedStore(objects, unused, state.erasures)
+    sources = Sources(objects, store, [], 1_000)
     decoders = DecodePool(workers=1)  # not started: nothing is decoded
-    return FusedStage(Parts(objects, decoders, unused, unused, unused, state.erasures, sources), unused)
+    return FusedStage(StageResources(objects, store, decoders, unused, unused, unused, sources), unused)
 
 
-def portrait() -> tuple[Image, LearnedFace]:
+def portrait() -> tuple[OpenImage, FaceToLearn]:
     received = ImageReceived(
         image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", media_type="image/png", sha256="0" * 64
     )
     landmarks = [(1.0, 1.0)] * 5
     found = Detection(face_id=FACE_ID, box=[0, 0, 9, 9], landmarks=landmarks, score=1, detection_score=1)
     crop = Crop(object_key=crop_key(FACE_ID), landmarks=landmarks)
-    image = Image(
+    image = OpenImage(
         received, RECEIVED_AT, b"", cast(Any, np.empty(0)), 0.0, manifest().generation(manifest().default_generation)
     )
-    return image, LearnedFace(found, FACE_ID, "source", crop, b"jpeg", {})
+    return image, FaceToLearn(found, FACE_ID, "source", crop, b"jpeg", {})
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])

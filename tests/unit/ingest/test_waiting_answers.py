@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from backends.log import NewRecord
-from schemas.erased import erased_person
+from schemas.erasures import erased_person
 from schemas.ids import face_id_learned, new_image_id
 from schemas.records import Erasure, ImageReceived
 from stream.answers import answer

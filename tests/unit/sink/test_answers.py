@@ -12,12 +12,13 @@ from backends.files.objects import FileObjects
 from backends.log import Record
 from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.state import State
-from schemas.erased import erased_person
+from schemas.erasures import erased_person
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
 from schemas.records import Answer, EraseRequested, ImageReceived, Models, Options, problem
 from sink.answers import Answers
 from stream.answers import ANSWER_KEPT_S, answer, dead_letter, envelope, error_answer
+from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import Mark
 from stream.topics import DEAD_LETTERS, RESULTS
 
@@ -69,7 +70,7 @@ async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
 async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     body = {"status": "OK", "persons": [{"id": "Å\U0001f499"}]}
     given = good("photo", body=body, age_s=100)
     assert await stage.handle([given]) == []
@@ -82,7 +83,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
 async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([good("photo", body={"n": 1}), good("photo", body={"n": 2}), good("other", body={"n": 3})])
     await stage.handle([good("other", body={"n": 4})])
     bodies = [it.body for name in ("photo", "other") if (it := await stored(vectors, name)) is not None]
@@ -93,7 +94,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
     """After a long stop the stage reads old records: what is over stays over."""
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([good("old", age_s=ANSWER_KEPT_S + 1), good("fresh", age_s=ANSWER_KEPT_S - 60)])
     assert await stored(vectors, "old") is None
     assert await stored(vectors, "fresh") is not None
@@ -103,7 +104,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 async def test_a_missing_picture_never_takes_the_place_of_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: State, together: bool
 ) -> None:
-    stage = Answers(vectors, objects, state.erasures, keep_probes=False)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     records = [good("photo"), missing("photo")]
     for batch in [records] if together else [[it] for it in records]:
         await stage.handle(batch)
@@ -115,7 +116,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
 async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([missing("photo")])
     found = await stored(vectors, "photo")
     assert found is not None
@@ -141,7 +142,7 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
     )
     for key in (photo, detected, portrait, waiting):
         await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, state.erasures, keep_probes=keep)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
     await stage.handle([good("photo"), good("detected", "detect"), good("portrait", "learn")])
     left = {it.key async for it in objects.list()}
     assert left == {portrait, waiting} | ({photo, detected} if keep else set())
@@ -154,7 +155,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
     for it in (private, other):
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(answer(it, 200, {"status": "OK"}).value) for it in (private, other)])
     assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
 
@@ -167,7 +168,7 @@ async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_
 ) -> None:
     portrait = received("portrait", "learn")
     await objects.put(portrait.object_key, b"picture")
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(error_answer(portrait, error).value)])
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
 
@@ -176,7 +177,7 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
     command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(answer(command, 200, {"person": "obama"}).value)])
     assert await stored(vectors, "command") is None
 
@@ -187,7 +188,7 @@ async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
     face = {"id": "obama", "face_id": received("face").image_id, "similarity": 0.99, "probability": 0.99}
     body = {"persons": [face | {"candidates": [face]}]}
     state.erasures.add(erased_person("acme", "obama"), Mark(at=1, offset=10))
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     before, after = (answer(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11)))
     await stage.handle([record(it.value) for it in (before, after)])
     kept = {name: await vectors.answer(received(name).image_id) for name in ("before", "after")}
@@ -199,7 +200,7 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
 ) -> None:
     key = received("photo").object_key
     await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, state.erasures, keep_probes=False)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     await vectors.close()
     with pytest.raises(Unavailable):
         await stage.handle([good("photo")])
@@ -209,7 +210,7 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
 
 
 async def test_what_is_no_answer_is_unreadable(vectors: SqliteVectors, objects: FileObjects, state: State) -> None:
-    stage = Answers(vectors, objects, state.erasures, keep_probes=True)
+    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     for value in (None, b"", b"{}", b"\xff"):
         with pytest.raises(UnreadableRecord):
             await stage.handle([record(value)])

@@ -35,6 +35,7 @@ from schemas.records import (
 )
 from sink.match.matching import matched
 from sink.sink import Sink
+from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
 from weights.manifest import manifest
 
@@ -148,7 +149,8 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
 
 @pytest.fixture
 def sink(log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State) -> Sink:
-    return Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1 << 30)
+    store = GuardedStore(objects, vectors, state.erasures)
+    return Sink(log, objects, vectors, store, state.generations, state.erasures, gallery_memory=1 << 30)
 
 
 @pytest.fixture
@@ -248,7 +250,7 @@ async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> 
 
 async def test_the_changelog_of_a_learn_has_neither_pixels_nor_vectors(sink: Sink, stream: Stream) -> None:
     outputs = await sink.handle([stream.learn("portrait", "obama", 1)])
-    (record,) = [it for it in outputs if it.topic == FACES_LEARNED]
+    (record,) = [it for it in outputs if it.topic == FACES_LEARNED.name]
     assert (record.key, record.partition_key) == (image_id("portrait"), "acme")
     learned = FaceLearned.decode(record.value)
     assert (learned.person, learned.face_id) == ("obama", face_id_learned(image_id("portrait")))
@@ -303,7 +305,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
     assert body["persons"][0]["face_id"] == face_id_learned(image_id("first"))
     assert body["url"] == f"/files/{image_id('first')}.jpg"
     assert await people(vectors) == {"obama": 1}
-    assert len([it for it in outputs if it.topic == FACES_LEARNED]) == 1
+    assert len([it for it in outputs if it.topic == FACES_LEARNED.name]) == 1
     assert {it.key async for it in objects.list()} == {original_of("first"), crop_of("first")}
 
 
@@ -429,7 +431,8 @@ async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: Awa
 async def test_galleries_that_do_not_fit_into_memory_are_dropped_and_read_again(
     log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State, stream: Stream
 ) -> None:
-    small = Sink(log, objects, vectors, state.generations, state.erasures, gallery_memory=1)
+    store = GuardedStore(objects, vectors, state.erasures)
+    small = Sink(log, objects, vectors, store, state.generations, state.erasures, gallery_memory=1)
     for directory in ("acme", "other"):
         await small.handle([stream.learn(f"portrait {directory}", directory, 1, directory=directory)])
     vectors.galleries_read = 0

@@ -22,7 +22,7 @@ PAIR = (GROUP, IMAGES_RECEIVED)
 
 
 class AgedLog(SqliteLog):
-    """A log whose records were appended `ago_s` ago. `away`: it cannot be read."""
+    """What is appended was appended `ago_s` ago. `away`: it cannot be read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, clock=lambda: time.time() - self.ago_s)
@@ -40,7 +40,7 @@ class AgedLog(SqliteLog):
 @pytest.fixture
 async def log(tmp_path: Path) -> AsyncIterator[AgedLog]:
     log = AgedLog(tmp_path / "log.db")
-    await log.create_topics([TopicSpec(topic, 2) for topic in (IMAGES_RECEIVED, FACES_EMBEDDED, FACES_LEARNED)])
+    await log.create_topics([TopicSpec(topic, 2) for topic in (IMAGES_RECEIVED, FACES_EMBEDDED, FACES_LEARNED.name)])
     yield log
     await log.close()
 
@@ -106,11 +106,11 @@ async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_lo
 
 
 async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
-    await append(log, 3_000 * DAY_S, topic=FACES_LEARNED)
+    await append(log, 3_000 * DAY_S, topic=FACES_LEARNED.name)
     with structlog.testing.capture_logs() as logs:
-        await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED)], 1.0).once()
-    assert shown("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED) == 1
-    assert shown("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED) is None
+        await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED.name)], 1.0).once()
+    assert shown("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED.name) == 1
+    assert shown("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED.name) is None
     assert logs == []
 
 

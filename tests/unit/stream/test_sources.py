@@ -18,13 +18,16 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record, TopicSpec
 from backends.s3.objects import S3Objects
 from backends.sqlite.log import SqliteLog
-from schemas.erased import erased_image
+from backends.sqlite.vectors import SqliteVectors
+from schemas.erasures import erased_image
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
 from schemas.records import DeadLetter, ImageReceived, Source
 from stream.answers import answer
-from stream.erase.marks import Erasures, Mark, drop_if_erased
-from stream.sources import Sources, incoming_keys, sources_of
+from stream.erase.guarded_store import GuardedStore
+from stream.erase.marks import Erasures, Mark
+from stream.incoming import incoming_keys, source_keys_of
+from stream.sources import Sources
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.backends.s3_stand_in import answer as s3_answer
@@ -70,15 +73,35 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 
 @pytest.fixture
+async def vectors(tmp_path: Path) -> AsyncIterator[SqliteVectors]:
+    vectors = SqliteVectors(tmp_path / "vectors.db")
+    yield vectors
+    await vectors.close()
+
+
+@pytest.fixture
+async def erasures(log: SqliteLog) -> AsyncIterator[Erasures]:
+    erasures = Erasures(log)
+    await erasures.start()
+    yield erasures
+    await erasures.close()
+
+
+@pytest.fixture
+def store(objects: FileObjects, vectors: SqliteVectors, erasures: Erasures) -> GuardedStore:
+    return GuardedStore(objects, vectors, erasures)
+
+
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with quick_and_quiet(monkeypatch):
         yield
 
 
-async def test_a_source_becomes_an_original(objects: FileObjects) -> None:
+async def test_a_source_becomes_an_original(objects: FileObjects, store: GuardedStore) -> None:
     await objects.put("incoming/acme/cms/1.png", png())
     received = event("incoming/acme/cms/1.png", etag=hashlib.md5(png(), usedforsecurity=False).hexdigest())
-    described, stored = await Sources(objects, [], LARGEST).original(received, AT)
+    described, stored = await Sources(objects, store, [], LARGEST).original(received, AT)
     assert (described.media_type, described.sha256, described.filename) == (
         "image/png",
         hashlib.sha256(png()).hexdigest(),
@@ -88,11 +111,11 @@ async def test_a_source_becomes_an_original(objects: FileObjects) -> None:
     assert original.data == stored.data == png()
     assert original.metadata["directory"] == "acme"
     assert float(original.metadata["received"]) == AT / 1000
-    assert await sources_of(original_keys(received.image_id), "acme", objects) == ["incoming/acme/cms/1.png"]
+    assert await source_keys_of(original_keys(received.image_id), objects) == ["incoming/acme/cms/1.png"]
 
 
-async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects) -> None:
-    sources = Sources(objects, [], LARGEST)
+async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects, store: GuardedStore) -> None:
+    sources = Sources(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
     first, _ = await sources.original(received, AT)
@@ -115,21 +138,21 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
         ("unnamed", "1.png"),
     ],
 )
-async def test_what_an_event_may_not_refer_to(objects: FileObjects, bucket: str, key: str) -> None:
+async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
     """Not even where a setting names our own bucket."""
     await objects.put(key, png())
     received = event(key, bucket)
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
-        await Sources(objects, [OURS, "others"], LARGEST).original(received, AT)
+        await Sources(objects, store, [OURS, "others"], LARGEST).original(received, AT)
     with pytest.raises(ForbiddenSource):
-        await Sources(objects, [], LARGEST).original(
+        await Sources(objects, store, [], LARGEST).original(
             event(key, bucket, purpose="detect", directory=None, person=None), AT
         )
     assert await objects.metadata(received.object_key) is None
 
 
-async def test_objects_that_do_not_become_originals(objects: FileObjects) -> None:
-    sources = Sources(objects, [], LARGEST)
+async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedStore) -> None:
+    sources = Sources(objects, store, [], LARGEST)
     await objects.put("incoming/acme/text", b"text")
     await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
     for key, error_ in (("text", NotAnImage), ("large", UploadTooLarge), ("none", ObjectMissing)):
@@ -142,10 +165,9 @@ async def test_objects_that_do_not_become_originals(objects: FileObjects) -> Non
         await sources.original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
-async def test_an_erasure_deletes_the_source_below_its_own_directory_alone(
-    objects: FileObjects, log: SqliteLog
+async def test_what_was_erased_goes_with_its_source_but_never_anothers(
+    objects: FileObjects, store: GuardedStore, erasures: Erasures
 ) -> None:
-    erasures = Erasures(log)
     keys = ["incoming/acme/1.png", "incoming/other/1.png"]
     for key in keys:
         await objects.put(key, png())
@@ -153,11 +175,11 @@ async def test_an_erasure_deletes_the_source_below_its_own_directory_alone(
         received = event(key)
         erasures.add(erased_image(received.image_id), Mark(1_000, 0))
         with pytest.raises(Erased):
-            await drop_if_erased(received, 1_000, erasures, objects)
+            await store.drop_if_erased(received, 1_000)
     assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
 
 
-async def test_the_incoming_keys_of_a_person_or_a_directory(objects: FileObjects) -> None:
+async def test_what_other_systems_have_put_for_a_person_or_a_directory_is_found(objects: FileObjects) -> None:
     decomposed = unicodedata.normalize("NFD", "Zoë")
     of_person = ["incoming/acme/learn/Zoë/1.png", f"incoming/acme/learn/{decomposed}/deep/er/2.png"]
     of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
@@ -184,13 +206,16 @@ class Copying(Stage):
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_goes_on(log: SqliteLog) -> None:
+async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_goes_on(
+    log: SqliteLog, vectors: SqliteVectors, erasures: Erasures
+) -> None:
     def answering(method: str, path: str) -> bytes:
         return s3_answer(200) if path.startswith("/ours") else error(503, "SlowDown")
 
     with stand_in(answering) as port:
         objects = S3Objects(f"s3://ann:a-secret@127.0.0.1:{port}/ours")
-        stage = Copying(Sources(objects, ["theirs"], LARGEST))
+        store = GuardedStore(objects, vectors, erasures)
+        stage = Copying(Sources(objects, store, ["theirs"], LARGEST))
         stage.probe = objects.ping  # type: ignore[method-assign]  # as the stages that detect do
         worker = Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=4, give_up_after_s=3.0)
         away, forbidden = event("1.png", "theirs"), event("1.png", "elsewhere")

@@ -10,13 +10,13 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
 from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.records import Crop, FaceLearned, ImageReceived
 from stream.answers import dead_letter
-from stream.erase.late_writes import take_back_late
-from stream.erase.marks import Mark, objects_of
+from stream.erase.leftovers import delete_leftovers
+from stream.erase.marks import Mark, object_keys_of_image
 from stream.topics import FACES_LEARNED, IMAGES_RECEIVED
 from tests.unit.stream.stages import values
 
@@ -47,12 +47,12 @@ def learned(name: str, learned_at: int, person: str = "obama") -> NewRecord:
         learned_at=learned_at,
         generations=[],
     )
-    return NewRecord(FACES_LEARNED, image_id(name), value.encode(), "acme")
+    return NewRecord(FACES_LEARNED.name, image_id(name), value.encode(), "acme")
 
 
 async def put(objects: FileObjects, *names: str) -> None:
     for name in names:
-        for key in objects_of(image_id(name)):
+        for key in object_keys_of_image(image_id(name)):
             await objects.put(key, b"picture")
 
 
@@ -62,7 +62,7 @@ async def kept(objects: FileObjects) -> set[str]:
 
 async def last(log: SqliteLog) -> dict[str, bool]:
     """By image: whether the changelog says that it is there."""
-    return {it.key: it.value is not None for it in await values(log, FACES_LEARNED)}
+    return {it.key: it.value is not None for it in await values(log, FACES_LEARNED.name)}
 
 
 KEYS = {
@@ -79,14 +79,14 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
 ) -> None:
     await put(objects, "late", "again")
     await log.append([learned("late", MARK.at), learned("again", MARK.at + 1)])
-    assert await take_back_late(log, objects, state.erasures) == 0
+    assert await delete_leftovers(log, objects, state.erasures) == 0
     state.erasures.add(KEYS[what], MARK)
-    assert await take_back_late(log, objects, state.erasures) == 1
+    assert await delete_leftovers(log, objects, state.erasures) == 1
     assert await last(log) == {image_id("late"): False, image_id("again"): True}
-    (tombstone,) = [it for it in await values(log, FACES_LEARNED) if it.value is None]
-    assert tombstone.partition == (await values(log, FACES_LEARNED))[0].partition  # the directory's
-    assert await kept(objects) == set(objects_of(image_id("again")))
-    assert await take_back_late(log, objects, state.erasures) == 0
+    (tombstone,) = [it for it in await values(log, FACES_LEARNED.name) if it.value is None]
+    assert tombstone.partition == (await values(log, FACES_LEARNED.name))[0].partition  # the directory's
+    assert await kept(objects) == set(object_keys_of_image(image_id("again")))
+    assert await delete_leftovers(log, objects, state.erasures) == 0
 
 
 async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: State) -> None:
@@ -95,16 +95,16 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
     await put(objects, *names)
     state.erasures.add(KEYS["person"], MARK)
     await log.append([learned(name, MARK.at - 1) for name in names])
-    await log.append([NewRecord(FACES_LEARNED, image_id("erased"), None, "acme"), learned("again", MARK.at + 1)])
-    await log.append([NewRecord(FACES_LEARNED, image_id("unreadable"), b"{}", "acme")])
-    assert await take_back_late(log, objects, state.erasures) == 0
-    assert await kept(objects) == {key for name in names for key in objects_of(image_id(name))}
+    await log.append([NewRecord(FACES_LEARNED.name, image_id("erased"), None, "acme"), learned("again", MARK.at + 1)])
+    await log.append([NewRecord(FACES_LEARNED.name, image_id("unreadable"), b"{}", "acme")])
+    assert await delete_leftovers(log, objects, state.erasures) == 0
+    assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
 
 
 async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: State) -> None:
     state.erasures.add(KEYS["person"], MARK)
     await log.append([learned("other", MARK.at - 1, person="biden")])
-    assert await take_back_late(log, objects, state.erasures) == 0
+    assert await delete_leftovers(log, objects, state.erasures) == 0
     assert await last(log) == {image_id("other"): True}
 
 
@@ -125,5 +125,5 @@ async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
     source = Record(IMAGES_RECEIVED, 0, 0, received_at, event.image_id, event.encode())
     await log.append([dead_letter(source, event, ProcessingFailed("x"), 3)])
     state.erasures.add(KEYS["person"], MARK)
-    await take_back_late(log, objects, state.erasures)
+    await delete_leftovers(log, objects, state.erasures)
     assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

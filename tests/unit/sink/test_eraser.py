@@ -32,6 +32,7 @@ from schemas.records import (
 from sink.answers import Answers
 from sink.sink import Sink
 from stream.answers import dead_letter
+from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
 from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
 from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, image_id, names, original_of, vector
@@ -102,7 +103,11 @@ class Stores:
     async def sink(self) -> AsyncIterator[tuple[Sink, State]]:
         """As a process that has just started."""
         async with followed(self.log) as state:
-            yield Sink(self.log, self.objects, self.vectors, state.generations, state.erasures, 1 << 30), state
+            store = self.guarded(state)
+            yield Sink(self.log, self.objects, self.vectors, store, state.generations, state.erasures, 1 << 30), state
+
+    def guarded(self, state: State) -> GuardedStore:
+        return GuardedStore(self.objects, self.vectors, state.erasures)
 
     async def close(self) -> None:
         for store in (self.log, self.objects, self.vectors):
@@ -231,7 +236,7 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
         assert {it.image_id for it in found} == {image_id(name) for name in left}
         of_other = [it async for page in stores.vectors.read_faces("other", generation) for it in page]
         assert {it.image_id for it in of_other} == {image_id(name) for name in others}
-    gone = {it.key for it in await values(stores.log, FACES_LEARNED) if it.value is None}
+    gone = {it.key for it in await values(stores.log, FACES_LEARNED.name) if it.value is None}
     assert gone == {image_id(name) for name in portraits.keys() - left}
     assert "obama" not in str([it.value for it in await values(stores.log, ERASURES)])
     outputs = await sink.handle([photo(stream, "photo", 0, 1, 2)])
@@ -240,7 +245,7 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
 
 async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores: Stores, stream: Stream) -> None:
     async with stores.sink() as (sink, state):
-        stage = Answers(stores.vectors, stores.objects, state.erasures, keep_probes=True)
+        stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
 
         async def stored(records: list[Record]) -> None:
             outputs = [it for it in await sink.handle(records) if it.topic == RESULTS]
@@ -346,7 +351,7 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
                 stream.recognize(probe, 1, directory=directory),
             ]
             given = [it for it in await sink.handle(before) if it.topic == RESULTS]
-            stage = Answers(stores.vectors, stores.objects, state.erasures, keep_probes=True)
+            stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
             await stage.handle([Record(RESULTS, 0, 0, int(time.time() * 1000), it.key, it.value) for it in given])
         of_image = only(portrait) if what in ("face", "image") else {}
         command = erase(stream, directory, **({} if what == "directory" else {"person": "obama"}), **of_image)
@@ -367,7 +372,9 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
         assert await stores.faces("obama", directory) == {GENERATION: [], CANDIDATE: []}
         stored = [it.value async for page in stores.vectors.read_answers() for it in page]
         assert "obama" not in json.dumps(stored)
-        assert any(it.value is None for it in await values(stores.log, FACES_LEARNED) if it.key == image_id(portrait))
+        assert any(
+            it.value is None for it in await values(stores.log, FACES_LEARNED.name) if it.key == image_id(portrait)
+        )
         if not failed:
             break
     assert crashes >= 6  # erasure, tombstones, pictures, rows (before and after), answers
@@ -411,7 +418,7 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
 ) -> None:
     """Another sink looks for names before the answer is there; the one that stores it does not know of the erasure yet."""
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
-        stage = Answers(stores.vectors, stores.objects, elsewhere.erasures, keep_probes=True)
+        stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])
         await sink.handle([erase(stream, person="obama")])
         now = int(time.time() * 1000)

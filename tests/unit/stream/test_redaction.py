@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.sqlite.log import SqliteLog
-from schemas.erased import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.ids import face_id_learned
 from schemas.records import Answer
 from stream.erase.marks import Erasures, Mark

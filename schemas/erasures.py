@@ -1,0 +1,113 @@
+"""The four things that can be erased, the command that erases one, and the keys of `erasures` that tell everybody.
+
+On the wire a command is one record, `EraseRequested`, with optional fields; here each kind is a type of its own. A key
+is a digest: the name of somebody who was erased must not stay in a topic that is kept for ever.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from schemas.errors import UnreadableRecord
+from schemas.records import EraseRequested
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryErasure:
+    """Everybody in a directory, and all its pictures."""
+
+    directory: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (erased_directory(self.directory),)
+
+
+@dataclass(frozen=True, slots=True)
+class PersonErasure:
+    """All faces of a person, with their images."""
+
+    directory: str
+    person: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (erased_person(self.directory, self.person),)
+
+
+@dataclass(frozen=True, slots=True)
+class FaceErasure:
+    """One face of a person, learned by now or still to be learned, with its image."""
+
+    directory: str
+    person: str
+    face_id: str
+    image_id: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (erased_image(self.image_id), erased_face(self.face_id))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageErasure:
+    """One image that no face is learned from."""
+
+    directory: str
+    image_id: str
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return (erased_image(self.image_id),)
+
+
+AnyErasure = DirectoryErasure | PersonErasure | FaceErasure | ImageErasure
+
+
+def erase_command(erasure: AnyErasure, request_id: str, reply_to: str | None) -> EraseRequested:
+    """The record of a command, which is answered under `request_id`."""
+    command = EraseRequested(image_id=request_id, directory=erasure.directory, reply_to=reply_to)
+    match erasure:
+        case PersonErasure():
+            return command.model_copy(update={"person": erasure.person})
+        case FaceErasure():
+            face = {"person": erasure.person, "face_id": erasure.face_id, "erased_image_id": erasure.image_id}
+            return command.model_copy(update=face)
+        case ImageErasure():
+            return command.model_copy(update={"erased_image_id": erasure.image_id})
+        case DirectoryErasure():
+            return command
+
+
+def erasure_of(command: EraseRequested) -> AnyErasure:
+    """What a command erases. Raises UnreadableRecord for fields that make none of the four."""
+    match command:
+        case EraseRequested(person=None, face_id=None, erased_image_id=None):
+            return DirectoryErasure(command.directory)
+        case EraseRequested(person=str(person), face_id=None, erased_image_id=None):
+            return PersonErasure(command.directory, person)
+        case EraseRequested(person=str(person), face_id=str(face_id), erased_image_id=str(image_id)):
+            return FaceErasure(command.directory, person, face_id, image_id)
+        case EraseRequested(person=None, face_id=None, erased_image_id=str(image_id)):
+            return ImageErasure(command.directory, image_id)
+    raise UnreadableRecord("an erase command names a directory, a person, a face with its image, or an image")
+
+
+def erased_person(directory: str, person: str) -> str:
+    return _digest("person", directory, person)
+
+
+def erased_directory(directory: str) -> str:
+    return _digest("directory", directory)
+
+
+def erased_face(face_id: str) -> str:
+    return _digest("face", face_id)
+
+
+def erased_image(image_id: str) -> str:
+    return _digest("image", image_id)
+
+
+def _digest(*what: str) -> str:
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()

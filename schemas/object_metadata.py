@@ -1,0 +1,62 @@
+"""What the object store keeps beside a picture: whose it is, and when its image came."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from math import ceil
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectMetadata:
+    """The metadata of an original, a sheet of crops or the crop of a learned face.
+
+    `received_at`: when the image came, in ms. `image_id`: only a crop needs it, the key of any other object tells it.
+    `request_digest`: see ImageReceived. `source`: of an original that was copied from our own bucket, what follows
+    `incoming/{directory}/` in the key of its source. A field is None where the object does not say.
+    """
+
+    directory: str | None = None
+    person: str | None = None
+    image_id: str | None = None
+    request_digest: str | None = None
+    received_at: int | None = None
+    source: str | None = None
+
+    def encoded(self) -> dict[str, str]:
+        """The names and texts in the store. Older versions rely on the first three being there."""
+        metadata = {
+            "directory": self.directory or "",
+            "person": self.person or "",
+            "request": self.request_digest or "",
+        }
+        if self.received_at is not None:
+            metadata["received"] = str(self.received_at / 1000)  # seconds
+        if self.image_id is not None:
+            metadata["image_id"] = self.image_id
+        if self.source is not None:
+            metadata["source"] = self.source
+        return metadata
+
+    @classmethod
+    def decoded(cls, metadata: Mapping[str, str]) -> Self:
+        """The inverse of `encoded`. Raises ValueError where the time is no number."""
+        received = metadata.get("received")
+        return cls(
+            directory=metadata.get("directory") or None,
+            person=metadata.get("person") or None,
+            image_id=metadata.get("image_id"),
+            request_digest=metadata.get("request") or None,
+            received_at=None if received is None else _milliseconds(received),
+            source=metadata.get("source"),
+        )
+
+
+def _milliseconds(seconds: str) -> int:
+    """Rounded up: older versions wrote microseconds, and a picture of a moment after an erasure must not count as one
+    of before. Decimal, because 1000 times a float is not exact.
+    """
+    try:
+        return ceil(Decimal(seconds) * 1000)
+    except (ArithmeticError, ValueError) as error:
+        raise ValueError(f"'{seconds}' is no number of seconds") from error

@@ -1,0 +1,77 @@
+"""The objects that other systems put into our own bucket below `incoming/`: what their keys say, and which of them go
+with what is erased.
+"""
+
+import asyncio
+import unicodedata
+from collections.abc import Collection
+
+from backends.objects import ObjectReader
+from schemas.names import normalised
+from schemas.object_metadata import ObjectMetadata
+from schemas.records import ImageReceived, Purpose
+
+INCOMING = "incoming/"
+
+
+def own_source_key(received: ImageReceived, objects: ObjectReader) -> str | None:
+    """The key, in our bucket, of an event's source below `incoming/` of its own directory."""
+    if received.source is None or received.directory is None:
+        return None
+    key = objects.key_of(received.source.bucket, received.source.key)
+    return key if key is not None and directory_of(key) == received.directory else None
+
+
+def directory_of(key: str) -> str | None:
+    """The directory to which an object below `incoming/` belongs."""
+    levels = key.split("/", 2)
+    if len(levels) < 3 or levels[0] + "/" != INCOMING or not levels[2]:
+        return None
+    try:
+        return normalised(levels[1])
+    except ValueError:
+        return None
+
+
+def read_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
+    """Purpose, directory and person of an object in a bucket that is watched; None where its key does not say."""
+    if not key.startswith(INCOMING) or key.endswith("/"):  # that stands for a folder
+        return None
+    match key.removeprefix(INCOMING).split("/"):
+        case [directory, "learn", person, _, *_]:
+            return "learn", directory, person
+        case [directory, "recognize", _, *_]:
+            return "recognize", directory, None
+    return None
+
+
+def source_of_original(key: str) -> str:
+    """What an original's metadata says of the key of its source: all behind `incoming/{directory}/`."""
+    return key.split("/", 2)[2]
+
+
+def source_keys(metadata: ObjectMetadata) -> list[str]:
+    """The keys that the source of an original may have in our bucket."""
+    if metadata.source is None or metadata.directory is None:
+        return []
+    return [f"{INCOMING}{form}/{metadata.source}" for form in _unicode_forms(metadata.directory)]
+
+
+async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) -> list[str]:
+    """The same for several originals, those that are there."""
+    found = await asyncio.gather(*(objects.metadata(key) for key in original_keys))
+    return [key for it in found if it is not None for key in source_keys(ObjectMetadata.decoded(it))]
+
+
+async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectReader) -> list[str]:
+    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the
+    epoch).
+    """
+    of_person = [""] if person is None else [f"learn/{form}/" for form in _unicode_forms(person)]
+    prefixes = {f"{INCOMING}{form}/{rest}" for form in _unicode_forms(directory) for rest in of_person}
+    return [it.key for prefix in prefixes async for it in objects.list(prefix) if it.modified <= until_s]
+
+
+def _unicode_forms(name: str) -> set[str]:
+    """How others may have written a name: ours are in NFC, file names on some systems in NFD."""
+    return {name, unicodedata.normalize("NFD", name)}

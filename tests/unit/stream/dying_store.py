@@ -1,0 +1,137 @@
+"""A process that dies after a put and before the look at the erasures, the first time: python dying_store.py FOLDER
+WHAT. In between, in effect, somebody is erased elsewhere.
+
+WHAT is where it dies: at the put of a `copy` of a source, of a `crop`, or of an `answer`. It runs until everything is
+committed, then ends with 0.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from backends.files.objects import FileObjects
+from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
+from backends.sqlite.log import SqliteLog
+from backends.sqlite.vectors import SqliteVectors
+from backends.vectors import StoredAnswer
+from schemas.erasures import PersonErasure
+from schemas.ids import crop_key, face_id_learned
+from schemas.object_metadata import ObjectMetadata
+from schemas.records import Erasure, ImageReceived
+from sink.answers import Answers
+from stream import lanes
+from stream.answers import answer
+from stream.erase.guarded_store import GuardedStore
+from stream.erase.marks import Erasures
+from stream.sources import Sources
+from stream.topics import ERASURES, IMAGES_RECEIVED, RESULTS
+from stream.worker import Worker
+
+DIED = 77
+ERASED = PersonErasure("acme", "obama")
+ERASED_AT, ERASED_OFFSET = 4_000_000_000_000, 1_000  # ms and offset: after all images, and after all answers
+
+
+class Death:
+    """Erases before, and ends the process after, the put that `what` names; the first time only."""
+
+    def __init__(self, folder: Path, what: str, log: EventLog) -> None:
+        self._what, self._marker, self._log = what, folder / "died", log
+
+    def comes_at(self, what: str) -> bool:
+        return what == self._what and not self._marker.exists()
+
+    async def erase(self) -> None:
+        erasure = Erasure(at=ERASED_AT, partition=0, offset=ERASED_OFFSET)
+        await self._log.append([NewRecord(ERASURES, key, erasure.encode()) for key in ERASED.keys])
+
+    def die(self) -> None:
+        self._marker.touch()
+        os._exit(DIED)
+
+
+class DyingObjects(FileObjects):
+    death: Death
+
+    async def put(
+        self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
+    ) -> bool:
+        deadly = self.death.comes_at("crop" if key.startswith("crops/") else "copy")
+        if deadly:
+            await self.death.erase()
+        stored = await super().put(key, data, metadata, if_absent=if_absent)
+        if deadly:
+            self.death.die()
+        return stored
+
+
+class DyingVectors(SqliteVectors):
+    death: Death
+
+    async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
+        deadly = self.death.comes_at("answer")
+        if deadly:
+            await self.death.erase()
+        await super().put_answers(answers)
+        if deadly:
+            self.death.die()
+
+
+class KeepingStage:
+    """Does with an image what a processor does, but for the networks: copies its source, and stores a crop."""
+
+    name = "processors"
+
+    def __init__(self, store: GuardedStore, sources: Sources) -> None:
+        self._store, self._sources = store, sources
+
+    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+        """Nothing is held in memory."""
+
+    async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
+        outputs: list[NewRecord] = []
+        for record in records:
+            received, received_at = self.received(record), record.timestamp
+            await self._store.drop_if_erased(received, received_at)
+            received, _ = await self._sources.original(received, received_at)
+            metadata = ObjectMetadata(received.directory, received.person, received.image_id, received_at=received_at)
+            key = crop_key(face_id_learned(received.image_id))
+            await self._store.put(received.image_id, key, b"crop", metadata)
+            outputs.append(answer(received, 201, {"status": "OK"}))
+        return outputs
+
+    def received(self, record: Record) -> ImageReceived:
+        return ImageReceived.decode(record.value)
+
+    async def probe(self) -> None:
+        """The store is there."""
+
+
+async def main(folder: Path, what: str) -> None:
+    lanes.POLL_S = 0.05
+    log = SqliteLog(folder / "log.db")
+    objects, vectors = DyingObjects(folder / "objects"), DyingVectors(folder / "vectors.db")
+    objects.death = vectors.death = Death(folder, what, log)
+    erasures = Erasures(log)
+    await erasures.start()
+    store = GuardedStore(objects, vectors, erasures)
+    stage: KeepingStage | Answers
+    if what == "answer":
+        stage, topic = Answers(vectors, objects, store, keep_probes=True), RESULTS
+    else:
+        stage, topic = KeepingStage(store, Sources(objects, store, [], 1_000)), IMAGES_RECEIVED
+    worker = Worker(log, stage, [topic], member="one", max_in_flight=8)
+    task = asyncio.create_task(worker.run())
+    while sum((await log.lag(stage.name, topic)).values()) and not task.done():
+        await asyncio.wait([task], timeout=0.01)
+    worker.stop()
+    await task
+    await erasures.close()
+    for store_ in (log, objects, vectors):
+        await store_.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
