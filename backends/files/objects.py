@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from backends.bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
+from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.files.paths import folder_of, is_file, key_of, may_hold, path_of
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from schemas.errors import ObjectMissing, StorageFull, Unavailable

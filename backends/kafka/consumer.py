@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from aiokafka import AIOKafkaClient
 
 from backends.kafka.connect import KafkaServers
-from backends.kafka.fetching import Fetching
+from backends.kafka.fetcher import Fetching
 from backends.kafka.group import SESSION_S, GroupMember, Place
 from backends.kafka.offsets import KafkaOffsets
 from backends.log import Committed, Consumer, Reader, Record, TopicPartition, check_metadata

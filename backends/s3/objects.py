@@ -21,7 +21,7 @@ from minio.helpers import check_bucket_name, check_object_name
 from minio.sse import Sse
 from urllib3.exceptions import HTTPError
 
-from backends.bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
+from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from backends.s3.errors import of_code, translated
 from backends.s3.metadata import headers_of, metadata_of

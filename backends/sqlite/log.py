@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, place_of
-from backends.sqlite.consumer import SqliteConsumer, SqliteReader
-from backends.sqlite.groups import Membership, read_commits, read_starts
-from backends.sqlite.retention import enforce
-from backends.sqlite.schema import record_id
+from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
+from backends.sqlite.log_groups import Membership, read_commits, read_starts
+from backends.sqlite.log_retention import enforce
+from backends.sqlite.log_schema import record_id
 from backends.sqlite.threads import ReadThread
-from backends.sqlite.view import LogView
-from backends.sqlite.writer import LogWriter, Placed
+from backends.sqlite.log_view import LogView
+from backends.sqlite.log_writer import LogWriter, Placed
 from schemas.errors import InvalidRequest, StorageFull, TopicMismatch, Unavailable
 
 

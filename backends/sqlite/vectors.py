@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.sqlite import deletes as deletes
+from backends.sqlite import vector_deletes as deletes
 from backends.sqlite.threads import Operation, ReadThread
 from backends.vectors import (
     ANSWERS_IN_PAGE,

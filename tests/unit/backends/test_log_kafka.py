@@ -23,7 +23,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from backends.kafka.consumer import KafkaReader
-from backends.kafka.fetching import HELD_OPEN_S
+from backends.kafka.fetcher import HELD_OPEN_S
 from backends.kafka.group import SESSION_S, instance_id
 from backends.kafka.log import KafkaLog
 from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import backends.sqlite.deletes as deletes
+import backends.sqlite.vector_deletes as deletes
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import ERASURES_KEPT_S, Face, FaceVector, PersonSummary, StoredAnswer
 from schemas.errors import Unavailable

@@ -17,7 +17,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from backends.kafka.connect import AWAY, KafkaServers
-from backends.kafka.sessions import use_sessions
+from backends.kafka.fetch_sessions import use_sessions
 from backends.log import Record, TopicPartition, fair_shares
 from schemas.errors import Unavailable
 

@@ -9,7 +9,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
 
-from backends.kafka.sessions import FetchSessions
+from backends.kafka.fetch_sessions import FetchSessions
 
 INITIAL = (0, 0)
 

@@ -8,9 +8,9 @@ it is emptied at the end.
 import sqlite3
 from typing import NamedTuple
 
-from backends.sqlite.schema import offset_of, record_id
+from backends.sqlite.log_schema import offset_of, record_id
 from backends.sqlite.threads import ReadThread
-from backends.sqlite.writer import LogWriter
+from backends.sqlite.log_writer import LogWriter
 
 # A step holds up the appends for about 5 ms: measured with records of 500 B and of 1 MB.
 STEP_RECORDS = 500

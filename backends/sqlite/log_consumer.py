@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backends.log import Committed, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
-from backends.sqlite.groups import Membership, commit, read_assignment
-from backends.sqlite.schema import offset_of, record_id
+from backends.sqlite.log_groups import Membership, commit, read_assignment
+from backends.sqlite.log_schema import offset_of, record_id
 from backends.sqlite.threads import ReadThread
-from backends.sqlite.view import LogView
-from backends.sqlite.writer import LogWriter
+from backends.sqlite.log_view import LogView
+from backends.sqlite.log_writer import LogWriter
 from schemas.errors import Fenced, OffsetGone, StorageFull, Unavailable
 
 # A poll of large records ends early: at 8 MB each, a few hundred of them would not fit into memory.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backends.log import NewRecord, Record, TopicSpec, mismatch
-from backends.sqlite.groups import Membership, join, leave, read_epochs, renew
-from backends.sqlite.schema import SCHEMA, record_id
+from backends.sqlite.log_groups import Membership, join, leave, read_epochs, renew
+from backends.sqlite.log_schema import SCHEMA, record_id
 from backends.sqlite.threads import GroupWriter, Operation, Waiting
-from backends.sqlite.view import LogView, News
+from backends.sqlite.log_view import LogView, News
 
 # How soon the records of another process are noticed while this one reads.
 FOREIGN_CHECK_S = 0.05
