@@ -1,9 +1,8 @@
-"""Reading partitions of Kafka from positions of our own: what aiokafka fetches is taken over at once and shared out
-fairly.
+"""Fetches records of some partitions, from positions that are kept here, and gives them out in fair shares.
 
-aiokafka asks for a partition again only when what it fetched of it was taken, holds a request for the others open
-meanwhile, and gives out one partition's records before the next one's. Taken over at once, every partition is asked for
-all the time.
+aiokafka fetches a partition again only after its records were taken, holds a request for the other partitions open
+meanwhile, and gives out all records of one partition before those of the next. So its records are taken from it at
+once and buffered here: then every partition is fetched all the time.
 """
 
 import asyncio
@@ -16,26 +15,33 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from backends.kafka.connect import AWAY, KafkaServers
-from backends.kafka.fetch_sessions import use_sessions
+from backends.kafka.connect import FAILURES, KafkaServers
+from backends.kafka.fetch_sessions import fetch_in_sessions
+from backends.kafka.private_parts import close_connections, fetcher_has_ended
 from backends.log import Record, TopicPartition, fair_shares
 from schemas.errors import Unavailable
 
-# What is fetched ahead, of all partitions and of one, and what one poll gives out; a record may have 8 MB.
-AHEAD_BYTES, AHEAD_OF_ONE_BYTES, POLL_BYTES = 32 << 20, 4 << 20, 32 << 20
-REQUEST_BYTES, REQUEST_OF_ONE_BYTES = 16 << 20, 1 << 20
-# A request is held open for so long when there is nothing new. The first at a new position waits for the end of the one
-# before.
-HELD_OPEN_S = 0.25
-CONNECTING_S = 2.0
-FAILED_PAUSE_S = 0.5
+# Bytes that are buffered, of all partitions and of one. One record may have 8 MB.
+BUFFER_BYTES, BUFFER_PARTITION_BYTES = 32 << 20, 4 << 20
+# Bytes that one poll gives out, unless its first record alone is larger.
+POLL_BYTES = 32 << 20
+# Bytes that one request asks for, of all partitions and of one.
+REQUEST_BYTES, REQUEST_PARTITION_BYTES = 16 << 20, 1 << 20
+# A server holds a request open for so long when there is nothing new. The first request from a new position waits until
+# the one before has ended.
+LONG_POLL_S = 0.25
+CONNECT_CANCEL_S = 2.0
+RESTART_PAUSE_S = 0.5
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class _Fetched:
-    """The records of a partition that are fetched and not given out. `next_offset` follows the last of them."""
+    """The records of a partition that were fetched and not given out yet, `size` bytes of them.
+
+    `next_offset` is the one after the last of them. `paused`: the partition is left out of requests.
+    """
 
     next_offset: int
     records: deque[ConsumerRecord] = field(default_factory=deque)
@@ -43,70 +49,74 @@ class _Fetched:
     paused: bool = False
 
 
-class Fetching:
-    """`gone` is a partition and the offset in it that the servers no longer have, `failure` what else kept aiokafka
-    from fetching. `changed` is called when there is news. With `may_skip`, a partition whose offset is gone goes on at
-    its earliest record. With `linger_s`, records are left on the servers for so long, unless there are many.
+class KafkaFetcher:
+    """Fetches in a task of its own until it is closed.
+
+    `gone` is a partition and the offset in it that the servers no longer have; `failure` is any other reason why
+    aiokafka could not fetch. `on_change` is called when there are records, or when one of the two was set.
+
+    With `skip_missing`, a partition whose offset no longer exists goes on at its earliest record. With `linger_s`, a
+    server holds records back for so long, unless there are many.
     """
 
     def __init__(
-        self, servers: KafkaServers, changed: Callable[[], None], *, may_skip: bool, linger_s: float = 0.0
+        self, servers: KafkaServers, on_change: Callable[[], None], *, skip_missing: bool, linger_s: float = 0.0
     ) -> None:
         self._linger_s = linger_s
         self.gone: tuple[TopicPartition, int] | None = None
         self.failure: Exception | None = None
-        self._servers, self._changed, self._may_skip = servers, changed, may_skip
+        self._servers, self._on_change, self._skip_missing = servers, on_change, skip_missing
         self._partitions: dict[TopicPartition, _Fetched] = {}
         self._consumer: AIOKafkaConsumer | None = None
-        self._living = asyncio.create_task(self._live())
+        self._task = asyncio.create_task(self._keep_fetching())
 
-    def go_on_at(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """From now on these partitions are read, from these offsets; what was fetched before is forgotten."""
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Reads these partitions from these offsets from now on, and forgets what was fetched before."""
         self._partitions = {at: _Fetched(offset) for at, offset in offsets.items()}
         self.gone = self.failure = None
         if self._consumer is not None:
             self._assign(self._consumer)
 
     def _assign(self, consumer: AIOKafkaConsumer) -> None:
-        consumer.assign([self._servers.theirs(at) for at in self._partitions])
+        consumer.assign([self._servers.to_cluster(at) for at in self._partitions])
         for at, fetched in self._partitions.items():
-            consumer.seek(self._servers.theirs(at), fetched.next_offset)
+            consumer.seek(self._servers.to_cluster(at), fetched.next_offset)
             fetched.paused = False
 
-    async def _live(self) -> None:
-        """Fetches with one aiokafka consumer after another: one that has failed may have counted records as given out
-        that it did not give, or fetch no more.
+    async def _keep_fetching(self) -> None:
+        """Fetches until it is cancelled, with a new aiokafka consumer after each failure: one that has failed may have
+        moved past records that it did not return, or may fetch no more.
         """
         while True:
             try:
-                consumer = await self._started()
-                use_sessions(consumer)
+                consumer = await self._new_consumer()
+                fetch_in_sessions(consumer)
                 try:
                     await self._fetch(consumer)
                 finally:
                     self._consumer = None
                     await _stop(consumer)
             except Exception as error:
-                if not isinstance(error, (*AWAY, Unavailable)):
+                if not isinstance(error, (*FAILURES, Unavailable)):
                     log.exception("fetching failed")
                 self.failure = error
-                self._changed()
-            await asyncio.sleep(FAILED_PAUSE_S)
+                self._on_change()
+            await asyncio.sleep(RESTART_PAUSE_S)
 
-    async def _started(self) -> AIOKafkaConsumer:
+    async def _new_consumer(self) -> AIOKafkaConsumer:
         starting = asyncio.ensure_future(
             self._servers.consumer(
-                auto_offset_reset="earliest" if self._may_skip else "none",
-                fetch_min_bytes=REQUEST_OF_ONE_BYTES if self._linger_s else 1,
-                fetch_max_wait_ms=int((self._linger_s or HELD_OPEN_S) * 1000),
+                auto_offset_reset="earliest" if self._skip_missing else "none",
+                fetch_min_bytes=REQUEST_PARTITION_BYTES if self._linger_s else 1,
+                fetch_max_wait_ms=int((self._linger_s or LONG_POLL_S) * 1000),
                 fetch_max_bytes=REQUEST_BYTES,
-                max_partition_fetch_bytes=REQUEST_OF_ONE_BYTES,
+                max_partition_fetch_bytes=REQUEST_PARTITION_BYTES,
             )
         )
         try:
             return await asyncio.shield(starting)
-        except asyncio.CancelledError:  # aiokafka leaves a connection open that is cancelled as it is made
-            await asyncio.wait([starting], timeout=CONNECTING_S)
+        except asyncio.CancelledError:  # a consumer that is cancelled while it connects leaves its connection open
+            await asyncio.wait([starting], timeout=CONNECT_CANCEL_S)
             if not starting.done():
                 starting.cancel()
                 await asyncio.wait([starting])
@@ -117,45 +127,45 @@ class Fetching:
     async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
         self._assign(consumer)
         self._consumer = consumer
-        while not consumer._fetcher.error_future.done():  # getmany would wait for ever for a fetcher that has ended
+        while not fetcher_has_ended(consumer):  # getmany would wait for such a one for ever
             try:
-                news = await consumer.getmany(timeout_ms=int(HELD_OPEN_S * 1000))
+                batches = await consumer.getmany(timeout_ms=int(LONG_POLL_S * 1000))
             except OffsetOutOfRangeError as error:
                 ((partition, offset),) = error.args[0].items()
-                self.gone = (self._servers.ours(partition), offset)
-                self._changed()
-                await asyncio.sleep(FAILED_PAUSE_S)
+                self.gone = (self._servers.from_cluster(partition), offset)
+                self._on_change()
+                await asyncio.sleep(RESTART_PAUSE_S)
             else:
-                self._keep(news)
+                self._buffer(batches)
 
-    def _keep(self, news: Mapping[KafkaPartition, list[ConsumerRecord]]) -> None:
-        for partition, records in news.items():
-            fetched = self._partitions[self._servers.ours(partition)]
+    def _buffer(self, batches: Mapping[KafkaPartition, list[ConsumerRecord]]) -> None:
+        for partition, records in batches.items():
+            fetched = self._partitions[self._servers.from_cluster(partition)]
             fetched.records.extend(records)
             fetched.size += sum(map(_size, records))
             fetched.next_offset = records[-1].offset + 1
-        if news:
+        if batches:
             self._pause()
-            self._changed()
+            self._on_change()
 
     def _pause(self) -> None:
-        """Leaves out of the next requests those partitions of which there is enough."""
+        """Leaves those partitions out of the next requests of which enough is buffered."""
         full = sum(bool(fetched.records) for fetched in self._partitions.values())
-        enough = min(AHEAD_OF_ONE_BYTES, AHEAD_BYTES // max(1, full))
+        enough = min(BUFFER_PARTITION_BYTES, BUFFER_BYTES // max(1, full))
         if self._consumer is None:
             return
         for at, fetched in self._partitions.items():
             if not fetched.paused and fetched.size > enough:
                 fetched.paused = True
-                self._consumer.pause(self._servers.theirs(at))
+                self._consumer.pause(self._servers.to_cluster(at))
             elif fetched.paused and fetched.size <= enough // 2:
                 fetched.paused = False
-                self._consumer.resume(self._servers.theirs(at))
+                self._consumer.resume(self._servers.to_cluster(at))
 
     def take(
         self, limit: int, topics: Collection[str] | None = None, paused: Collection[TopicPartition] = ()
     ) -> list[Record]:
-        """Up to `limit` records, in fair shares, and moves past them."""
+        """Takes up to `limit` records out of the buffer, in fair shares of the partitions."""
         ready = [
             (at, fetched)
             for at, fetched in self._partitions.items()
@@ -173,22 +183,22 @@ class Fetching:
                 room -= size
                 fetched.size -= size
                 taken.append(_record(at, fetched.records.popleft()))
-            if share:  # who was served goes to the end, so that with more partitions than records each has its turn
+            if share:  # moves to the end, so that each partition has its turn where there are more of them than records
                 self._partitions[at] = self._partitions.pop(at)
         if taken:
             self._pause()
         return taken
 
     async def close(self) -> None:
-        self._living.cancel()
-        await asyncio.wait([self._living])
+        self._task.cancel()
+        await asyncio.wait([self._task])
 
 
 async def _stop(consumer: AIOKafkaConsumer) -> None:
     try:
         await consumer.stop()
-    except KafkaError:  # of a fetcher that has failed; aiokafka stops no further then
-        await consumer._client.close()
+    except KafkaError:  # raised by a fetcher that has failed, before aiokafka has closed its connections
+        await close_connections(consumer)
 
 
 def _record(at: TopicPartition, record: ConsumerRecord) -> Record:

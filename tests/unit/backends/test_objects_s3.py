@@ -274,7 +274,7 @@ async def test_a_server_that_hangs_blocks_neither_the_loop_nor_its_callers_for_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(objects_s3, "READ_S", 0.4)
-    monkeypatch.setattr(objects_s3, "TURN_S", 0.2)
+    monkeypatch.setattr(objects_s3, "QUEUE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(objects_s3, "THREADS", 2)
     hanging = threading.Event()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from backends.cassandra.series import Series
+from backends.cassandra.series import RequestSeries
 
 
 class Asked:
@@ -54,7 +54,7 @@ def numbers(*values: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(4)
     assert driver.values == [0, 1, 2, 3]
     for number in (2, 0, 3, 1, 5, 4, 9, 8, 7):
@@ -67,14 +67,14 @@ async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
 
 
 async def test_none_at_all() -> None:
-    series = Series(numbers(), Driver().send)
+    series = RequestSeries(numbers(), Driver().send)
     series.begin(4)
     await series.done
 
 
 async def test_a_second_answer_to_the_same_request_does_not_count() -> None:
     driver = Driver()
-    series = Series(numbers(*range(5)), driver.send)
+    series = RequestSeries(numbers(*range(5)), driver.send)
     series.begin(2)
     for _ in range(5):
         driver.asked[0].answer()
@@ -90,7 +90,7 @@ async def test_a_second_answer_to_the_same_request_does_not_count() -> None:
 @pytest.mark.parametrize("late", ["fail", "answer"])
 async def test_after_a_failure_no_more_are_sent(late: str) -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(3)
     driver.asked[1].fail(KeyError("first"))
     if late == "answer":
@@ -106,7 +106,7 @@ async def test_after_a_failure_no_more_are_sent(late: str) -> None:
 async def test_a_request_that_cannot_be_made_or_sent_ends_it() -> None:
     for requests in (numbers(1, -1, 2), (("statement", (1 // it,)) for it in (1, 0, 1))):
         driver = Driver()
-        series = Series(requests, driver.send)
+        series = RequestSeries(requests, driver.send)
         series.begin(3)
         with pytest.raises((ValueError, ZeroDivisionError)):
             await series.done
@@ -115,7 +115,7 @@ async def test_a_request_that_cannot_be_made_or_sent_ends_it() -> None:
 
 async def test_one_that_is_stopped_sends_no_more() -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(3)
     series.done.cancel()
     series.stop()
