@@ -1,5 +1,6 @@
-"""Which partitions a fetch names, and what becomes of a session that a server no longer knows. That records come
-through is shown by the contract suite on the real server.
+"""Which partitions a fetch request names, and what happens when a server no longer knows the session.
+
+That records arrive is tested by the contract suite on the real server.
 """
 
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""The embedded log against a model of it: plain lists and dicts, and whatever order of calls Hypothesis thinks of."""
+"""The embedded log against a model of it, which is plain lists and dicts, in calls that Hypothesis chooses."""
 
 import asyncio
 import tempfile

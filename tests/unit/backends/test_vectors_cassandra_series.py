@@ -1,5 +1,4 @@
-"""A series of requests: how many are on their way, and what ends it. The driver is a stand-in that answers when it is
-told.
+"""A series of requests: how many are in flight, and what ends it. A stand-in for the driver answers when it is told to.
 """
 
 import asyncio
@@ -52,7 +51,7 @@ def numbers(*values: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     return (("statement", (value,)) for value in values)
 
 
-async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
+async def test_so_many_are_in_flight_until_all_were_answered() -> None:
     driver = Driver()
     series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(4)
@@ -66,7 +65,7 @@ async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
     await series.done
 
 
-async def test_none_at_all() -> None:
+async def test_a_series_of_no_requests_is_done() -> None:
     series = RequestSeries(numbers(), Driver().send)
     series.begin(4)
     await series.done
