@@ -1,5 +1,4 @@
-"""A series of requests: how many are in flight, and what ends it. A stand-in for the driver answers when it is told to.
-"""
+"""A series of requests: how many are in flight, and what ends it. A stand-in for the driver answers when told to."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
