@@ -449,7 +449,7 @@ async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(
             await drain(consumer, 1)
     assert consumer.assignment[at] == Committed(2)
     assert await log.lag("group", "events") == {0: 5}
-    # What a person decides: after that the group goes on.
+    # As `facestream recover` does. Then the group continues.
     await consumer.commit({at: Committed(5)})
     await consumer.close()
     consumer = await log.consumer("group", ["events"], member="one")
@@ -532,7 +532,7 @@ async def test_fetching_continues_where_it_was_after_aiokafkas_fetcher_has_ended
             assert time.monotonic() < deadline, f"{len(keys)} of {(number + 1) * 20} records came"
             with suppress(Unavailable):
                 records = await consumer.poll(5, 0.2)
-                if consumer.epoch != epoch:  # a rebalance, on a busy machine: all of them come again
+                if consumer.epoch != epoch:  # a rebalance, on a busy machine: it reads all of them again
                     epoch, keys = consumer.epoch, []
                 keys += [record.key for record in records]
     assert sorted(keys) == sorted(expected)

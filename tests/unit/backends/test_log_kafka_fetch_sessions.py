@@ -16,7 +16,7 @@ INITIAL = (0, 0)
 
 
 class Server:
-    """A client's `send` that answers with what it is told, and remembers the requests as they would be sent."""
+    """Has the `send` of a client, which answers as a test says and keeps the requests as they would be sent."""
 
     def __init__(self) -> None:
         self.session_id, self.error_code, self.away = 7, 0, False

@@ -68,7 +68,7 @@ class Model:
 
 
 class EmptyView(LogView):
-    """Has no records in memory. Those may be returned after another log has compacted them, which the model does not do."""
+    """Has no records in memory, which might be returned after another log has compacted them, unlike in the model."""
 
     def tail(self, partition_id: int, offset: int, limit: int) -> list[Record]:
         return []

@@ -322,7 +322,7 @@ async def test_it_goes_on_when_the_server_is_back(unused_tcp_port: int) -> None:
 
 @pytest.fixture
 def tls(tmp_path: Path) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     make = [
         "openssl",

@@ -108,7 +108,7 @@ async def test_the_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def unfinished(session: Session) -> Callable[[uuid.UUID | None, int], None]:
-    """Makes the keyspace look as if its tables were not complete, with somebody who holds the lock for some seconds."""
+    """Makes the tables look incomplete, with a lock that `holder` has for some seconds."""
 
     def unfinished(holder: uuid.UUID | None, seconds: int) -> None:
         cql = "UPDATE schema_versions USING TTL %s SET holder = %s, version = null WHERE name = 'facestream' IF EXISTS"
@@ -218,7 +218,7 @@ async def test_servers_that_do_not_agree_yet_are_asked_again(
     await vectors.ping()
 
 
-# What lies in them.
+# The rows.
 
 
 async def test_a_face_has_the_time_of_its_event(vectors: CassandraVectors, session: Session, directory: str) -> None:

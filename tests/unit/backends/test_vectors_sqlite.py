@@ -136,7 +136,7 @@ async def test_a_sweep_overwrites_what_lies_in_unused_parts_of_pages(vectors: Sq
     await vectors.delete_faces("acme", ["g1"], 1_000, person=kept[0])
     left = everything(tmp_path)
     assert any(name.encode() in left for name in gone), (
-        "SQLite does not do so any more: a sweep need not write the file anew"
+        "SQLite no longer leaves copies: a sweep need not rewrite the file"
     )
     await vectors.sweep_erasures()
     left = everything(tmp_path)
