@@ -53,6 +53,16 @@ def test_a_name_that_another_system_has_given_is_not_a_key(name: str) -> None:
     assert key_of_name(name) is None
 
 
+def test_names_are_those_of_existing_buckets() -> None:
+    """The mapping must never change: see docs/decisions/object-names-on-s3.md."""
+    assert name_of_key(f"originals/{ID}") == f"originals/{ID}"
+    assert name_of_key("people/Ann Müller") == "~/people/Ann%20M%C3%BCller@"
+    name = name_of_key("é" * 151)
+    assert name.startswith("~long/Ak8Sf_N_5WAr0la6VUeaWNTJYh4crUCs7nIEMzmZOyNFd__VDQde1Qixvi")
+    assert name.endswith("959o60JoMRUwEE4fE6d5oHCQ95AOk@")
+    assert [len(level) for level in name.split("/")] == [5, 200, 200, 108]
+
+
 @example("\0" + "💙" * 299)
 @given(KEYS | LONG_KEYS)
 def test_a_name_stands_for_its_key_and_every_store_takes_it(key: str) -> None:
