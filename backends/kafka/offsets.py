@@ -15,6 +15,8 @@ NEVER_COMMITTED = -1
 
 
 class KafkaOffsets:
+    """Reads offsets, in terms of the port, with clients that are made at their first use."""
+
     def __init__(self, servers: KafkaServers, admin: LazyClient[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin

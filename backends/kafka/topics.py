@@ -34,6 +34,8 @@ class _ExistingTopic:
 
 
 class KafkaTopics:
+    """Creates, checks and counts topics, with clients that are made at their first use."""
+
     def __init__(self, servers: KafkaServers, admin: LazyClient[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin
