@@ -1,4 +1,4 @@
-"""What a server's driver has to say goes our way: its warnings, each kind now and then, without its tracebacks."""
+"""Forwards the warnings of a client library to our log: each kind once in EVERY_S, without tracebacks."""
 
 import logging
 import re
@@ -11,7 +11,7 @@ EVERY_S = 30.0
 log = structlog.get_logger(__name__)
 
 
-class _Heard(logging.Handler):
+class _DriverLogHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._said: dict[str, float] = {}
@@ -24,10 +24,10 @@ class _Heard(logging.Handler):
             log.warning("driver", says=record.getMessage(), module=record.name)
 
 
-def hear(name: str) -> None:
-    """Takes over the driver's logger, once. What is below a warning goes nowhere: it may have passwords in it."""
+def forward_driver_logs(name: str) -> None:
+    """Takes over the library's logger, once. Messages below a warning are dropped: they may contain passwords."""
     logger = logging.getLogger(name)
-    if not any(isinstance(handler, _Heard) for handler in logger.handlers):
-        logger.addHandler(_Heard())
+    if not any(isinstance(handler, _DriverLogHandler) for handler in logger.handlers):
+        logger.addHandler(_DriverLogHandler())
         logger.setLevel(logging.WARNING)
         logger.propagate = False

@@ -1,4 +1,4 @@
-"""Reading the URLs that choose the backends."""
+"""Parses the URLs that choose the backends."""
 
 import os
 from collections.abc import Collection
@@ -10,7 +10,7 @@ from schemas.errors import ConfigurationError
 
 
 def scheme_of(url: str, *, known: Collection[str], setting: str) -> str:
-    """The URL's scheme. Raises ConfigurationError, without the URL's password, when it is none of the known ones."""
+    """The URL's scheme. Raises ConfigurationError, without the URL's password, for one that is not known."""
     scheme = urlsplit(url).scheme
     if scheme not in known:
         raise ConfigurationError(
@@ -20,8 +20,8 @@ def scheme_of(url: str, *, known: Collection[str], setting: str) -> str:
 
 
 def path_of(url: str) -> Path:
-    """`sqlite:///data/log.db` is relative to the working directory, `sqlite:////data/log.db` absolute; the same for
-    file://.
+    """The path in a `sqlite://` or `file://` URL: `sqlite:///data/log.db` is relative to the working directory,
+    `sqlite:////data/log.db` is absolute.
     """
     return Path(unquote(urlsplit(url).path).removeprefix("/"))
 
@@ -30,8 +30,8 @@ def path_of(url: str) -> Path:
 class ServerUrl:
     """A server's URL in parts: `scheme://user:password@host:port,host:port/path?option=value`.
 
-    `path` has no leading slash. The password, never shown, is the URL's, else what the file named by the option
-    `password_file` holds, else that of the environment variable <setting>_PASSWORD.
+    `path` has no leading slash. The password, which no repr shows, is that of the URL, else the content of the file
+    that the option `password_file` names, else that of the environment variable <setting>_PASSWORD.
     """
 
     scheme: str
@@ -43,14 +43,14 @@ class ServerUrl:
     setting: str
 
     def flag(self, name: str) -> bool:
-        """An option that is true or false; False where it is missing."""
+        """The value of an option that is true or false; False where it is missing."""
         value = self.options.get(name, "false").lower()
         if value not in ("true", "false"):
             raise ConfigurationError(f"{self.setting}: the option {name} is true or false, not '{value}'")
         return value == "true"
 
     def number(self, name: str, default: int) -> int:
-        """An option that is a whole number above 0."""
+        """The value of an option that is a whole number above 0."""
         value = self.options.get(name, str(default))
         if not value.isdecimal() or int(value) < 1:
             raise ConfigurationError(f"{self.setting}: the option {name} is a whole number above 0, not '{value}'")
@@ -58,8 +58,9 @@ class ServerUrl:
 
 
 def server_of(url: str, *, setting: str, default_port: int, options: Collection[str]) -> ServerUrl:
-    """Takes a server's URL apart. `options` are those that the adapter knows beside password_file. Raises
-    ConfigurationError, without the password, for anything that is not understood.
+    """Parses a server's URL. `options` are those that the adapter knows besides password_file.
+
+    Raises ConfigurationError, without the password, for anything that is not understood.
     """
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
@@ -92,7 +93,7 @@ def _host_and_port(text: str, default_port: int, setting: str) -> tuple[str, int
     else:
         host, _, port = text.partition(":")
     if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
-        raise ConfigurationError(f"{setting}: '{text}' is no host:port")
+        raise ConfigurationError(f"{setting}: '{text}' is not host:port")
     return host, int(port) if port else default_port
 
 

@@ -1,5 +1,5 @@
 """cassandra-driver behind asyncio: connects in a thread at the first use, prepares the statements, and turns the
-driver's futures into asyncio's.
+driver's futures into those of asyncio.
 """
 
 import asyncio
@@ -14,45 +14,48 @@ from typing import Any, NamedTuple, TypeVar
 
 from cassandra import DriverException, Unauthorized, UnresolvableContactPoints
 from cassandra import InvalidRequest as Refused
-from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, ResultSet, Session
+from cassandra.cluster import Cluster, NoHostAvailable, ResponseFuture, Session
 from cassandra.connection import ConnectionException
 from cassandra.protocol import ErrorMessage, NumpyProtocolHandler, ProtocolHandler
 
 from backends.cassandra.connect import cluster_of
-from backends.cassandra.series import Series, release
+from backends.cassandra.private_parts import call_in_driver_thread, free_references, paging_state_of
+from backends.cassandra.series import RequestSeries
 from backends.urls import ServerUrl
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
 
 T = TypeVar("T")
 
-# Requests on their way at once: with fewer the server waits for the client, with more each of them waits for the
-# others. Single ones have so many together, and so has each of the series under way.
-IN_FLIGHT, LONG_ONES = 128, 2
-FEW = 8  # requests that are no series
-# After so long without any server the client is made anew: their names may stand for other addresses by now.
+# Requests in flight at once: with fewer the server waits for the client, with more they wait for each other. All single
+# requests together have this limit, and each series has it again.
+IN_FLIGHT = 128
+SERIES_AT_ONCE = 2
+# So many requests, or fewer, are sent as single ones.
+SINGLE_REQUESTS = 8
+# After so long without any server the client connects anew: the hosts' names may have other addresses by then.
 AWAY_S = 30.0
 CLOSE_S = 10.0
 
-# What the driver raises. ErrorMessage is an answer of the server that it has no other exception for.
+# What the driver raises. ErrorMessage is an answer of the server for which it has no other exception.
 FAILURES = (DriverException, NoHostAvailable, ConnectionException, ErrorMessage, OSError)
 
 
 class Statement(NamedTuple):
-    """CQL with {keyspace} in it. All are idempotent, and the driver may repeat them."""
+    """CQL with {keyspace} in it. All statements are idempotent, so that the driver may repeat them."""
 
     cql: str
     page_rows: int = 5_000
 
 
 class Page(NamedTuple):
-    """A part of the rows, and where the next one begins: None after the last."""
+    """A page of the rows, and the paging state of the next: None after the last."""
 
     rows: Any
     next: bytes | None
 
 
 class Columns(NamedTuple):
-    """The same with an array for each column."""
+    """A page with an array for each column."""
 
     columns: dict[str, Any]
     next: bytes | None
@@ -67,17 +70,20 @@ class _Connected:
 
 
 class Client:
-    """Used from one event loop. Every call raises Unavailable, or ConfigurationError when `ready` does."""
+    """Sends prepared statements. It belongs to one event loop.
+
+    Every call raises Unavailable, or ConfigurationError when `ready` does.
+    """
 
     def __init__(self, server: ServerUrl, statements: Sequence[Statement], ready: Callable[[Session], None]) -> None:
-        """statements: all that will be asked. `ready` raises for a keyspace that they cannot be asked of."""
+        """`statements`: all that will be used. `ready` raises for a keyspace in which they cannot be."""
         self._server, self._statements, self._ready = server, statements, ready
         self._where = f"cassandra://{','.join(f'{host}:{port}' for host, port in server.hosts)}/{server.path}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vectors-cassandra")
         self._connected: _Connected | None = None
         self._attempt: asyncio.Future[_Connected] | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
-        self._long_ones = asyncio.Semaphore(LONG_ONES)
+        self._series_slots = asyncio.Semaphore(SERIES_AT_ONCE)
         self._waiting: set[asyncio.Future[Any]] = set()
         self._answers: deque[tuple[asyncio.Future[Page], Page | Exception]] = deque()
         self._woken = False
@@ -103,19 +109,19 @@ class Client:
             return await self._ask(statement, values, begin)
 
     async def run_all(self, requests: Iterable[tuple[Statement, Sequence[Any]]], count: int) -> None:
-        """Runs so many side by side, until one fails; for statements that have no rows as an answer."""
+        """Runs `count` requests concurrently until one fails; for statements whose answers have no rows."""
         self._check_open()
-        if count <= FEW:
+        if count <= SINGLE_REQUESTS:
             await asyncio.gather(*(self.run(*request) for request in requests))
             return
-        async with self._long_ones:
+        async with self._series_slots:
             self._check_open()
             connected = self._connected or await self._connect()
             prepared, execute = connected.prepared, connected.session.execute_async
-            series = Series(requests, lambda statement, values: execute(prepared[statement], values))
-            connected.cluster.connection_class.create_timer(0, partial(series.begin, IN_FLIGHT))
+            series = RequestSeries(requests, lambda statement, values: execute(prepared[statement], values))
+            call_in_driver_thread(connected.cluster, partial(series.begin, IN_FLIGHT))
             try:
-                await self._outcome(connected, series.done)
+                await self._await_answer(connected, series.done)
             finally:
                 series.stop()
 
@@ -127,8 +133,8 @@ class Client:
             raise TypeError(f"cassandra-driver gave no columns for {statement.cql}")
         return Columns(columns, following)
 
-    async def once(self, work: Callable[[Session], None]) -> None:
-        """Runs it in a thread on a connection of its own, which does not take the keyspace to be ready."""
+    async def run_on_new_connection(self, work: Callable[[Session], None]) -> None:
+        """Runs it in a thread on a connection of its own, without the check that the keyspace is ready."""
 
         def connected() -> None:
             cluster = cluster_of(self._server)
@@ -141,12 +147,12 @@ class Client:
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, connected)
         except FAILURES as error:
-            raise self._translated(error) from error
+            raise self._to_port_error(error) from error
 
     async def close(self) -> None:
-        """Does not wait for long, nor for requests on their way: they fail."""
+        """Closes within CLOSE_S or so. Requests in flight fail."""
         self._closed = True
-        for waiting in self._waiting:  # the driver would let them run into their timeout
+        for waiting in self._waiting:  # the driver would leave them until their timeout
             if not waiting.done():
                 waiting.set_exception(Unavailable(f"{self} is closed"))
         if self._attempt is not None:
@@ -167,25 +173,27 @@ class Client:
         self._check_open()
         connected = self._connected or await self._connect()
         session = connected.session
-        # What is asked next is parsed like this. A second session for columns would be of no use here: of two, the
-        # driver does not restore the one that loses its connection alone.
+        # The handler of the next request. A second session for columns is no solution: when only one of two sessions
+        # loses its connection, the driver does not reconnect it.
         session.client_protocol_handler = NumpyProtocolHandler if columns else ProtocolHandler
-        asked = session.execute_async(connected.prepared[statement], values, paging_state=begin)
+        request = session.execute_async(connected.prepared[statement], values, paging_state=begin)
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
-        asked.add_callbacks(self._succeeded, self._failed, callback_args=(asked, answer), errback_args=(asked, answer))
-        return await self._outcome(connected, answer)
+        request.add_callbacks(
+            self._succeeded, self._failed, callback_args=(request, answer), errback_args=(request, answer)
+        )
+        return await self._await_answer(connected, answer)
 
-    async def _outcome(self, connected: _Connected, waiting: asyncio.Future[T]) -> T:
+    async def _await_answer(self, connected: _Connected, waiting: asyncio.Future[T]) -> T:
         self._waiting.add(waiting)
         try:
             outcome = await waiting
         except Refused as error:
-            await self.once(self._ready)  # or the keyspace is gone
+            await self.run_on_new_connection(self._ready)  # raises where the keyspace is gone
             raise InvalidRequest(f"{self}: {error}") from error
         except FAILURES as error:
             if isinstance(error, NoHostAvailable):
-                self._is_away(connected)
-            raise self._translated(error) from error
+                self._note_away(connected)
+            raise self._to_port_error(error) from error
         finally:
             self._waiting.discard(waiting)
         connected.away_since = None
@@ -193,18 +201,18 @@ class Client:
 
     # In the driver's threads.
 
-    def _succeeded(self, rows: Any, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(asked, answer, Page(rows, ResultSet(asked, rows).paging_state))
+    def _succeeded(self, rows: Any, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(request, answer, Page(rows, paging_state_of(request, rows)))
 
-    def _failed(self, error: Exception, asked: ResponseFuture, answer: asyncio.Future[Page]) -> None:
-        self._deliver(asked, answer, error)
+    def _failed(self, error: Exception, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+        self._deliver(request, answer, error)
 
-    def _deliver(self, asked: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
-        release(asked)
+    def _deliver(self, request: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
+        free_references(request)
         self._answers.append((answer, outcome))
-        if not self._woken:  # once for all that arrive meanwhile: waking the event loop costs more than they do
+        if not self._woken:  # once for all answers that arrive meanwhile: to wake the event loop costs more than those
             self._woken = True
-            with suppress(RuntimeError):  # the event loop is closed, nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
                 answer.get_loop().call_soon_threadsafe(self._settle)
 
     # In the event loop again.
@@ -213,7 +221,7 @@ class Client:
         self._woken = False
         while self._answers:
             answer, outcome = self._answers.popleft()
-            if answer.done():  # given up, or answered by two servers
+            if answer.done():  # cancelled, or answered by two servers
                 continue
             if isinstance(outcome, Exception):
                 answer.set_exception(outcome)
@@ -221,13 +229,13 @@ class Client:
                 answer.set_result(outcome)
 
     async def _connect(self) -> _Connected:
-        """All who ask wait for the same attempt; whoever asks after it has failed makes another one."""
+        """Connects. Concurrent callers share one attempt; after it has failed, the next caller makes another."""
         if self._attempt is None:
             self._attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._connect_now)
-            self._attempt.add_done_callback(self._attempted)
+            self._attempt.add_done_callback(self._on_attempt_done)
         return await asyncio.shield(self._attempt)
 
-    def _attempted(self, attempt: asyncio.Future[_Connected]) -> None:
+    def _on_attempt_done(self, attempt: asyncio.Future[_Connected]) -> None:
         self._attempt = None
         if not attempt.cancelled() and attempt.exception() is None:
             self._connected = attempt.result()
@@ -243,25 +251,25 @@ class Client:
                 cluster.shutdown()
                 raise
         except FAILURES as error:
-            raise self._translated(error) from error
+            raise self._to_port_error(error) from error
         return _Connected(cluster, session, prepared)
 
-    def _is_away(self, connected: _Connected) -> None:
+    def _note_away(self, connected: _Connected) -> None:
         now = time.monotonic()
         connected.away_since = connected.away_since or now
         if now - connected.away_since > AWAY_S and self._connected is connected:
             self._connected = None
             self._thread.submit(connected.cluster.shutdown)
 
-    def _translated(self, error: Exception) -> FacestreamError:
+    def _to_port_error(self, error: Exception) -> FacestreamError:
         if isinstance(error, Unauthorized):
             return ConfigurationError(f"{self}: {error}")
-        return Unavailable(f"{self}: {_reason(error, self._server)}")
+        return Unavailable(f"{self}: {_describe(error, self._server)}")
 
 
-def _reason(error: Exception, server: ServerUrl) -> str:
+def _describe(error: Exception, server: ServerUrl) -> str:
     if isinstance(error, UnresolvableContactPoints):
-        return "none of these hosts has an address"
+        return "no address is known for any of these hosts"
     if not isinstance(error, NoHostAvailable):
         return str(error) or type(error).__name__
     if isinstance(error.errors, dict) and error.errors:

@@ -1,4 +1,4 @@
-"""How a client of Cassandra is set up: contact points, login, TLS, and what is asked of the servers and how often."""
+"""Configures a client of Cassandra: contact points, login, TLS, policies and timeouts."""
 
 import ssl
 from typing import Any
@@ -23,16 +23,16 @@ PORT = 9042
 
 CONNECT_S = 5.0
 REQUEST_S = 10.0
-# A server that is not heard of for so long is taken for dead, even where its connections stay open.
+# A server that has not answered for so long is taken for dead, even where its connections stay open.
 HEARTBEAT_S = 10.0
-# A server that was away is asked again after at most so long.
+# The longest pause between two attempts to reconnect to a server.
 RECONNECT_S = 5.0
-# A server that keeps a request waiting gets company: the next one is asked too.
+# After so long without an answer, a request is sent to a second server too.
 SECOND_ATTEMPT_S = 0.5
 
 
 class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
-    """Everything sent is idempotent, so what may have been done is simply done again, once."""
+    """Repeats a request once after a timeout: every request is idempotent."""
 
     def on_read_timeout(self, *args: Any, retry_num: int, **kwargs: Any) -> tuple[int, None]:
         return (self.RETRY if retry_num == 0 else self.RETHROW), None
@@ -42,7 +42,7 @@ class Retries(RetryPolicy):  # type: ignore[misc]  # the driver has no types
 
 
 def cluster_of(server: ServerUrl) -> Cluster:
-    """A client that is not connected yet, but that has looked up the hosts' names: it may block."""
+    """Makes a client without connecting it. Blocks while it looks up the hosts' names."""
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(server.options.get("datacenter", ""))),
         retry_policy=Retries(),
@@ -68,11 +68,13 @@ def cluster_of(server: ServerUrl) -> Cluster:
 
 
 def tls_of(server: ServerUrl) -> ssl.SSLContext | None:
-    """The servers' certificates are checked: by whom they were issued, and that they name the address of the server."""
+    """The TLS context, which checks the issuer of a server's certificate and that it names the server's address; None
+    without tls=true.
+    """
     ca_file = server.options.get("ca_file")
     if not server.flag("tls"):
         if ca_file is not None:
-            raise ConfigurationError(f"{server.setting}: ca_file is of no use without tls=true")
+            raise ConfigurationError(f"{server.setting}: ca_file needs tls=true")
         return None
     try:
         return ssl.create_default_context(cafile=ca_file)

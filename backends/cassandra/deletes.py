@@ -1,5 +1,7 @@
-"""Deleting from Cassandra. A delete is written with a timestamp, as a face is, and hides what has the same or an
-earlier one, also what is written later. It is forgotten by the servers after gc_grace_seconds, ten days.
+"""Deletes from Cassandra.
+
+A delete is written with a timestamp, as a face is, and hides everything with the same or an earlier timestamp, even
+what is written later. The servers forget it after gc_grace_seconds, ten days.
 """
 
 import asyncio
@@ -14,9 +16,10 @@ _FACES = "DELETE FROM {keyspace}.faces USING TIMESTAMP ? WHERE directory = ? AND
 _DELETE_BUCKET = Statement(_FACES)
 _DELETE_PERSON = Statement(f"{_FACES} AND person = ?")
 _DELETE_FACE = Statement(f"{_FACES} AND person = ? AND face_id = ?")
-# One row for each person, so that none of the answers takes long.
+# Grouped by person, so that the server can answer in pages and none of them takes long.
 _COUNT = Statement(
-    "SELECT count(*), max(timestamp) FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ? GROUP BY person",
+    "SELECT count(*), max(timestamp) FROM {keyspace}.faces"
+    " WHERE directory = ? AND generation = ? AND bucket = ? GROUP BY person",
     500,
 )
 _ANSWER_WRITTEN = Statement("SELECT writetime(value) FROM {keyspace}.answers WHERE image_id = ?")
@@ -25,7 +28,7 @@ STATEMENTS = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE, _COUNT, _ANSWER_WRIT
 
 
 async def delete_faces(client: Client, directory: str, generations: Sequence[str], until: int, *only: str) -> None:
-    """until: µs. only: the person, or the person and the face_id."""
+    """Deletes faces with a time up to `until` (µs). `only`: the person, or the person and the face_id."""
     statement = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE)[len(only)]
     buckets = [bucket_of(only[0])] if only else BUCKETS
 
@@ -38,7 +41,7 @@ async def delete_faces(client: Client, directory: str, generations: Sequence[str
 
 
 async def delete_gallery(client: Client, directory: str, generation: str) -> int:
-    """All faces, whatever their times; returns how many there were."""
+    """Deletes all faces of a gallery, whatever their times. Returns how many there were."""
     return sum([await _delete_bucket(client, directory, generation, bucket) for bucket in BUCKETS])
 
 
@@ -49,7 +52,7 @@ async def delete_answers(client: Client, image_ids: Sequence[str]) -> None:
 
 async def _delete_bucket(client: Client, directory: str, generation: str, bucket: int) -> int:
     people = await client.run(_COUNT, (directory, generation, bucket))
-    # Not the time of now alone: the log's clock, from which faces have their times, may be ahead of ours.
+    # Not just the current time: the log's clock, which gives faces their times, may be ahead of ours.
     until = max([time.time_ns() // 1000, *(1000 * latest for _, latest in people if latest is not None)])
     await client.run(_DELETE_BUCKET, (until, directory, generation, bucket))
     return sum(count for count, _ in people)
@@ -57,7 +60,7 @@ async def _delete_bucket(client: Client, directory: str, generation: str, bucket
 
 async def _delete_answer(client: Client, image_id: str) -> None:
     written = await client.run(_ANSWER_WRITTEN, (image_id,))
-    # As with keys: whoever wrote it may have a clock that is ahead of ours. An answer that is not there is deleted as
-    # well, for its write may have come to some of the servers only.
+    # The clock of the process that wrote it may be ahead of ours. An answer that is not found is deleted too, because
+    # its write may have reached some of the servers only.
     until = max([time.time_ns() // 1000, *(at for (at,) in written if at is not None)])
     await client.run(_DELETE_ANSWER, (until, image_id))

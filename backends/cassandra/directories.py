@@ -1,9 +1,8 @@
-"""Which directories there are in Cassandra, without a look at all faces.
+"""The list of directories in Cassandra, which is kept so that listing them does not read all faces.
 
-A directory is listed when faces are put into it that had none, with the time of that. When its last face is deleted it
-is unlisted and noted as emptied, by its digest. Whoever wakes late may list it once more, though his faces are not
-there, since they were erased: so those that were emptied are looked at, for as long as the erasure of their faces
-holds.
+A directory is listed when faces are put into it. When its last face is deleted, it is unlisted and noted as emptied, by
+its digest. A delayed put may then list it again although the put's faces are erased and not there. So a directory that
+is noted as emptied is only shown if it has faces, as long as erasures are kept.
 """
 
 import asyncio
@@ -25,31 +24,34 @@ _UNLIST = Statement(
 _LISTED = Statement("SELECT directory FROM {keyspace}.directories WHERE generation = ? AND bucket = ?")
 _NOTE_EMPTIED = Statement("INSERT INTO {keyspace}.emptied (generation, bucket, digest) VALUES (?, ?, ?) USING TTL ?")
 _EMPTIED = Statement("SELECT digest FROM {keyspace}.emptied WHERE generation = ? AND bucket = ?")
-_A_FACE = Statement(
+_ANY_FACE = Statement(
     "SELECT face_id FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ? LIMIT 1"
 )
-STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _A_FACE)
+STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _ANY_FACE)
 
 
 @asynccontextmanager
-async def listing(client: Client, places: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
-    """For faces to be put into these (directory, generation): listed before, so that no process that dies leaves faces
-    that nobody finds, and after, for whoever woke late, saw none yet and unlisted them meanwhile.
+async def listing(client: Client, galleries: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
+    """Lists these (directory, generation) while faces are put into them.
+
+    Before, so that a process that dies leaves no faces in a directory that is not listed. And again after, in case a
+    delayed delete has found no faces yet and has unlisted the directory meanwhile.
     """
-    await _list(client, places)
+    await _list(client, galleries)
     yield
-    await _list(client, places)
+    await _list(client, galleries)
 
 
-async def _list(client: Client, places: Sequence[tuple[str, str]]) -> None:
+async def _list(client: Client, galleries: Sequence[tuple[str, str]]) -> None:
     now = _now()
-    requests = ((_LIST, (generation, bucket_of(directory), directory, now)) for directory, generation in places)
-    await client.run_all(requests, len(places))
+    requests = ((_LIST, (generation, bucket_of(directory), directory, now)) for directory, generation in galleries)
+    await client.run_all(requests, len(galleries))
 
 
 async def unlist_if_empty(client: Client, generation: str, directory: str) -> None:
-    # What is put after this moment stays listed. What was put before is seen: a directory's puts and deletes come one
-    # after the other, in the order of its partition of the log; who wakes late there repeats what was put.
+    # A directory that is listed after this moment stays listed. Faces that were put before it are seen, because puts
+    # and deletes of a directory come one after the other, in the order of its partition of the log. A worker that was
+    # delayed only repeats what was put.
     now = _now()
     if await _has_faces(client, generation, directory):
         return
@@ -59,12 +61,13 @@ async def unlist_if_empty(client: Client, generation: str, directory: str) -> No
 
 
 async def all_listed(client: Client, generation: str) -> list[str]:
-    """Some of them may have no faces."""
+    """The listed directories, sorted. Some of them may have no faces."""
     found = await asyncio.gather(*(client.run(_LISTED, (generation, bucket)) for bucket in BUCKETS))
     return sorted(directory for rows in found for (directory,) in rows)
 
 
 async def with_faces(client: Client, generation: str) -> list[str]:
+    """The directories that have faces, sorted."""
     names = await all_listed(client, generation)
     found = await asyncio.gather(*(client.run(_EMPTIED, (generation, bucket)) for bucket in BUCKETS))
     emptied = {digest for rows in found for (digest,) in rows}
@@ -77,7 +80,7 @@ async def with_faces(client: Client, generation: str) -> list[str]:
 
 
 async def _has_faces(client: Client, generation: str, directory: str) -> bool:
-    found = await asyncio.gather(*(client.run(_A_FACE, (directory, generation, bucket)) for bucket in BUCKETS))
+    found = await asyncio.gather(*(client.run(_ANY_FACE, (directory, generation, bucket)) for bucket in BUCKETS))
     return any(found)
 
 

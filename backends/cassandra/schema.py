@@ -1,8 +1,8 @@
-"""The keyspace and its tables: where a row lies, and how they are created, and brought up to date, by one process at a
-time.
+"""The keyspace and its tables, which one process at a time creates and migrates.
 
-Two servers that create the same table at once make two of it, and then disagree: so a row in `schema_versions`, taken
-with a condition, is a lock. Its own table is the only one that several may create at once: a fixed id makes them agree.
+When two servers create the same table at once, they make two of it and then disagree. So a row in `schema_versions` is
+a lock, which is taken by a conditional update. Only that table itself may be created by several at once: it has a fixed
+id, which makes them agree.
 """
 
 import time
@@ -18,15 +18,15 @@ from cassandra.query import SimpleStatement
 from schemas.errors import ConfigurationError, Unavailable
 
 BUCKETS = range(16)
-# A process that dies as it creates the tables keeps the lock for so long.
+# A process that dies while it creates the tables keeps the lock for so long.
 LOCK_S = 60
 PATIENCE_S = 150.0
 LOOK_EVERY_S = 0.2
-# A table takes a server that is busy some seconds.
+# A busy server needs some seconds to create a table.
 CREATE_TIMEOUT_S = 30.0
-# What servers say as long as a change has not come to all of them, or when several processes try for the lock. It was
-# seen with three servers: a table "does not exist" right after it was created through another server.
-PASSING = (InvalidRequest, OperationTimedOut, RequestExecutionException, ErrorMessage)
+# Errors while a change has not reached all servers, or while several processes try to take the lock. With three
+# servers, for example, a table "does not exist" right after it was created through another one.
+TRANSIENT_ERRORS = (InvalidRequest, OperationTimedOut, RequestExecutionException, ErrorMessage)
 
 _KEYSPACE = """
 CREATE KEYSPACE IF NOT EXISTS {keyspace}
@@ -37,15 +37,15 @@ _VERSIONS = """
 CREATE TABLE IF NOT EXISTS {keyspace}.schema_versions (name text PRIMARY KEY, version int, holder uuid) WITH id = {id}
 """
 
-# What each version adds to the one before. Every statement may be run twice.
+# The statements that each version adds to the one before. Every one may be run twice.
 #
-# All have gc_grace_seconds as it is by default, ten days. For so long a delete holds against what is written later with
-# an earlier timestamp; and a server that missed it must be repaired within that time, or it brings back what was
-# deleted.
+# All tables have the default gc_grace_seconds, ten days. For so long a delete hides what is written later with an
+# earlier timestamp. A server that missed a delete must be repaired within that time, or it brings deleted rows back.
 #
-# faces: a gallery lies in 16 partitions, under 100 MB each for two million faces of 128 numbers, sorted by person. It
-# is read as a whole, so leveled compaction keeps it in few files. directories: which there are, by generation; in 16
-# partitions, since every learn writes to it. answers: go by their TTL, a day's at once where they lie together.
+# faces: a gallery has 16 partitions, sorted by person, under 100 MB each for two million faces of 128 numbers. It is
+# read as a whole, so leveled compaction keeps it in few files. directories: by generation, in 16 partitions, because
+# every learn writes to it. answers: they expire by their TTL; those of a day are in files of their own, which are
+# deleted whole.
 _VERSION_1 = (
     """
     CREATE TABLE IF NOT EXISTS {keyspace}.faces (
@@ -74,8 +74,8 @@ _VERSION_1 = (
     )
     """,
 )
-# emptied: directories that have lost their last face, as digests, since their names may be what was erased. What is put
-# into one of them is not there if it was erased, so whether it has faces again must be looked up.
+# emptied: digests of directories whose last face was deleted. Digests, because the names themselves may have been
+# erased. Such a directory may be listed without having faces, so this has to be looked up.
 _VERSION_2 = (
     """
     CREATE TABLE IF NOT EXISTS {keyspace}.emptied (
@@ -88,20 +88,23 @@ VERSIONS = (_VERSION_1, _VERSION_2)
 
 
 def bucket_of(name: str) -> int:
-    """Where a person or a directory lies, for ever."""
+    """The bucket of a person or a directory. It must never change."""
     return zlib.crc32(name.encode()) % len(BUCKETS)
 
 
 def create(session: Session, keyspace: str, replication: int) -> None:
-    """Blocks. Raises Unavailable when the servers do not get to agree, or another process does not get done."""
+    """Creates the keyspace and its tables, or migrates them. Blocks.
+
+    Raises Unavailable when the servers do not come to an agreement, or another process does not finish.
+    """
     holder = uuid.uuid4()
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
             if _created(session, keyspace, replication, holder):
                 return
-            reason = "another process has begun with it, and does not get done"
-        except PASSING as error:
+            reason = "another process has begun to create it, and does not finish"
+        except TRANSIENT_ERRORS as error:
             reason = str(error)
         if time.monotonic() > until:
             raise Unavailable(f"the keyspace '{keyspace}' cannot be created: {reason}")
@@ -109,7 +112,7 @@ def create(session: Session, keyspace: str, replication: int) -> None:
 
 
 def require(session: Session, keyspace: str) -> None:
-    """Blocks. Raises ConfigurationError for a keyspace that is not there, or older than this program."""
+    """Checks the version of the tables. Blocks. Raises ConfigurationError for a keyspace that is missing or too old."""
     try:
         version = _version(session, keyspace, ConsistencyLevel.LOCAL_QUORUM)
     except InvalidRequest:
@@ -120,7 +123,7 @@ def require(session: Session, keyspace: str) -> None:
 
 
 def _created(session: Session, keyspace: str, replication: int, holder: uuid.UUID) -> bool:
-    """False while somebody else holds the lock, or has taken it meanwhile."""
+    """Tries once. Returns False while another process holds the lock, or has taken it meanwhile."""
     _change(session, _KEYSPACE, keyspace, replication=replication)
     _change(session, _VERSIONS, keyspace, id=uuid.uuid5(uuid.NAMESPACE_URL, f"cassandra:{keyspace}/schema_versions"))
     version = _version(session, keyspace, ConsistencyLevel.SERIAL)
@@ -131,7 +134,7 @@ def _created(session: Session, keyspace: str, replication: int, holder: uuid.UUI
     try:
         _migrate(session, keyspace, version, holder)
     finally:
-        with suppress(*PASSING):  # then it goes by itself
+        with suppress(*TRANSIENT_ERRORS):  # then the lock expires
             _update(session, keyspace, "SET holder = null IF holder = %s", holder)
     return _version(session, keyspace, ConsistencyLevel.SERIAL) >= len(VERSIONS)
 
@@ -144,7 +147,7 @@ def _migrate(session: Session, keyspace: str, version: int, holder: uuid.UUID) -
 
 
 def _change(session: Session, cql: str, keyspace: str, **values: object) -> None:
-    """Changes the schema, and waits until all servers have it."""
+    """Changes the schema and waits until all servers have the change."""
     answer: ResultSet = session.execute(cql.format(keyspace=f'"{keyspace}"', **values), timeout=CREATE_TIMEOUT_S)
     if not answer.response_future.is_schema_agreed:
         raise OperationTimedOut("the servers do not agree on its tables")
@@ -161,7 +164,7 @@ def _version(session: Session, keyspace: str, consistency: int) -> int:
 
 
 def _update(session: Session, keyspace: str, change: str, *values: object) -> uuid.UUID | None:
-    """Changes the row if the condition in `change` holds. Returns who holds the lock instead where it does not."""
+    """Changes the row if the condition in `change` holds. Otherwise returns the holder of the lock."""
     assignment, condition = change.split(" IF ")
     using, _, assignment = assignment.rpartition("SET ")
     cql = f"UPDATE \"{keyspace}\".schema_versions {using} SET {assignment} WHERE name = 'facestream' IF {condition}"  # noqa: S608

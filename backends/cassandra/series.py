@@ -1,8 +1,7 @@
-"""Many requests of which some are on their way at once: whenever one was answered, the driver's thread sends the next
-one.
+"""Sends many requests, a limited number at once: for each answer the driver's thread sends the next request.
 
-The event loop has no part in that. Were they sent from there, even only the first of them, the two threads would wait
-for each other's turn of the interpreter: two thirds as many faces a second were written.
+The event loop takes no part in that. When it sent the requests, or only the first ones, the two threads waited for each
+other's turn in the interpreter, and a third fewer faces a second were written.
 """
 
 import asyncio
@@ -13,83 +12,79 @@ from typing import Any
 
 from cassandra.cluster import ResponseFuture
 
+from backends.cassandra.private_parts import free_references
 
-class Series:
-    """`done` is the end of it: all were answered, or one has failed."""
+
+class RequestSeries:
+    """`done` is set when all requests were answered, or when one has failed."""
 
     def __init__(self, requests: Iterable[tuple[Any, Sequence[Any]]], send: Callable[..., ResponseFuture]) -> None:
-        """requests: what `send` takes. They are made as they are needed, in the driver's thread, and have no rows as
-        answers.
+        """`requests`: the arguments of `send`. They are taken from the iterator as they are needed, in the driver's
+        thread. Their answers have no rows.
         """
         self._loop = asyncio.get_running_loop()
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._requests = enumerate(requests)
         self._send = send
-        self._on_their_way: set[int] = set()
-        self._over = False
+        self._in_flight: set[int] = set()
+        self._ended = False
         self._lock = threading.Lock()
 
-    def begin(self, at_once: int) -> None:
-        """In the driver's thread."""
-        for _ in range(at_once):
-            self._go_on()
+    def begin(self, in_flight: int) -> None:
+        """Sends the first requests. Has to run in the driver's thread."""
+        for _ in range(in_flight):
+            self._send_next()
 
     def stop(self, error: Exception | None = None) -> None:
-        """Sends no more."""
+        """Sends no more requests, and sets `done`."""
         with self._lock:
             self._end(error)
 
-    def _go_on(self) -> None:
-        """Sends the next one."""
+    def _send_next(self) -> None:
+        """Sends the next request."""
         with self._lock:
-            if self._over:
+            if self._ended:
                 return
             try:
                 number, (statement, values) = next(self._requests)
             except StopIteration:
-                if not self._on_their_way:
+                if not self._in_flight:
                     self._end(None)
                 return
             except Exception as error:
                 self._end(error)
                 return
-            self._on_their_way.add(number)
+            self._in_flight.add(number)
         try:
-            asked = self._send(statement, values)
+            request = self._send(statement, values)
         except Exception as error:
             self.stop(error)
         else:
-            asked.add_callbacks(self._answered, self._failed, callback_args=(asked, number), errback_args=(asked,))
+            request.add_callbacks(
+                self._answered, self._failed, callback_args=(request, number), errback_args=(request,)
+            )
 
-    def _answered(self, rows: Any, asked: ResponseFuture, number: int) -> None:
-        release(asked)
+    def _answered(self, rows: Any, request: ResponseFuture, number: int) -> None:
+        free_references(request)
         with self._lock:
-            if number not in self._on_their_way:  # two servers have answered
+            if number not in self._in_flight:  # two servers have answered
                 return
-            self._on_their_way.remove(number)
-        self._go_on()
+            self._in_flight.remove(number)
+        self._send_next()
 
-    def _failed(self, error: Exception, asked: ResponseFuture) -> None:
-        release(asked)
+    def _failed(self, error: Exception, request: ResponseFuture) -> None:
+        free_references(request)
         self.stop(error)
 
     def _end(self, error: Exception | None) -> None:
-        if not self._over:
-            self._over = True
-            with suppress(RuntimeError):  # the event loop is closed, nobody waits any more
+        if not self._ended:
+            self._ended = True
+            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
                 self._loop.call_soon_threadsafe(_settle, self.done, error)
 
 
-def release(asked: ResponseFuture) -> None:
-    """The driver leaves each of its futures, and the rows in it, to the garbage collector, because what is asked, its
-    callbacks and its timer refer to each other. With thousands of them that takes a third of the time.
-    """
-    asked.clear_callbacks()
-    asked._timer = None
-
-
 def _settle(done: asyncio.Future[None], error: Exception | None) -> None:
-    if done.done():  # given up
+    if done.done():  # cancelled
         return
     if error is None:
         done.set_result(None)

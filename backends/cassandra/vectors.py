@@ -1,8 +1,8 @@
 """The vector store in Cassandra.
 
-A gallery lies in 16 partitions, people among them by a hash of their name. A face is written with the time of its event
-as its timestamp: the later one stays, in whatever order they come. Faces are counted as they are listed, from the rows
-themselves, so nothing has to be kept in step with them.
+A gallery has 16 partitions, and a hash of a person's name says which one has the person's faces. A face is written with
+the time of its event as timestamp, so that the later one wins in whatever order they are written. Faces are counted
+from the rows when they are listed, so there are no counters to keep correct.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from backends.cassandra import schema as schema
 from backends.cassandra.client import Client, Columns, Statement
 from backends.cassandra.connect import OPTIONS, PORT, tls_of
 from backends.cassandra.schema import BUCKETS, bucket_of
-from backends.driver_logs import hear
+from backends.driver_logs import forward_driver_logs
 from backends.urls import server_of
 from backends.vectors import (
     ANSWERS_IN_PAGE,
@@ -39,14 +39,14 @@ from backends.vectors import (
 from schemas.errors import ConfigurationError
 
 SETTING = "FACESTREAM_VECTORS"
-# Rows of a page of a gallery, and how many pages are on their way at once: with more of either it is read no faster,
-# and a page takes four times its size.
+# Rows in a page of a gallery, and how many pages are requested at once. With more of either a gallery is not read
+# faster, and a page takes four times its size in memory.
 PAGE_FACES, PAGES_AHEAD = 500, 2
-# People asked of each bucket above its share, so that their listing seldom has to ask twice.
-SPARE = 10
-# An answer is kept for days. Cassandra 4 takes no time after January 2038.
+# People read from each bucket beyond its share, so that a listing seldom needs a second request.
+SPARE_PEOPLE = 10
+# Far longer than answers are kept. Cassandra 4 allows no expiry after January 2038.
 LONGEST_TTL_S = 5 * 365 * 86_400
-ALL_KEYS = "all"  # keys are few, and lie in one partition
+ALL_KEYS = "all"  # API keys are few, and are in one partition
 
 _PUT_FACE = Statement(
     "INSERT INTO {keyspace}.faces (directory, generation, bucket, person, face_id, image_id, source, timestamp, vector)"
@@ -73,7 +73,8 @@ _PUT_ANSWER = Statement("INSERT INTO {keyspace}.answers (image_id, value, expire
 _ANSWER = Statement("SELECT image_id, value, expires_at FROM {keyspace}.answers WHERE image_id = ?")
 _ANSWERS = Statement("SELECT image_id, value, expires_at FROM {keyspace}.answers", ANSWERS_IN_PAGE)
 _PUT_KEY = Statement(
-    "INSERT INTO {keyspace}.api_keys (part, key_id, secret_hash, scope, directory, created_at) VALUES (?, ?, ?, ?, ?, ?)"
+    "INSERT INTO {keyspace}.api_keys (part, key_id, secret_hash, scope, directory, created_at)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 _KEYS = Statement("SELECT key_id, secret_hash, scope, directory, created_at FROM {keyspace}.api_keys WHERE part = ?")
 _KEY_WRITTEN = Statement("SELECT writetime(secret_hash) FROM {keyspace}.api_keys WHERE part = ? AND key_id = ?")
@@ -86,43 +87,47 @@ _STATEMENTS = (
 
 class CassandraVectors(VectorStore):
     """See VectorStore. `cassandra://user:password@host:9042,host:9042/keyspace`; options: tls (true or false), ca_file,
-    datacenter (the one to ask, by default the hosts'), replication (factor of a keyspace that create() makes),
-    password_file.
+    datacenter (the one to connect to, by default that of the hosts), replication (factor of a keyspace that create()
+    makes), password_file.
 
-    Used from one event loop; connects at the first call. Cassandra 4 or newer.
+    It belongs to one event loop, and connects at its first use. Needs Cassandra 4 or newer.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises ConfigurationError. The servers are not asked before the first call."""
+        """Raises ConfigurationError. It does not connect before the first call."""
         server = server_of(url, setting=SETTING, default_port=PORT, options=OPTIONS)
         if not re.fullmatch(r"[A-Za-z0-9_]{1,48}", server.path):
-            raise ConfigurationError(f"{SETTING}: '{server.path}' is no keyspace: up to 48 letters, digits and '_'")
+            raise ConfigurationError(
+                f"{SETTING}: '{server.path}' is not a keyspace: a name has up to 48 letters, digits and '_'"
+            )
         tls_of(server)
         self._keyspace = server.path
         self._replication = server.number("replication", 1)
         self._client = Client(server, _STATEMENTS, lambda session: schema.require(session, server.path))
-        hear("cassandra")
+        forward_driver_logs("cassandra")
 
     def __repr__(self) -> str:
         return f"CassandraVectors('{self._client}')"
 
     async def create(self) -> None:
-        await self._client.once(lambda session: schema.create(session, self._keyspace, self._replication))
+        await self._client.run_on_new_connection(
+            lambda session: schema.create(session, self._keyspace, self._replication)
+        )
 
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         for it in faces:
             it.check()  # before anything is written
-        places = {(it.directory, it.generation) for it in faces}
-        async with directories.listing(self._client, [it for it in places if it not in listed]):
+        galleries = {(it.directory, it.generation) for it in faces}
+        async with directories.listing(self._client, [it for it in galleries if it not in listed]):
             await self._client.run_all(((_PUT_FACE, _row(it)) for it in faces), len(faces))
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
-        begins: list[tuple[int, bytes | None]] = [(bucket, None) for bucket in BUCKETS]
+        next_pages: list[tuple[int, bytes | None]] = [(bucket, None) for bucket in BUCKETS]
         reading: dict[asyncio.Task[Columns], int] = {}
 
         def read_on() -> None:
-            while begins and len(reading) < PAGES_AHEAD:
-                bucket, begin = begins.pop()
+            while next_pages and len(reading) < PAGES_AHEAD:
+                bucket, begin = next_pages.pop()
                 page = self._client.columns(_GALLERY, (directory, generation, bucket), begin)
                 reading[asyncio.create_task(page)] = bucket
 
@@ -135,7 +140,7 @@ class CassandraVectors(VectorStore):
                     task = done.pop()
                     bucket, page = reading.pop(task), task.result()
                     if page.next is not None:
-                        begins.append((bucket, page.next))
+                        next_pages.append((bucket, page.next))
                     if len(page.columns["face_id"]):
                         blocks.append(_block(page.columns))
                     del task, page
@@ -148,29 +153,30 @@ class CassandraVectors(VectorStore):
             await asyncio.gather(*reading, return_exceptions=True)
 
     async def read_faces(self, directory: str, generation: str) -> AsyncIterator[list[Face]]:
-        begins: dict[int, bytes | None] = dict.fromkeys(BUCKETS)  # of the next page of each bucket that has not ended
+        # The paging state of the next page of each bucket that has not ended.
+        next_pages: dict[int, bytes | None] = dict.fromkeys(BUCKETS)
         ahead: dict[int, list[Face]] = {bucket: [] for bucket in BUCKETS}
-        while begins or any(ahead.values()):
-            short = [bucket for bucket in begins if not ahead[bucket]]
+        while next_pages or any(ahead.values()):
+            short = [bucket for bucket in next_pages if not ahead[bucket]]
             pages = await asyncio.gather(
-                *(self._client.page(_GALLERY_FACES, (directory, generation, it), begins[it]) for it in short)
+                *(self._client.page(_GALLERY_FACES, (directory, generation, it), next_pages[it]) for it in short)
             )
             for bucket, page in zip(short, pages, strict=True):
                 ahead[bucket] = [Face(*row) for row in page.rows]
                 if page.next is None:
-                    del begins[bucket]
+                    del next_pages[bucket]
                 else:
-                    begins[bucket] = page.next
-            if any(not ahead[bucket] for bucket in begins):
-                continue  # a page may be empty though it is not the last
-            # What follows in a bucket that has not ended comes after the last of its page.
-            until = min((_place(ahead[bucket][-1]) for bucket in begins), default=None)
+                    next_pages[bucket] = page.next
+            if any(not ahead[bucket] for bucket in next_pages):
+                continue  # a page may be empty although it is not the last
+            # The next pages of a bucket only have faces after the last one of its page.
+            until = min((_sort_key(ahead[bucket][-1]) for bucket in next_pages), default=None)
             ready: list[Face] = []
             for bucket, faces in ahead.items():
-                count = len(faces) if until is None else bisect_right(faces, until, key=_place)
+                count = len(faces) if until is None else bisect_right(faces, until, key=_sort_key)
                 ready += faces[:count]
                 ahead[bucket] = faces[count:]
-            ready.sort(key=_place)
+            ready.sort(key=_sort_key)
             for first in range(0, len(ready), MOST_IN_BLOCK):
                 yield ready[first : first + MOST_IN_BLOCK]
 
@@ -196,7 +202,7 @@ class CassandraVectors(VectorStore):
         return deleted
 
     async def sweep_erasures(self) -> None:
-        """The servers do it."""
+        """Does nothing: the servers do it."""
 
     async def directories(self, generation: str) -> list[str]:
         return await directories.with_faces(self._client, generation)
@@ -205,19 +211,19 @@ class CassandraVectors(VectorStore):
         self, directory: str, generation: str, *, after: str = "", limit: int = 100
     ) -> list[PersonSummary]:
         found: dict[int, list[PersonSummary]] = {bucket: [] for bucket in BUCKETS}
-        asked = limit // len(BUCKETS) + SPARE
-        short = list(BUCKETS)  # these may hold people before the last one of the page
+        people_each = limit // len(BUCKETS) + SPARE_PEOPLE
+        short = list(BUCKETS)  # buckets that may have more people who belong on the page
         while short:
-            begins = [found[bucket][-1].person if found[bucket] else after for bucket in short]
+            last_names = [found[bucket][-1].person if found[bucket] else after for bucket in short]
             more = await asyncio.gather(
                 *(
-                    self._client.run(_PERSONS, (directory, generation, bucket, begin, asked))
-                    for bucket, begin in zip(short, begins, strict=True)
+                    self._client.run(_PERSONS, (directory, generation, bucket, last, people_each))
+                    for bucket, last in zip(short, last_names, strict=True)
                 )
             )
             for bucket, rows in zip(short, more, strict=True):
                 found[bucket] += [PersonSummary(*row) for row in rows]
-            unfinished = [bucket for bucket, rows in zip(short, more, strict=True) if len(rows) == asked]
+            unfinished = [bucket for bucket, rows in zip(short, more, strict=True) if len(rows) == people_each]
             page = sorted((it for summaries in found.values() for it in summaries), key=lambda it: it.person)[:limit]
             short = [it for it in unfinished if len(page) < limit or found[it][-1].person < page[-1].person]
         return page
@@ -228,8 +234,7 @@ class CassandraVectors(VectorStore):
 
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
         now = time.time()
-        # They are on their way together, and have the times at which they were sent: of two to an image the later one
-        # stays.
+        # They are sent at the same time, with the times at which they are sent: of two for an image the later one wins.
         rows = ((it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now)) for it in answers)
         await self._client.run_all(((_PUT_ANSWER, row) for row in rows), len(answers))
 
@@ -251,7 +256,7 @@ class CassandraVectors(VectorStore):
         await deletes.delete_answers(self._client, image_ids)
 
     async def sweep_answers(self, expired_before: float) -> None:
-        """Each goes by its TTL."""
+        """Does nothing: answers expire by their TTL."""
 
     async def put_api_key(self, key: ApiKey) -> None:
         values = (ALL_KEYS, key.key_id, key.secret_hash, key.scope, key.directory, key.created_at)
@@ -264,7 +269,7 @@ class CassandraVectors(VectorStore):
         written = await self._client.run(_KEY_WRITTEN, (ALL_KEYS, key_id))
         if not written:
             return False
-        # Whoever wrote it may have a clock that is ahead of ours: the key must go all the same.
+        # The clock of the process that wrote it may be ahead of ours.
         at = max(int(time.time() * 1e6), written[0][0])
         await self._client.run(_DELETE_KEY, (at, ALL_KEYS, key_id))
         return True
@@ -276,7 +281,7 @@ class CassandraVectors(VectorStore):
         await self._client.close()
 
 
-def _place(face: Face) -> tuple[str, str]:
+def _sort_key(face: Face) -> tuple[str, str]:
     return face.person, face.face_id
 
 

@@ -1,6 +1,6 @@
-"""The embedded object store: one file an object, written beside and renamed into place.
+"""The embedded object store: a file for each object, written to a temporary file and renamed into place.
 
-A file is a line of JSON with the metadata, then the data. objects_paths says which file a key has.
+A file is a line of JSON with the metadata, then the data. paths.py says which file a key has.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from backends.bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.files.paths import folder_of, is_file, key_of, may_hold, path_of
+from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# The header of a file fits: 2 kB, each of which JSON may write as six.
+# Enough for the header of a file: metadata has 2 kB, and JSON may need six bytes for each.
 HEADER_BYTES = 16 << 10
-# fsyncs wait for the disk, not for the processor: so many of them go on at once.
+# More than there are cores, because an fsync waits for the disk and not for the processor.
 THREADS = 8
 LIST_BATCH = 1000
-# Each is lost only to a delete that empties the very folder at the very moment.
-ATTEMPTS = 50
-# Folders remembered as durable. A million of them would be forgotten and synced once more, nothing else.
+# An attempt fails only when a delete empties and removes the folder at that very moment.
+PUT_ATTEMPTS = 50
+# Folders that are known to be durable. Beyond so many all are forgotten, and each is synced once more.
 KNOWN_FOLDERS = 100_000
 
 
@@ -125,7 +125,7 @@ class FileObjects(ObjectStore):
     # In the threads.
 
     def _prepare(self) -> None:
-        """Makes the folder, and removes the temporary files of processes that died; once."""
+        """Makes the folder, and removes the temporary files of dead processes. Does so once."""
         if self._prepared:
             return
         with self._preparing:
@@ -134,7 +134,7 @@ class FileObjects(ObjectStore):
                 with suppress(FileNotFoundError, BlockingIOError):
                     file = os.open(left_over, os.O_RDONLY)
                     try:
-                        # Who writes a file holds its lock; the lock of a dead process is free.
+                        # The process that writes a file holds its lock. A dead process holds none.
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         left_over.unlink()
                     finally:
@@ -142,7 +142,7 @@ class FileObjects(ObjectStore):
             self._prepared = True
 
     def _put(self, path: Path, header: bytes, data: bytes, if_absent: bool) -> bool:
-        attempts = ATTEMPTS
+        attempts = PUT_ATTEMPTS
         while True:
             temporary = self._temporary / f"{os.getpid()}-{threading.get_ident()}-{next(self._numbers)}"
             file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -152,12 +152,12 @@ class FileObjects(ObjectStore):
                 os.fsync(file)
                 self._make_folder(path.parent)
                 put = _move(temporary, path, if_absent)
-                # Also when somebody else's is there already: who put it may not have got as far.
+                # Also when another put was first: it may not have synced the folder yet.
                 _sync_folder(path.parent)
                 return put
             except FileNotFoundError:
-                # The folder, or one above, was empty for a moment and a delete took it away; or another process that is
-                # just starting took our temporary file, between open and lock, for a left-over.
+                # A delete has removed the folder, or one above, while it was empty. Or another process that was just
+                # starting has removed our temporary file between open and lock, as if its process were dead.
                 self._durable.difference_update(path.parents)
                 attempts -= 1
                 if not attempts:
@@ -168,16 +168,14 @@ class FileObjects(ObjectStore):
                 os.close(file)
 
     def _make_folder(self, folder: Path) -> None:
-        """Makes a folder so that it outlives a crash: the folder above is synced too, even when somebody else has just
-        made this one.
-        """
+        """Makes a folder durable: syncs the one above too, even when another process has just made this one."""
         if folder in self._durable:
             return
         if folder == self._root:
             folder.mkdir(parents=True, exist_ok=True)
         else:
             self._make_folder(folder.parent)
-            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails when a delete takes it away just then
+            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails when a delete removes it at that moment
                 folder.mkdir()
         _sync_folder(folder.parent)
         if len(self._durable) >= KNOWN_FOLDERS:
@@ -192,11 +190,11 @@ class FileObjects(ObjectStore):
                 touched.add(path.parent)
         left = {self._remove_empty(folder) for folder in touched}
         for folder in left:
-            with suppress(FileNotFoundError):  # emptied by another delete, which syncs the one above
+            with suppress(FileNotFoundError):  # removed by another delete, which syncs the one above
                 _sync_folder(folder)
 
     def _remove_empty(self, folder: Path) -> Path:
-        """Removes a folder and those above as long as they are empty. Returns the one that stays."""
+        """Removes a folder and those above it as long as they are empty. Returns the first that is not."""
         while folder != self._root:
             try:
                 folder.rmdir()
@@ -223,7 +221,7 @@ class FileObjects(ObjectStore):
 def _files(folder: Path, beginning: str) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            # Names first: a folder must not stay open while the caller thinks about its objects.
+            # All names first: a folder must not stay open while the caller handles its objects.
             names = [
                 entry.name for entry in entries if not entry.name.startswith(".") and may_hold(entry.name, beginning)
             ]
@@ -259,7 +257,7 @@ def _read(path: Path, with_data: bool) -> StoredObject | None:
         beginning = os.pread(file, HEADER_BYTES, 0)
         length = _header_length(beginning, path)
         metadata = json.loads(beginning[:length])
-        # Read in place, not cut out of what was read: a picture is copied once.
+        # The data is read by itself, not cut out of the file's bytes, which would copy it once more.
         size = os.fstat(file).st_size - length if with_data else 0
         data = os.pread(file, size, length)
         if len(data) != size:
@@ -272,7 +270,7 @@ def _read(path: Path, with_data: bool) -> StoredObject | None:
 def _header_length(beginning: bytes, path: Path) -> int:
     length = beginning.find(b"\n") + 1
     if length == 0:
-        raise Unavailable(f"{path} is no file of this store: move it out of the folder")
+        raise Unavailable(f"{path} is not a file of this store: move it out of the folder")
     return length
 
 

@@ -1,8 +1,8 @@
-"""How an object's key becomes a path and back: any text is a key, and none leaves the folder.
+"""Maps an object's key to a path and back. Any text is a key, and no path leaves the folder of the store.
 
-Each level of a key is percent-encoded, which takes every character that means something to a file system. Names of
-files end in '@', those of folders do not, so the keys 'a' and 'a/b' go side by side. What is too long for a file name
-goes on in a folder below, marked by '+'.
+Each level of a key is percent-encoded, which replaces every character with a meaning in file systems. Names of files
+end in '@' and those of folders do not, so that the keys 'a' and 'a/b' can both exist. A level that is too long for a
+file name is continued in the folder below, marked by '+'.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _EMPTY = "%"
 
 
 def path_of(key: str) -> Path:
-    """The relative path of a key. Raises UnicodeEncodeError for text that is none (a lone surrogate)."""
+    """The relative path of a key. Raises UnicodeEncodeError for a lone surrogate."""
     *folders, file = key.split("/")
     names: list[str] = []
     for folder in folders:
@@ -28,7 +28,7 @@ def path_of(key: str) -> Path:
 
 
 def key_of(path: Path) -> str:
-    """The key that a relative path stands for."""
+    """The key of a relative path."""
     key = ""
     for name in path.parts:
         level = name.removesuffix(_FILE)
@@ -44,14 +44,14 @@ def is_file(name: str) -> bool:
 
 
 def folder_of(prefix: str) -> tuple[Path, str]:
-    """The deepest folder that holds all keys with a prefix, and how the encoded names in it begin."""
+    """The deepest folder with all keys of a prefix, and the beginning of their encoded names in it."""
     *folders, rest = prefix.split("/")
     names = [name for folder in folders for name in _names(folder)]
     return Path(*names), _encoded(rest)
 
 
 def may_hold(name: str, beginning: str) -> bool:
-    """Whether a file or folder of that name can hold keys whose encoded level begins so."""
+    """Whether a file or folder of that name can have keys whose encoded level starts with `beginning`."""
     level = name.removesuffix(_FILE).removesuffix(_CONTINUED)
     level = "" if level == _EMPTY else level
     return level.startswith(beginning) or (name.endswith(_CONTINUED) and beginning.startswith(level))
@@ -67,5 +67,5 @@ def _names(level: str) -> Iterator[str]:
 
 def _encoded(level: str) -> str:
     encoded = quote(level, safe="")
-    # '.' and '..' are no names, and those that begin with a dot are the store's own.
+    # '.' and '..' are not file names, and names that start with a dot are the store's own.
     return "%2E" + encoded[1:] if encoded.startswith(".") else encoded

@@ -1,6 +1,7 @@
-"""What a `kafka://` URL says, the aiokafka clients made from it, and how their errors become the port's.
+"""Reads a `kafka://` URL, makes aiokafka clients from it, and turns their errors into the port's.
 
-No message of an error or a log line has the password: what the servers and aiokafka say goes through here.
+Every message from the servers and from aiokafka passes through this file, so that no error and no log line contains the
+password.
 """
 
 import asyncio
@@ -14,28 +15,31 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
 
-from backends.driver_logs import hear
+from backends.driver_logs import forward_driver_logs
 from backends.log import LARGEST_RECORD, TopicPartition
 from backends.urls import server_of
 from schemas.errors import ConfigurationError, Unavailable
 
 SETTING = "FACESTREAM_LOG"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
-# What a request or a way through a few of them may take; a broker that restarts is away for some seconds.
-REACH_S, ASK_S, RETRY_S = 5.0, 10.0, 0.05
-# One record of the largest size and what a batch adds to it.
+CONNECT_TIMEOUT_S = 5.0
+# For one call, with its retries: a broker that restarts is away for some seconds.
+CALL_TIMEOUT_S = 10.0
+RETRY_PAUSE_S = 0.05
+# One record of the largest size, and what a batch adds to it.
 LARGEST_BATCH = LARGEST_RECORD + 65_536
-# What aiokafka raises when servers are away or refuse. KeyError: its client looks for a connection that another of its
-# tasks has just dropped.
-AWAY = (KafkaError, OSError, TimeoutError, KeyError)
+# What aiokafka raises when servers are away or refuse. A KeyError comes from its client, when it looks up a connection
+# that another of its tasks has just dropped.
+FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
 
 Client = TypeVar("Client")
 Answer = TypeVar("Answer")
 
 
 class KafkaServers:
-    """A cluster as a URL names it: makes clients of it. `prefix` stands before every topic and group, in the cluster
-    only.
+    """The cluster that a URL names, and the clients made for it.
+
+    `prefix` is put before the name of every topic and group, in the cluster only.
     """
 
     def __init__(self, url: str) -> None:
@@ -81,21 +85,22 @@ class KafkaServers:
         if wrong:
             raise ConfigurationError(f"{SETTING}: {wrong}")
 
-    def theirs(self, at: TopicPartition) -> KafkaPartition:
-        """A partition as the cluster names it."""
+    def to_cluster(self, at: TopicPartition) -> KafkaPartition:
+        """The partition under its name in the cluster, with the prefix."""
         return KafkaPartition(self.prefix + at.topic, at.partition)
 
-    def ours(self, partition: KafkaPartition) -> TopicPartition:
+    def from_cluster(self, partition: KafkaPartition) -> TopicPartition:
+        """The partition under its name in the port, without the prefix."""
         return TopicPartition(partition.topic.removeprefix(self.prefix), partition.partition)
 
     async def _settings(self) -> dict[str, Any]:
-        """What every client is made with."""
-        hear("aiokafka")
+        """The arguments that all clients share."""
+        forward_driver_logs("aiokafka")
         settings: dict[str, Any] = {
             "bootstrap_servers": self._hosts(),
             "client_id": "facestream",
-            "request_timeout_ms": int(ASK_S * 1000),
-            "retry_backoff_ms": int(RETRY_S * 1000),
+            "request_timeout_ms": int(CALL_TIMEOUT_S * 1000),
+            "retry_backoff_ms": int(RETRY_PAUSE_S * 1000),
             "metadata_max_age_ms": 60_000,
             "security_protocol": ("SASL_" if self._url.user else "") + ("SSL" if self._tls else "PLAINTEXT"),
         }
@@ -125,7 +130,7 @@ class KafkaServers:
         return await self._started(producer, producer.start, producer.stop)
 
     async def consumer(self, **more: Any) -> AIOKafkaConsumer:
-        """A consumer of no group and, to begin with, no partition."""
+        """A consumer without a group, and so far without partitions."""
         consumer = AIOKafkaConsumer(**await self._settings() | {"enable_auto_commit": False} | more)
         return await self._started(consumer, consumer.start, consumer.stop)
 
@@ -133,38 +138,43 @@ class KafkaServers:
         self, client: Client, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
     ) -> Client:
         try:
-            async with asyncio.timeout(REACH_S):
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await start()
         except BaseException as error:
             await stop()
-            if isinstance(error, AWAY):  # aiokafka says why in its log lines only
+            if isinstance(error, FAILURES):  # aiokafka gives the reason in its log lines only
                 raise Unavailable(
-                    f"Kafka ({', '.join(self._hosts())}) cannot be reached, or refuses this login or tls: the log says more"
+                    f"Kafka ({', '.join(self._hosts())}) cannot be reached, or refuses this login or tls:"
+                    " the log says more"
                 ) from error
             raise
         return client
 
-    async def asked(self, what: str, question: Callable[[], Awaitable[Answer]], within_s: float = ASK_S) -> Answer:
-        """The answer to a question, which is asked again while the servers say that they may know later. Raises
-        Unavailable.
+    async def call(
+        self, purpose: str, request: Callable[[], Awaitable[Answer]], within_s: float = CALL_TIMEOUT_S
+    ) -> Answer:
+        """Makes a request, again as long as the servers answer with a retriable error, and returns its answer.
+
+        `purpose` is for the message of an error. Raises Unavailable.
         """
         try:
             async with asyncio.timeout(within_s):
                 while True:
                     try:
-                        return await question()
+                        return await request()
                     except KafkaError as error:
                         if not error.retriable:
                             raise
-                    await asyncio.sleep(RETRY_S)
-        except AWAY as error:
-            raise self.unavailable(what, error) from error
+                    await asyncio.sleep(RETRY_PAUSE_S)
+        except FAILURES as error:
+            raise self.unavailable(purpose, error) from error
 
-    def unavailable(self, what: str, error: BaseException) -> Unavailable:
-        return Unavailable(f"Kafka ({', '.join(self._hosts())}), {what}: {reason(error)}")
+    def unavailable(self, purpose: str, error: BaseException) -> Unavailable:
+        """The port's error for an error of aiokafka."""
+        return Unavailable(f"Kafka ({', '.join(self._hosts())}), {purpose}: {_describe(error)}")
 
 
-def reason(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, KafkaConnectionError | NodeNotReadyError | OSError | KeyError):
@@ -172,9 +182,10 @@ def reason(error: BaseException) -> str:
     return str(error)
 
 
-class Lazily(Generic[Client]):
-    """A client that is made when it is first needed, once for all who ask; after a failure the next who asks tries
-    again.
+class LazyClient(Generic[Client]):
+    """A client that is made at its first use, once for all callers. After a failure the next caller tries again.
+
+    `made` is the client, None before the first use.
     """
 
     def __init__(self, make: Callable[[], Awaitable[Client]]) -> None:

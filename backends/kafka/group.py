@@ -1,11 +1,14 @@
-"""One member's life in a consumer group of Kafka: joining, heartbeats, sharing out, leaving.
+"""A member of a consumer group of Kafka: it joins, sends heartbeats, assigns partitions when it leads, and leaves.
 
-It speaks the group protocol itself, through aiokafka's client, with its requests and its sticky assignor, because
-aiokafka's own coordinator cannot keep the port's promises. It commits under whatever generation is the present one when
-the request is built; here a commit carries the generation that its caller knew, and the group's coordinator refuses it
-by itself. It takes its place back from another process that has joined under its name; here it is told. A static member
-never leaves; here it does. It ends its heartbeats for good when the coordinator answers that it is just loading the
-group, as it does after a restart.
+It speaks the group protocol itself, with aiokafka's client, requests and sticky assignor, because aiokafka's own
+coordinator breaks the port's promises in four ways:
+
+- It commits under the generation that is current when the request is built. Here a commit carries the generation that
+  its caller knew, and Kafka refuses it after a rebalance.
+- It takes its membership back from another process that has joined under the same name. Here the member fails with
+  Fenced.
+- A static member never leaves. Here it does.
+- Its heartbeats end for good when Kafka answers that it is loading the group, as it does after a restart.
 """
 
 import asyncio
@@ -26,30 +29,30 @@ from aiokafka.errors import NodeNotReadyError, StaleMetadata, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
-from backends.kafka.connect import AWAY, RETRY_S, KafkaServers
+from backends.kafka.connect import FAILURES, RETRY_PAUSE_S, KafkaServers
 from backends.log import Committed, TopicPartition
 from schemas.errors import Fenced, InvalidRequest
 
-# A member that is not heard of for SESSION_S has lost its place; by its heartbeats it learns that others join or leave.
+# A member that sends nothing for SESSION_S is removed from the group. Its heartbeats tell it that others join or leave.
 SESSION_S, HEARTBEAT_S = 10.0, 1.0
-# How long the others have to join again when the group rebalances, and how long a request for that may take.
-REBALANCE_S, REQUEST_S = 10.0, 20.0
+# How long the members have to join again when the group rebalances, and how long a request to join may take.
+REBALANCE_S, JOIN_REQUEST_S = 10.0, 20.0
 LEAVE_S = 3.0
-# A broker that is just elected or restarted is missed a few times; after that the log says so.
-PATIENT_MISSES = 6
+# A broker that was just elected or restarted is missed a few times in a row. After so many the log has a warning.
+MISSES_BEFORE_WARNING = 6
 
 # The protocol's error codes.
 METADATA_TOO_LARGE = 12
 LOADING, NO_COORDINATOR, NOT_COORDINATOR = 14, 15, 16
 OTHER_GENERATION, UNKNOWN_MEMBER, REBALANCING, INVALID_SIZE, FENCED_INSTANCE = 22, 25, 27, 28, 82
-PLACE_LOST = (OTHER_GENERATION, UNKNOWN_MEMBER, REBALANCING, FENCED_INSTANCE)
+MEMBERSHIP_LOST = (OTHER_GENERATION, UNKNOWN_MEMBER, REBALANCING, FENCED_INSTANCE)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Place:
-    """What a member has in one generation of its group; commits under it are refused once the group has gone on."""
+class Assignment:
+    """The partitions of a member in one generation of its group. Kafka refuses commits under an older generation."""
 
     generation: int
     member_id: str
@@ -57,8 +60,10 @@ class Place:
 
 
 class GroupMember:
-    """`place` is what the member has at present, None while it has none: before its first, and while the group
-    rebalances. `failure` is why it has given up. `changed` is called when one of them has changed.
+    """Keeps the membership in a task of its own until it leaves.
+
+    `assignment` is None before the first join and while the group rebalances. `failure` is why the member has given up.
+    `on_change` is called when one of the two has changed.
     """
 
     def __init__(
@@ -68,70 +73,70 @@ class GroupMember:
         group: str,
         name: str,
         topics: Collection[str],
-        changed: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
-        self.place: Place | None = None
+        self.assignment: Assignment | None = None
         self.failure: Exception | None = None
-        self._servers, self._client, self._changed = servers, client, changed
+        self._servers, self._client, self._on_change = servers, client, on_change
         self._group, self._name = servers.prefix + group, instance_id(name)
         self._topics = sorted(servers.prefix + topic for topic in set(topics))
-        # aiokafka's assignor keeps what it knows in its class, and one process may be a member of several groups.
+        # aiokafka's assignor keeps its state in its class, and one process may be a member of several groups.
         self._assignor: Any = type("Assignor", (StickyPartitionAssignor,), {})
         self._node: int | None = None
         self._member_id = ""
-        self._known = asyncio.Event()
-        self._heard, self._misses = time.monotonic(), 0
-        self._living = asyncio.create_task(self._live())
+        self._member_id_known = asyncio.Event()
+        self._last_answer_at, self._misses = time.monotonic(), 0
+        self._task = asyncio.create_task(self._keep_membership())
 
-    def heard(self) -> bool:
-        """Whether the group still counts on this member, as far as it knows."""
-        return time.monotonic() - self._heard < SESSION_S
+    def session_lasts(self) -> bool:
+        """Whether the session lasts: the group has answered within SESSION_S."""
+        return time.monotonic() - self._last_answer_at < SESSION_S
 
-    async def _live(self) -> None:
+    async def _keep_membership(self) -> None:
         while self.failure is None:
             try:
-                place = await self._join()
-                if place is not None:
-                    self._set(place)
-                    await self._stay(place)
-                    self._set(None)
-            except AWAY as error:
-                self._set(None)
-                await self._look_again(error)
-            except Exception as error:  # Fenced, or a defect: the next poll raises it
+                assignment = await self._join()
+                if assignment is not None:
+                    self._set_assignment(assignment)
+                    await self._send_heartbeats(assignment)
+                    self._set_assignment(None)
+            except FAILURES as error:
+                self._set_assignment(None)
+                await self._back_off(error)
+            except Exception as error:  # Fenced, or a bug: the next poll raises it
                 self.failure = error
-                self._set(None)
+                self._set_assignment(None)
 
-    def _set(self, place: Place | None) -> None:
-        self.place = place
-        self._changed()
+    def _set_assignment(self, assignment: Assignment | None) -> None:
+        self.assignment = assignment
+        self._on_change()
 
-    async def _ask(self, request: Any, connection: ConnectionGroup = ConnectionGroup.COORDINATION) -> Any:
+    async def _send(self, request: Any, connection: ConnectionGroup = ConnectionGroup.COORDINATION) -> Any:
         if self._node is None:
-            if self._client.get_random_node() is None:  # as from a server that is just starting
+            if self._client.get_random_node() is None:  # a server that is just starting names no servers
                 await self._client.force_metadata_update()
                 raise NodeNotReadyError("no server is known yet")
             self._node = await self._client.coordinator_lookup(CoordinationType.GROUP, self._group)
         try:
             return await self._client.send(self._node, request, group=connection)
-        except AWAY:
+        except FAILURES:
             self._node = None
             raise
 
-    async def _look_again(self, reason: BaseException | str) -> None:
-        """Waits, longer each time in a row; before the next request the coordinator is looked up anew."""
+    async def _back_off(self, reason: BaseException | str) -> None:
+        """Waits, longer after each miss in a row. The next request looks the coordinator up again."""
         self._node = None
         self._misses += 1
-        if self._misses == PATIENT_MISSES:
+        if self._misses == MISSES_BEFORE_WARNING:
             log.warning("no group coordinator", group=self._group, member=self._name, reason=str(reason))
-        await asyncio.sleep(min(RETRY_S * 2 ** min(self._misses, 10), HEARTBEAT_S))
+        await asyncio.sleep(min(RETRY_PAUSE_S * 2 ** min(self._misses, 10), HEARTBEAT_S))
 
-    def _answered(self) -> None:
-        self._heard, self._misses = time.monotonic(), 0
+    def _note_answer(self) -> None:
+        self._last_answer_at, self._misses = time.monotonic(), 0
 
-    async def _join(self) -> Place | None:
-        """One round of joining; None when it came to nothing and the next is due."""
-        joined = await self._ask(
+    async def _join(self) -> Assignment | None:
+        """Joins once. Returns None when that failed and has to be tried again."""
+        joined = await self._send(
             JoinGroupRequest(
                 self._group,
                 int(SESSION_S * 1000),
@@ -143,107 +148,111 @@ class GroupMember:
             )
         )
         if joined.error_code:
-            # Who asks with the id of a lost place learns whether another process has it now, or nobody.
+            # To a request with a lost member id Kafka answers whether another process has taken the name (Fenced).
             if joined.error_code == UNKNOWN_MEMBER:
                 self._member_id = ""
                 return None
-            await self._refused(joined.error_code)
+            await self._handle_join_error(joined.error_code)
             return None
         self._member_id = joined.member_id
-        self._known.set()
-        shares = await self._share_out(joined.members) if joined.leader_id == joined.member_id else []
-        synced = await self._ask(
-            SyncGroupRequest(self._group, joined.generation_id, self._member_id, self._name, shares)
+        self._member_id_known.set()
+        assignments = await self._assign_partitions(joined.members) if joined.leader_id == joined.member_id else []
+        synced = await self._send(
+            SyncGroupRequest(self._group, joined.generation_id, self._member_id, self._name, assignments)
         )
         if synced.error_code:
-            await self._refused(synced.error_code)
+            await self._handle_join_error(synced.error_code)
             return None
-        self._answered()
-        share = ConsumerProtocol.ASSIGNMENT(0, [], b"")
+        self._note_answer()
+        assigned = ConsumerProtocol.ASSIGNMENT(0, [], b"")
         if synced.member_assignment:
-            share = ConsumerProtocol.ASSIGNMENT.decode(synced.member_assignment)
-        self._assignor.on_assignment(share)
+            assigned = ConsumerProtocol.ASSIGNMENT.decode(synced.member_assignment)
+        self._assignor.on_assignment(assigned)
         self._assignor.on_generation_assignment(joined.generation_id)
-        return Place(joined.generation_id, self._member_id, frozenset(map(self._servers.ours, share.partitions())))
+        return Assignment(
+            joined.generation_id, self._member_id, frozenset(map(self._servers.from_cluster, assigned.partitions()))
+        )
 
-    async def _refused(self, code: int) -> None:
-        """Waits before the next round. Raises Fenced when there must not be one."""
+    async def _handle_join_error(self, code: int) -> None:
+        """Waits before joining is tried again. Raises Fenced when it must not be."""
         if code == FENCED_INSTANCE:
             raise Fenced(
-                f"another process has joined group '{self._group}' as '{self._name}': give each member a name of its own"
+                f"another process has joined group '{self._group}' as '{self._name}':"
+                " give each member a name of its own"
             )
         if code in (LOADING, NO_COORDINATOR, NOT_COORDINATOR):
-            await self._look_again(f"code {code}")
-        elif code not in PLACE_LOST:
+            await self._back_off(f"code {code}")
+        elif code not in MEMBERSHIP_LOST:
             raise for_code(code)(f"code {code}")
 
-    async def _share_out(self, members: Sequence[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
-        """As the leader: who gets what, so that as little as possible moves."""
-        asking = {member_id: ConsumerProtocol.METADATA.decode(metadata) for member_id, _, metadata in members}
-        topics = {topic for member in asking.values() for topic in member.subscription}
+    async def _assign_partitions(self, members: Sequence[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
+        """Assigns the partitions, as the group's leader, so that as few as possible move."""
+        subscriptions = {member_id: ConsumerProtocol.METADATA.decode(metadata) for member_id, _, metadata in members}
+        topics = {topic for member in subscriptions.values() for topic in member.subscription}
         await self._client.set_topics(topics)
         cluster = self._client.cluster
         if any(not cluster.partitions_for_topic(topic) for topic in topics):
             await self._client.force_metadata_update()
             raise StaleMetadata(f"not all of {', '.join(topics)} are known")
-        shares = self._assignor.assign(cluster, asking)
-        return [(member_id, share.encode()) for member_id, share in shares.items()]
+        assignments = self._assignor.assign(cluster, subscriptions)
+        return [(member_id, assigned.encode()) for member_id, assigned in assignments.items()]
 
-    async def _stay(self, place: Place) -> None:
-        """Keeps the place by heartbeats. Returns when it is lost, or when the group rebalances."""
+    async def _send_heartbeats(self, assignment: Assignment) -> None:
+        """Sends heartbeats. Returns when the membership is lost, or when the group rebalances."""
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                code = (await self._ask(HeartbeatRequest(self._group, place.generation, place.member_id))).error_code
-            except AWAY as error:
-                await self._look_again(error)
+                answer = await self._send(HeartbeatRequest(self._group, assignment.generation, assignment.member_id))
+            except FAILURES as error:
+                await self._back_off(error)
                 continue
-            if code in PLACE_LOST:
+            code = answer.error_code
+            if code in MEMBERSHIP_LOST:
                 return
             if code in (NO_COORDINATOR, NOT_COORDINATOR):
-                await self._look_again(f"code {code}")
+                await self._back_off(f"code {code}")
             elif not code:
-                self._answered()
+                self._note_answer()
             elif code != LOADING:
                 raise for_code(code)(f"code {code}")
 
-    async def commit(self, place: Place, offsets: Mapping[TopicPartition, Committed]) -> None:
-        """Commits under a place; the coordinator refuses if it is not the present one. Raises Fenced, KafkaError."""
+    async def commit(self, assignment: Assignment, offsets: Mapping[TopicPartition, Committed]) -> None:
+        """Commits under an assignment. Kafka refuses if it is not the current one. Raises Fenced, KafkaError."""
         topics: dict[str, list[tuple[int, int, str]]] = {}
         for at, (offset, metadata) in offsets.items():
-            topics.setdefault(self._servers.theirs(at).topic, []).append((at.partition, offset, metadata))
+            topics.setdefault(self._servers.to_cluster(at).topic, []).append((at.partition, offset, metadata))
         request = OffsetCommitRequest(
             self._group,
-            place.generation,
-            place.member_id,
+            assignment.generation,
+            assignment.member_id,
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
             list(topics.items()),
         )
-        # On another connection than joining, which the coordinator answers only when all others have joined too.
-        response = await self._ask(request, ConnectionGroup.DEFAULT)
+        # Not on the connection for joining: Kafka answers a join only when all members have joined.
+        response = await self._send(request, ConnectionGroup.DEFAULT)
         for code in sorted({code for _, partitions in response.topics for _, code in partitions} - {0}):
-            if code in PLACE_LOST:
+            if code in MEMBERSHIP_LOST:
                 raise Fenced(f"group '{self._group}' has rebalanced since '{self._name}' got these partitions")
             if code in (METADATA_TOO_LARGE, INVALID_SIZE):
-                raise InvalidRequest("the metadata of a commit is larger than Kafka takes (offset.metadata.max.bytes)")
+                raise InvalidRequest("the metadata of a commit is larger than offset.metadata.max.bytes of Kafka")
             if code in (NO_COORDINATOR, NOT_COORDINATOR):
                 self._node = None
             raise for_code(code)(f"code {code}")
 
     async def leave(self) -> None:
-        """Gives the place up, so that the others share it out at once; otherwise they would wait for SESSION_S."""
+        """Leaves the group, so that the others get the partitions at once and not after SESSION_S."""
         with suppress(TimeoutError):
-            if self.failure is None:  # the first join is on its way: leaving takes the id that it brings
-                await asyncio.wait_for(self._known.wait(), LEAVE_S)
-        self._living.cancel()
-        await asyncio.wait([self._living])
+            if self.failure is None:  # the first join may be under way: leaving needs the member id that it brings
+                await asyncio.wait_for(self._member_id_known.wait(), LEAVE_S)
+        self._task.cancel()
+        await asyncio.wait([self._task])
         if self._member_id and self.failure is None:
-            with suppress(*AWAY):
+            with suppress(*FAILURES):
                 async with asyncio.timeout(LEAVE_S):
-                    await self._ask(LeaveGroupRequest(self._group, self._member_id), ConnectionGroup.DEFAULT)
+                    await self._send(LeaveGroupRequest(self._group, self._member_id), ConnectionGroup.DEFAULT)
 
 
 def instance_id(name: str) -> str:
-    """The group.instance.id of a member: its name in the characters that Kafka takes; different names stay different."""
+    """The group.instance.id of a member: its name in the characters that Kafka takes, different for different names."""
     clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
     return clean if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"

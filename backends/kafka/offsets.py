@@ -1,6 +1,4 @@
-"""Questions about offsets in Kafka: where partitions begin and end, where a group has committed, when a record was
-appended.
-"""
+"""Reads offsets from Kafka: where partitions start and end, what a group has committed, when a record was appended."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -10,94 +8,99 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupLoadInProgressError
 
-from backends.kafka.connect import ASK_S, KafkaServers, Lazily
+from backends.kafka.connect import CALL_TIMEOUT_S, KafkaServers, LazyClient
 from backends.log import Committed, TopicPartition
 
 NEVER_COMMITTED = -1
 
 
 class KafkaOffsets:
-    def __init__(self, servers: KafkaServers, admin: Lazily[AIOKafkaAdminClient]) -> None:
+    """Reads offsets, in terms of the port, with clients that are made at their first use."""
+
+    def __init__(self, servers: KafkaServers, admin: LazyClient[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin
-        self._consumer: Lazily[AIOKafkaConsumer] = Lazily(servers.consumer)
-        # Of each partition only the first batch is wanted.
-        self._peeker: Lazily[AIOKafkaConsumer] = Lazily(
+        self._consumer: LazyClient[AIOKafkaConsumer] = LazyClient(servers.consumer)
+        # Reads only the first batch of each partition.
+        self._first_batch_reader: LazyClient[AIOKafkaConsumer] = LazyClient(
             lambda: servers.consumer(auto_offset_reset="earliest", max_partition_fetch_bytes=4096)
         )
-        self._peeking = asyncio.Lock()
-        self._times: dict[tuple[str, TopicPartition], tuple[int, int]] = {}
+        self._reading_times = asyncio.Lock()
+        self._append_times: dict[tuple[str, TopicPartition], tuple[int, int]] = {}
 
     async def bounds(
         self, at: Literal["start", "end"], partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        """At "start" the offset of the first record, or of the next where there is none; at "end" that of the next."""
-        wanted = [self._servers.theirs(each) for each in partitions]
+        """At "start" the offset of the earliest record, or the next offset where there is none; at "end" the next."""
+        wanted = [self._servers.to_cluster(each) for each in partitions]
 
-        async def ask() -> dict[TopicPartition, int]:
+        async def read() -> dict[TopicPartition, int]:
             consumer = await self._consumer()
             offsets = await (consumer.beginning_offsets if at == "start" else consumer.end_offsets)(wanted)
-            return {self._servers.ours(partition): offset for partition, offset in offsets.items()}
+            return {self._servers.from_cluster(partition): offset for partition, offset in offsets.items()}
 
-        return await self._servers.asked("reading offsets", ask)
+        return await self._servers.call("reading offsets", read)
 
     async def committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """Where the group has committed; partitions where it never has are left out."""
-        wanted = [self._servers.theirs(at) for at in partitions]
+        """What the group has committed. Partitions in which it never has are missing."""
+        wanted = [self._servers.to_cluster(at) for at in partitions]
 
-        async def ask() -> dict[TopicPartition, Committed]:
+        async def read() -> dict[TopicPartition, Committed]:
             found = await (await self._admin()).list_consumer_group_offsets(
                 self._servers.prefix + group, partitions=wanted
             )
-            if len(found) < len(wanted):  # aiokafka does not look at the error of the answer as a whole
+            if len(found) < len(wanted):  # aiokafka does not raise the error of the answer as a whole
                 raise GroupLoadInProgressError
             return {
-                self._servers.ours(partition): Committed(offset, metadata)
+                self._servers.from_cluster(partition): Committed(offset, metadata)
                 for partition, (offset, metadata) in found.items()
                 if offset != NEVER_COMMITTED
             }
 
-        return await self._servers.asked("reading committed offsets", ask) if wanted else {}
+        return await self._servers.call("reading committed offsets", read) if wanted else {}
 
-    async def waiting(
+    async def uncommitted(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, tuple[int, int]]:
-        """For each partition the first offset that the group has not committed past, and the offset of the next record."""
+        """For each partition the first offset that the group has not committed past, and the end offset."""
         committed, starts, ends = await asyncio.gather(
             self.committed(group, partitions), self.bounds("start", partitions), self.bounds("end", partitions)
         )
         return {at: (max(starts[at], committed[at].offset if at in committed else 0), ends[at]) for at in partitions}
 
     async def oldest(self, group: str, partitions: Collection[TopicPartition]) -> int | None:
-        """When the oldest record was appended that the group has not committed past. What was read before is
-        remembered.
+        """The append time in ms of the oldest record that the group has not committed past.
+
+        Append times are cached, by the offset of the record.
         """
-        firsts = {at: first for at, (first, end) in (await self.waiting(group, partitions)).items() if first < end}
-        known = {at: self._times.get((group, at), (NEVER_COMMITTED, 0)) for at in firsts}
-        read = await self._servers.asked(
+        oldest_offsets = {
+            at: first for at, (first, end) in (await self.uncommitted(group, partitions)).items() if first < end
+        }
+        known = {at: self._append_times.get((group, at), (NEVER_COMMITTED, 0)) for at in oldest_offsets}
+        read = await self._servers.call(
             "reading records",
-            lambda: self._read_times({at: first for at, first in firsts.items() if known[at][0] != first}),
+            lambda: self._read_times({at: first for at, first in oldest_offsets.items() if known[at][0] != first}),
         )
-        self._times |= {(group, at): (firsts[at], timestamp) for at, timestamp in read.items()}
-        return min((read[at] if at in read else known[at][1] for at in firsts), default=None)
+        self._append_times |= {(group, at): (oldest_offsets[at], timestamp) for at, timestamp in read.items()}
+        return min((read[at] if at in read else known[at][1] for at in oldest_offsets), default=None)
 
     async def _read_times(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The append times of the records at these offsets, or of the next ones where compaction has left holes."""
+        """The append times of the records at these offsets, or of the next ones where compaction has left gaps."""
         times: dict[TopicPartition, int] = {}
         if not offsets:
             return times
-        peeker = await self._peeker()
-        async with self._peeking:
-            peeker.assign([self._servers.theirs(at) for at in offsets])
+        consumer = await self._first_batch_reader()
+        async with self._reading_times:
+            consumer.assign([self._servers.to_cluster(at) for at in offsets])
             for at, offset in offsets.items():
-                peeker.seek(self._servers.theirs(at), offset)
+                consumer.seek(self._servers.to_cluster(at), offset)
             while len(times) < len(offsets):
-                for partition, records in (await peeker.getmany(timeout_ms=int(ASK_S * 1000))).items():
-                    times[self._servers.ours(partition)] = records[0].timestamp
-                    peeker.pause(partition)
+                for partition, records in (await consumer.getmany(timeout_ms=int(CALL_TIMEOUT_S * 1000))).items():
+                    times[self._servers.from_cluster(partition)] = records[0].timestamp
+                    consumer.pause(partition)
         return times
 
     async def close(self) -> None:
-        for consumer in (self._consumer.made, self._peeker.made):
+        for consumer in (self._consumer.made, self._first_batch_reader.made):
             if consumer is not None:
                 await consumer.stop()

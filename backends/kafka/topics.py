@@ -1,6 +1,4 @@
-"""The topics of a Kafka cluster: how many partitions they have, making them as their specs say, refusing those that
-differ.
-"""
+"""Creates the topics of a Kafka cluster by their specs, counts their partitions, and refuses those that differ."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -12,19 +10,22 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
-from backends.kafka.connect import LARGEST_BATCH, RETRY_S, SETTING, KafkaServers, Lazily
+from backends.kafka.connect import LARGEST_BATCH, RETRY_PAUSE_S, SETTING, KafkaServers, LazyClient
 from backends.log import TopicSpec, mismatch
 from schemas.errors import ConfigurationError, InvalidRequest, TopicMismatch
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
-# Kafka's mark of a setting that was given to the topic itself.
-OF_THE_TOPIC = 1
+# Kafka's code for the source of a setting: it was given to the topic itself (DYNAMIC_TOPIC_CONFIG).
+TOPIC_CONFIG = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A topic as it is. `own` are the settings that somebody gave it, `settings` those and the servers' defaults."""
+class _ExistingTopic:
+    """A topic as it exists. `own`: the settings that it was given; `settings`: those and the servers' defaults.
+
+    `led`: every partition has a leader.
+    """
 
     partitions: int
     led: bool
@@ -33,28 +34,30 @@ class _Found:
 
 
 class KafkaTopics:
-    def __init__(self, servers: KafkaServers, admin: Lazily[AIOKafkaAdminClient]) -> None:
+    """Creates, checks and counts topics, with clients that are made at their first use."""
+
+    def __init__(self, servers: KafkaServers, admin: LazyClient[AIOKafkaAdminClient]) -> None:
         self._servers = servers
         self._admin = admin
-        self._client: Lazily[AIOKafkaClient] = Lazily(servers.client)
+        self._client: LazyClient[AIOKafkaClient] = LazyClient(servers.client)
         self._counts: dict[str, int] = {}
         self._counting = asyncio.Lock()
 
     async def count(self, name: str) -> int:
         """The partition count, which never changes. Raises InvalidRequest for an unknown topic."""
         if name not in self._counts:
-            async with self._counting:  # of many who ask at once, one does
+            async with self._counting:  # one request for all who wait
                 if name not in self._counts:
-                    leaders = await self._servers.asked("reading topics", lambda: self._leaders([name]))
+                    leaders = await self._servers.call("reading topics", lambda: self._leaders([name]))
                     if name not in leaders:
                         raise InvalidRequest(f"there is no topic '{name}': create the topics first (facestream init)")
                     self._counts[name] = len(leaders[name])
         return self._counts[name]
 
     async def _leaders(self, names: Collection[str]) -> dict[str, list[bool]]:
-        """Those of the topics that exist, and of each partition whether it has a leader."""
+        """The topics that exist, with whether each of their partitions has a leader."""
         client = await self._client()
-        # aiokafka's admin client would have the servers create what is missing.
+        # Not through aiokafka's admin client: its request would have the servers create missing topics.
         request = MetadataRequest([self._servers.prefix + name for name in names], allow_auto_topic_creation=False)
         found = (await client.send(client.get_random_node(), request)).to_object()["topics"]
         return {
@@ -66,19 +69,19 @@ class KafkaTopics:
         }
 
     async def create(self, specs: Sequence[TopicSpec]) -> None:
-        """See EventLog.create_topics: looks and mends until all is as it has to be."""
+        """See EventLog.create_topics. Compares and changes until all topics are as they have to be."""
 
         async def create() -> None:
             while True:
-                if not await self._mend(specs):
+                if not await self._reconcile(specs):
                     return
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(RETRY_PAUSE_S)
 
-        await self._servers.asked("creating topics", create)
+        await self._servers.call("creating topics", create)
 
-    async def _mend(self, specs: Sequence[TopicSpec]) -> bool:
-        """Whether there was something to mend."""
-        found = await self._look([spec.name for spec in specs])
+    async def _reconcile(self, specs: Sequence[TopicSpec]) -> bool:
+        """Creates and changes what differs. Returns whether something did."""
+        found = await self._describe([spec.name for spec in specs])
         for spec in specs:
             if spec.name in found and found[spec.name].partitions != spec.partitions:
                 raise mismatch(spec, found[spec.name].partitions)
@@ -88,7 +91,7 @@ class KafkaTopics:
         stale = {
             spec.name: wanted
             for spec in specs
-            if (wanted := self._wanted(spec)).items() - found[spec.name].settings.items()
+            if (wanted := self._settings_of(spec)).items() - found[spec.name].settings.items()
         }
         if stale:
             await self._alter({name: {**found[name].own, **wanted} for name, wanted in stale.items()})
@@ -96,13 +99,13 @@ class KafkaTopics:
 
     async def require(self, specs: Sequence[TopicSpec]) -> None:
         """See EventLog.require_topics."""
-        found = await self._servers.asked("reading topics", lambda: self._look([spec.name for spec in specs]))
+        found = await self._servers.call("reading topics", lambda: self._describe([spec.name for spec in specs]))
         for spec in specs:
             if spec.name not in found:
                 raise TopicMismatch(f"there is no topic '{spec.name}': `facestream init` creates the topics")
             if found[spec.name].partitions != spec.partitions:
                 raise mismatch(spec, found[spec.name].partitions)
-            settings, wanted = found[spec.name].settings, self._wanted(spec)
+            settings, wanted = found[spec.name].settings, self._settings_of(spec)
             differing = [
                 name for name in ("message.timestamp.type", "cleanup.policy") if settings.get(name) != wanted[name]
             ]
@@ -114,8 +117,8 @@ class KafkaTopics:
                     " `facestream init` sets it"
                 )
 
-    def _wanted(self, spec: TopicSpec) -> dict[str, str]:
-        """The settings of a topic. Records go with a segment of the log, and segments are closed often enough for that."""
+    def _settings_of(self, spec: TopicSpec) -> dict[str, str]:
+        """The settings of a topic. Kafka deletes whole segments only, so segments are closed often enough for that."""
         settings = {
             "cleanup.policy": "compact" if spec.compacted else "delete",
             "max.message.bytes": str(LARGEST_BATCH),
@@ -130,7 +133,7 @@ class KafkaTopics:
             settings["min.insync.replicas"] = str(self._servers.min_insync_replicas)
         return settings
 
-    async def _look(self, names: Collection[str]) -> dict[str, _Found]:
+    async def _describe(self, names: Collection[str]) -> dict[str, _ExistingTopic]:
         leaders = await self._leaders(names)
         there = {self._servers.prefix + name: name for name in leaders}
         if not there:
@@ -142,11 +145,11 @@ class KafkaTopics:
         ):
             for code, message, _, full_name, entries in response.resources:
                 self._check(full_name, code, message)
-                found[there[full_name]] = _Found(
+                found[there[full_name]] = _ExistingTopic(
                     len(leaders[there[full_name]]),
                     all(leaders[there[full_name]]),
                     {name: value for name, value, *_ in entries},
-                    {name: value for name, value, _, source, *_ in entries if source == OF_THE_TOPIC},
+                    {name: value for name, value, _, source, *_ in entries if source == TOPIC_CONFIG},
                 )
         return found
 
@@ -158,10 +161,10 @@ class KafkaTopics:
                     self._servers.prefix + spec.name,
                     spec.partitions,
                     self._servers.replication or -1,
-                    # aiokafka takes the servers' own replication only together with a list of replicas, which may be
-                    # empty.
+                    # aiokafka allows the servers' default replication (-1) only with a list of replicas, even an empty
+                    # one.
                     replica_assignments=None if self._servers.replication else {},
-                    topic_configs=self._wanted(spec),
+                    topic_configs=self._settings_of(spec),
                 )
                 for spec in specs
             ]
@@ -170,7 +173,7 @@ class KafkaTopics:
             self._check(name, code, message)
 
     async def _alter(self, settings: Mapping[str, Mapping[str, str]]) -> None:
-        """Kafka sets back what such a request leaves out: they are all settings that the topic has of its own."""
+        """Sets the topics' own settings, all of them: Kafka resets those that such a request leaves out."""
         admin = await self._admin()
         for response in await admin.alter_configs(
             [

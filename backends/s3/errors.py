@@ -1,4 +1,4 @@
-"""What an S3 store or the way to it answers, as errors of the port."""
+"""Turns the errors of an S3 store, of minio and of the network into the port's."""
 
 import ssl
 
@@ -8,10 +8,10 @@ from urllib3.exceptions import MaxRetryError
 from schemas.errors import FacestreamError, InvalidRequest, StorageFull, Unavailable
 
 _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
-# MinIO looks at the room before a put; to one that fills the disk on its way it answers InternalError with these words.
+# MinIO checks the free space before a put. When the put itself fills the disk, it answers InternalError with this text.
 _FULL_MESSAGE = "no space left on device"
 _TOO_LONG = {"KeyTooLongError", "MetadataTooLarge", "EntityTooLarge"}
-# Unavailable, not a ConfigurationError: a record that meets it waits until somebody has put it right.
+# These are Unavailable and not ConfigurationError, so that the worker retries until somebody has solved the problem.
 _REMEDIES = {
     "NoSuchBucket": "there is no such bucket: make it with `facestream init`",
     "AccessDenied": "the store refuses this user, or its password: see FACESTREAM_OBJECTS",
@@ -21,21 +21,21 @@ _REMEDIES = {
 }
 
 
-def translated(error: Exception, where: str) -> FacestreamError:
-    """`where` names the store for people."""
+def to_port_error(error: Exception, where: str) -> FacestreamError:
+    """The port's error for an error of minio or urllib3. `where` names the store in the message."""
     match error:
         case S3Error():
-            return of_code(error.code or "", error.message or "", where)
+            return code_to_port_error(error.code or "", error.message or "", where)
         case ServerError():
             return Unavailable(f"{where} answers with status {error.status_code}")
         case InvalidResponseError():
             return Unavailable(f"{where} does not speak S3: is it the right port, and is the option tls right?")
         case _:
-            return Unavailable(f"{where} cannot be reached: {_reason(error)}")
+            return Unavailable(f"{where} cannot be reached: {_describe(error)}")
 
 
-def of_code(code: str, message: str, where: str) -> FacestreamError:
-    """The error that a code of S3 stands for."""
+def code_to_port_error(code: str, message: str, where: str) -> FacestreamError:
+    """The port's error for an error code of S3."""
     if code in _FULL or _FULL_MESSAGE in message:
         return StorageFull(f"no room left in {where}: free some space there, work goes on by itself then")
     if code in _TOO_LONG:
@@ -43,8 +43,8 @@ def of_code(code: str, message: str, where: str) -> FacestreamError:
     return Unavailable(f"{where}: {_REMEDIES.get(code) or f'{message} ({code})'}")
 
 
-def _reason(error: Exception) -> str:
-    """What the system said, without the names of the libraries that passed it on."""
+def _describe(error: Exception) -> str:
+    """The text of the operating system's error, without the names of the libraries that passed it on."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
     said: BaseException | None = error

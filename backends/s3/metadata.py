@@ -1,7 +1,7 @@
-"""Metadata as S3 carries it: headers in ASCII with names in lower case, 2,048 bytes of names and values.
+"""Metadata as S3 stores it: ASCII headers with names in lower case, 2,048 bytes of names and values.
 
-Each name is a header of its own, its value percent-encoded, so that other tools can read it; what does not fit so is
-compressed into a single header.
+Each name has a header of its own with a percent-encoded value, so that other tools can read it. Metadata that does not
+fit in this way is compressed into one header.
 """
 
 import json
@@ -20,7 +20,7 @@ _LARGEST = 2048
 
 
 def headers_of(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Raises InvalidRequest for what does not fit, which only text that cannot be compressed does not."""
+    """The headers of metadata. Raises InvalidRequest when they do not fit even compressed."""
     headers = {_PREFIX + name: quote(text) for name, text in metadata.items()}
     if all(map(_NAME.fullmatch, metadata)) and _PACKED not in headers and _size(headers) <= _LARGEST:
         return headers
@@ -31,7 +31,7 @@ def headers_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def metadata_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The metadata in the headers of an answer, also those that another system wrote."""
+    """The metadata in the headers of an answer, also of an object that another system has written."""
     found = {name.lower(): text for name, text in headers}
     if _PACKED in found:
         metadata: dict[str, str] = json.loads(zlib.decompress(b85decode(found[_PACKED])))

@@ -1,13 +1,14 @@
-"""How an object's key becomes its name in a bucket and back: any text is a key.
+"""Maps an object's key to its name in a bucket and back.
 
-S3 knows neither '..' nor NUL nor more than 1,024 bytes, MinIO neither '//' nor more than 255 bytes a level; and MinIO
-never lists 'a/b' where there is an 'a'. So a name is one of three:
+Any text is a key. docs/decisions/object-names-on-s3.md says why its name is not always the key itself.
 
-- the key itself: what ends in an id (`originals/0b6f…`), and whatever other systems put below `incoming/`;
-- `~/` and the path that the embedded store would give it (objects_paths);
-- `~long/` and all of its characters as one number, where that path is too long.
+A name is one of three:
 
-Below `incoming/` a key is as good as its name: who puts both 'incoming/a' and 'incoming/a/b' lists only the first.
+- the key itself, if it ends in an id (`originals/0b6f…`), or for what other systems put below `incoming/`;
+- `~/` and the path that the embedded store would give the key (backends/files/paths.py);
+- `~long/` and the characters of the key packed into one number, if that path is too long.
+
+Below `incoming/` names are not changed: where 'incoming/a' and 'incoming/a/b' are both put, only the first is listed.
 """
 
 import re
@@ -20,12 +21,12 @@ from backends.files.paths import LONGEST_NAME, folder_of, key_of, path_of
 INCOMING = "incoming/"
 _ODD = "~/"
 _LONG = "~long/"
-# Of the 1,024 that S3 takes; the rest is for the prefix in the URL. Long names have up to 1,018.
+# Of the 1,024 bytes that S3 allows; the rest is for the prefix in the URL. Packed names have up to 1,018.
 _LONGEST_ODD = 900
 _LONGEST_LEVEL = 255
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ORDINARY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-# Controls and the two that are no characters cannot be deleted: XML has no way to write them.
+# XML cannot contain control characters and these two, and a request to delete is XML.
 _UNWRITABLE = re.compile("[\0-\x1f\x7f\ufffe\uffff]")
 _CODE_POINTS = 0x110000
 
@@ -39,7 +40,7 @@ def name_of_key(key: str) -> str:
 
 
 def key_of_name(name: str) -> str | None:
-    """The key that a name stands for; None for an object that is not named by name_of_key."""
+    """The key of a name; None for a name that name_of_key does not give."""
     try:
         if name.startswith(_ODD):
             key = key_of(Path(name.removeprefix(_ODD)))
@@ -53,7 +54,7 @@ def key_of_name(name: str) -> str | None:
 
 
 def names_begin_with(prefix: str) -> Iterator[str]:
-    """The beginnings of the names that keys with a prefix have; names of other keys may begin so too."""
+    """Prefixes that cover the names of all keys with a prefix. Names of other keys may have them too."""
     if not prefix:
         yield ""
         return
@@ -70,9 +71,9 @@ def names_begin_with(prefix: str) -> Iterator[str]:
 
 
 def is_level(level: str) -> bool:
-    """Whether every S3 store takes it for what stands between two slashes."""
+    """Whether every S3 store accepts it between two slashes."""
     return (
-        level not in ("", ".", "..", "xl.meta")  # the last, and __XLDIR__, are MinIO's own
+        level not in ("", ".", "..", "xl.meta")  # xl.meta and __XLDIR__ are MinIO's own names
         and not level.endswith("__XLDIR__")
         and not _UNWRITABLE.search(level)
         and len(level.encode()) <= _LONGEST_LEVEL
@@ -83,14 +84,15 @@ def _is_name(key: str) -> bool:
     *folders, last = key.split("/")
     if key.startswith(INCOMING):
         return all(map(is_level, (*folders, last))) and len(key.encode()) <= _LONGEST_ODD
-    # No level above an id is one, so no such name goes on where another ends.
+    # No level above an id is an id, so none of these names is a folder of another.
     return _ID.fullmatch(last) is not None and all(
         _ORDINARY.fullmatch(each) and is_level(each) and not _ID.fullmatch(each) for each in folders
     )
 
 
 def _packed(key: str) -> str:
-    number = 1  # a NUL at the beginning counts
+    """The characters of a key as the digits of one number, in base64: at most 1,011 characters for 300."""
+    number = 1  # so that a NUL at the beginning counts
     for character in key:
         number = number * _CODE_POINTS + ord(character)
     text = urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8)).decode().rstrip("=")

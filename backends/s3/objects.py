@@ -1,7 +1,6 @@
-"""The object store on a server that speaks S3 (MinIO), through the minio package: its calls in threads, on one pooled
-client.
+"""The object store on a server that speaks S3 (MinIO), through the minio package, whose calls run in threads.
 
-objects_s3_names says what a key is called there, objects_s3_metadata how metadata travels.
+names.py maps keys to names in the bucket, metadata.py maps metadata to headers, errors.py maps errors.
 """
 
 import asyncio
@@ -18,15 +17,15 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 from minio.error import MinioException, S3Error
 from minio.helpers import check_bucket_name, check_object_name
-from minio.sse import Sse
 from urllib3.exceptions import HTTPError
 
-from backends.bounds import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
+from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
-from backends.s3.errors import of_code, translated
+from backends.s3.errors import code_to_port_error, to_port_error
 from backends.s3.metadata import headers_of, metadata_of
 from backends.s3.names import INCOMING, is_level, key_of_name, name_of_key, names_begin_with
-from backends.s3.notifications import announce
+from backends.s3.notifications import enable_notifications
+from backends.s3.private_parts import if_none_match
 from backends.urls import ServerUrl, server_of
 from schemas.errors import ConfigurationError, InvalidRequest, ObjectMissing, Unavailable
 
@@ -35,16 +34,16 @@ T = TypeVar("T")
 
 SETTING = "FACESTREAM_OBJECTS"
 PORT = 9000
-# Calls wait for the server's disk, not for the processor: so many of them go on at once.
+# More than there are cores, because calls wait for the server and not for the processor.
 THREADS = 32
 CONNECT_S = 3.0
 READ_S = 30.0
-# A call that found no free thread for so long fails: behind a store that hangs, the last of many would wait for
+# A call that has waited so long for a free thread fails: with a store that hangs, the last of many would wait for
 # minutes.
-TURN_S = 30.0
-# What is no larger goes in one request, as every upload does.
+QUEUE_TIMEOUT_S = 30.0
+# Larger objects are put in parts. An upload is never larger.
 PART_BYTES = 32 << 20
-# MinIO denies access, stores nothing, when a delete empties the level of the name at that very moment.
+# MinIO answers AccessDenied, and stores nothing, when a delete empties the level of the name at that very moment.
 PUT_ATTEMPTS = 5
 LIST_BATCH = 1000
 LONGEST_NAME = 1024
@@ -52,19 +51,21 @@ NO_SUCH_OBJECT = ("NoSuchKey", "NoSuchBucket", "InvalidBucketName", "XMinioInval
 
 
 class S3Objects(ObjectStore):
-    """See ObjectStore. `s3://user:password@host:9000/bucket/prefix`, the prefix may be missing; options: tls (true or
-    false), ca_file, region, password_file. Objects in the bucket that are named otherwise than here are left alone.
+    """See ObjectStore. `s3://user:password@host:9000/bucket/prefix`, where the prefix may be missing.
+
+    Options: tls (true or false), ca_file, region, password_file. Objects with names that names.py does not give are
+    ignored.
     """
 
     def __init__(self, url: str) -> None:
-        """Raises ConfigurationError. The server is not asked before the first call."""
+        """Raises ConfigurationError. It does not connect before the first call."""
         server = server_of(url, setting=SETTING, default_port=PORT, options=("tls", "ca_file", "region"))
         self._bucket, _, prefix = server.path.rstrip("/").partition("/")
         self._prefix = f"{prefix}/" if prefix else ""
         self._host = _host(server)
         self._where = f"s3://{self._host}/{self._bucket}"
         if prefix and not all(map(is_level, prefix.split("/"))):
-            raise ConfigurationError(f"{SETTING}: '{prefix}' is no prefix of names in a bucket")
+            raise ConfigurationError(f"{SETTING}: '{prefix}' is not a prefix of names in a bucket")
         self._pool = _pool(server)
         self._client = _client(server, self._host, self._bucket, self._pool)
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
@@ -77,10 +78,11 @@ class S3Objects(ObjectStore):
         await self._run(self._create)
 
     async def announce_incoming(self, target: str) -> None:
-        """Has the server tell its Kafka target of what is put below `incoming/`. Raises ConfigurationError where it has
-        no such target, Unavailable.
+        """Has the server send an event to its Kafka target for each object that is put below `incoming/`.
+
+        Raises ConfigurationError where it has no such target, Unavailable.
         """
-        await self._run(announce, self._client, self._bucket, self._prefix + INCOMING, target)
+        await self._run(enable_notifications, self._client, self._bucket, self._prefix + INCOMING, target)
 
     async def put(
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
@@ -121,7 +123,7 @@ class S3Objects(ObjectStore):
 
     async def ping(self) -> None:
         if not await self._run(self._client.bucket_exists, self._bucket):
-            raise of_code("NoSuchBucket", "", self._where)
+            raise code_to_port_error("NoSuchBucket", "", self._where)
 
     async def close(self) -> None:
         self._closed = True
@@ -144,34 +146,34 @@ class S3Objects(ObjectStore):
 
         def guarded() -> T:
             waited = time.monotonic() - asked
-            if waited > TURN_S:
-                raise Unavailable(f"{self._where} is too slow: a call waited {waited:.0f} s for its turn")
+            if waited > QUEUE_TIMEOUT_S:
+                raise Unavailable(f"{self._where} is too slow: a call waited {waited:.0f} s for a free thread")
             try:
                 return work(*args, **kwargs)
             except (MinioException, HTTPError) as error:
-                raise translated(error, self._where) from error
+                raise to_port_error(error, self._where) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, guarded)
 
     # In the threads.
 
     def _create(self) -> None:
-        if self._client.bucket_exists(self._bucket):  # whoever may use a bucket need not be allowed to make one
+        if self._client.bucket_exists(self._bucket):  # a user of a bucket need not have the right to make one
             return
         try:
             self._client.make_bucket(self._bucket)
         except S3Error as error:
-            if error.code != "BucketAlreadyOwnedByYou":  # made by another one just now
+            if error.code != "BucketAlreadyOwnedByYou":  # made by another process just now
                 raise
 
     def _put(self, name: str, data: bytes, headers: dict[str, str], if_absent: bool) -> bool:
-        # A condition holds for one request, so there are no parts then.
+        # The condition is checked in one request, so such an object is not put in parts.
         part = max(PART_BYTES, len(data)) if if_absent else PART_BYTES
-        condition = _IfAbsent() if if_absent else None
+        condition = if_none_match() if if_absent else None
         attempts = PUT_ATTEMPTS
         while True:
             try:
-                # BytesIO shares the bytes as long as nobody writes.
+                # BytesIO does not copy the bytes as long as nobody writes to it.
                 self._client.put_object(
                     self._bucket, name, BytesIO(data), len(data), metadata={**headers}, sse=condition, part_size=part
                 )
@@ -200,7 +202,7 @@ class S3Objects(ObjectStore):
         try:
             check_bucket_name(bucket)
             check_object_name(name)
-        except ValueError:  # of no object
+        except ValueError:  # no object has such a name
             return None
         try:
             response = self._client.get_object(bucket, name)
@@ -227,7 +229,7 @@ class S3Objects(ObjectStore):
     def _delete(self, names: Sequence[str]) -> None:
         failed = list(self._client.remove_objects(self._bucket, map(DeleteObject, names)))
         for each in failed:
-            raise of_code(each.code, each.message or "", self._where)
+            raise code_to_port_error(each.code, each.message or "", self._where)
 
     def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
         if len(prefix) > LONGEST_KEY:
@@ -237,13 +239,6 @@ class S3Objects(ObjectStore):
                 key = key_of_name((found.object_name or "").removeprefix(self._prefix))
                 if key is not None and key.startswith(prefix) and found.last_modified is not None:
                     yield ObjectInfo(key, found.size or 0, found.last_modified.timestamp())
-
-
-class _IfAbsent(Sse):
-    """The condition of a put. put_object passes on no header but those of encryption, so it goes as one of them."""
-
-    def headers(self) -> dict[str, str]:
-        return {"If-None-Match": "*"}
 
 
 def _batch(objects: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:
@@ -266,7 +261,7 @@ def _pool(server: ServerUrl) -> urllib3.PoolManager:
     return urllib3.PoolManager(
         maxsize=THREADS,
         timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-        # Only what has not been sent is sent again: a second put with if_absent would find the first one's object.
+        # Only a connection that failed is retried: a second put with if_absent would find the object of the first.
         retries=urllib3.Retry(total=None, connect=1, read=0, redirect=False, status=0, other=0),
         ssl_context=context,
     )

@@ -1,4 +1,4 @@
-"""Opening SQLite files so that a commit is durable, and saying in our own errors what went wrong with them."""
+"""Opens SQLite files so that a commit is durable, and turns SQLite's errors into the ports'."""
 
 import os
 import sqlite3
@@ -10,10 +10,10 @@ from schemas.errors import StorageFull, Unavailable
 
 # How long a connection waits for the write lock that another process holds.
 BUSY_S = 10.0
-# Less free space than this, and an I/O error of SQLite is taken for a full disk: SQLite does not hand on the errno.
+# With less free space than this, an I/O error of SQLite is taken for a full disk: SQLite does not pass on the errno.
 NO_ROOM_BYTES = 1 << 20
 
-# These say that our SQL or a bound value is wrong. Calling them Unavailable would have the worker retry a bug for ever.
+# Errors that mean that our SQL or a bound value is wrong. As Unavailable, a worker would retry such a bug for ever.
 _BUGS = {
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_CONSTRAINT,
@@ -25,11 +25,12 @@ _BUGS = {
 
 
 def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
-    """A connection in WAL mode that is durable on commit; `schema` is run where one is given, otherwise the connection
-    only reads.
+    """Opens a connection in WAL mode that is durable on commit.
+
+    With `schema`, which is executed, it may write; without, it only reads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Autocommit: transactions are begun and ended in this file alone.
+    # Autocommit: the sqlite3 module itself must not begin transactions.
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, cached_statements=256)
     try:
         _use_wal(connection)
@@ -48,7 +49,7 @@ def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    # Two processes that create the file at once meet here, and SQLite does not call its busy handler for this switch.
+    # Two processes that create the file at once meet here: SQLite does not call its busy handler for this statement.
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -60,14 +61,14 @@ def _use_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
 
 
-def translated(error: Exception, path: Path) -> Exception:
-    """SQLite's error as one of ours; an error that can only be a bug comes back as it is."""
+def to_port_error(error: Exception, path: Path) -> Exception:
+    """The port's error for an error of SQLite. An error that can only be a bug is returned as it is."""
     if isinstance(error, OSError):
         return Unavailable(f"{path}: {error.strerror}: check that the folder exists and may be written")
     code = getattr(error, "sqlite_errorcode", None)
     if not isinstance(error, sqlite3.Error) or code is None or code & 0xFF in _BUGS:
         return error
-    # After a failed fsync the commit may be there or not, whatever the reason was: that one is never StorageFull.
+    # After a failed fsync, whatever its reason, the commit may be there or not: that is never StorageFull.
     full = code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _no_room(path)
     if full or code & 0xFF == sqlite3.SQLITE_FULL:
         return StorageFull(f"no room left for {path}: free some space on its disk, work goes on by itself then")

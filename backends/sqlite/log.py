@@ -1,8 +1,8 @@
-"""The embedded log: a durable partitioned log in one SQLite file, for one machine and any number of its processes.
+"""The embedded log: a durable partitioned log in one SQLite file, for any number of processes on one machine.
 
-This module is the port's face. What happens where: log_sqlite_writer appends (a thread), log_sqlite_consumer reads,
-log_sqlite_view wakes the readers and keeps fresh records in memory, log_sqlite_groups shares partitions out,
-log_sqlite_retention deletes, log_sqlite_schema has the tables.
+This file implements the port with the others of this folder: log_writer.py appends, in a thread; log_consumer.py reads;
+log_view.py wakes the readers and keeps fresh records in memory; log_groups.py assigns partitions to members;
+log_retention.py deletes; log_schema.py has the tables.
 """
 
 import json
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, partition_of_record
-from backends.sqlite.consumer import SqliteConsumer, SqliteReader
-from backends.sqlite.groups import Membership, read_commits, read_starts
-from backends.sqlite.retention import enforce
-from backends.sqlite.schema import record_id
+from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
+from backends.sqlite.log_groups import Membership, read_commits, read_starts
+from backends.sqlite.log_retention import enforce
+from backends.sqlite.log_schema import record_id
+from backends.sqlite.log_view import LogView
+from backends.sqlite.log_writer import LogWriter, RoutedRecord
 from backends.sqlite.threads import ReadThread
-from backends.sqlite.view import LogView
-from backends.sqlite.writer import LogWriter, Placed
 from schemas.errors import InvalidRequest, StorageFull, TopicMismatch, Unavailable
 
 
@@ -31,9 +31,9 @@ class _Topic(NamedTuple):
 
 
 class SqliteLog(EventLog):
-    """See EventLog. Used from one event loop; opens its file at the first call.
+    """See EventLog. It belongs to one event loop, and opens its file at its first use.
 
-    `lease_s`: how long a member that was killed keeps its partitions. `clock`: seconds since the epoch.
+    `lease_s`: how long a member that was killed keeps its partitions. `clock` gives seconds since the epoch.
     """
 
     def __init__(self, path: Path, *, lease_s: float = 4.0, clock: Callable[[], float] = time.time) -> None:
@@ -60,28 +60,28 @@ class SqliteLog(EventLog):
                 raise mismatch(spec, topic.partitions)
 
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
-        placed = [await self._place(record) for record in records]
-        if placed:
-            await self._writer.run(self._writer.append(placed))
-        return [TopicPartition(each.record.topic, each.partition) for each in placed]
+        routed = [await self._route(record) for record in records]
+        if routed:
+            await self._writer.run(self._writer.append(routed))
+        return [TopicPartition(each.record.topic, each.partition) for each in routed]
 
-    async def _place(self, record: NewRecord) -> Placed:
+    async def _route(self, record: NewRecord) -> RoutedRecord:
         topic = self._topics.get(record.topic) or await self._topic(record.topic)
         partition = partition_of_record(record, topic.partitions)
-        return Placed(topic.first_id + partition, partition, record)
+        return RoutedRecord(topic.first_id + partition, partition, record)
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         for topic in topics:
             await self._topic(topic)
-        me = Membership(uuid.uuid4().hex, group, member, json.dumps(sorted(set(topics))))
-        self._writer.watching += 1
+        membership = Membership(uuid.uuid4().hex, group, member, json.dumps(sorted(set(topics))))
+        self._writer.reader_count += 1
         try:
-            await self._writer.run(self._writer.join(me))
+            await self._writer.run(self._writer.join(membership))
         except BaseException:
-            self._writer.watching -= 1
+            self._writer.reader_count -= 1
             raise
-        self._writer.memberships[me.session] = me
-        return SqliteConsumer(self._writer, self._view, self._reads, me, topics, linger_s)
+        self._writer.memberships[membership.session] = membership
+        return SqliteConsumer(self._writer, self._view, self._reads, membership, topics, linger_s)
 
     async def reader(
         self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
@@ -90,9 +90,9 @@ class SqliteLog(EventLog):
         wanted = range(count) if partitions is None else sorted(set(partitions))
         if not set(wanted) <= set(range(count)):
             raise InvalidRequest(f"topic '{topic}' has partitions 0 to {count - 1}, not {', '.join(map(str, wanted))}")
-        self._writer.watching += 1
+        self._writer.reader_count += 1
         try:
-            # An empty transaction: the writer looks whether others have appended since it last had reason to.
+            # An empty transaction: in it the writer notices what other processes have appended.
             await self._writer.run(lambda connection: None)
             offsets = await self._reads.run(
                 lambda connection: (
@@ -102,10 +102,10 @@ class SqliteLog(EventLog):
                 )
             )
         except BaseException:
-            self._writer.watching -= 1
+            self._writer.reader_count -= 1
             raise
-        places = [(first_id + partition, partition, offsets[first_id + partition]) for partition in wanted]
-        return SqliteReader(self._writer, self._view, self._reads, topic, places)
+        positions = [(first_id + partition, partition, offsets[first_id + partition]) for partition in wanted]
+        return SqliteReader(self._writer, self._view, self._reads, topic, positions)
 
     async def partitions(self, topic: str) -> int:
         return (await self._topic(topic)).partitions
@@ -162,20 +162,20 @@ class SqliteLog(EventLog):
     async def close(self) -> None:
         for session in list(self._writer.memberships):
             self._writer.memberships.pop(session)
-            with suppress(Unavailable, StorageFull):  # its lease runs out then
+            with suppress(Unavailable, StorageFull):  # then its lease runs out
                 await self._writer.run(self._writer.leave(session))
         await self._writer.close()
         self._view.wake_all()
         await self._reads.close()
 
     async def _open(self) -> None:
-        """Has the writer create the file and its tables, which the reads take for granted."""
+        """Has the writer create the file and its tables, which the read thread needs."""
         if not self._opened:
             await self._writer.run(lambda connection: None)
             self._opened = True
 
     async def _topic(self, name: str) -> _Topic:
-        # Topics are never deleted and never change, but another process may have just created one.
+        # A topic is never deleted, and its partitions never change. But another process may just have created one.
         if name not in self._topics:
             await self._open()
             rows = await self._reads.run(

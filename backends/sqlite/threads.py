@@ -1,8 +1,7 @@
-"""SQLite behind asyncio: one thread that writes in groups, and threads that read.
+"""SQLite behind asyncio: one thread that writes, many operations in a transaction, and threads that read.
 
-A commit costs an fsync, whether it holds one record or a thousand: so everything that queued up while the last one ran
-goes into the next transaction together. What is written and read is the caller's: an operation is a plain function that
-takes a connection.
+A commit costs an fsync, whether it holds one record or a thousand. So all operations that were queued during the last
+commit go into the next transaction together. An operation is a plain function that takes a connection.
 """
 
 import asyncio
@@ -15,40 +14,40 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from backends.sqlite.connect import connect, translated
+from backends.sqlite.connect import connect, to_port_error
 from schemas.errors import FacestreamError, StorageFull, Unavailable
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
-# More would only delay the first of a group: at 500 operations the fsync is already under 1 % of each one's share.
+# More would only delay the first of a group: with 500 operations the fsync is already under 1 % of the time of each.
 LARGEST_GROUP = 500
 
 
-class Waiting(NamedTuple):
+class QueuedOperation(NamedTuple):
     operation: Operation[Any]
     future: asyncio.Future[Any] | None
 
 
-class _Outcome(NamedTuple):
+class _OperationResult(NamedTuple):
     future: asyncio.Future[Any] | None
     result: Any
     error: Exception | None
 
 
 class GroupWriter:
-    """Runs operations in transactions of its own thread, as many together as are waiting.
+    """Runs operations in a thread of its own, all that are queued in one transaction.
 
-    An operation may refuse with a FacestreamError as long as it has written nothing yet: only its caller hears of it
-    then. Any other error rolls the group back, and each operation is tried alone. Used from one event loop. Subclasses
-    hook into the transaction.
+    An operation may raise a FacestreamError as long as it has written nothing: only its caller gets it. Any other error
+    rolls the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the
+    hooks.
     """
 
     def __init__(self, path: Path, schema: str, *, name: str) -> None:
         self._path = path
         self._schema = schema
         self._name = name
-        self._queue: SimpleQueue[Waiting | None] = SimpleQueue()
+        self._queue: SimpleQueue[QueuedOperation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: sqlite3.Connection | None = None
@@ -56,8 +55,9 @@ class GroupWriter:
         self._empty_wal = False
 
     async def run(self, operation: Operation[T]) -> T:
-        """Runs it in a transaction; durable on return. Raises StorageFull, Unavailable, or what the operation refuses
-        with.
+        """Runs the operation in a transaction, durable on return.
+
+        Raises StorageFull, Unavailable, or what the operation raises.
         """
         if self._closed:
             raise Unavailable(f"{self._path} is closed")
@@ -66,12 +66,12 @@ class GroupWriter:
             self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._queue.put(Waiting(operation, future))
+        self._queue.put(QueuedOperation(operation, future))
         return await future
 
     async def empty_wal(self) -> None:
-        """Copies the WAL into the file and cuts it off, so that what was deleted is in neither. Does what it can while
-        others are reading.
+        """Copies the WAL into the file and truncates it, so that deleted data is in neither. Readers that are active
+        may prevent a part of that.
         """
 
         def after_the_group(connection: sqlite3.Connection) -> None:
@@ -84,34 +84,34 @@ class GroupWriter:
         return self._closed
 
     async def close(self) -> None:
-        """Finishes what was handed over before and ends the thread."""
+        """Finishes the queued operations and ends the thread."""
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
             await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
             self._thread = None
 
-    # What a subclass may add. All run in the writer's thread.
+    # Hooks for subclasses. All run in the writer's thread.
 
-    def _begun(self, connection: sqlite3.Connection) -> None:
+    def _on_begin(self, connection: sqlite3.Connection) -> None:
         """Inside the transaction, before its first operation."""
 
     def _before_commit(self, connection: sqlite3.Connection) -> None:
         """Inside the transaction, after its last operation."""
 
-    def _committed(self) -> Callable[[], None] | None:
-        """After the commit: what the event loop shall do before the callers go on."""
+    def _on_commit(self) -> Callable[[], None] | None:
+        """After the commit. Returns what the event loop has to call before the callers go on."""
         return None
 
-    def _rolled_back(self) -> None:
-        """What was kept in memory about this transaction is void."""
+    def _on_rollback(self) -> None:
+        """After a rollback: forgets what was kept in memory about this transaction."""
 
     def _due(self) -> float | None:
-        """Seconds until `_tick` shall run; None for never."""
+        """The seconds until `_tick` has to run; None for never."""
         return None
 
     def _tick(self) -> None:
-        """Something regular, between two groups."""
+        """Regular work, between two groups."""
 
     # The thread.
 
@@ -125,9 +125,9 @@ class GroupWriter:
                 self._tick()
         self._disconnect()
 
-    def _next_group(self) -> tuple[list[Waiting], bool]:
-        """What waits, or nothing when a tick is due, and whether it was the last."""
-        group: list[Waiting] = []
+    def _next_group(self) -> tuple[list[QueuedOperation], bool]:
+        """The queued operations, or none when a tick is due, and whether the writer was closed."""
+        group: list[QueuedOperation] = []
         due = self._due()
         with suppress(Empty):
             item = self._queue.get(timeout=None if due is None else max(due, 0.0))
@@ -139,41 +139,43 @@ class GroupWriter:
             return group, True
         return group, False
 
-    def _execute(self, group: list[Waiting]) -> None:
+    def _execute(self, group: list[QueuedOperation]) -> None:
         committing = False
-        outcomes: list[_Outcome] = []
+        results: list[_OperationResult] = []
         try:
             connection = self._begin()
         except Exception as error:
             self._roll_back(error)
-            self._tell(None, [_Outcome(pending.future, None, translated(error, self._path)) for pending in group])
+            self._deliver(
+                None, [_OperationResult(pending.future, None, to_port_error(error, self._path)) for pending in group]
+            )
             return
         try:
-            self._begun(connection)
+            self._on_begin(connection)
             for operation, future in group:
                 try:
-                    outcomes.append(_Outcome(future, operation(connection), None))
+                    results.append(_OperationResult(future, operation(connection), None))
                 except FacestreamError as refusal:
-                    outcomes.append(_Outcome(future, None, refusal))
+                    results.append(_OperationResult(future, None, refusal))
             self._before_commit(connection)
             committing = True
             connection.execute("COMMIT")
         except Exception as error:
             self._roll_back(error)
-            reason = translated(error, self._path)
+            reason = to_port_error(error, self._path)
             if len(group) > 1 and (not committing or isinstance(reason, StorageFull)):
-                # Nothing of it was written. What was too large, or wrong, shall not take its neighbours down.
+                # Nothing was written. One operation that is too large, or wrong, must not fail the others.
                 for pending in group:
                     self._execute([pending])
             else:
-                self._tell(None, [_Outcome(pending.future, None, reason) for pending in group])
+                self._deliver(None, [_OperationResult(pending.future, None, reason) for pending in group])
             return
-        news = self._committed()
+        notify = self._on_commit()
         if self._empty_wal:
             self._empty_wal = False
             with suppress(sqlite3.Error):
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._tell(news, outcomes)
+        self._deliver(notify, results)
 
     def _begin(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -189,7 +191,7 @@ class GroupWriter:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_FULL) & 0xFF
             if code not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
                 self._disconnect()
-        self._rolled_back()
+        self._on_rollback()
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -197,17 +199,17 @@ class GroupWriter:
                 self._connection.close()
             self._connection = None
 
-    def _tell(self, news: Callable[[], None] | None, outcomes: list[_Outcome]) -> None:
-        # Once for the whole group: waking the event loop costs more than the records themselves.
+    def _deliver(self, notify: Callable[[], None] | None, results: list[_OperationResult]) -> None:
+        # Once for the whole group: to wake the event loop costs more than the records themselves.
         assert self._loop is not None
-        with suppress(RuntimeError):  # the event loop is closed, nobody waits any more
-            self._loop.call_soon_threadsafe(_settle, news, outcomes)
+        with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(_settle, notify, results)
 
 
-def _settle(news: Callable[[], None] | None, outcomes: list[_Outcome]) -> None:
-    if news is not None:
-        news()
-    for future, result, error in outcomes:
+def _settle(notify: Callable[[], None] | None, results: list[_OperationResult]) -> None:
+    if notify is not None:
+        notify()
+    for future, result, error in results:
         if future is None or future.done():
             continue
         if error is not None:
@@ -217,9 +219,7 @@ def _settle(news: Callable[[], None] | None, outcomes: list[_Outcome]) -> None:
 
 
 class ReadThread:
-    """Runs reads one after the other in a thread of its own, each on one snapshot. The file and its tables must exist
-    already.
-    """
+    """Runs reads one after the other in its own thread, each on one snapshot. The file and its tables must exist."""
 
     def __init__(self, path: Path, *, name: str) -> None:
         self._path = path
@@ -252,7 +252,7 @@ class ReadThread:
                     self._connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             self._disconnect()
-            reason = translated(error, self._path)
+            reason = to_port_error(error, self._path)
             raise (Unavailable(reason.message) if isinstance(reason, StorageFull) else reason) from error
 
     def _disconnect(self) -> None:

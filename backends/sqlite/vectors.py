@@ -1,8 +1,7 @@
 """The embedded vector store: faces, answers and API keys in one SQLite file.
 
-Faces lie in the order of their galleries, so that reading one is reading one stretch of the file. Triggers keep the
-number of faces a person, so that listing people and directories does not touch the vectors. Deleting has a file of its
-own, vectors_sqlite_deletes.
+Faces are ordered by gallery, so that reading a gallery reads one range of rows. Triggers keep the number of faces of
+each person, so that listing people and directories does not read the vectors. Deleting is in vector_deletes.py.
 """
 
 import sqlite3
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.sqlite import deletes as deletes
+from backends.sqlite import vector_deletes as deletes
 from backends.sqlite.threads import Operation, ReadThread
 from backends.vectors import (
     ANSWERS_IN_PAGE,
@@ -28,7 +27,7 @@ from backends.vectors import (
     check_erased,
 )
 
-# Answers deleted in one transaction, so that a sweep holds up nobody who writes.
+# Answers deleted in one transaction, so that a sweep delays other writes only shortly.
 SWEEP_ANSWERS = 500
 
 _SCHEMA = """
@@ -82,7 +81,8 @@ ON CONFLICT DO UPDATE SET value = excluded.value, expires_at = excluded.expires_
 
 _PUT_FACE = """
 INSERT INTO faces (directory, generation, person, face_id, image_id, source, timestamp, vector)
-SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE NOT EXISTS (SELECT 1 FROM erasures WHERE erased IN (?9, ?10, ?11) AND at >= ?7)
+SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+WHERE NOT EXISTS (SELECT 1 FROM erasures WHERE erased IN (?9, ?10, ?11) AND at >= ?7)
 ON CONFLICT DO UPDATE SET
     image_id = excluded.image_id, source = excluded.source, timestamp = excluded.timestamp, vector = excluded.vector
 WHERE excluded.timestamp >= timestamp
@@ -98,10 +98,10 @@ SELECT person, face_id, image_id, source, timestamp FROM faces
 WHERE directory = ? AND generation = ? AND (person, face_id) > (?, ?) ORDER BY person, face_id LIMIT ?
 """
 
-# By image_id: a VACUUM gives the rows other rowids.
+# Ordered by image_id, because VACUUM may change rowids.
 _READ_ANSWERS = "SELECT image_id, value, expires_at FROM answers WHERE image_id > ? ORDER BY image_id LIMIT ?"
 
-# From one directory to the next, not over all people in between.
+# Jumps from one directory to the next, without reading the people in between.
 _DIRECTORIES = """
 WITH RECURSIVE found (directory) AS (
     SELECT MIN(directory) FROM persons WHERE generation = ?1
@@ -114,9 +114,9 @@ SELECT directory FROM found WHERE directory IS NOT NULL
 
 
 class SqliteVectors(VectorStore):
-    """See VectorStore. Used from one event loop; opens its file at the first call.
+    """See VectorStore. It belongs to one event loop, and opens its file at its first use.
 
-    Galleries have a read thread of their own: one takes its time, and answers and listings must not wait behind it.
+    Galleries have a read thread of their own: they take long, and answers and listings must not wait for them.
     """
 
     def __init__(self, path: Path) -> None:
@@ -130,7 +130,7 @@ class SqliteVectors(VectorStore):
         return f"SqliteVectors({str(self._path)!r})"
 
     async def create(self) -> None:
-        """The schema is made when the file is opened."""
+        """Does nothing: the tables are created when the file is opened."""
 
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         await self._write(_PUT_FACE, [_row(each) for each in faces])
@@ -139,8 +139,8 @@ class SqliteVectors(VectorStore):
         await self._open()
         after = ("", "")
         while True:
-            # Each block on a snapshot of its own: one that lasts as long as the caller takes keeps the WAL from being
-            # reused.
+            # Each block has a snapshot of its own: while one is open, the WAL cannot be reused, and the caller may take
+            # long.
             block = await self._gallery_reads.run(_reading_block(directory, generation, after))
             if block is None:
                 return
@@ -167,9 +167,9 @@ class SqliteVectors(VectorStore):
         face_id: str | None = None,
     ) -> None:
         only = check_erased(person, face_id)
-        # First of all: from then on none of them comes back.
+        # First of all: from then on none of them can be put again.
         await self._writer.run(
-            deletes.remember([(generation, directory, *only) for generation in generations], erased_at)
+            deletes.record_erasures([(generation, directory, *only) for generation in generations], erased_at)
         )
         for generation in generations:
             await self._delete(directory, generation, erased_at, *only)
@@ -193,7 +193,8 @@ class SqliteVectors(VectorStore):
         self, directory: str, generation: str, *, after: str = "", limit: int = 100
     ) -> list[PersonSummary]:
         rows = await self._fetch(
-            "SELECT person, faces FROM persons WHERE generation = ? AND directory = ? AND person > ? ORDER BY person LIMIT ?",
+            "SELECT person, faces FROM persons"
+            " WHERE generation = ? AND directory = ? AND person > ? ORDER BY person LIMIT ?",
             (generation, directory, after, limit),
         )
         return [PersonSummary(*row) for row in rows]
@@ -234,7 +235,8 @@ class SqliteVectors(VectorStore):
 
     async def put_api_key(self, key: ApiKey) -> None:
         await self._write(
-            "INSERT OR REPLACE INTO api_keys (key_id, secret_hash, scope, directory, created_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO api_keys (key_id, secret_hash, scope, directory, created_at)"
+            " VALUES (?, ?, ?, ?, ?)",
             [(key.key_id, key.secret_hash, key.scope, key.directory, key.created_at)],
         )
 
@@ -256,7 +258,7 @@ class SqliteVectors(VectorStore):
         await self._gallery_reads.close()
 
     async def _open(self) -> None:
-        """Has the writer create the file and its tables, which the reads take for granted."""
+        """Has the writer create the file and its tables, which the read threads need."""
         if not self._opened:
             await self._writer.run(lambda connection: None)
             self._opened = True
@@ -294,7 +296,7 @@ def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> O
         persons: list[str] = []
         face_ids: list[str] = []
         blobs: list[bytes] = []
-        # Not fetchall: the garbage collector would look through all the tuples.
+        # Not fetchall: the garbage collector would traverse all the tuples.
         for person, face_id, blob in connection.execute(_READ_BLOCK, (directory, generation, *after, MOST_IN_BLOCK)):
             persons.append(person)
             face_ids.append(face_id)

@@ -1,7 +1,7 @@
-"""Every port's adapters, as fixtures that the contract suites are run with.
+"""Fixtures with the adapters of every port, with which the contract suites are run.
 
-A fixture gives a function that opens one more client of the same store, as another process would; all are closed at the
-end. Names come from `unique`, because a distributed engine outlives a test.
+Each gives a function that opens one more client of the same store, as another process would. All are closed at the end.
+Names come from `unique`, because the data of a distributed engine outlives a test.
 """
 
 import uuid

@@ -1,4 +1,4 @@
-"""What every EventLog promises, whatever stands behind it."""
+"""What every EventLog promises, tested with every adapter."""
 
 import asyncio
 import time
@@ -243,7 +243,7 @@ async def test_a_poll_gives_no_more_than_was_asked_for(topic: Topic) -> None:
 
 
 async def test_partitions_take_fair_shares(topic: Topic, unique: Unique) -> None:
-    """A partition with thousands of records does not keep the others waiting."""
+    """A partition with thousands of records does not delay the others."""
     deep, shallow = (next(f"{n}" for n in range(100) if partition_of(f"{n}", 4) == partition) for partition in (0, 1))
     await topic.append(*[deep] * 2000)
     await topic.append(*[shallow] * 20)
@@ -311,7 +311,7 @@ async def test_a_group_shares_the_partitions(topic: Topic, open_log: OpenLog, un
         assert {record.topic_partition for record in second} == set(two.assignment)
 
 
-async def test_who_joins_and_leaves_makes_the_others_start_a_new_epoch(
+async def test_the_others_start_a_new_epoch_when_a_member_joins_or_leaves(
     topic: Topic, open_log: OpenLog, unique: Unique
 ) -> None:
     async with joined(topic.log, unique("group"), [topic.name], "one") as one:
@@ -319,7 +319,7 @@ async def test_who_joins_and_leaves_makes_the_others_start_a_new_epoch(
         epoch = one.epoch
         waiting = asyncio.create_task(one.poll(10, PATIENCE_S))
         two = await open_log().consumer(unique("group"), [topic.name], member="two")
-        # The poll does not sit out its time: its caller has to know that partitions are gone.
+        # The poll ends before its timeout, because its caller has to know that partitions were revoked.
         assert await asyncio.wait_for(waiting, PATIENCE_S / 2) == []
         await settled(topic, one, two)
         assert one.epoch > epoch
@@ -340,7 +340,7 @@ async def test_a_commit_after_a_rebalance_is_fenced(topic: Topic, open_log: Open
                 await one.commit({record.topic_partition: Committed(1)})
             await settled(topic, one, two)
             assert {**one.assignment, **two.assignment}[record.topic_partition] == Committed(0)
-            # Under the new epoch whoever has the partition gets the record again, and may commit it.
+            # In the new epoch the member that has the partition gets the record again, and may commit it.
             owner = one if record.topic_partition in one.assignment else two
             assert [each.key for each in await drain(owner, 1)] == ["a"]
             await owner.commit({record.topic_partition: Committed(1)})
@@ -446,8 +446,8 @@ async def test_a_topic_that_is_missing_or_different_is_refused(topic: Topic, uni
         await topic.log.require_topics([TopicSpec(unique("missing"), 4)])
 
 
-async def test_retention_leaves_what_is_young_and_the_offsets(topic: Topic, unique: Unique) -> None:
-    """When an engine deletes is its own affair; that it keeps the young, and every offset, is not."""
+async def test_retention_keeps_young_records_and_the_offsets(topic: Topic, unique: Unique) -> None:
+    """An engine may delete expired records when it wants, but it must keep younger ones, and every offset."""
     await topic.log.create_topics(
         [TopicSpec(unique("changes"), 1, compacted=True), TopicSpec(unique("week"), 1, 7 * 86400)]
     )
@@ -467,7 +467,7 @@ async def test_retention_leaves_what_is_young_and_the_offsets(topic: Topic, uniq
 
 
 async def test_a_cancelled_poll_has_taken_nothing(topic: Topic) -> None:
-    """Whenever the cancellation comes: before a record, with it or after it."""
+    """Whether the cancellation comes before a record, with it or after it."""
     reader = await topic.log.reader(topic.name, at="start")
     seen: list[str] = []
     for number in range(20):

@@ -1,4 +1,4 @@
-"""What every ObjectStore promises, whatever stands behind it."""
+"""What every ObjectStore promises, tested with every adapter."""
 
 import asyncio
 import hashlib
@@ -123,7 +123,9 @@ async def test_if_absent_leaves_what_is_there(objects: ObjectStore, unique: Uniq
 
 
 @pytest.mark.parametrize("size", [10, 300_000, 40 << 20], ids=["small", "picture", "large"])
-async def test_of_several_that_put_at_once_one_is_told_so(open_objects: OpenObjects, unique: Unique, size: int) -> None:
+async def test_of_several_puts_at_once_with_if_absent_one_stores_its_object(
+    open_objects: OpenObjects, unique: Unique, size: int
+) -> None:
     clients = [open_objects() for _ in range(4)]
     values = [bytes([number]) * size for number in range(4)]
     for attempt in range(1 if size > 1 << 20 else 10):
@@ -186,7 +188,7 @@ async def test_the_longest_keys(objects: ObjectStore, unique: Unique, filling: s
 
 
 @pytest.mark.parametrize("key", ["", "x" * 301, "\ud800"])
-async def test_what_is_no_key_is_refused(objects: ObjectStore, key: str) -> None:
+async def test_a_text_that_is_not_a_key_is_refused(objects: ObjectStore, key: str) -> None:
     with pytest.raises(InvalidRequest):
         await objects.put(key, b"")
 
@@ -224,7 +226,7 @@ async def test_metadata_of_any_shape(objects: ObjectStore, unique: Unique) -> No
         assert (await objects.get(unique(f"a{number}"))).metadata == metadata
 
 
-async def test_what_is_not_there(objects: ObjectStore, unique: Unique) -> None:
+async def test_an_object_that_is_not_there(objects: ObjectStore, unique: Unique) -> None:
     with pytest.raises(ObjectMissing):
         await objects.get(unique("a"))
     assert await objects.metadata(unique("a")) is None
@@ -232,7 +234,7 @@ async def test_what_is_not_there(objects: ObjectStore, unique: Unique) -> None:
     assert await keys(objects, unique("a")) == []
 
 
-async def test_a_level_is_no_object(objects: ObjectStore, unique: Unique) -> None:
+async def test_a_level_is_not_an_object(objects: ObjectStore, unique: Unique) -> None:
     await objects.put(unique("a") + "/b", b"1")
     assert await objects.metadata(unique("a")) is None
     await objects.delete([unique("a")])
@@ -244,7 +246,7 @@ def bucket_of(objects: ObjectStore) -> str:
     return str(objects).rstrip("/')").rpartition("/")[2]
 
 
-async def test_other_systems_names_are_fetched(objects: ObjectStore) -> None:
+async def test_objects_are_fetched_by_the_names_that_other_systems_know(objects: ObjectStore) -> None:
     bucket, name, data = bucket_of(objects), "incoming/acmé co/learn/Ann/1 + 2%.jpg", os.urandom(3_000)
     await objects.put(name, data)
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -261,14 +263,14 @@ async def test_other_systems_names_are_fetched(objects: ObjectStore) -> None:
 @pytest.mark.parametrize(
     "name", ["incoming/a/b", "incoming", "incoming/..", "../a", "incoming/a//b", "x" * 2_000, "a\0b", "/"]
 )
-async def test_what_other_systems_name_and_is_not_there(objects: ObjectStore, name: str) -> None:
+async def test_fetching_an_object_that_is_not_there(objects: ObjectStore, name: str) -> None:
     await objects.put("incoming/a", b"")
     for bucket in (bucket_of(objects), "no-such-bucket", "No bucket/at all", ".."):
         with pytest.raises(ObjectMissing):
             await objects.fetch(bucket, name, etag=None, largest=1)
 
 
-async def test_the_key_of_what_other_systems_name(objects: ObjectStore) -> None:
+async def test_the_key_of_an_object_that_other_systems_name(objects: ObjectStore) -> None:
     bucket, name = bucket_of(objects), "incoming/acmé/a.jpg"
     key = objects.key_of(bucket, name)
     assert key == name
@@ -327,7 +329,7 @@ async def test_listing_more_than_a_page(objects: ObjectStore, unique: Unique) ->
     assert await keys(objects, prefix) == []
 
 
-async def test_listing_goes_on_while_objects_go_and_come(objects: ObjectStore, unique: Unique) -> None:
+async def test_listing_while_objects_are_put_and_deleted(objects: ObjectStore, unique: Unique) -> None:
     prefix = unique("moving") + "/"
     for number in range(20):
         await objects.put(f"{prefix}{number}", b"")
@@ -358,8 +360,8 @@ async def test_readers_never_see_a_part(objects: ObjectStore, unique: Unique) ->
     assert await reading > 0
 
 
-async def test_puts_and_deletes_beside_each_other(objects: ObjectStore, unique: Unique) -> None:
-    """A level that is emptied at the moment when another object comes into it."""
+async def test_concurrent_puts_and_deletes(objects: ObjectStore, unique: Unique) -> None:
+    """A level is emptied at the moment when another object is put into it."""
     prefix = unique("busy")
 
     async def come_and_go(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What every VectorStore promises, whatever stands behind it."""
+"""What every VectorStore promises, tested with every adapter."""
 
 import asyncio
 import time
@@ -245,7 +245,7 @@ async def test_a_person_a_face_or_a_directory_is_deleted(vectors: VectorStore, u
 
 
 async def test_many_faces_are_deleted(vectors: VectorStore, unique: Unique) -> None:
-    """More than go in one step, every third of them too late to be among the erased."""
+    """More than are deleted in one step, every third of them with a time after the erasure."""
     faces = [
         a_face(unique("acme"), f"{number % 3}", f"{number:05}", timestamp=1_000 + number % 3, d=2)
         for number in range(3_600)
@@ -258,7 +258,7 @@ async def test_many_faces_are_deleted(vectors: VectorStore, unique: Unique) -> N
 
 
 @pytest.mark.parametrize("only", [{}, {"person": "ann"}, {"person": "ann", "face_id": "1"}])
-async def test_what_is_put_late_after_its_erasure_is_not_there(
+async def test_a_face_that_is_put_after_its_erasure_is_not_there(
     vectors: VectorStore, open_vectors: OpenVectors, unique: Unique, only: dict[str, str]
 ) -> None:
     early, last, later = (a_face(unique("acme"), "ann", "1", timestamp=timestamp) for timestamp in (900, 1_000, 1_001))
@@ -275,7 +275,7 @@ async def test_what_is_put_late_after_its_erasure_is_not_there(
     assert await face_keys(vectors, unique("acme")) == {"ann/1"}
 
 
-async def test_others_may_come_late_after_an_erasure(vectors: VectorStore, unique: Unique) -> None:
+async def test_other_faces_may_be_put_after_an_erasure(vectors: VectorStore, unique: Unique) -> None:
     await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
     await vectors.delete_faces(unique("acme"), ["g1"], 2_000, person="ann", face_id="1")
     await vectors.put_faces([a_face(unique("acme"), "ann", "1"), a_face(unique("acme"), "ann", "2")])
@@ -291,7 +291,7 @@ async def test_others_may_come_late_after_an_erasure(vectors: VectorStore, uniqu
     assert await face_keys(vectors, unique("else")) == {"ann/1"}
 
 
-async def test_an_erasure_comes_before_what_it_erases(vectors: VectorStore, unique: Unique) -> None:
+async def test_an_erasure_may_come_before_the_put_of_what_it_erases(vectors: VectorStore, unique: Unique) -> None:
     await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="ann")
     await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
     assert await face_keys(vectors, unique("acme")) == set()

@@ -1,4 +1,4 @@
-"""A server that answers like an S3 store in trouble, for what a healthy one cannot be made to do."""
+"""A server that answers as a test says: as an S3 store with problems, for example, that a healthy one does not have."""
 
 import socket
 import ssl
@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-# Gets method and path, returns what goes out on the connection, headers and all.
+# Gets the method and the path of a request, returns the bytes of the answer.
 Answer = Callable[[str, str], bytes]
 
 
@@ -26,8 +26,16 @@ def error(status: int, code: str, message: str = "so it is") -> bytes:
 
 
 @contextmanager
-def stand_in(answering: Answer, *, port: int = 0, tls: tuple[Path, Path] | None = None) -> Iterator[int]:
-    """Serves until the end of the block; its port. `tls`: certificate and key."""
+def stand_in(
+    answering: Answer,
+    *,
+    port: int = 0,
+    tls: tuple[Path, Path] | None = None,
+    conditions: list[str | None] | None = None,
+) -> Iterator[int]:
+    """Serves until the end of the block; yields its port. `tls`: certificate and key. `conditions` gets the header
+    If-None-Match of each request.
+    """
     connections: list[socket.socket] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -43,6 +51,8 @@ def stand_in(answering: Answer, *, port: int = 0, tls: tuple[Path, Path] | None 
                 self.close_connection = True
                 return
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            if conditions is not None:
+                conditions.append(self.headers.get("If-None-Match"))
             sent = answering(self.command, self.path)
             self.wfile.write(sent)
             self.close_connection = b"Connection: close" in sent

@@ -1,5 +1,5 @@
-"""A log on Kafka lives through the outages of its server: what is open goes on by itself, and nothing acknowledged is
-lost.
+"""A log on Kafka survives outages of its server: open readers, consumers and appends go on by themselves, and no
+acknowledged record is lost.
 
 These tests kill and pause the real server, so nothing else may use it meanwhile.
 """

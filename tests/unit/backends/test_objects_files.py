@@ -1,8 +1,9 @@
-"""The embedded object store's own promises: a full disk, crashes, where files lie.
+"""What is particular to the embedded object store: a full disk, crashes, paths of files.
 
-What every store promises is in tests/contracts/test_objects.py.
+What every store promises is tested in tests/contracts/test_objects.py.
 """
 
+import errno
 import os
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from backends.files import objects as objects_files
 from backends.files.objects import FileObjects
 from backends.files.paths import key_of, path_of
 from schemas.errors import StorageFull, Unavailable
@@ -54,14 +54,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 async def test_a_full_disk_refuses_and_recovers(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if not os.path.ismount(small_disk):  # noqa: ASYNC240 – a test may look
-        # Not allowed to mount: the kernel's answer, from a stand-in for the one function that gets it.
-        def full(file: int, *parts: bytes) -> None:
-            if sum(map(len, parts)) > 1 << 20:
-                raise OSError(28, "No space left on device")
-            write(file, *parts)
+        # Mounting is not allowed here: the system's answer comes from a stand-in.
+        def full(file: int, data: bytes) -> int:
+            if len(data) > 1 << 20:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(file, data)
 
-        write = objects_files._write
-        monkeypatch.setattr(objects_files, "_write", full)
+        write = os.write
+        monkeypatch.setattr(os, "write", full)
     objects = FileObjects(small_disk)
     await objects.put("a", b"the old one")
     with pytest.raises(StorageFull):
@@ -93,7 +93,7 @@ def writing(file: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-async def test_what_the_dead_left_is_swept_and_what_the_living_write_is_not(
+async def test_temporary_files_of_dead_processes_are_deleted_and_those_of_living_ones_are_not(
     objects: FileObjects, tmp_path: Path
 ) -> None:
     temporary = tmp_path / "objects" / ".tmp"

@@ -1,4 +1,4 @@
-"""How keys become names in a bucket. That a store keeps its promises with them is in tests/contracts/test_objects.py."""
+"""How keys become names in a bucket. How a store behaves with them is tested in tests/contracts/test_objects.py."""
 
 import pytest
 from hypothesis import example, given
@@ -8,7 +8,7 @@ from backends.s3.names import key_of_name, name_of_key, names_begin_with
 
 ID = "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b"
 
-# Few characters, so that levels without a name, ids below ids and equal beginnings come up often.
+# Few pieces, so that empty levels, ids below ids and equal beginnings are frequent.
 PIECES = st.sampled_from(
     ["a", "b", "/", "/", "//", ".", "..", "~", "%", "@", "+", "\0", "é", "💙", "incoming/", "~/", "~long/", ID]
 )
@@ -49,8 +49,18 @@ def test_ordinary_keys_are_names_as_they_are(key: str) -> None:
         f"{ID}/{ID}",
     ],
 )
-def test_what_somebody_else_has_named_is_no_key(name: str) -> None:
+def test_a_name_that_another_system_has_given_is_not_a_key(name: str) -> None:
     assert key_of_name(name) is None
+
+
+def test_names_are_those_of_existing_buckets() -> None:
+    """The mapping must never change: see docs/decisions/object-names-on-s3.md."""
+    assert name_of_key(f"originals/{ID}") == f"originals/{ID}"
+    assert name_of_key("people/Ann Müller") == "~/people/Ann%20M%C3%BCller@"
+    name = name_of_key("é" * 151)
+    assert name.startswith("~long/Ak8Sf_N_5WAr0la6VUeaWNTJYh4crUCs7nIEMzmZOyNFd__VDQde1Qixvi")
+    assert name.endswith("959o60JoMRUwEE4fE6d5oHCQ95AOk@")
+    assert [len(level) for level in name.split("/")] == [5, 200, 200, 108]
 
 
 @example("\0" + "💙" * 299)
@@ -66,8 +76,8 @@ def test_a_name_stands_for_its_key_and_every_store_takes_it(key: str) -> None:
 
 
 @given(KEYS | LONG_KEYS, KEYS | LONG_KEYS)
-def test_no_name_goes_on_where_another_ends(one: str, other: str) -> None:
-    """MinIO would list only the shorter one. Below incoming/ it is so: see there."""
+def test_no_name_is_a_folder_of_another(one: str, other: str) -> None:
+    """MinIO would list only the shorter one. Below incoming/ this is so: see backends/s3/names.py."""
     if one != other and not (one.startswith("incoming/") and other.startswith("incoming/")):
         assert not f"{name_of_key(one)}/".startswith(f"{name_of_key(other)}/")
 

@@ -1,4 +1,4 @@
-"""What is Cassandra's own in the vector store: its URL, how its tables come to be, timestamps and TTLs, and its
+"""What is particular to the vector store on Cassandra: its URL, how its tables are created, timestamps and TTLs, and
 outages.
 """
 
@@ -108,7 +108,7 @@ async def test_the_password_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.fixture
 def unfinished(session: Session) -> Callable[[uuid.UUID | None, int], None]:
-    """Makes the keyspace look as if its tables were not complete, with somebody who holds the lock for some seconds."""
+    """Makes the tables look incomplete, with a lock that `holder` has for some seconds."""
 
     def unfinished(holder: uuid.UUID | None, seconds: int) -> None:
         cql = "UPDATE schema_versions USING TTL %s SET holder = %s, version = null WHERE name = 'facestream' IF EXISTS"
@@ -166,7 +166,7 @@ async def test_tables_of_an_older_version_are_brought_up_to_date(
     drop_keyspace(url, server_at(url).path)
 
 
-async def test_one_who_died_while_creating_holds_the_others_up_for_a_while(
+async def test_a_process_that_died_while_it_created_the_tables_delays_the_others_for_a_while(
     vectors: CassandraVectors, unfinished: Callable[[uuid.UUID | None, int], None]
 ) -> None:
     unfinished(uuid.uuid4(), 2)
@@ -176,12 +176,12 @@ async def test_one_who_died_while_creating_holds_the_others_up_for_a_while(
     await vectors.ping()
 
 
-async def test_one_who_does_not_get_done_with_creating_is_not_waited_for_without_end(
+async def test_a_process_that_does_not_finish_creating_the_tables_is_not_waited_for_without_end(
     vectors: CassandraVectors, unfinished: Callable[[uuid.UUID | None, int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "PATIENCE_S", 0.5)
     unfinished(uuid.uuid4(), 60)
-    with pytest.raises(Unavailable, match="does not get done"):
+    with pytest.raises(Unavailable, match="does not finish"):
         await vectors.create()
     unfinished(None, 0)
     await vectors.create()
@@ -218,7 +218,7 @@ async def test_servers_that_do_not_agree_yet_are_asked_again(
     await vectors.ping()
 
 
-# What lies in them.
+# The rows.
 
 
 async def test_a_face_has_the_time_of_its_event(vectors: CassandraVectors, session: Session, directory: str) -> None:
@@ -264,26 +264,32 @@ async def test_a_put_into_a_listed_directory_does_not_list_it(
     assert directory in await vectors.directories("g1")
 
 
+@pytest.fixture
+async def directory_client(keyspace: str) -> AsyncIterator[Client]:
+    client = Client(server_at(keyspace), directories.STATEMENTS, lambda session: None)
+    yield client
+    await client.close()
+
+
 async def test_a_directory_that_is_found_empty_before_its_first_face_is_there_is_listed(
-    vectors: CassandraVectors, directory: str
+    vectors: CassandraVectors, directory_client: Client, directory: str
 ) -> None:
-    client = vectors._client
-    async with directories.listing(client, [(directory, "g1")]):
-        await directories.unlist_if_empty(client, "g1", directory)
+    async with directories.listing(directory_client, [(directory, "g1")]):
+        await directories.unlist_if_empty(directory_client, "g1", directory)
         await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
     assert directory in await vectors.directories("g1")
 
 
-async def test_who_dies_before_the_last_face_is_put_leaves_the_directory_listed(
-    vectors: CassandraVectors, directory: str
+async def test_a_process_that_dies_while_it_puts_faces_leaves_the_directory_listed(
+    vectors: CassandraVectors, directory_client: Client, directory: str
 ) -> None:
-    listing = directories.listing(vectors._client, [(directory, "g1")])
+    listing = directories.listing(directory_client, [(directory, "g1")])
     await listing.__aenter__()
     await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
     assert directory in await vectors.directories("g1")
 
 
-async def test_nothing_says_what_an_emptied_directory_was_called(
+async def test_the_name_of_an_emptied_directory_is_in_no_table(
     vectors: CassandraVectors, session: Session, directory: str
 ) -> None:
     await vectors.put_faces([a_face(directory, "ann"), a_face(directory, "bob")])
@@ -298,7 +304,7 @@ async def test_nothing_says_what_an_emptied_directory_was_called(
     assert left == 0
 
 
-async def test_an_answer_goes_even_if_whoever_wrote_it_has_a_clock_that_is_ahead(
+async def test_an_answer_is_deleted_even_if_the_clock_of_its_writer_is_ahead(
     vectors: CassandraVectors, session: Session
 ) -> None:
     image_id = f"{uuid.uuid4()}"
@@ -374,7 +380,7 @@ async def test_the_last_of_several_answers_to_an_image_stays(vectors: CassandraV
     assert await vectors.answer(image_id) == StoredAnswer(image_id, "49", 4e9)
 
 
-async def test_a_key_goes_even_if_whoever_made_it_has_a_clock_that_is_ahead(
+async def test_an_api_key_is_deleted_even_if_the_clock_of_its_writer_is_ahead(
     vectors: CassandraVectors, session: Session
 ) -> None:
     key = ApiKey(f"{uuid.uuid4()}", "hash", "admin", None, 1.0)
@@ -397,7 +403,7 @@ async def test_columns_that_the_driver_cannot_parse_are_not_taken_for_nothing(ke
 
 
 async def test_nothing_of_a_request_is_left_to_the_garbage_collector(vectors: CassandraVectors, directory: str) -> None:
-    """With thousands of requests that would take a third of the time, and the rows of a gallery would stay in memory."""
+    """With thousands of requests that would take a third of the time, and a gallery's rows would stay in memory."""
     await vectors.put_faces([a_face(directory, "ann")])
     gc.collect()
     gc.disable()
@@ -437,7 +443,7 @@ async def test_a_server_that_is_not_up_yet_is_tried_again_at_the_next_use(relay:
     await away.ping()
 
 
-async def test_all_who_come_while_it_connects_wait_for_the_same_attempt(
+async def test_all_calls_while_it_connects_wait_for_the_same_attempt(
     relay: Relay, away: CassandraVectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = counted_clusters(monkeypatch)
@@ -462,7 +468,7 @@ async def test_after_the_connections_broke_it_goes_on_by_itself(
     assert [it.person for it in await away.persons(directory, "g1")] == ["after", "before"]
 
 
-async def test_what_is_on_its_way_when_the_connections_break_fails_at_once(
+async def test_requests_in_flight_when_the_connections_break_fail_at_once(
     relay: Relay, away: CassandraVectors, directory: str
 ) -> None:
     await away.ping()

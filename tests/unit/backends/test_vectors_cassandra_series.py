@@ -1,6 +1,4 @@
-"""A series of requests: how many are on their way, and what ends it. The driver is a stand-in that answers when it is
-told.
-"""
+"""A series of requests: how many are in flight, and what ends it. A stand-in for the driver answers when told to."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -8,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from backends.cassandra.series import Series
+from backends.cassandra.series import RequestSeries
 
 
 class Asked:
@@ -52,9 +50,9 @@ def numbers(*values: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     return (("statement", (value,)) for value in values)
 
 
-async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
+async def test_so_many_are_in_flight_until_all_were_answered() -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(4)
     assert driver.values == [0, 1, 2, 3]
     for number in (2, 0, 3, 1, 5, 4, 9, 8, 7):
@@ -66,15 +64,15 @@ async def test_so_many_are_on_their_way_until_all_were_answered() -> None:
     await series.done
 
 
-async def test_none_at_all() -> None:
-    series = Series(numbers(), Driver().send)
+async def test_a_series_of_no_requests_is_done() -> None:
+    series = RequestSeries(numbers(), Driver().send)
     series.begin(4)
     await series.done
 
 
 async def test_a_second_answer_to_the_same_request_does_not_count() -> None:
     driver = Driver()
-    series = Series(numbers(*range(5)), driver.send)
+    series = RequestSeries(numbers(*range(5)), driver.send)
     series.begin(2)
     for _ in range(5):
         driver.asked[0].answer()
@@ -90,7 +88,7 @@ async def test_a_second_answer_to_the_same_request_does_not_count() -> None:
 @pytest.mark.parametrize("late", ["fail", "answer"])
 async def test_after_a_failure_no_more_are_sent(late: str) -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(3)
     driver.asked[1].fail(KeyError("first"))
     if late == "answer":
@@ -106,7 +104,7 @@ async def test_after_a_failure_no_more_are_sent(late: str) -> None:
 async def test_a_request_that_cannot_be_made_or_sent_ends_it() -> None:
     for requests in (numbers(1, -1, 2), (("statement", (1 // it,)) for it in (1, 0, 1))):
         driver = Driver()
-        series = Series(requests, driver.send)
+        series = RequestSeries(requests, driver.send)
         series.begin(3)
         with pytest.raises((ValueError, ZeroDivisionError)):
             await series.done
@@ -115,7 +113,7 @@ async def test_a_request_that_cannot_be_made_or_sent_ends_it() -> None:
 
 async def test_one_that_is_stopped_sends_no_more() -> None:
     driver = Driver()
-    series = Series(numbers(*range(10)), driver.send)
+    series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(3)
     series.done.cancel()
     series.stop()

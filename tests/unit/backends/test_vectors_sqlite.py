@@ -1,17 +1,22 @@
-"""What is SQLite's own in the vector store: that nothing of what was deleted can be read in its files."""
+"""What is particular to the embedded vector store: nothing that was deleted can be read in its files."""
 
+import contextlib
 import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-import backends.sqlite.deletes as deletes
+import backends.sqlite.vector_deletes as deletes
+from backends.sqlite import threads
+from backends.sqlite.connect import connect
+from backends.sqlite.threads import GroupWriter, Operation
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import ERASURES_KEPT_S, Face, FaceVector, PersonSummary, StoredAnswer
 from schemas.errors import Unavailable
@@ -45,6 +50,13 @@ def everything(folder: Path) -> bytes:
     return b"".join(files.values())
 
 
+def count(folder: Path, table: str) -> int:
+    """The rows of a table of the store."""
+    with contextlib.closing(sqlite3.connect(folder / "vectors.db")) as connection:
+        (rows,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
+    return int(rows)
+
+
 def found(it: FaceVector, where: bytes) -> list[bytes]:
     return [needle for needle in needles(it) if needle in where]
 
@@ -75,7 +87,7 @@ async def test_an_erased_directory_is_in_none_of_the_files(vectors: SqliteVector
         await vectors.put_faces(faces[first : first + 50])
     assert b"directory of ann" in everything(tmp_path)
     await vectors.delete_faces("directory of ann", ["g1"], 1_000)
-    await vectors.put_faces(faces)  # who wakes late
+    await vectors.put_faces(faces)  # as a delayed worker may do
     left = everything(tmp_path)
     assert b"directory of ann" not in left
     assert not any(found(it, left) for it in faces)
@@ -99,8 +111,8 @@ async def test_a_deleted_generation_is_in_none_of_the_files(vectors: SqliteVecto
 
 
 async def test_a_sweep_overwrites_what_lies_in_unused_parts_of_pages(vectors: SqliteVectors, tmp_path: Path) -> None:
-    """Faces of several sizes come and go: some are moved to other pages meanwhile, and SQLite leaves copies where they
-    lay.
+    """Faces of several sizes are put and deleted. SQLite moves some of them to other pages meanwhile, and leaves copies
+    where they were.
     """
     order = random.Random(1)
     kept: list[str] = []
@@ -117,12 +129,14 @@ async def test_a_sweep_overwrites_what_lies_in_unused_parts_of_pages(vectors: Sq
         kept += names
         order.shuffle(kept)
         going = [kept.pop() for _ in range(len(kept) // 10)]
-        await vectors._write(deletes._DELETE_FACE, [("acme", "g1", name, "1") for name in going])
+        with contextlib.closing(sqlite3.connect(tmp_path / "vectors.db", isolation_level=None)) as connection:
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.executemany("DELETE FROM faces WHERE directory = 'acme' AND person = ?", [(it,) for it in going])
         gone += going
     await vectors.delete_faces("acme", ["g1"], 1_000, person=kept[0])
     left = everything(tmp_path)
     assert any(name.encode() in left for name in gone), (
-        "SQLite does not do so any more: a sweep need not write the file anew"
+        "SQLite no longer leaves copies: a sweep need not rewrite the file"
     )
     await vectors.sweep_erasures()
     left = everything(tmp_path)
@@ -160,23 +174,33 @@ async def test_a_sweep_does_nothing_where_nothing_was_deleted(
         assert written_anew == before + 1
 
 
-async def test_a_file_that_could_not_be_written_anew_is_tried_again(vectors: SqliteVectors) -> None:
-    await vectors.put_faces(some_faces(1, 1, 4))
-    await vectors.delete_faces("directory of ann", ["g1"], 1_000)
+async def test_a_file_that_could_not_be_rewritten_is_rewritten_by_a_later_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect_without_vacuum(path: Path, schema: str | None = None) -> sqlite3.Connection:
+        connection = connect(path, schema)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # VACUUM attaches a file
+        return connection
 
-    def attached(most: int) -> Callable[[sqlite3.Connection], int]:
-        return lambda connection: connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, most)
-
-    usual = await vectors._writer.run(attached(0))  # VACUUM attaches a file
-    for _ in range(2):
-        with pytest.raises(sqlite3.OperationalError, match="attached"):
-            await vectors.sweep_erasures()
-    await vectors._writer.run(attached(usual))
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "connect", connect_without_vacuum)
+        vectors = SqliteVectors(tmp_path / "vectors.db")
+        await vectors.put_faces(some_faces(1, 1, 4))
+        await vectors.delete_faces("directory of ann", ["g1"], 1_000)
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError, match="attached"):
+                await vectors.sweep_erasures()
+        await vectors.close()
+    vectors = SqliteVectors(tmp_path / "vectors.db")
+    assert count(tmp_path, "remains") == 1
     await vectors.sweep_erasures()
-    assert await vectors._fetch("SELECT count(*) FROM remains") == [(0,)]
+    assert count(tmp_path, "remains") == 0
+    await vectors.close()
 
 
-async def test_an_erasure_is_forgotten_after_a_while(vectors: SqliteVectors, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_erasure_is_forgotten_after_a_while(
+    vectors: SqliteVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (face,) = some_faces(1, 1, 4)
     for kept_s, there in ((ERASURES_KEPT_S - 60, []), (ERASURES_KEPT_S + 60, [face.face])):
         await vectors.delete_faces(
@@ -188,7 +212,7 @@ async def test_an_erasure_is_forgotten_after_a_while(vectors: SqliteVectors, mon
         monkeypatch.undo()
         await vectors.put_faces([face])
         assert await vectors.faces("directory of ann", "g1", face.face.person) == there
-    assert await vectors._fetch("SELECT count(*) FROM erasures") == [(0,)]
+    assert count(tmp_path, "erasures") == 0
 
 
 async def test_others_write_while_a_generation_is_deleted(
@@ -197,19 +221,19 @@ async def test_others_write_while_a_generation_is_deleted(
     """Between two steps; and where it was interrupted, the rest is deleted later."""
     faces = some_faces(people=1_000, each=2, d=4)
     await vectors.put_faces(faces)
-    steps, run = 0, vectors._writer.run
+    steps, run = 0, GroupWriter.run
 
-    async def interrupted(operation: object) -> object:
+    async def interrupted(writer: GroupWriter, operation: Operation[Any]) -> Any:
         nonlocal steps
         steps += 1
         if steps == 3:
             await vectors.put_answers([StoredAnswer("meanwhile", "{}", 4e9)])
         if steps == 5:
             raise Unavailable("interrupted")
-        return await run(operation)  # type: ignore[arg-type]
+        return await run(writer, operation)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vectors._writer, "run", interrupted)
+        patch.setattr(GroupWriter, "run", interrupted)
         with pytest.raises(Unavailable, match="interrupted"):
             await vectors.delete_generation("g1")
     assert await vectors.answer("meanwhile") is not None

@@ -1,4 +1,4 @@
-"""What may be a key, what may be metadata, and what a fetched object has to be: the same for every object store."""
+"""Checks of keys, metadata and fetched objects, the same for every object store."""
 
 from collections.abc import Mapping
 
@@ -10,22 +10,22 @@ MEBI = 1 << 20
 
 
 def check_key(key: str) -> None:
-    """Raises InvalidRequest for what is no key."""
+    """Raises InvalidRequest for a text that is not a key."""
     if not 1 <= len(key) <= LONGEST_KEY:
         raise InvalidRequest(f"the key of an object has 1 to {LONGEST_KEY} characters, this one {len(key)}")
     check_text(key, "the key of an object")
 
 
 def check_text(text: str, what: str) -> None:
-    """Raises InvalidRequest for a lone surrogate, which no encoding takes."""
+    """Raises InvalidRequest for a lone surrogate, which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{what} is no text: {error.reason}") from None
+        raise InvalidRequest(f"{what} is not valid text: {error.reason}") from None
 
 
 def check_metadata(metadata: Mapping[str, str]) -> None:
-    """Raises InvalidRequest for names that are not ASCII, values that are no text, and more than there is room for."""
+    """Raises InvalidRequest for names that are not ASCII, values that are not valid text, and more than 2 kB."""
     try:
         size = sum(len(name.encode("ascii")) + len(text.encode()) for name, text in metadata.items())
     except UnicodeEncodeError as error:
@@ -35,7 +35,7 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def check_fetched(name: str, size: int, etag: str, *, wanted: str | None, largest: int) -> None:
-    """Raises UploadTooLarge, and ObjectMissing for one that was changed since it had the `wanted` etag."""
+    """Raises UploadTooLarge above `largest` bytes, ObjectMissing for an object that no longer has the `wanted` etag."""
     if wanted is not None and wanted.strip('"') != etag.strip('"'):
         raise ObjectMissing(f"the object '{name}' was changed since it was announced: announce it again")
     if size > largest:

@@ -1,5 +1,6 @@
-"""Which partitions a fetch names, and what becomes of a session that a server no longer knows. That records come
-through is shown by the contract suite on the real server.
+"""Which partitions a fetch request names, and what happens when a server no longer knows the session.
+
+That records arrive is tested by the contract suite on the real server.
 """
 
 from types import SimpleNamespace
@@ -9,13 +10,13 @@ import pytest
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
 
-from backends.kafka.sessions import FetchSessions
+from backends.kafka.fetch_sessions import FetchSessions
 
 INITIAL = (0, 0)
 
 
 class Server:
-    """A client's `send` that answers with what it is told, and remembers the requests as they would be sent."""
+    """Has the `send` of a client, which answers as a test says and keeps the requests as they would be sent."""
 
     def __init__(self) -> None:
         self.session_id, self.error_code, self.away = 7, 0, False

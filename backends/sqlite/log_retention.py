@@ -1,16 +1,16 @@
-"""Deleting from the embedded log: by time, and by key in compacted topics.
+"""Deletes from the embedded log: by age, and by key in compacted topics.
 
-In small steps, each a short transaction among the appends, which go on meanwhile. Offsets stay what they are: a step
-leaves a later start, or a hole. What is deleted is overwritten in the file (secure_delete), and the WAL that still held
-it is emptied at the end.
+It works in small steps, each a short transaction, so that appends go on meanwhile. Offsets do not change: a step leaves
+a later start offset, or a gap. Deleted records are overwritten in the file (secure_delete), and the WAL is truncated at
+the end.
 """
 
 import sqlite3
 from typing import NamedTuple
 
-from backends.sqlite.schema import offset_of, record_id
+from backends.sqlite.log_schema import offset_of, record_id
+from backends.sqlite.log_writer import LogWriter
 from backends.sqlite.threads import ReadThread
-from backends.sqlite.writer import LogWriter
 
 # A step holds up the appends for about 5 ms: measured with records of 500 B and of 1 MB.
 STEP_RECORDS = 500
@@ -29,7 +29,7 @@ async def enforce(writer: LogWriter, reads: ReadThread) -> bool:
     """Applies every topic's retention and compaction. Returns whether anything was deleted."""
     deleted = False
     now = writer.now()
-    # SQLite's threads do the looking, so that a log with nothing to delete costs its writer nothing.
+    # The read thread searches, so that a log with nothing to delete does not keep its writer busy.
     while expired := await reads.run(lambda connection: _find_expired(connection, now)):
         await writer.run(lambda connection: _delete_expired(connection, expired))
         deleted = True
@@ -42,7 +42,7 @@ async def enforce(writer: LogWriter, reads: ReadThread) -> bool:
 
 
 def _find_expired(connection: sqlite3.Connection, now: int) -> list[_Expired]:
-    """As much as one step may delete."""
+    """The expired records, no more than one step may delete."""
     expired = []
     records, size = 0, 0
     for first_id, count, retention_s in connection.execute(
@@ -51,7 +51,7 @@ def _find_expired(connection: sqlite3.Connection, now: int) -> list[_Expired]:
         before = now - int(retention_s * 1000)
         for partition_id in range(first_id, first_id + count):
             last = None
-            # Times never go backwards within a partition: the first record that is young enough ends the search.
+            # Append times never decrease within a partition: the first record that is young enough ends the search.
             for row, timestamp, length in connection.execute(
                 "SELECT id, timestamp, COALESCE(LENGTH(value), 0) FROM records WHERE id >= ? AND id < ? ORDER BY id",
                 (record_id(partition_id, 0), record_id(partition_id + 1, 0)),
@@ -70,7 +70,8 @@ def _delete_expired(connection: sqlite3.Connection, expired: list[_Expired]) -> 
             "DELETE FROM records WHERE id >= ? AND id < ?", (record_id(partition_id, 0), record_id(partition_id, start))
         )
         connection.execute(
-            "UPDATE partitions SET start_offset = MAX(start_offset, ?), compacted_to = MAX(compacted_to, ?) WHERE id = ?",
+            "UPDATE partitions SET start_offset = MAX(start_offset, ?), compacted_to = MAX(compacted_to, ?)"
+            " WHERE id = ?",
             (start, start, partition_id),
         )
         connection.execute(
@@ -127,8 +128,7 @@ def _find_tombstones(connection: sqlite3.Connection, before: int) -> bool:
 
 
 def _delete_tombstones(connection: sqlite3.Connection, before: int) -> None:
-    # A newer record of the key may have come since the last compaction: this one would be its older one, and goes all
-    # the same.
+    # Also where the key has got a newer record since the last compaction, which would delete this one anyway.
     gone = connection.execute(
         "SELECT partition_id, key, record_id FROM latest WHERE tombstone_since < ? LIMIT ?", (before, STEP_RECORDS)
     ).fetchall()

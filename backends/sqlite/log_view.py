@@ -1,8 +1,8 @@
-"""What this process knows of the log without asking SQLite, and who waits for more.
+"""The state of the log in memory: fresh records, end offsets, epochs, and the polls that wait for more.
 
-Lives on the event loop: the writer's thread hands over its news with each commit. With it an append wakes the consumers
-of its topic, and a poll of fresh records is answered from memory: one thread hop between an append and its consumers,
-not three.
+It belongs to the event loop; the writer's thread hands over the changes of each commit. So an append wakes the
+consumers of its topic, and a poll of fresh records is answered from memory: one hop between threads from an append to
+its consumers, not three.
 """
 
 import asyncio
@@ -20,9 +20,12 @@ RECORD_OVERHEAD = 300
 
 
 @dataclass(slots=True)
-class News:
-    """One commit: what others had written before it (`ends`, of all partitions), and what it wrote itself (`fresh`).
-    `epochs` are those of all groups, where any may have changed.
+class LogChanges:
+    """The changes that came with one commit of this process.
+
+    `fresh`: the records that it appended, by partition id. `ends`: the end offsets of all partitions, where other
+    processes have written before it. `epochs`: those of all groups, where any may have changed. `replaced`: sessions
+    whose name another process has taken.
     """
 
     fresh: Sequence[tuple[int, Record]] = ()
@@ -33,38 +36,40 @@ class News:
 
 @dataclass(slots=True)
 class LogView:
-    """`ends`: next offset by partition id. `epochs`: by group. `replaced`: sessions whose name another process has
-    taken. `turn` grows with whatever may concern somebody who waits.
+    """What this process knows of the log as of its last commit.
+
+    `ends`: the next offset by partition id. `epochs`: the epoch by group. `replaced`: sessions whose name another
+    process has taken. `change_count` grows with each change that a waiting poll may have to see.
     """
 
     ends: dict[int, int] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     replaced: set[str] = field(default_factory=set)
-    turn: int = 0
+    change_count: int = 0
     _tails: dict[int, dict[int, Record]] = field(default_factory=dict)
     _oldest: deque[tuple[int, int, int]] = field(default_factory=deque)
     _bytes: int = 0
     _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
 
-    def apply(self, news: News) -> None:
-        """Takes the news over and wakes whom they concern."""
-        if news.ends is not None:
-            self.ends.update(news.ends)
-        topics = {record.topic for _, record in news.fresh}
-        for partition_id, record in news.fresh:
+    def apply(self, changes: LogChanges) -> None:
+        """Applies the changes of a commit and wakes the polls that have to see them."""
+        if changes.ends is not None:
+            self.ends.update(changes.ends)
+        topics = {record.topic for _, record in changes.fresh}
+        for partition_id, record in changes.fresh:
             self.ends[partition_id] = record.offset + 1
             self._keep(partition_id, record)
-        if news.epochs is not None:
-            self.epochs.update(news.epochs)
-        self.replaced.update(news.replaced)
-        if news.ends is not None or news.epochs is not None or news.replaced:
+        if changes.epochs is not None:
+            self.epochs.update(changes.epochs)
+        self.replaced.update(changes.replaced)
+        if changes.ends is not None or changes.epochs is not None or changes.replaced:
             self.wake_all()
         else:
-            self.turn += 1
+            self.change_count += 1
             self._wake(topics)
 
     def tail(self, partition_id: int, offset: int, limit: int) -> list[Record]:
-        """The records from that offset on as far as they are in memory; [] where that one is not."""
+        """The records from that offset on, as far as they are in memory; [] where the first is not."""
         tail = self._tails.get(partition_id)
         records: list[Record] = []
         if tail:
@@ -74,17 +79,17 @@ class LogView:
         return records
 
     def forget(self) -> None:
-        """Drops the records in memory: some of them were deleted from the log."""
+        """Drops the records in memory, after some of them were deleted from the log."""
         self._tails.clear()
         self._oldest.clear()
         self._bytes = 0
 
-    async def wait(self, topics: Collection[str], timeout_s: float, turn: int) -> None:
-        """Until something is appended to one of the topics, or the group may have changed, or the time is over.
+    async def wait(self, topics: Collection[str], timeout_s: float, change_count: int) -> None:
+        """Waits for a record in one of the topics, or a change of a group, for `timeout_s` at most.
 
-        Returns at once when there was any news since `turn`: it may have come while the caller was waiting for SQLite.
+        Returns at once when something has changed since `change_count`, as while the caller was reading from SQLite.
         """
-        if turn != self.turn:
+        if change_count != self.change_count:
             return
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
@@ -99,7 +104,7 @@ class LogView:
                 self._waiting[topic].discard(woken)
 
     def wake_all(self) -> None:
-        self.turn += 1
+        self.change_count += 1
         self._wake(self._waiting)
 
     def _wake(self, topics: Collection[str]) -> None:

@@ -1,8 +1,8 @@
-"""The tables of the embedded log, and how a record's place becomes its row number.
+"""The tables of the embedded log, and how a record's partition and offset make its row number.
 
-Records lie in one table ordered by partition and offset, so that a poll and the retention of a partition read one
-stretch of it. Both are packed into the row number, because SQLite stores rows of some kB twice as densely in such a
-table as under a composite key.
+Records are in one table, ordered by partition and offset, so that a poll, and the retention of a partition, read one
+range of rows. Both numbers are packed into the row number, because SQLite stores rows of some kB twice as densely in
+such a table as under a composite key.
 """
 
 SCHEMA = """

@@ -1,8 +1,8 @@
-"""Consumer groups in the tables of the embedded log: who is a member, which partitions are whose, what was committed.
+"""Consumer groups in the tables of the embedded log: their members, the partitions of each, and what was committed.
 
-Plain functions on a connection, each inside a transaction of its caller. A group's epoch grows whenever the list of its
-members, or what they subscribe to, changes; who owns what follows from that list alone, so every process works out the
-same shares without a coordinator.
+These are plain functions on a connection, called inside a transaction. A group's epoch grows with each change of its
+members or their subscriptions. The assignment follows from the list of members alone, so every process computes the
+same one without a coordinator.
 """
 
 import json
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from backends.log import Committed, TopicPartition
 from schemas.errors import Fenced
 
-# No lease is longer. One that ends later was written before the clock was set back, and would keep a dead member alive.
+# No lease is longer. One that ends later was written before the clock was set back: its member is taken for dead.
 LONGEST_LEASE_MS = 60_000
 
 
 class Membership(NamedTuple):
-    """One life of a member in a group. `topics` is a sorted JSON list."""
+    """A member of a group, from joining to leaving. `session` is unique to it. `topics` is a sorted JSON list."""
 
     session: str
     group: str
@@ -26,8 +26,8 @@ class Membership(NamedTuple):
     topics: str
 
 
-class Owned(NamedTuple):
-    """A partition of this member's."""
+class AssignedPartition(NamedTuple):
+    """A partition that is assigned to the member, and what the group had committed in it."""
 
     partition_id: int
     topic_partition: TopicPartition
@@ -36,19 +36,18 @@ class Owned(NamedTuple):
 
 class Assignment(NamedTuple):
     epoch: int
-    partitions: Sequence[Owned]
+    partitions: Sequence[AssignedPartition]
 
 
 def join(connection: sqlite3.Connection, me: Membership, now: int, lease: int) -> None:
-    """Enters the group. Who comes back under the name of a member takes its place: nobody else has to start again for
-    it.
-    """
+    """Joins the group. A member that comes back under its name takes over its partitions, without a rebalance."""
     known = connection.execute(
         "SELECT topics FROM members WHERE group_name = ? AND name = ?", (me.group, me.member)
     ).fetchone()
     connection.execute(
         "INSERT INTO members (group_name, name, session, topics, lease_until) VALUES (?, ?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET session = excluded.session, topics = excluded.topics, lease_until = excluded.lease_until",
+        " ON CONFLICT DO UPDATE SET"
+        " session = excluded.session, topics = excluded.topics, lease_until = excluded.lease_until",
         (me.group, me.member, me.session, me.topics, now + lease),
     )
     if known is None or known[0] != me.topics:
@@ -57,15 +56,15 @@ def join(connection: sqlite3.Connection, me: Membership, now: int, lease: int) -
 
 
 def leave(connection: sqlite3.Connection, session: str) -> None:
-    """Leaves the group; nothing happens when it is no member any more."""
+    """Leaves the group. Does nothing for a session that is no longer in it."""
     gone = connection.execute("DELETE FROM members WHERE session = ? RETURNING group_name", (session,)).fetchall()
     for (group,) in gone:
         _rebalance(connection, group)
 
 
 def renew(connection: sqlite3.Connection, members: Sequence[Membership], now: int, lease: int) -> list[str]:
-    """Renews the leases and removes members of any process whose lease is over. Returns sessions whose name another has
-    taken.
+    """Renews the leases of `members`, and removes the members of any process whose lease is over. Returns the sessions
+    whose name another process has taken.
     """
     replaced = []
     for me in members:
@@ -80,7 +79,7 @@ def renew(connection: sqlite3.Connection, members: Sequence[Membership], now: in
         if other is not None:
             replaced.append(me.session)
         else:
-            # This process stood still for so long that the others went on without it.
+            # This process was stopped for so long that the others have removed its member.
             join(connection, me, now, lease)
     _expire(connection, now)
     return replaced
@@ -89,7 +88,7 @@ def renew(connection: sqlite3.Connection, members: Sequence[Membership], now: in
 def commit(
     connection: sqlite3.Connection, session: str, group: str, epoch: int, offsets: Sequence[tuple[int, Committed]]
 ) -> None:
-    """Commits, by partition id. Raises Fenced, with nothing written."""
+    """Commits offsets, by partition id. Raises Fenced, with nothing written."""
     current = connection.execute(
         "SELECT epoch FROM groups, members WHERE groups.name = ? AND group_name = groups.name AND session = ?",
         (group, session),
@@ -106,34 +105,34 @@ def commit(
 
 
 def read_assignment(connection: sqlite3.Connection, me: Membership) -> Assignment | None:
-    """What is this member's now, with where the group had committed; None while it is no member."""
+    """The member's partitions now, with what the group has committed; None while it is not in the group."""
     rows = connection.execute("SELECT name, session, topics FROM members WHERE group_name = ?", (me.group,)).fetchall()
     if all(session != me.session for _, session, _ in rows):
         return None
     subscriptions = {name: set(json.loads(topics)) for name, _, topics in rows}
     committed = read_commits(connection, me.group)
-    owned = []
+    partitions = []
     for topic in json.loads(me.topics):
         first, count = connection.execute("SELECT first_id, partitions FROM topics WHERE name = ?", (topic,)).fetchone()
         starts = read_starts(connection, first, count)
-        # By the partition's number: members with the same subscriptions get the same numbers of all their topics.
+        # By number, so that members with the same subscriptions get the same partitions of all topics.
         members = sorted(name for name, topics in subscriptions.items() if topic in topics)
         for partition in range(members.index(me.member), count, len(members)):
             partition_id = first + partition
             start = committed.get(partition_id, Committed(starts[partition_id]))
-            owned.append(Owned(partition_id, TopicPartition(topic, partition), start))
+            partitions.append(AssignedPartition(partition_id, TopicPartition(topic, partition), start))
     (epoch,) = connection.execute("SELECT epoch FROM groups WHERE name = ?", (me.group,)).fetchone()
-    return Assignment(epoch, owned)
+    return Assignment(epoch, partitions)
 
 
 def read_commits(connection: sqlite3.Connection, group: str) -> dict[int, Committed]:
-    """What a group has committed, by partition id."""
+    """The group's commits, by partition id."""
     rows = connection.execute("SELECT partition_id, next_offset, metadata FROM commits WHERE group_name = ?", (group,))
     return {partition_id: Committed(offset, metadata) for partition_id, offset, metadata in rows}
 
 
 def read_starts(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
-    """The first offset that retention has left, by partition id."""
+    """The first offset that retention has kept, by partition id."""
     return dict(
         connection.execute(
             "SELECT id, start_offset FROM partitions WHERE id >= ? AND id < ?", (first_id, first_id + count)
