@@ -9,7 +9,7 @@ from bench.accuracy.measures import calibration_error, isotonic, one_to_one, qua
 from bench.speed.bare import PARTS, Timing
 from bench.speed.http import BOUNDARY, Load, multipart
 from bench.speed.report import Measured, Single, best_batch, figures, memory_growth, misses, percentiles, text
-from sink.evaluate.fitting import logistic
+from sink.evaluate.fitting import fit_logistic
 
 
 def test_calibration_error_is_zero_when_what_is_said_comes_true() -> None:
@@ -51,7 +51,7 @@ def test_logistic_finds_the_curve_that_made_the_points() -> None:
     chance = np.random.default_rng(1)
     x = chance.uniform(0.85, 1.0, 40_000)
     right = chance.random(len(x)) < 1 / (1 + np.exp(-200 * (x - 0.93)))
-    midpoint, slope = logistic(x, right, np.ones(len(x)))
+    midpoint, slope = fit_logistic(x, right, np.ones(len(x)))
     assert midpoint == pytest.approx(0.93, abs=5e-4)
     assert slope == pytest.approx(200, rel=0.05)
 
@@ -60,8 +60,8 @@ def test_logistic_with_weights_is_that_of_repeated_cases() -> None:
     x = np.array([0.1, 0.4, 0.5, 0.6, 0.9])
     right = np.array([False, True, False, True, True])
     counts = np.array([3, 1, 2, 4, 1])
-    assert logistic(x, right, counts.astype(float)) == pytest.approx(
-        logistic(np.repeat(x, counts), np.repeat(right, counts), np.ones(counts.sum())), rel=1e-2
+    assert fit_logistic(x, right, counts.astype(float)) == pytest.approx(
+        fit_logistic(np.repeat(x, counts), np.repeat(right, counts), np.ones(counts.sum())), rel=1e-2
     )
 
 

@@ -5,15 +5,26 @@ import pytest
 
 from schemas.arrays import Float32Array
 from schemas.calibration import Calibration, Threshold
-from sink.evaluate import samples as draws
-from sink.evaluate.fitting import LEAST_MATES, LEAST_STRANGERS, SIZES, Fitted, calibrated, fit, thresholds, weights
-from sink.evaluate.samples import Directory, Scores, populations, scores
+from sink.evaluate import samples
+from sink.evaluate.fitting import (
+    LEAST_MATES,
+    LEAST_STRANGERS,
+    SIZES,
+    Fitted,
+    fit,
+    fit_calibration,
+    fit_threshold,
+    probe_weights,
+)
+from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of, score_galleries
 
 DIMENSION = 24
 SHARES = (0.1, 0.01, 0.001)
 
 
-def directory(people: int, portraits: int, seed: int, *, spread: float = 0.09, dimension: int = DIMENSION) -> Directory:
+def directory(
+    people: int, portraits: int, seed: int, *, spread: float = 0.09, dimension: int = DIMENSION
+) -> LabelledVectors:
     """People anywhere on the sphere, their portraits around them."""
     chance = np.random.default_rng(seed)
     centres = chance.normal(size=(people, 1, dimension))
@@ -24,19 +35,19 @@ def directory(people: int, portraits: int, seed: int, *, spread: float = 0.09, d
     return persons, vectors.reshape(-1, dimension).astype(np.float32)
 
 
-def seen(one: Directory, size: int, seed: int) -> Scores:
+def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
     """Galleries of that size, drawn from people who were not fitted."""
     chance = np.random.default_rng(seed)
-    found = scores(populations([one], chance), size, chance)
+    found = score_galleries(populations_of([one], chance), size, chance)
     assert found is not None
     return found
 
 
-def error(calibration: Calibration, found: Scores) -> float:
+def error(calibration: Calibration, found: GalleryScores) -> float:
     """Expected calibration error with ten bins, written as a plain loop."""
     similarity = [*found.mates.tolist(), *found.strangers.tolist()]
     right = [*found.right.tolist(), *[False] * len(found.strangers)]
-    weight = weights(len(found.mates), len(found.strangers))
+    weight = probe_weights(len(found.mates), len(found.strangers))
     surplus = [0.0] * 10
     for each, truth, much in zip(similarity, right, weight.tolist(), strict=True):
         said = calibration.probability(each, found.people)
@@ -113,7 +124,7 @@ def test_one_portrait_each_makes_a_threshold_only() -> None:
         ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs say too little
     ],
 )
-def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[Directory], people: int) -> None:
+def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[LabelledVectors], people: int) -> None:
     found = fit(galleries)
     assert found.threshold is None
     assert found.calibration is None
@@ -181,10 +192,10 @@ def test_a_directory_in_another_order_counts_as_the_same_people() -> None:
 
 
 def test_a_very_large_directory_takes_a_bounded_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "MOST_PEOPLE", 500)
-    monkeypatch.setattr(draws, "MOST_PORTRAITS", 4)
+    monkeypatch.setattr(samples, "MOST_PEOPLE", 500)
+    monkeypatch.setattr(samples, "MOST_PORTRAITS", 4)
     chance = np.random.default_rng(0)
-    among = populations([directory(3_000, 8, 0), directory(1_000, 8, 1), directory(1, 3, 2)], chance)
+    among = populations_of([directory(3_000, 8, 0), directory(1_000, 8, 1), directory(1, 3, 2)], chance)
     assert len(among) == 2
     assert 370 <= len(among[0]) <= 380
     assert 120 <= len(among[1]) <= 130
@@ -202,10 +213,10 @@ def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
     even = np.linspace(0, 0.8, 100_001, dtype=np.float32)
     none = np.empty(0, np.float32)
     found = [
-        Scores(10, none, none.astype(bool), even, 100_000, 0),
-        Scores(20, none, none.astype(bool), even + np.float32(0.1), 60, 0),
+        GalleryScores(10, none, none.astype(bool), even, 100_000, 0),
+        GalleryScores(20, none, none.astype(bool), even + np.float32(0.1), 60, 0),
     ]
-    threshold = thresholds(found)
+    threshold = fit_threshold(found)
     assert threshold.people == [10, 20, 200]
     assert threshold.one_in_10 == pytest.approx([0.72, 0.82, 0.892], abs=2e-4)
     assert threshold.one_in_100 == pytest.approx([0.792, 0.892, 0.8992], abs=2e-4)
@@ -217,7 +228,7 @@ def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> No
     shares = (np.arange(20_000) + 0.5) / 20_000
     gumbel: Float32Array = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)
     none = np.empty(0, np.float32)
-    threshold: Threshold = thresholds([Scores(1, none, none.astype(bool), gumbel, 60, 0)])
+    threshold: Threshold = fit_threshold([GalleryScores(1, none, none.astype(bool), gumbel, 60, 0)])
     truth = [0.4 - 0.03 * np.log(-np.log(1 - share)) for share in SHARES]
     assert [threshold.one_in_10[0], threshold.one_in_100[0], threshold.one_in_1000[0]] == pytest.approx(truth, abs=5e-4)
 
@@ -225,12 +236,12 @@ def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> No
 def test_midpoints_never_fall_with_the_people() -> None:
     chance = np.random.default_rng(0)
 
-    def made(people: int, middle: float) -> Scores:
+    def made(people: int, middle: float) -> GalleryScores:
         mates = chance.normal(middle + 0.2, 0.05, 4_000).astype(np.float32)
         strangers = chance.normal(middle, 0.05, 4_000).astype(np.float32)
-        return Scores(people, mates, np.ones(4_000, bool), strangers, 4_000, LEAST_MATES)
+        return GalleryScores(people, mates, np.ones(4_000, bool), strangers, 4_000, LEAST_MATES)
 
-    calibration, reason = calibrated([made(1, 0.5), made(10, 0.45), made(100, 0.6)])
+    calibration, reason = fit_calibration([made(1, 0.5), made(10, 0.45), made(100, 0.6)])
     assert calibration is not None
     assert reason == ""
     assert calibration.midpoint[0] == calibration.midpoint[1] < calibration.midpoint[2]

@@ -51,7 +51,7 @@ class Naive:
         faces = {face_id: it for name, face_id, it in self.faces if name == person}
         return faces[min(faces)]
 
-    def best_of_others(self, most: int) -> list[float]:
+    def stranger_similarities(self, most: int) -> list[float]:
         """Of the people whose names have the smallest hashes, in the order of their hashes."""
         chosen = sorted(self.people, key=sink.match.strangers._hash)[:most]
         return [
@@ -129,7 +129,7 @@ def test_loaded_and_learned_galleries_answer_alike(
     scores = [{it.person: it.similarity for it in found} for found in answers]
     assert scores[1] == pytest.approx(scores[0], abs=CLOSE)
     assert scores[2] == pytest.approx(scores[0], abs=CLOSE)
-    strangers = [it.best_of_others() for it in (one, other, mixed)]
+    strangers = [it.stranger_similarities() for it in (one, other, mixed)]
     assert strangers[1] == pytest.approx(strangers[0], abs=CLOSE)
     assert strangers[2] == pytest.approx(strangers[0], abs=CLOSE)
 
@@ -151,8 +151,8 @@ def test_how_strangers_fare_is_kept_up_to_date(
             gallery.add(block(*((owner(face), FACE_IDS[face], it) for face, it in batch)))
             for face, it in batch:
                 naive.learn(owner(face), FACE_IDS[face], it)
-            kept = gallery.best_of_others()
+            kept = gallery.stranger_similarities()
             if len(naive.people) < 2:
                 assert len(kept) == 0
                 continue
-            assert kept == pytest.approx(naive.best_of_others(sentinels), abs=CLOSE)
+            assert kept == pytest.approx(naive.stranger_similarities(sentinels), abs=CLOSE)

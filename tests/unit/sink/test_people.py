@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 import sink.match.people
 from schemas.arrays import Float32Array
-from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, People
+from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, PersonIndex
 
 CLOSE = 1e-5
 
@@ -58,7 +58,7 @@ def test_few_people(people: int, most: int, probes: int, top: int, levels: int, 
     random = np.random.default_rng(seed)
     person_of = some_people(random, people, most, mixed=mixed)
     similarities = (random.integers(-levels, levels + 1, (len(person_of), probes)) / levels).astype(np.float32)
-    found = People(person_of, people).best(padded(similarities), top)
+    found = PersonIndex(person_of, people).best(padded(similarities), top)
     for probe in range(probes):
         require_right(found[probe], similarities[:, probe], person_of, top)
 
@@ -71,7 +71,7 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
     own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
     similarities = np.clip(own + random.normal(0, 0.1, own.shape), -1, 1).astype(np.float32)
     for top in (1, 5, 10):
-        found = People(person_of, people).best(padded(similarities), top)
+        found = PersonIndex(person_of, people).best(padded(similarities), top)
         for probe in range(7):
             require_right(found[probe], similarities[:, probe], person_of, top)
 
@@ -83,7 +83,7 @@ def test_one_person_is_nearest_with_thousands_of_faces() -> None:
     person_of[::500] = np.arange(40)
     similarities = random.uniform(-1, 0.5, (20_000, 2)).astype(np.float32)
     similarities[person_of == 0] += 0.5
-    found = People(person_of, 40).best(padded(similarities), 5)
+    found = PersonIndex(person_of, 40).best(padded(similarities), 5)
     for probe in range(2):
         require_right(found[probe], similarities[:, probe], person_of, 5)
 
@@ -92,16 +92,16 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     random = np.random.default_rng(2)
     person_of = some_people(random, 700, 5, mixed=True)
     similarities = padded(random.uniform(-1, 1, (len(person_of), 9)).astype(np.float32))
-    people = People(person_of, 700)
+    people = PersonIndex(person_of, 700)
     together = people.best(similarities, 5)
     probes: list[int] = []
-    limits = People._limits
+    limits = PersonIndex._limits
 
-    def counting(self: People, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
+    def counting(self: PersonIndex, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
         probes.append(highest.shape[1])
         return limits(self, folds, highest, top)
 
-    monkeypatch.setattr(People, "_limits", counting)
+    monkeypatch.setattr(PersonIndex, "_limits", counting)
     monkeypatch.setattr(sink.match.people, "MOST_CANDIDATES", 1)
     assert people.best(similarities, 5) == together
     assert probes.count(1) == 9
@@ -114,14 +114,14 @@ def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
     similarities = padded((own + random.normal(0, 0.03, own.shape)).astype(np.float32))
     looked_at: list[int] = []
-    scored = People._scores
+    scored = PersonIndex._scores
 
     def counting(
-        self: People, each: Float32Array, begins: Indices, people: Indices
+        self: PersonIndex, each: Float32Array, begins: Indices, people: Indices
     ) -> tuple[Float32Array, Float32Array]:
         looked_at.append(len(people))
         return scored(self, each, begins, people)
 
-    monkeypatch.setattr(People, "_scores", counting)
-    People(person_of, 20_000).best(similarities, 5)
+    monkeypatch.setattr(PersonIndex, "_scores", counting)
+    PersonIndex(person_of, 20_000).best(similarities, 5)
     assert 0 < sum(looked_at) < 4 * 500
