@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from backends.sqlite.log import SqliteLog
-from processors import align, on_demand
+from processors import align, loaded_models
 from processors.embed import CropThreads, CutFace, decoded_crop, embed_crop
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
@@ -172,7 +172,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     where: str,
 ) -> None:
     clock = 1_000.0
-    monkeypatch.setattr(on_demand, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(loaded_models, "time", SimpleNamespace(monotonic=lambda: clock))
     failing = shelf.fetch_fails if where == "fetch" else shelf.load_fails
     failing["new"] = ObjectMissing("its file is gone") if where == "fetch" else WeightsInvalid("its file is broken")
     new = generation("new")
@@ -181,12 +181,12 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     for _ in range(3):
         assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 1
-    clock += on_demand.AGAIN_S + 1
+    clock += loaded_models.RETRY_S + 1
     assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 2
     del failing["new"]
     assert names(await embedders.live()) == [DEFAULT]  # not yet
-    clock += on_demand.AGAIN_S + 1
+    clock += loaded_models.RETRY_S + 1
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert (shelf.tries("new"), shelf.tries(DEFAULT)) == (3, 1)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from processors.inference import PICTURE_S, Inference, Networks
+from processors.inference import PICTURE_DONE_S, Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
@@ -132,7 +132,7 @@ async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tin
     tiny.go_on.clear()
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 1_000, since=0.0))
     await entered(tiny)
-    portrait = asyncio.create_task(inference.embed(ONE, [chip(2)], since=PICTURE_S * 5))
+    portrait = asyncio.create_task(inference.embed(ONE, [chip(2)], since=PICTURE_DONE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     assert await in_order_of_completion(crowd, portrait) == [portrait, crowd]
@@ -160,7 +160,7 @@ async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Ti
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 80, since=0.0))
     await entered(tiny)
     heads.go_on.clear()
-    photo = asyncio.create_task(inference.detect(DETECTOR, [picture(5)] * 2, since=PICTURE_S * 5))
+    photo = asyncio.create_task(inference.detect(DETECTOR, [picture(5)] * 2, since=PICTURE_DONE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     await entered(heads)
