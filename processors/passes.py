@@ -78,7 +78,7 @@ def whole_image(width: int, height: int, scale: float, largest: float = math.inf
 
 
 def tile_spans(length: int) -> list[tuple[int, int]]:
-    """Begin and end of each tile along a side: at most TILE pixels, evenly spread, overlapping by TILE_OVERLAP or more."""
+    """Begin and end of each tile along a side: at most TILE pixels, evenly spread, overlapping by TILE_OVERLAP."""
     count = max(1, math.ceil((length - TILE_OVERLAP) / (TILE - TILE_OVERLAP)))
     size = min(length, TILE)
     starts = [round(index * (length - size) / max(1, count - 1)) for index in range(count)]
