@@ -166,7 +166,7 @@ def main() -> int:
         "a portrait's median says", [round(it.probability(float(middle[1])), 4) for it in (whole, shipped.calibration)]
     )
     print(f"\n# fitted by bench/accuracy/calibrate_scores.py, {models.dtype}")
-    print(f"[models.{name}.calibration]\nscores = {whole.scores}\nprecision = {whole.precision}")
+    print(f"[detectors.{name}.calibration]\nscores = {whole.scores}\nprecision = {whole.precision}")
     return 0
 
 

@@ -88,7 +88,7 @@ class Clients:
             response.raise_for_status()
 
     async def capacity(self, seconds: float) -> float:
-        """Pictures a second that clients get answered who send without a pause."""
+        """Pictures a second that are answered to clients that send without a pause."""
         seen, until = PhaseFigures(), time.perf_counter() + seconds
 
         async def one() -> None:

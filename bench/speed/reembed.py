@@ -108,7 +108,7 @@ async def ask(session: aiohttp.ClientSession, url: str, path: str, picture: byte
 
 
 async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float) -> float:
-    """Images a second that clients get answered who send without a pause."""
+    """Images a second that are answered to clients that send without a pause."""
     done, until = [0], time.monotonic() + seconds
 
     async def client(number: int) -> None:

@@ -35,7 +35,7 @@ def faces(*found: tuple[float, float, float, float, float]) -> Detections:
 def naive(
     heat: Tensor, size: Tensor, offset: Tensor, points: Tensor, threshold: float
 ) -> list[tuple[float, list[float], list[float]]]:
-    """One image cell by cell, with a quadratic suppression: (score, box, the five x and y), best first."""
+    """Decodes one image cell by cell, with quadratic NMS: (score, box, the five x and y), best first."""
     candidates = []
     for y in range(heat.shape[1]):
         for x in range(heat.shape[2]):
@@ -126,7 +126,7 @@ def test_a_face_cut_by_a_tile_is_left_to_its_neighbour() -> None:
     cut_left, cut_right, whole = (-5, 100, 40, 150, 0.9), (1000, 100, 1030, 150, 0.9), (500, 500, 550, 550, 0.9)
     inner = Pass(1.0, (900, 0, 1924, 1024), 1024, 1024)
     assert len(in_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
-    first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left side is the image's: a face may leave the image there
+    first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left edge is the image's: a face may be cut there
     assert len(in_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
     last = Pass(1.0, (2976, 0, 4000, 1024), 1024, 1024)
     assert len(in_original(faces(cut_left, cut_right, whole), last, 4000, 1024)) == 2

@@ -1,4 +1,4 @@
-"""Passes: what is looked at for each size of image, padding, tiles, and that no torch is needed for it."""
+"""Passes: the plan for each size of image, padding, tiles, and that torch is not loaded."""
 
 import subprocess
 import sys

@@ -43,7 +43,7 @@ def unit(*values: float) -> Float32Array:
 
 
 def angle(degrees: float) -> Float32Array:
-    """On a circle: what is nearest is the smallest difference of angles."""
+    """A vector on a circle: the nearest is the one with the smallest difference of angles."""
     return unit(np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
 
 
@@ -143,7 +143,7 @@ def test_someone_alone_has_nobody_to_be_taken_for() -> None:
 
 
 def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
-    """200 people all over: the threshold leaves about one in 100, and the shares are counted from it."""
+    """200 random people: about one in 100 is above the threshold, and the shares are counted with it."""
     chance = np.random.default_rng(0)
     those = Faces([(f"{i:04}", f"{i:032x}") for i in range(200)], chance.normal(size=(200, 16)).astype(np.float32))
     table = manifest().generation(OLD).threshold
@@ -315,7 +315,7 @@ async def test_refuses_with_what_to_do(stores: Stores, run: Run, tmp_path: Path)
 
 
 async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bob is erased in the one generation before it is read: in neither he is a face to be taken for."""
+    """Bob is erased in one generation before it is read: he is not compared in either."""
     await both(stores)
     whole, erased = comparing.read_faces, False
 
@@ -397,7 +397,7 @@ def test_a_face_is_not_its_own_neighbour_even_where_the_other_is_opposite() -> N
 
 
 def test_a_wrong_name_is_no_own_name() -> None:
-    """Ann's second face is taken for Bob, far above a threshold that all are above."""
+    """Ann's second face matches Bob, above a threshold that everybody is above."""
     low = manifest().generation(OLD).threshold
     assert low is not None
     low = low.model_copy(

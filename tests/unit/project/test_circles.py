@@ -106,10 +106,10 @@ def test_no_file_of_code_is_too_long() -> None:
 
 
 def prose_of_code(source: str) -> Iterator[tuple[int, str]]:
-    """Comments and lines of docstrings, with their line numbers."""
+    """Comments, without those for tools, and lines of docstrings, with their line numbers."""
     lines = source.splitlines()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
+        if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:")):
             yield token.start[0], lines[token.start[0] - 1]
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

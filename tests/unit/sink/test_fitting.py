@@ -1,4 +1,4 @@
-"""Threshold and calibration out of the galleries of a replay, on made-up faces whose rates are known."""
+"""Fits threshold and calibration to generated faces whose rates are known."""
 
 import numpy as np
 import pytest
@@ -25,18 +25,18 @@ SHARES = (0.1, 0.01, 0.001)
 def directory(
     people: int, portraits: int, seed: int, *, spread: float = 0.09, dimension: int = DIMENSION
 ) -> LabelledVectors:
-    """People anywhere on the sphere, their portraits around them."""
+    """People at random points of the sphere, and portraits around them."""
     chance = np.random.default_rng(seed)
     centres = chance.normal(size=(people, 1, dimension))
     centres /= np.linalg.norm(centres, axis=-1, keepdims=True)
     vectors = centres + chance.normal(scale=spread, size=(people, portraits, dimension))
-    vectors *= chance.uniform(0.5, 20, size=(people, portraits, 1))  # lengths say nothing
+    vectors *= chance.uniform(0.5, 20, size=(people, portraits, 1))  # lengths do not matter
     persons = [f"person {i}" for i in range(people) for _ in range(portraits)]
     return persons, vectors.reshape(-1, dimension).astype(np.float32)
 
 
 def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
-    """Galleries of that size, drawn from people who were not fitted."""
+    """Scores of galleries of that size."""
     chance = np.random.default_rng(seed)
     found = score_galleries(populations_of([one], chance), size, chance)
     assert found is not None
@@ -97,7 +97,7 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
 
 
 def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
-    """Where strangers of the least people were too few to be counted, fewer pass than wished, but some do."""
+    """With the smallest number of people, the FPIR is lower than set, but not zero."""
     strangers = seen(directory(600, 1, 99), 5, 5).strangers
     tables = [fit([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(8)]
     reached = [float((strangers >= table.at(5, 0.01)).mean()) for table in tables if table is not None]
@@ -121,7 +121,7 @@ def test_one_portrait_each_makes_a_threshold_only() -> None:
         ([directory(1, 9, 0)], 0),
         ([directory(1, 2, i) for i in range(50)], 0),
         ([directory(8, 3, 0)], 8),
-        ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs say too little
+        ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs are not enough
     ],
 )
 def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[LabelledVectors], people: int) -> None:
@@ -144,9 +144,7 @@ def test_many_small_directories_count_together() -> None:
 
 
 def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
-    """The same people again, under other names: in one directory with themselves they would be strangers who are all
-    named.
-    """
+    """The same people again, under other names. In one directory, each would be a stranger that gets a name."""
     persons, vectors = directory(100, 1, 0)
     renamed = [f"other {person}" for person in persons]
     chance = np.random.default_rng(1)
@@ -209,7 +207,7 @@ def test_a_large_directory_has_all_sizes() -> None:
 
 
 def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
-    """Strangers whose similarities are 0 to 1 evenly; in the larger gallery .1 more, and too few for one in 100."""
+    """Similarities of strangers are uniform; in the larger gallery .1 higher, and too few to measure one in 100."""
     even = np.linspace(0, 0.8, 100_001, dtype=np.float32)
     none = np.empty(0, np.float32)
     found = [
@@ -224,7 +222,7 @@ def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
 
 
 def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> None:
-    """Strangers who are Gumbel: what 60 of them say of one in 100 is where it truly is."""
+    """Similarities of strangers have a Gumbel distribution: the value for one in 100, out of 60, is the true one."""
     shares = (np.arange(20_000) + 0.5) / 20_000
     gumbel: Float32Array = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)
     none = np.empty(0, np.float32)

@@ -1,4 +1,4 @@
-"""The gallery at its edges: nobody, one person, more rows than a block, more probes than one product takes."""
+"""Edge cases of the gallery: nobody, one person, more rows than a block, more probes than one product takes."""
 
 import uuid
 
@@ -18,7 +18,7 @@ def face_id(name: object) -> str:
 
 
 def faces(people: list[str], vectors: Float32Array) -> FaceBlock:
-    """One face each, whose id follows from its place."""
+    """One face each, with an id that follows from its index."""
     return FaceBlock(people, [face_id(i) for i in range(len(people))], vectors)
 
 

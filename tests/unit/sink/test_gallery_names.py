@@ -1,4 +1,4 @@
-"""The names of a gallery against a dict."""
+"""NumberedNames against a dict."""
 
 import random
 import sys
@@ -39,7 +39,7 @@ def test_many_names() -> None:
 
 
 def test_names_whose_hashes_are_equal_are_told_apart() -> None:
-    """Equal for the table, which keeps 32 bits: found by search."""
+    """The table keeps 32 bits of a hash; a search finds two names that share them."""
     seen: dict[int, str] = {}
     pair: tuple[str, str] | None = None
     for number in range(1_000_000):

@@ -1,4 +1,4 @@
-"""The best people out of the similarities to all faces, against a look at every single one."""
+"""The best people out of the similarities to all faces, against a naive search."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def padded(similarities: Float32Array) -> Float32Array:
 
 
 def scores(similarities: Float32Array, person_of: NDArray[np.int32]) -> list[float]:
-    """Of one probe to each person."""
+    """The similarity of one probe to each person."""
     faces = [similarities[person_of == person].astype(float) for person in range(person_of.max() + 1)]
     return [float((it.max() + it.mean()) / 2) for it in faces]
 
@@ -38,7 +38,7 @@ def require_right(found: list[Match], similarities: Float32Array, person_of: NDA
 
 
 def some_people(random: np.random.Generator, people: int, most: int, *, mixed: bool) -> NDArray[np.int32]:
-    """Whose each row is: the rows of a person lie together, or anywhere."""
+    """The person of each row; the rows of a person are adjacent or not."""
     person_of = np.repeat(np.arange(people, dtype=np.int32), random.integers(1, most + 1, people))
     return random.permutation(person_of) if mixed else person_of
 
@@ -54,7 +54,7 @@ def some_people(random: np.random.Generator, people: int, most: int, *, mixed: b
 )
 @settings(max_examples=200, deadline=None)
 def test_few_people(people: int, most: int, probes: int, top: int, levels: int, mixed: bool, seed: int) -> None:
-    """`levels`: different similarities, few of them for people who are equally similar."""
+    """levels: the number of different similarities; with few of them many people are equally similar."""
     random = np.random.default_rng(seed)
     person_of = some_people(random, people, most, mixed=mixed)
     similarities = (random.integers(-levels, levels + 1, (len(person_of), probes)) / levels).astype(np.float32)
@@ -77,7 +77,7 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
 
 
 def test_one_person_is_nearest_with_thousands_of_faces() -> None:
-    """So the best faces of most parts of the gallery are all hers, and say little about the others."""
+    """The best faces of most parts of the gallery are hers, so the limit is low for the others."""
     random = np.random.default_rng(1)
     person_of = np.zeros(20_000, np.int32)
     person_of[::500] = np.arange(40)
@@ -108,7 +108,7 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
 
 
 def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20,000 people the similarities of a few hundred are put together: that is what it is for."""
+    """Of 20,000 people only a few hundred are scored."""
     random = np.random.default_rng(3)
     person_of = np.repeat(np.arange(20_000, dtype=np.int32), 5)
     own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
