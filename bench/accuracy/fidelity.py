@@ -19,7 +19,7 @@ from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.accuracy.naming_trials import run_trials
-from bench.speed.bare import Networks
+from bench.speed.bare import ShippedNetworks
 from facestream.progress import counted
 from processors import align, embed
 from schemas.arrays import Float32Array
@@ -40,7 +40,7 @@ def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, 
     return found
 
 
-def embed_again(models: Networks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
+def embed_again(models: ShippedNetworks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
     """Lowest and mean cosine between a crop's vector computed alone, as in a learn, and in a batch."""
     chips = [align.chip_of_crop(embed.decoded_crop(data)) for data in kept]
     live = lfw.unit(np.concatenate([models.embedder.embed([chip]) for chip in chips]))

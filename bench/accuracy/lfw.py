@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.speed.bare import Networks, find, side
+from bench.speed.bare import ShippedNetworks, find, side
 from facestream.progress import counted
 from processors import align, boxes, embed, networks, passes
 from schemas.arrays import Float32Array
@@ -58,7 +58,7 @@ def images(photos: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
 
 
-def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int = 1) -> Faces:
+def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarge: int = 1) -> Faces:
     """Detects and embeds the images that are not in the cache. enlarge: by how much each side is enlarged before."""
     file = CACHE / f"lfw-x{enlarge}-{models.dtype}-{_version()}.npz"
     rows = _read(file)
@@ -74,7 +74,7 @@ def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int 
     return Faces(list(paths), **columns)
 
 
-def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Float32Array]:
+def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32Array]:
     with Image.open(path) as file:
         image = file.convert("RGB")
     if enlarge > 1:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from bench.photos import add_photos_argument
-from bench.speed.bare import Networks, load
+from bench.speed.bare import ShippedNetworks, load_networks
 from facestream.config import Settings
 
 LFW = "LFW: lfw/NAME/NAME_0001.jpg, a folder a person"
@@ -18,6 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser, content: str = LFW) -> None:
     parser.add_argument("--dtype", default="auto")
 
 
-def load_chosen(chosen: argparse.Namespace) -> Networks:
+def load_chosen(chosen: argparse.Namespace) -> ShippedNetworks:
     """Raises WeightsInvalid, ConfigurationError."""
-    return load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    return load_networks(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))

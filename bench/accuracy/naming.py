@@ -28,7 +28,7 @@ from bench.accuracy.naming_trials import (
     run_trial,
     run_trials,
 )
-from bench.speed.bare import Networks
+from bench.speed.bare import ShippedNetworks
 from schemas.generation_records import Generation
 from weights.manifest import manifest
 
@@ -53,7 +53,7 @@ def report(name: str, rates: list[NamingRates]) -> bool:
 
 
 def compare_enlarged(
-    photos: Path, models: Networks, faces: Faces, generation: Generation, times: int, seed: int
+    photos: Path, models: ShippedNetworks, faces: Faces, generation: Generation, times: int, seed: int
 ) -> bool:
     """Compares the images of the first draw, enlarged, with the same at their own size."""
     trial = draw_trial(faces, np.random.default_rng(seed))

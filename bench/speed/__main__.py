@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.photos import add_photos_argument
 from bench.serving import Serving
 from bench.speed import bare, report
-from bench.speed.http import Load, learn, load
+from bench.speed.http import Load, learn, recognize_all
 from bench.speed.photos import Photos, select_photos
 from bench.speed.report import Measurements, PartTimes
 from facestream.config import Settings
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *, memory: bool) -> Measurements:
     rounds = -(-requests // len(photos.listed))
-    networks = bare.load(settings)
+    networks = bare.load_networks(settings)
 
     def run_bare(batch: int) -> bare.Timing:
         with counted(f"bare, batch {batch}", len(photos.listed)) as done:
@@ -100,10 +100,10 @@ def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *
 
         def through_http(concurrency: int, count: int, sample_every: int = 0) -> Load:
             with counted(f"HTTP, {concurrency} at once", count) as done:
-                return asyncio.run(load(serving, photos.repeated(count), concurrency, done, sample_every))
+                return asyncio.run(recognize_all(serving, photos.repeated(count), concurrency, done, sample_every))
 
         for concurrency in (1, max(CONCURRENCIES)):  # warm up, one request at a time and many
-            asyncio.run(load(serving, photos.listed, concurrency, lambda _: None))
+            asyncio.run(recognize_all(serving, photos.listed, concurrency, lambda _: None))
         for _ in range(rounds):  # in turn: a machine's speed drifts, and the ratios are what counts
             for batch, timing in timings.items():
                 timing.add(run_bare(batch))

@@ -43,7 +43,7 @@ def run_dlib(python: Path, photos: list[Path], processes: int, rounds: int) -> t
 
 
 def run_facestream(
-    networks: bare.Networks, photos: Photos, threads: int, rounds: int, max_pixels: int
+    networks: bare.ShippedNetworks, photos: Photos, threads: int, rounds: int, max_pixels: int
 ) -> tuple[int, int, float]:
     """Images, faces, seconds."""
     torch.set_num_threads(threads)
@@ -67,7 +67,7 @@ def main() -> int:
         parser.error(f"{chosen.python} does not exist: see --help for how face_recognition is installed")
 
     settings = Settings(weights=chosen.weights, dtype=chosen.dtype)
-    networks = bare.load(settings)
+    networks = bare.load_networks(settings)
     cores = len(os.sched_getaffinity(0))
     rows = []
     with tempfile.TemporaryDirectory() as folder:

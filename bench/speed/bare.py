@@ -28,7 +28,7 @@ PARTS = ("decode", "passes", "detect", "merge", "cut", "embed")
 
 
 @dataclass(frozen=True)
-class Networks:
+class ShippedNetworks:
     """Detector and embedder of the default generation."""
 
     detector: Detector
@@ -39,14 +39,14 @@ class Networks:
         return str(self.detector.dtype).removeprefix("torch.")
 
 
-def load(settings: Settings) -> Networks:
+def load_networks(settings: Settings) -> ShippedNetworks:
     """Raises WeightsInvalid, ConfigurationError."""
     known = manifest()
     generation = known.generation(known.default_generation)
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     prepare()
-    return Networks(
+    return ShippedNetworks(
         Detector(
             load_detector(settings.weights_folder, generation.detector, device, dtype),
             device,
@@ -117,9 +117,13 @@ class Timing:
 
 
 def run(
-    networks: Networks, photos: Sequence[tuple[str, bytes]], batch: int, max_pixels: int, done: Callable[[int], None]
+    networks: ShippedNetworks,
+    photos: Sequence[tuple[str, bytes]],
+    batch: int,
+    max_pixels: int,
+    done: Callable[[int], None],
 ) -> Timing:
-    """photos: names and bytes, processed in order, `batch` at a time. done: is called with the images of each step."""
+    """Processes the photos in order, `batch` at a time. done: is called with the number of images of each step."""
     timing = Timing(batch)
     for at in range(0, len(photos), batch):
         begin = time.perf_counter()
@@ -133,7 +137,7 @@ def run(
 
 
 def _step(
-    networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: int, timing: Timing
+    networks: ShippedNetworks, photos: Sequence[tuple[str, bytes]], max_pixels: int, timing: Timing
 ) -> tuple[list[str], int]:
     with timing.part("decode"):
         decoded = [decode(data, max_pixels) for _, data in photos]
@@ -197,13 +201,13 @@ def side(box: Float32Array) -> float:
     return float(np.sqrt(np.prod(box[2:] - box[:2])))
 
 
-def detector_ms(networks: Networks, repeats: int = 15) -> float:
+def detector_ms(networks: ShippedNetworks, repeats: int = 15) -> float:
     """The median time of the detector for one picture of 640×480, ms."""
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     return _median_ms(lambda: networks.detector.detect([picture]), repeats)
 
 
-def faces_ms(networks: Networks, *, mirror: bool, repeats: int = 9) -> float:
+def faces_ms(networks: ShippedNetworks, *, mirror: bool, repeats: int = 9) -> float:
     """The median time to cut 32 faces out of a picture of 640×480 and embed them, ms."""
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     template = np.array(align.DLIB.points, np.float32) * 70

@@ -64,7 +64,7 @@ def pictures(folder: Path) -> list[bytes]:
     return made
 
 
-class Clients:
+class RecognizingClients:
     """Clients that send numbered pictures, from the number `first` on."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, photos: Sequence[bytes], first: int) -> None:
@@ -134,7 +134,7 @@ def folder_of(root: Path, photos: Sequence[bytes], first: int, count: int) -> Pa
     return folder
 
 
-async def beside(clients: Clients, rate: float, seen: PhaseFigures, work: Coroutine[Any, Any, None]) -> None:
+async def beside(clients: RecognizingClients, rate: float, seen: PhaseFigures, work: Coroutine[Any, Any, None]) -> None:
     """Runs paced clients for as long as `work` takes."""
     stop = asyncio.Event()
     pacing = asyncio.create_task(clients.paced(rate, stop, seen))
@@ -149,7 +149,7 @@ async def run(
     a_round = total // rounds
     without, alone, clients_beside, bulk_beside = PhaseFigures(), PhaseFigures(), PhaseFigures(), PhaseFigures()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        clients = Clients(session, serving.url, photos, first=2 * total)
+        clients = RecognizingClients(session, serving.url, photos, first=2 * total)
         for name in LEARNED:
             await clients.learn(name, (portraits / name).read_bytes())
         await clients.capacity(CAPACITY_S / 4)

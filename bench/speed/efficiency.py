@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.cluster import ROLES, Cluster
 from bench.photos import add_photos_argument
 from bench.speed import bare
-from bench.speed.http import learn, load
+from bench.speed.http import learn, recognize_all
 from bench.speed.photos import Photos, select_photos
 from bench.stores import temporary_stores
 from facestream.config import Settings
@@ -27,7 +27,7 @@ WANTED = 0.85
 
 def run_bare(photos: Photos, settings: Settings, rounds: int) -> float:
     """Images per second of CPU."""
-    networks = bare.load(settings)
+    networks = bare.load_networks(settings)
     bare.run(networks, photos.listed, 1, settings.max_pixels, lambda _: None)  # the first calls set up kernels
     began = time.process_time()
     timing = bare.run(networks, photos.listed * rounds, BATCH, settings.max_pixels, lambda _: None)
@@ -40,9 +40,9 @@ async def run_roles(photos: Photos, data: Path, weights: Path, rounds: int) -> f
     async with temporary_stores("efficiency") as stores, Cluster(stores, data, weights, counts) as cluster:
         await learn(cluster.urls[0], photos.learned)
         (ingest,) = cluster.running["ingest"]
-        await load(ingest, photos.listed, CONCURRENCY, lambda _: None)
+        await recognize_all(ingest, photos.listed, CONCURRENCY, lambda _: None)
         before = {serving.name: serving.cpu_s() for serving in cluster.all}
-        measured = await load(ingest, photos.listed * rounds, CONCURRENCY, lambda _: None)
+        measured = await recognize_all(ingest, photos.listed * rounds, CONCURRENCY, lambda _: None)
         used = {serving.name: serving.cpu_s() - before[serving.name] for serving in cluster.all}
     assert not measured.errors, measured.errors[:3]
     for name, seconds in used.items():

@@ -73,7 +73,7 @@ async def learn(url: str, people: dict[str, bytes]) -> None:
         raise ServiceFailed("none of the pictures to learn has a face: measure with other photos")
 
 
-async def load(
+async def recognize_all(
     serving: Serving,
     photos: Sequence[tuple[str, bytes]],
     concurrency: int,

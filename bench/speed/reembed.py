@@ -32,7 +32,7 @@ from bench.clients import verdict
 from bench.cluster import Cluster
 from bench.photos import add_photos_argument
 from bench.serving import Serving
-from bench.speed.bare import load
+from bench.speed.bare import load_networks
 from bench.speed.learned_faces import OLD, bare_rate, cut_faces, embed_faces, write_learned, write_recognized
 from bench.stores import temporary_stores
 from facestream.config import Settings
@@ -167,7 +167,7 @@ async def system(
 async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     wrong: list[str] = []
     weights = arguments.weights.resolve()
-    models = load(Settings(weights=weights))
+    models = load_networks(Settings(weights=weights))
     bare_embedder = TorchEmbedder(models.embedder.module, models.embedder.device, mirror=False)
     known = lfw.faces(arguments.photos, lfw.images(arguments.photos), models)
     faces = []
