@@ -667,6 +667,15 @@ async def test_a_child_that_cannot_start_is_told(
                 break
 
 
+async def test_children_run_the_code_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PYTHONPATH, and where the project is not installed, they still find the package that started them."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    async with DecodePool(workers=1) as alone:
+        process = Path(f"/proc/{only_child(alone)}")
+        variables = (process / "environ").read_bytes().split(b"\0")
+        assert f"PYTHONPATH={Path(__file__).parents[3]}".encode() in variables
+
+
 async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSANDRA_PASSWORD", "hunter2")
     async with DecodePool(workers=1) as alone:
