@@ -33,40 +33,40 @@ services-down:
 	@$(PYTHON) scripts/services.py down
 
 # make soak   kill -9 at 50 random moments under load, then check that nothing was lost (minutes)
-soak: install-dev
+soak: install-dev photos
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.soak.kills --kills 50
 
-# make soak-services   kill every role and every server under load, hold some, then check that nothing was lost (minutes)
+# make soak-services   kill and hold roles and servers under load, then check that nothing was lost (minutes)
 soak-services: install-dev photos
 	@$(BIN)/facestream weights get
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.soak.faults
 
-# make soak-erase   erase people while their images are in flight, killing and holding roles, in both settings (half an hour)
+# make soak-erase   erase people while their images are in flight and roles are killed or held (half an hour)
 soak-erase: install-dev photos
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.soak.erase --embedded
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.soak.erase
 
-# make bench  speed of this machine, the bare models against the service (minutes)
-bench: install-dev
+# make bench  measure the speed of this machine: the service against the bare models (minutes)
+bench: install-dev photos
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.speed
 
-# make bench-reembed PHOTOS=…  re-embed 50,000 faces of LFW, which lies in PHOTOS/lfw, beside clients (a quarter of an hour)
+# make bench-reembed PHOTOS=FOLDER  re-embed 50,000 faces of LFW, in FOLDER/lfw, beside clients (a quarter of an hour)
 bench-reembed: install-dev
 	@$(BIN)/facestream weights get
-	$(BIN)/python -m bench.speed.reembed $(PHOTOS) --embedded
+	$(BIN)/python -m bench.speed.reembed --embedded
 
-# make bench-bulk   5,000 pictures in bulk beside clients who wait (an hour)
+# make bench-bulk   5,000 pictures in bulk beside interactive clients (an hour)
 bench-bulk: install-dev photos
 	@$(BIN)/facestream weights get
 	$(BIN)/python -m bench.speed.bulk
 
-# make bench-services  what the stream costs beside its servers, and many processes at once (minutes)
+# make bench-services  what facestream adds to its servers, and many processes that come and go (minutes)
 bench-services: install-dev photos
 	@$(BIN)/facestream weights get
-	eval "$$($(BIN)/python scripts/services.py up)" && for each in floor efficiency cassandra many; do $(BIN)/python -m bench.speed.$$each || failed=1; done; test -z "$$failed"
+	eval "$$($(BIN)/python scripts/services.py up)" && for each in speed.stream_overhead speed.efficiency speed.cassandra soak.scaling; do $(BIN)/python -m bench.$$each || failed=1; done; test -z "$$failed"
 
 install:
 	@$(PYTHON) scripts/install.py

@@ -1,5 +1,6 @@
-"""Clients that learn and recognize until they are answered, and remember what they were told: `bench.soak.faults` holds
-it against what is there afterwards. With the arguments and the verdict of the commands that set them on a system.
+"""Clients that learn and recognize under load, and check afterwards that every acknowledged request was kept.
+
+Also the arguments and the verdict that all soak runs share.
 """
 
 import argparse
@@ -16,49 +17,50 @@ from typing import Any, Protocol, Self
 
 import aiohttp
 
-ANSWER_S = 180.0
-AGAIN_S = 0.3
+from bench.photos import add_photos_argument
+
+ANSWER_S = 180.0  # until a request must be answered
+RETRY_S = 0.3  # until a request is sent again
 CLIENTS = 6
 
 
 class Served(Protocol):
+    """A service, or several replicas of it."""
+
     @property
     def urls(self) -> list[str]: ...
 
 
 @dataclass
-class Outcome:
-    """What the clients were told, and what was wrong in the end (nothing, if all is well).
+class ClientReport:
+    """What the clients were told, and what was wrong in the end."""
 
-    latencies: seconds from the first try to the answer.
-    """
-
-    learned: set[str] = field(default_factory=set)
-    accepted: set[str] = field(default_factory=set)
-    answers: Counter[str] = field(default_factory=Counter)
-    latencies: list[float] = field(default_factory=list)
+    learned: set[str] = field(default_factory=set)  # people
+    accepted: set[str] = field(default_factory=set)  # ids of images
+    answers: Counter[str] = field(default_factory=Counter)  # by kind and status
+    latencies: list[float] = field(default_factory=list)  # seconds from the first try to the answer
     wrong: list[str] = field(default_factory=list)
 
 
 class Clients:
-    """As a context manager they run; `finish` lets each end its request, `check` adds to the outcome what is wrong."""
+    """Clients that run while the context is open. `finish` lets each end its request, `check` reports what is wrong."""
 
     def __init__(
         self,
         served: Served,
         photos: Sequence[bytes],
-        outcome: Outcome,
+        report: ClientReport,
         *,
         directory: str,
         seed: int,
         clients: int = CLIENTS,
     ) -> None:
-        self._served, self._photos, self._outcome, self._directory = served, photos, outcome, directory
+        self._served, self._photos, self._report, self._directory = served, photos, report, directory
         self._seed, self._clients = seed, clients
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        # a held process answers nothing: a request gives up, and goes to another replica
+        # a held process does not answer: the request times out and goes to another replica
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40))
         self._tasks = [asyncio.create_task(self._client(random.Random(self._seed + i))) for i in range(self._clients)]
         return self
@@ -84,14 +86,14 @@ class Clients:
             kind, key = chance.choice(("learn", "recognize", "async")), str(uuid.UUID(int=chance.getrandbits(128)))
             began = time.monotonic()
             status, body = await self._until_answered(kind, key, chance)
-            self._outcome.latencies.append(time.monotonic() - began)
-            self._outcome.answers[f"{kind} {status}"] += 1
+            self._report.latencies.append(time.monotonic() - began)
+            self._report.answers[f"{kind} {status}"] += 1
             if status in (200, 201, 202):
-                self._outcome.accepted.add(body["image_id"])
+                self._report.accepted.add(body["image_id"])
             else:
-                self._outcome.wrong.append(f"{kind} {key} ended with {status}: {body}")
+                self._report.wrong.append(f"{kind} {key} ended with {status}: {body}")
             if kind == "learn" and status in (200, 201):
-                self._outcome.learned.add(f"person-{key}")
+                self._report.learned.add(f"person-{key}")
 
     async def _until_answered(self, kind: str, key: str, chance: random.Random) -> tuple[int, dict[str, Any]]:
         headers = {"Idempotency-Key": key} | ({"Prefer": "respond-async"} if kind == "async" else {})
@@ -111,19 +113,19 @@ class Clients:
             refused = 400 <= status < 500 and status != 429
             if done or refused or time.monotonic() > deadline:
                 return status, body
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
     async def _check_answers(self) -> None:
         deadline = time.monotonic() + ANSWER_S
-        for image_id in sorted(self._outcome.accepted):
+        for image_id in sorted(self._report.accepted):
             while True:
                 async with self._session.get(f"{self._served.urls[0]}/results/{image_id}") as response:
                     status = response.status
                 if status != 202 or time.monotonic() > deadline:
                     break
-                await asyncio.sleep(AGAIN_S)
+                await asyncio.sleep(RETRY_S)
             if status not in (200, 201):
-                self._outcome.wrong.append(f"the accepted image {image_id} ended in {status}")
+                self._report.wrong.append(f"the accepted image {image_id} ended in {status}")
 
     async def _check_listing(self) -> None:
         faces: dict[str, int] = {}
@@ -137,11 +139,11 @@ class Clients:
             if "next" not in page:
                 break
             after = page["next"]
-        learned = self._outcome.learned
-        self._outcome.wrong += [
+        learned = self._report.learned
+        self._report.wrong += [
             f"{person} was acknowledged and is not there" for person in sorted(learned - faces.keys())
         ]
-        self._outcome.wrong += [
+        self._report.wrong += [
             f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1
         ]
 
@@ -149,15 +151,19 @@ class Clients:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
-    parser.add_argument("--photos", type=Path, default=Path("photos"), help="folder of pictures with one face each")
+    add_photos_argument(parser, "the photos of `make photos`")
 
 
 def portraits(folder: Path) -> list[bytes]:
-    return [path.read_bytes() for path in sorted(folder.glob("obama*.jpg")) if "partial" not in path.name]
+    """The portraits of one person out of `make photos`. Ends the program where there are none."""
+    found = [path.read_bytes() for path in sorted(folder.glob("obama*.jpg")) if "partial" not in path.name]
+    if not found:
+        raise SystemExit(f"no portraits (obama*.jpg) in {folder}: get them with `make photos`")
+    return found
 
 
 def verdict(wrong: Sequence[str]) -> int:
-    """Says it; returns the exit status."""
+    """Prints what is wrong, or that nothing is. Returns the exit status."""
     for line in wrong:
         print(f"WRONG: {line}")
     print("all is well" if not wrong else f"{len(wrong)} things are wrong")

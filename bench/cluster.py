@@ -1,4 +1,4 @@
-"""Roles as processes of their own on one set of stores: to be measured, killed, added and removed."""
+"""A cluster of roles, each in processes of its own, on one set of stores: to be measured, killed and scaled."""
 
 import asyncio
 import os
@@ -13,11 +13,11 @@ from typing import Self
 from bench.serving import Serving
 
 ROLES = ("sink", "process", "ingest")
-STAND_IN = "stand-in"  # a processor whose models cost nothing
+STAND_IN = "stand-in"  # a processor without models
 
 
 class Cluster:
-    """As an async context manager it creates what the stores need, and starts and stops the roles.
+    """The processes of all roles. As an async context manager it sets the stores up, and starts and stops the roles.
 
     stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process",
     or STAND_IN.
@@ -42,7 +42,7 @@ class Cluster:
 
     @property
     def urls(self) -> list[str]:
-        """Of the ingest replicas."""
+        """The URLs of the ingest replicas."""
         return [serving.url for serving in self.running["ingest"]]
 
     @property
@@ -50,13 +50,13 @@ class Cluster:
         return [serving for role in ROLES for serving in self.running[role]]
 
     async def add(self, role: str, count: int = 1) -> None:
-        """Starts more of a role, side by side."""
+        """Starts more processes of a role."""
         new = [self._serving(role) for _ in range(count)]
         await asyncio.gather(*(asyncio.to_thread(serving.start) for serving in new))
         self.running[role] += new
 
     async def remove(self, role: str) -> int:
-        """SIGTERM for the one that was started last; returns its exit code."""
+        """Stops the process that was started last, with SIGTERM. Returns its exit code."""
         return await asyncio.to_thread(self.running[role].pop().stop)
 
     async def __aenter__(self) -> Self:
@@ -80,7 +80,7 @@ class Cluster:
             assert set(codes) <= {0}, f"exit codes {codes}"
 
     async def _stop(self) -> Sequence[int]:
-        """In the order in which work flows."""
+        """Stops the roles in the order in which a request passes them."""
         codes: list[int] = []
         for role in reversed(ROLES):
             living = [serving for serving in self.running[role] if serving.alive()]
@@ -91,11 +91,13 @@ class Cluster:
         self._numbers += 1
         name = f"{role}-{self._numbers}"
         if role == "process" and self._processor == STAND_IN:
+            module = "bench.stand_in_processor"
             return Serving(
-                self.data, self._weights, command=(), name=name, module="bench.standin", member=name, **self._settings
+                self.data, self._weights, command=(), name=name, module=module, member=name, **self._settings
             )
         return Serving(self.data, self._weights, command=(role,), name=name, **self._settings)
 
 
 def unique(word: str) -> str:
+    """A name that no other run has."""
     return f"{word}{secrets.token_hex(4)}"

@@ -1,4 +1,4 @@
-"""The command line in processes of its own, on chosen stores."""
+"""Runs commands of `facestream`, each in a process of its own, with chosen settings."""
 
 import asyncio
 import os
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 class Commands:
-    """`facestream` with these settings (by lower-case name) and no others."""
+    """Runs `facestream` with these settings (by lower-case name) and no others."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
@@ -24,7 +24,7 @@ class Commands:
         )
 
     async def run(self, *command: str) -> tuple[int, str]:
-        """The exit code, and what it said."""
+        """Returns the exit code and the output."""
         process = await asyncio.to_thread(self.start, *command)
         output, _ = await asyncio.to_thread(process.communicate)
         return process.returncode, output

@@ -1,4 +1,4 @@
-"""`facestream up`, or one of the roles, in a process of its own: to be measured, tested and killed."""
+"""Runs `facestream up`, or one role, in a process of its own: to be measured, tested and killed."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ class ServiceFailed(FacestreamError):
 
 
 class Serving:
-    """`start`, then requests to `url`; `kill` is kill -9, `stop` is SIGTERM. As a context manager it starts and stops."""
+    """A service process. `kill` is kill -9, `stop` is SIGTERM. As a context manager it starts and stops."""
 
     def __init__(
         self,
@@ -39,9 +39,9 @@ class Serving:
         module: str = MODULE,
         **settings: str,
     ) -> None:
-        """command: `up` or a role, with its flags. name: of the log file beside the data folder, where several share
-        one. module: what runs instead of the command line. settings: FACESTREAM_<NAME> by lower-case name; without
-        `listen` (`watch` for a role without service) it takes a free port of loopback, which `url` leads to.
+        """command: `up` or a role, with its flags. name: of the log file beside the data folder, where several
+        processes share the folder. module: runs instead of the command line. settings: FACESTREAM_<NAME> by lower-case
+        name; without `listen` (`watch` for a role without HTTP service) it listens on a free port of loopback.
         """
         self.data = data
         self.name = name or data.name
@@ -49,7 +49,7 @@ class Serving:
         self._command = [sys.executable, "-m", module, *command]
         address = "listen" if command[:1] in (("up",), ("ingest",)) else "watch"
         settings = {"data": str(data), "weights": str(weights), address: f"127.0.0.1:{_free_port()}"} | settings
-        self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - where it is asked for
+        self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - only where a setting asks for it
         others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
         self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -60,9 +60,7 @@ class Serving:
         return psutil.Process(self._process.pid)
 
     def start(self) -> None:
-        """Returns when the service says that it is ready. Raises ServiceFailed with its last words when it ends
-        instead.
-        """
+        """Returns when the service is ready. Raises ServiceFailed with the end of its log when it ends before."""
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
@@ -72,7 +70,7 @@ class Serving:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise ServiceFailed(f"{self.name} did not get ready:\n{self.log()[-2000:]}")
+                raise ServiceFailed(f"{self.name} did not become ready:\n{self.log()[-2000:]}")
             time.sleep(0.05)
 
     def kill(self) -> None:
@@ -98,9 +96,7 @@ class Serving:
         return self.log_file.read_text()
 
     def rss(self) -> int:
-        """Resident bytes of the service and its children. Pictures lie in memory that a child and the service share:
-        there the service's count is taken.
-        """
+        """Resident bytes of the service and its children. Memory that they share is counted once, for the service."""
         total: int = self.process.memory_info().rss
         for child in self.process.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -109,7 +105,7 @@ class Serving:
         return total
 
     def cpu_s(self) -> float:
-        """Seconds of CPU of the service and its children so far."""
+        """Seconds of CPU that the service and its children have used."""
         total = 0.0
         for each in [self.process, *self.process.children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):

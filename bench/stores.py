@@ -1,5 +1,5 @@
-"""Topics, bucket and keyspace of one's own on the real servers, deleted at the end: a server that keeps those of all
-measurements gets slower with each.
+"""Temporary topics, bucket and keyspace on the real servers. They are deleted at the end: else each run would slow the
+servers down for the next one.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ DROP_S = 30.0
 
 @asynccontextmanager
 async def temporary_stores(word: str, servers: Mapping[str, str] = os.environ) -> AsyncIterator[dict[str, str]]:
-    """The settings log, objects, vectors and objects_password, on the servers of FACESTREAM_LOG and so on."""
+    """The settings log, objects, vectors and objects_password of new stores on the servers of FACESTREAM_LOG etc."""
     name = f"{word}{secrets.token_hex(4)}"
     log, objects, vectors = (servers[f"FACESTREAM_{key}"] for key in ("LOG", "OBJECTS", "VECTORS"))
     password = servers.get("FACESTREAM_OBJECTS_PASSWORD", "")
@@ -40,7 +40,7 @@ async def temporary_stores(word: str, servers: Mapping[str, str] = os.environ) -
 
 @asynccontextmanager
 async def admin_of(url: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    """The bare client of the cluster in a URL."""
+    """aiokafka's own admin client for the cluster in a URL."""
     hosts = server_of(url, setting="FACESTREAM_LOG", default_port=9092, options=("prefix",)).hosts
     admin = AIOKafkaAdminClient(bootstrap_servers=[f"{host}:{port}" for host, port in hosts])
     await admin.start()
@@ -57,7 +57,7 @@ async def delete_topics(url: str, prefix: str) -> None:
 
 
 def remove_bucket(url: str, password: str, name: str) -> None:
-    """With all that is in it."""
+    """Removes a bucket with its objects, if there is one."""
     server = server_of(url, setting="FACESTREAM_OBJECTS", default_port=9000, options=())
     client = Minio("{}:{}".format(*server.hosts[0]), server.user, password, secure=False)
     if client.bucket_exists(name):

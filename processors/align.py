@@ -1,8 +1,8 @@
-"""Turns faces upright: the similarity between five landmarks and a template, and the pixels under it.
+"""Turns faces upright: fits a similarity transform of five landmarks to a template, and samples the pixels under it.
 
-Two pictures of a face are cut: the 150-pixel chip that the default embedder sees, and the 240-pixel crop that is kept,
-at the same pixel pitch, so that the crop's middle is the chip. Positions are pixel indices, (x, y), the first pixel's
-centre at 0.
+Two pictures of a face are cut: the 150-pixel chip for the default embedder, and the 240-pixel crop that is kept. Both
+have the same pixel pitch, so that the middle of the crop is the chip. Positions are pixel indices, (x, y); the centre
+of the first pixel is 0.
 """
 
 import math
@@ -16,24 +16,24 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from schemas.arrays import Float32Array, FloatArray
 from schemas.errors import ConfigurationError
 
 Pixels = NDArray[np.uint8]
-FloatArray = NDArray[np.floating]
 
 CHIP = 150  # pixels
 CROP = 240  # pixels, at the chip's pitch: 1.6 half-sides to each side
 
-# Source pixels per pixel of the picture. Up to the first, one bilinear sample is enough; above it two are averaged in
-# each direction; above the second, the source is first reduced by a whole number, down to the first: no pixel is passed
-# over.
+# Source pixels per pixel of the picture. Up to ONE_SAMPLE one bilinear sample is enough; above it two are averaged in
+# each direction. Above REDUCE the source is first reduced by a whole number, to ONE_SAMPLE or less, so that no source
+# pixel is skipped.
 ONE_SAMPLE = 1.5
 REDUCE = 4.0
 
 
 @dataclass(frozen=True)
 class Template:
-    """Where eyes, nose tip and mouth corners belong in a picture of `side` pixels, in half-sides from its centre."""
+    """Where eyes, nose tip and mouth corners are in a picture of `side` pixels, in half-sides from its centre."""
 
     side: int
     points: tuple[tuple[float, float], ...]  # five (x, y); half a side is (side - 1) / 2 pixels
@@ -43,8 +43,9 @@ class Template:
         return (self.side - 1) / 2
 
     def scaled(self, side: int) -> "Template":
-        """The same square in a picture of another side: positions grow with it, from the first pixel's centre, as
-        insightface and dlib have it.
+        """The same template for a picture of another side.
+
+        Positions scale from the centre of the first pixel, as in insightface and dlib.
         """
         pixels = [
             ((x + 1) * self.half * side / self.side, (y + 1) * self.half * side / self.side) for x, y in self.points
@@ -53,13 +54,13 @@ class Template:
 
 
 def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
-    """points: in pixels of the picture."""
+    """A template out of points in pixels of the picture."""
     half = (side - 1) / 2
     return Template(side, tuple((x / half - 1, y / half - 1) for x, y in points))
 
 
 TEMPLATES = {
-    # where CenterFace's landmarks lie on dlib's own chips
+    # where CenterFace finds the landmarks on dlib's own chips
     "dlib": Template(
         CHIP, ((-0.3566, -0.3826), (0.3730, -0.3812), (0.0040, 0.0563), (-0.3061, 0.4328), (0.3262, 0.4319))
     ),
@@ -74,11 +75,11 @@ DEFAULT = "dlib-150"
 
 @lru_cache
 def template_named(name: str) -> Template:
-    """name: a key of TEMPLATES and the side in pixels, 'arcface-112'. Raises ConfigurationError."""
+    """name: a key of TEMPLATES and the side in pixels, 'arcface-112' for example. Raises ConfigurationError."""
     family, _, side = name.rpartition("-")
     if family not in TEMPLATES or not side.isascii() or not side.isdigit() or int(side) < 2:
         raise ConfigurationError(
-            f"no template '{name}': it is one of {', '.join(TEMPLATES)}, and its pixels, as in {DEFAULT}"
+            f"no template '{name}': give one of {', '.join(TEMPLATES)} and its side in pixels, as in {DEFAULT}"
         )
     known = TEMPLATES[family]
     return known if int(side) == known.side else known.scaled(int(side))
@@ -86,9 +87,7 @@ def template_named(name: str) -> Template:
 
 @dataclass(frozen=True)
 class Similarity:
-    """A square in an image: its centre and half its side in pixels, and by how much it is turned (radians, x towards
-    y).
-    """
+    """A turned square in an image: its centre and half its side in pixels, its angle in radians, from x towards y."""
 
     centre: tuple[float, float]
     half: float
@@ -111,7 +110,7 @@ def fit(landmarks: FloatArray, template: Template = DLIB) -> Similarity:
     return Similarity((float(x), float(y)), math.hypot(a, b), math.atan2(b, a))
 
 
-def cut(pixels: Pixels, landmarks: FloatArray, side: int = CHIP) -> NDArray[np.float32]:
+def cut(pixels: Pixels, landmarks: FloatArray, side: int = CHIP) -> Float32Array:
     """The upright picture of a face at the pitch of dlib's chip: pixel i is (i - (side - 1) / 2) / 74.5 half-sides off
     centre.
 
@@ -122,11 +121,11 @@ def cut(pixels: Pixels, landmarks: FloatArray, side: int = CHIP) -> NDArray[np.f
 
 
 def crop(pixels: Pixels, landmarks: FloatArray) -> Pixels:
-    """The picture that is kept of a face, from the original's pixels. Returns (240, 240, 3)."""
+    """The crop that is kept of a face, out of the original's pixels. Returns (240, 240, 3)."""
     return rounded(cut(pixels, landmarks, CROP))
 
 
-def rounded(picture: NDArray[np.float32]) -> Pixels:
+def rounded(picture: Float32Array) -> Pixels:
     return np.rint(picture).astype(np.uint8)
 
 
@@ -136,7 +135,7 @@ def chip_of_crop(crop: Pixels) -> Pixels:
     return crop[edge : edge + CHIP, edge : edge + CHIP]
 
 
-def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> NDArray[np.float32]:
+def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> Float32Array:
     """Landmarks of the original in pixels of its crop. Both (5, 2); similarity: fit(landmarks)."""
     cos, sin = math.cos(similarity.angle), math.sin(similarity.angle)
     moved = landmarks.astype(np.float64) - np.array(similarity.centre)
@@ -145,8 +144,8 @@ def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> NDArray[np.
     return upright.astype(np.float32)
 
 
-def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> NDArray[np.float32]:
-    """The chip that an embedder of another template wants, from a crop or from the original.
+def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> Float32Array:
+    """The chip for an embedder with another template, out of a crop or of the original.
 
     pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: its name and side, as
     template_named takes them. Returns (side, side, 3), 0..255, not rounded.
@@ -155,8 +154,8 @@ def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> NDArray[n
     return sample(pixels, fit(landmarks, chosen), chosen.side, chosen)
 
 
-def sample(pixels: Pixels, square: Similarity, side: int, template: Template) -> NDArray[np.float32]:
-    """Bilinear samples of a turned square, antialiased where it is shrunk.
+def sample(pixels: Pixels, square: Similarity, side: int, template: Template) -> Float32Array:
+    """Samples a turned square bilinearly, with antialiasing where it is shrunk.
 
     pixels: (H, W, 3). side: of the picture, which has the template's pitch and centre. Returns (side, side, 3), 0..255.
     """
@@ -189,11 +188,11 @@ def sample(pixels: Pixels, square: Similarity, side: int, template: Template) ->
     picture = F.grid_sample(source, grid, align_corners=False)  # (1, 3, side * over, side * over)
     if over > 1:
         picture = F.avg_pool2d(picture, over)  # (1, 3, side, side)
-    result: NDArray[np.float32] = picture[0].permute(1, 2, 0).contiguous().numpy()
+    result: Float32Array = picture[0].permute(1, 2, 0).contiguous().numpy()
     return result
 
 
 @lru_cache
 def positions(side: int, over: int) -> Tensor:
-    """Where the samples of a row are, in pixels of the picture from its centre. (side * over,), float32."""
+    """The positions of a row's samples, in pixels of the picture from its centre. (side * over,), float32."""
     return ((torch.arange(side * over, dtype=torch.float64) + 0.5) / over - side / 2).float()

@@ -1,5 +1,4 @@
-"""Faces as boxes: what the detector's heads say in pixels, and how the results of several passes over one image become
-one.
+"""Faces as boxes: decodes the detector's heads, and merges the faces of several passes over one image.
 
 Boxes are xyxy in pixels. A pass is a resized or cut version of an image, see processors/passes.py.
 """
@@ -14,14 +13,12 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from processors.models.centerface import STRIDE
-from processors.passes import LARGEST, Pass, halved
+from processors.passes import LARGEST, Pass, halve
 
-OVERLAP = 0.3  # IoU above which two boxes are one face; as the reference implementation of CenterFace
-CONTAINED = 0.7  # share of the smaller box inside the larger one above which two passes have seen one face
-MOST = (
-    10_000  # cells of one image that become boxes: a hostile image must not make NMS, which is quadratic, take minutes
-)
-LARGEST_LOGARITHM = 7.0  # of the size head, a logarithm: 4,386 pixels; keeps a degenerate map from overflowing
+OVERLAP = 0.3  # IoU above which two boxes are one face; as in the reference implementation of CenterFace
+CONTAINED = 0.7  # share of a box inside a box of another pass above which the two are one face
+MOST_CELLS = 10_000  # of one image that become boxes: NMS is quadratic, and a hostile image must not take minutes
+LARGEST_LOGARITHM = 7.0  # of the size head, 4,386 pixels: keeps a degenerate map from overflowing
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ def decode_heads(
     """Boxes and landmarks out of CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
 
     heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points:
-    (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel wanted.
-    Returns one of each image.
+    (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel of the
+    result. Returns the faces of each image.
     """
     found = []
     cells_per_row = heat.shape[-1]
@@ -60,8 +57,8 @@ def decode_heads(
         heat.flatten(1), size.flatten(2), offset.flatten(2), points.flatten(2), strict=True
     ):
         cells = torch.where(scores > score_threshold)[0]  # (N,)
-        if len(cells) > MOST:
-            cells = cells[scores[cells].topk(MOST).indices]
+        if len(cells) > MOST_CELLS:
+            cells = cells[scores[cells].topk(MOST_CELLS).indices]
         rows, columns = cells // cells_per_row, cells % cells_per_row
         height, width = sizes[:, cells].float().clamp(max=LARGEST_LOGARITHM).exp() * STRIDE  # (N,) each
         y_shift, x_shift = offsets[:, cells].float()
@@ -92,28 +89,29 @@ def closest(found: Detections, box: Sequence[int]) -> int | None:
     return best if overlaps[best] > OVERLAP else None
 
 
-Look = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
+RenderedPass = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
 
 
-def closer_look(looks: Sequence[Look], found: Sequence[Detections]) -> tuple[list[Look], list[Look]]:
-    """Whether the coarsest pass was not coarse enough: it has seen a face too large for it, or nobody has seen any.
+def add_coarser_pass(
+    passes: Sequence[RenderedPass], found: Sequence[Detections]
+) -> tuple[list[RenderedPass], list[RenderedPass]]:
+    """Adds a pass where the coarsest is not coarse enough: it has a face that is too large, or no pass has a face.
 
-    looks: the coarsest first. found: of each, in its pixels. Returns the same looks as they are to be believed, and
-    what is to be looked at in addition.
+    passes: the coarsest first. found: the faces of each, in its pixels. Returns the same passes, with the size of face
+    that each is good for, and the passes to detect in addition, none or one.
     """
-    (each, picture), *finer = looks
+    (each, picture), *finer = passes
     largest = float(np.prod(found[0].boxes[:, 2:] - found[0].boxes[:, :2], axis=1).max(initial=0)) ** 0.5
     if max(each.width, each.height) <= LARGEST or (largest <= LARGEST and any(len(it) for it in found)):
-        return list(looks), []
-    return [(replace(each, largest=LARGEST), picture), *finer], [halved(each, picture)]
+        return list(passes), []
+    return [(replace(each, largest=LARGEST), picture), *finer], [halve(each, picture)]
 
 
 def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:
-    """The result of a pass over an image of width × height pixels, in the image's pixels, without what other passes see
-    better.
+    """The faces of a pass over an image of width × height pixels, in the image's pixels.
 
-    Those are faces too large for the pass and, in a tile, faces cut by a side of it that is not the image's: the
-    overlap is made for them.
+    Left out are faces that other passes find better: those that are too large for the pass and, in a tile, those that
+    are cut by an edge inside the image: the neighbouring tile has them whole.
     """
     left, top, right, bottom = each.tile or (0, 0, width, height)
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -125,11 +123,10 @@ def in_original(found: Detections, each: Pass, width: int, height: int) -> Detec
 
 
 def merge(passes: Sequence[Detections]) -> Detections:
-    """The faces of one image out of the results of its passes, all in the image's pixels; the better score stands for a
-    face.
+    """Merges the faces of an image's passes, all in the image's pixels: of several boxes of a face the best score wins.
 
-    Boxes of two passes are one face also where one lies mostly inside the other: the coarse pass sees the whole of a
-    large face, a fine one or a tile only a part. Within one pass boxes are left as its own NMS has left them.
+    Boxes of two passes are one face also where one is mostly inside the other: a coarse pass finds the whole of a large
+    face, a fine one or a tile only a part. Boxes of one pass are left as its own NMS has left them.
     """
     boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
     together = Detections(

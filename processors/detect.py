@@ -1,13 +1,11 @@
-"""The detect stage: look at a decoded picture in passes, and say which faces are there, in pixels of the upright
-original.
-"""
+"""Finds the faces of a decoded image, in pixels of the upright original, and chooses the face to learn."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.boxes import Detections, closer_look, in_original, merge
+from processors.boxes import Detections, add_coarser_pass, in_original, merge
 from processors.decoding.pool import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
@@ -21,25 +19,27 @@ IGNORED_BELOW = 1 / 3  # of the largest side: a face in the background of a port
 
 async def find_faces(image: DecodedImage, detector: str, inference: Inference, since: float) -> Detections:
     """All faces of an image, best first, in pixels of the upright original. since: as in Inference.detect."""
-    looks = image.passes
-    found = await inference.detect(detector, [picture for _, picture in looks], since)
-    looks, further = closer_look(looks, found)
-    if further:
-        found += await inference.detect(detector, [picture for _, picture in further], since)
-    looks += further
-    return merge([in_original(it, each, image.width, image.height) for (each, _), it in zip(looks, found, strict=True)])
+    passes = image.passes
+    found = await inference.detect(detector, [picture for _, picture in passes], since)
+    passes, added = add_coarser_pass(passes, found)
+    if added:
+        found += await inference.detect(detector, [picture for _, picture in added], since)
+    passes += added
+    return merge(
+        [in_original(it, each, image.width, image.height) for (each, _), it in zip(passes, found, strict=True)]
+    )
 
 
 def as_records(
     found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector
 ) -> list[Detection]:
-    """The faces as they are reported, best first, without those that the options leave out."""
+    """The faces as records, best first, without those that the options leave out."""
     options = received.options
     faces: list[Detection] = []
     for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True):
         face = Detection(
             face_id=face_id_seen(received.image_id, len(faces)),
-            box=_whole(box, image),
+            box=_whole_pixels(box, image),
             landmarks=[(round(float(x), 2), round(float(y), 2)) for x, y in landmarks],
             score=round(model.calibration.probability(float(score)), 4),
             detection_score=round(float(score), 4),
@@ -50,16 +50,16 @@ def as_records(
 
 
 def choose(faces: Sequence[Detection], options: Options, model: ShippedDetector) -> tuple[Detection, list[Detection]]:
-    """The face to learn, and those that were ignored. Raises NoFace, NotOneFace, FaceTooSmall."""
+    """The face to learn, and the faces that are ignored. Raises NoFace, NotOneFace, FaceTooSmall."""
     if not faces:
         raise NoFace("no face was found: send a picture that shows the face from the front, at least 40 pixels wide")
     largest = max(faces, key=lambda face: face.side)
     if options.face == "largest":
         chosen = largest
     elif options.face is not None:
-        chosen = _at(faces, options.face)
+        chosen = _face_at(faces, options.face)
     else:
-        chosen = _only(faces, largest, model)
+        chosen = _single_face(faces, largest, model)
     if chosen.side < SMALLEST_LEARNED and not options.force:
         raise FaceTooSmall(
             f"the face is {chosen.side:.0f} pixels a side, {SMALLEST_LEARNED} are needed to tell people apart: "
@@ -69,7 +69,7 @@ def choose(faces: Sequence[Detection], options: Options, model: ShippedDetector)
     return chosen, [face for face in faces if face is not chosen]
 
 
-def _only(faces: Sequence[Detection], largest: Detection, model: ShippedDetector) -> Detection:
+def _single_face(faces: Sequence[Detection], largest: Detection, model: ShippedDetector) -> Detection:
     candidates = [
         face
         for face in faces
@@ -88,7 +88,7 @@ def _only(faces: Sequence[Detection], largest: Detection, model: ShippedDetector
     )
 
 
-def _at(faces: Sequence[Detection], point: str) -> Detection:
+def _face_at(faces: Sequence[Detection], point: str) -> Detection:
     x, y = (float(part) for part in point.split(","))
     inside = [face for face in faces if face.box[0] <= x <= face.box[2] and face.box[1] <= y <= face.box[3]]
     if not inside:
@@ -96,7 +96,7 @@ def _at(faces: Sequence[Detection], point: str) -> Detection:
     return min(inside, key=lambda face: face.side)
 
 
-def _whole(box: NDArray[np.float32], image: DecodedImage) -> list[int]:
+def _whole_pixels(box: NDArray[np.float32], image: DecodedImage) -> list[int]:
     """The box in whole pixels of the upright original, inside it."""
     limits = (image.width, image.height) * 2
     return [int(np.clip(round(float(value)), 0, limit)) for value, limit in zip(box, limits, strict=True)]

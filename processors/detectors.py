@@ -1,44 +1,42 @@
-"""The detectors of the generations that are in use, loaded when the topic `models` first names them."""
+"""The detectors of the generations in use, loaded when the topic `models` first names them."""
 
 from collections.abc import Callable
 from functools import partial
 
 from processors.inference import Inference
+from processors.loaded_models import LoadedModels
 from processors.networks import Detector
-from processors.on_demand import OnDemand
 from schemas.errors import Unavailable
 from schemas.generation_records import Generation
 from stream.generations import Generations
 
 
 class Detectors:
-    """`make` loads one, by its name; it runs in the inference's thread."""
+    """The detectors that this process can run. `make` loads one by its name, in the inference thread."""
 
     def __init__(self, generations: Generations, inference: Inference, make: Callable[[str], Detector]) -> None:
         self._generations, self._inference, self._make = generations, inference, make
-        self._there = OnDemand("detector")
+        self._models = LoadedModels("detector")
 
     async def load_active(self) -> None:
-        """Before anybody waits. Raises what `make` raises."""
+        """Loads the active detector at the start of a role. Raises what `make` raises."""
         name = self._generations.active.detector
-        await self._there.load(name, partial(self._load, name))
+        await self._models.load(name, partial(self._load, name))
 
     async def active(self) -> Generation:
-        """The generation to find the faces of an image in. Raises Unavailable when its detector cannot be loaded here."""
+        """The active generation, whose detector finds the faces. Raises Unavailable when it cannot be loaded here."""
         generation = self._generations.active
         if not await self.has(generation.detector):
             raise Unavailable(f"the detector '{generation.detector}' cannot be loaded: the log says why")
         return generation
 
     async def others(self, detector: str) -> list[str]:
-        """Those that the generations to embed learns in have beside this one. One that cannot be loaded here is left
-        out.
-        """
+        """The other detectors of the live generations, without those that cannot be loaded here."""
         names = dict.fromkeys(it.detector for it in self._generations.live if it.detector != detector)
         return [it for it in names if await self.has(it)]
 
     async def has(self, name: str) -> bool:
-        return await self._there.has(name, partial(self._load, name))
+        return await self._models.has(name, partial(self._load, name))
 
     async def _load(self, name: str) -> None:
         await self._inference.add_detector(name, partial(self._make, name))

@@ -1,6 +1,6 @@
-"""The embed stage: cut the crop or the chip of each face, one vector a face and generation.
+"""Cuts the crop or the chip of each face, and embeds it: one vector a face and generation.
 
-A learned face is embedded from its decoded crop, live too, so that a replay gives the same vector.
+A learned face is always embedded from its decoded crop, so that a replay gives the same vector.
 """
 
 import asyncio
@@ -17,22 +17,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from processors import align
-from processors.inference import PICTURE_S, Inference, Picture
+from processors.inference import PICTURE_DONE_S, Inference, Picture
 from schemas.arrays import Float32Array
 from schemas.generation_records import Generation
 
 Pixels = NDArray[np.uint8]
 
-AT_ONCE = 64  # chips in memory at a time for one image, 17 MB of floats
+CHIPS_PER_STEP = 64  # of one image in memory at a time, 17 MB of floats
 CROP_QUALITY = 95
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class CropThreads:
-    """The threads that cut and code faces: one core each, so that they make no teams of threads beside that of the
-    inference.
-    """
+    """Threads that cut and encode faces. Each uses one core: torch makes no further threads in them."""
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -47,37 +45,37 @@ class CropThreads:
 
 @dataclass(frozen=True, slots=True)
 class CutFace:
-    """A crop: `pixels` (240, 240, 3), `landmarks` (5, 2), in those."""
+    """A crop: pixels (240, 240, 3), and the landmarks (5, 2) in them."""
 
     pixels: Pixels
     landmarks: Float32Array
 
 
 def cut_face(pixels: Pixels, landmarks: Float32Array) -> CutFace:
-    """Cuts a face out. pixels: (h, w, 3). landmarks: (5, 2), in those."""
+    """The crop of a face. pixels: (h, w, 3). landmarks: (5, 2), in those pixels."""
     return CutFace(align.crop(pixels, landmarks), align.crop_landmarks(landmarks, align.fit(landmarks)))
 
 
 def encoded_crop(crop: Pixels) -> bytes:
-    """A face's picture as it is kept, JPEG (4:4:4). crop: (240, 240, 3)."""
+    """The JPEG (4:4:4) in which a crop is kept. crop: (240, 240, 3)."""
     file = io.BytesIO()
     Image.fromarray(crop).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
     return file.getvalue()
 
 
 def decoded_crop(data: bytes) -> Pixels:
-    """(240, 240, 3)."""
+    """The pixels of a kept crop, (240, 240, 3)."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def as_kept(crop: CutFace) -> CutFace:
-    """The same as it would be out of its JPEG: what another run embeds out of the original is then the same."""
+def through_jpeg(crop: CutFace) -> CutFace:
+    """The crop encoded and decoded again: so its vector is the one that a replay computes from the kept JPEG."""
     return CutFace(decoded_crop(encoded_crop(crop.pixels)), crop.landmarks)
 
 
 def chips_of_crop(crop: CutFace, templates: Iterable[str]) -> dict[str, Picture]:
-    """The chip for each template from a kept crop, as it is decoded."""
+    """The chip for each template. crop: as it is decoded."""
     return {
         template: (
             align.chip_of_crop(crop.pixels)
@@ -96,8 +94,10 @@ async def embed_crops(
     inference: Inference,
     since: float,
 ) -> dict[str, Float32Array]:
-    """The vectors, (D,), of a learned face by generation. crops: by detector, as they are decoded. A generation whose
-    detector does not see the face takes that of the detector `kept`.
+    """The vectors, (D,), of a learned face by generation.
+
+    crops: by detector, as they are decoded. kept: the detector whose crop is used by generations whose own detector has
+    not found the face.
     """
     by_crop: dict[str, list[Generation]] = {}
     for it in generations:
@@ -111,7 +111,7 @@ async def embed_crops(
 async def embed_crop(
     crop: CutFace, generations: Sequence[Generation], crop_threads: CropThreads, inference: Inference, since: float
 ) -> dict[str, Float32Array]:
-    """The same of one crop."""
+    """The vectors, (D,), of one crop by generation."""
     chips = await crop_threads.run(chips_of_crop, crop, [it.template for it in generations])
     vectors = await asyncio.gather(*(inference.embed(it.name, [chips[it.template]], since) for it in generations))
     return {it.name: of_one[0] for it, of_one in zip(generations, vectors, strict=True)}
@@ -127,10 +127,10 @@ async def embed_probes(
 ) -> list[Float32Array]:
     """The vectors, (D,) each, of faces in a photo. landmarks: (5, 2) each, in `pixels`."""
     vectors: list[Float32Array] = []
-    for begin in range(0, len(landmarks), AT_ONCE):
-        part = landmarks[begin : begin + AT_ONCE]
+    for begin in range(0, len(landmarks), CHIPS_PER_STEP):
+        part = landmarks[begin : begin + CHIPS_PER_STEP]
         chips = await crop_threads.run(_chips, pixels, part, generation.template)
-        vectors += list(await inference.embed(generation.name, chips, since + begin * PICTURE_S))
+        vectors += list(await inference.embed(generation.name, chips, since + begin * PICTURE_DONE_S))
     return vectors
 
 

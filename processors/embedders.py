@@ -1,18 +1,21 @@
-"""The embedders of the generations that are in use, loaded when the topic `models` first names them."""
+"""The embedders of the generations in use, loaded when the topic `models` first names them."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
 
 from processors.inference import Inference
+from processors.loaded_models import LoadedModels
 from processors.networks import Embedder
-from processors.on_demand import OnDemand
 from schemas.errors import GenerationRetired, Unavailable
 from schemas.generation_records import Generation
 from stream.generations import Generations
 
 
 class Embedders:
-    """`fetch` gets what an embedder needs, and returns what makes it; that runs in the inference's thread."""
+    """The embedders that this process can run.
+
+    `fetch` gets the files of one, and returns the function that makes it, which runs in the inference thread.
+    """
 
     def __init__(
         self,
@@ -21,16 +24,17 @@ class Embedders:
         fetch: Callable[[Generation], Awaitable[Callable[[], Embedder]]],
     ) -> None:
         self._generations, self._inference, self._fetch = generations, inference, fetch
-        self._there = OnDemand("embedder")
+        self._models = LoadedModels("embedder")
 
     async def load_active(self) -> None:
-        """Before anybody waits. Raises what `fetch` and what it returns raise."""
+        """Loads the active embedder at the start of a role. Raises what `fetch` and its function raise."""
         active = self._generations.active
-        await self._there.load(active.name, partial(self._load, active))
+        await self._models.load(active.name, partial(self._load, active))
 
     async def require(self, name: str) -> Generation:
-        """A generation to embed probes in. Raises Unavailable when it cannot be loaded here, GenerationRetired,
-        NotFound.
+        """A generation to embed probes in.
+
+        Raises Unavailable when its embedder cannot be loaded here, GenerationRetired, NotFound.
         """
         generation = await self._generations.get_or_refresh(name)
         if generation.state == "retired":
@@ -40,14 +44,15 @@ class Embedders:
         return generation
 
     async def live(self) -> list[Generation]:
-        """The generations to embed learns in: one that cannot be loaded here is left out, unless it is the active one.
-        Its replay finds the faces that it lacks, and it cannot become active without them.
+        """The generations to embed learns in, without those that cannot be loaded here, except the active one.
+
+        A generation that is left out gets its faces by its replay, and cannot become active before.
         """
         await self.require(self._generations.active.name)
         return [it for it in self._generations.live if await self._has(it)]
 
     async def _has(self, generation: Generation) -> bool:
-        return await self._there.has(generation.name, partial(self._load, generation))
+        return await self._models.has(generation.name, partial(self._load, generation))
 
     async def _load(self, generation: Generation) -> None:
         await self._inference.add_embedder(generation.name, await self._fetch(generation))

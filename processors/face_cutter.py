@@ -1,4 +1,4 @@
-"""The crop of a learned face: by the detector that has found it, and as another detector sees the same face."""
+"""Cuts the crops of faces, and finds the landmarks of a face with another detector."""
 
 from collections.abc import Sequence
 
@@ -15,30 +15,31 @@ from schemas.arrays import Float32Array
 
 
 class FaceCutter:
-    """Cuts faces out of decoded images, from all their pixels where a face needs them."""
+    """Cuts faces out of decoded images; decodes the image at full size where a face needs more pixels."""
 
     def __init__(self, decoders: DecodePool, crop_threads: CropThreads, inference: Inference) -> None:
         self._decoders, self._crop_threads, self._inference = decoders, crop_threads, inference
 
     async def cut(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]) -> list[CutFace]:
-        """data: the file of `decoded`, which is released. landmarks: (5, 2) each, pixels of the upright original."""
-        with await self.fine_enough(data, decoded, landmarks) as fine:
+        """data: the file of `decoded`, which is released. landmarks: (5, 2) each, in pixels of the upright original."""
+        with await self.with_enough_pixels(data, decoded, landmarks) as fine:
             return await self._crop_threads.run(_cut, fine.pixels, [points * fine.scale for points in landmarks])
 
-    async def seen_by(
+    async def find_landmarks(
         self, detector: str, decoded: DecodedImage, box: Sequence[int], since: float
     ) -> Float32Array | None:
-        """The landmarks, (5, 2), of the face at `box` as another detector finds it; None where it does not. Pixels of
-        the upright original. since: as in Inference.detect.
+        """The landmarks, (5, 2), of the face at `box` as this detector finds it, None where it finds none there.
+
+        In pixels of the upright original. since: as in Inference.detect.
         """
         found = await find_faces(decoded, detector, self._inference, since)
-        at = closest(found, box)
-        return None if at is None else found.landmarks[at]
+        index = closest(found, box)
+        return None if index is None else found.landmarks[index]
 
-    async def fine_enough(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]) -> DecodedImage:
-        """The image itself where it was decoded with enough pixels for a chip of each face, else one with all its
-        pixels.
-        """
+    async def with_enough_pixels(
+        self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]
+    ) -> DecodedImage:
+        """The same image where it has enough pixels for the chip of each face, else one decoded at full size."""
         if decoded.scale == 1 or all(align.fit(points).half * 2 * decoded.scale >= align.CHIP for points in landmarks):
             return decoded
         decoded.release()

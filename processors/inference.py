@@ -1,8 +1,7 @@
-"""The one thread that runs the networks. What waits together is detected and embedded together, across images, in fair
-chunks.
+"""The one thread that runs the networks. Pictures of several images are detected and embedded together, in chunks.
 
-Images are served in the order in which their processing began, but each picture that a request has had done counts as
-if it had begun a little later: a crowd of a thousand faces does not stall a portrait.
+Images are served in the order in which their processing began. Each picture of a request that is done counts as if the
+request had begun a little later, so that a crowd of a thousand faces does not hold up a portrait.
 """
 
 import asyncio
@@ -24,13 +23,13 @@ from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
 Kind = str | tuple[str, tuple[int, ...]]
-STEPPED_BACK_SHARE = 4  # of a chunk's room, for those that step back: whoever comes meanwhile waits for it
-PICTURE_S = 0.01  # what a picture that is done counts: a few times what a chip takes
+DEFERRED_PARTS = 4  # deferred requests (`since` in the future) get one of so many parts of a chunk: others wait for it
+PICTURE_DONE_S = 0.01  # that a request moves back for each picture done: a few times what a chip takes
 
 
-@dataclass(eq=False)  # one is found among others by what it is, not by comparing pictures
+@dataclass(eq=False)  # compared by identity: comparing pictures would be wrong and slow
 class _Request:
-    """`kind` is the generation to embed in, or a detector and the shape of the pictures: only one kind shares a chunk."""
+    """Pictures to run. A chunk has requests of one kind: a generation, or a detector and the shape of its pictures."""
 
     kind: Kind
     pictures: Sequence[Picture]
@@ -42,13 +41,14 @@ class _Request:
 
     @property
     def turn(self) -> float:
-        return self.since + self.taken * PICTURE_S
+        return self.since + self.taken * PICTURE_DONE_S
 
 
 @dataclass(frozen=True)
 class Networks:
-    """`detectors` by name, `embedders` by generation; they come as they are needed. `chunk_pixels` and `chunk_chips`
-    bound one forward: how long others wait, and the memory.
+    """Detectors by name and embedders by generation, added when they are first needed.
+
+    `chunk_pixels` and `chunk_chips` limit one forward: how long other requests wait for it, and its memory.
     """
 
     chunk_pixels: int
@@ -57,21 +57,23 @@ class Networks:
     embedders: dict[str, Embedder] = field(default_factory=dict)
 
     def room(self, kind: Kind) -> int:
-        """How many pictures of a kind make a chunk."""
+        """How many pictures of a kind fit into a chunk."""
         if isinstance(kind, str):
             return self.chunk_chips
         detector, (height, width, *_) = kind
-        looks = 2 if self.detectors[detector].mirror else 1
-        return max(1, self.chunk_pixels // (height * width * looks))
+        forwards = 2 if self.detectors[detector].mirror else 1
+        return max(1, self.chunk_pixels // (height * width * forwards))
 
 
 class Inference:
-    """Owns the networks and the thread. They are loaded in it too: each thread that calls torch gets a team of OpenMP
-    threads of its own, and with more of them than cores every small forward takes half as long again.
+    """Owns the networks and the thread that runs them.
+
+    The networks are loaded in that thread too: each thread that calls torch gets OpenMP threads of its own, and with
+    more of those than cores every small forward takes half as long again.
     """
 
     def __init__(self, networks: Networks, threads: int = 0) -> None:
-        """threads: of one forward on a CPU; 0 takes one a core."""
+        """threads: of one forward on a CPU; 0 means one a core."""
         self._networks = networks
         self._threads = threads or len(os.sched_getaffinity(0))
         self._waiting: list[_Request] = []
@@ -103,15 +105,15 @@ class Inference:
         return [found[i] for i in range(len(pictures))]
 
     async def embed(self, generation: str, chips: Sequence[Picture], since: float | None = None) -> NDArray[np.float32]:
-        """chips: (side, side, 3) each, as the generation's template has them. Returns (n, D). since: as for `detect`."""
+        """The vectors, (n, D). chips: (side, side, 3) each, in the generation's template. since: as for `detect`."""
         return np.stack(await self._submit(generation, chips, since))
 
     async def add_detector(self, name: str, load: Callable[[], Detector]) -> None:
-        """Loads one more detector, between two chunks. Raises what `load` raises."""
+        """Loads a detector, between two chunks. Raises what `load` raises."""
         await self._add(lambda: self._networks.detectors.__setitem__(name, load()))
 
     async def add_embedder(self, generation: str, load: Callable[[], Embedder]) -> None:
-        """The same for an embedder."""
+        """Loads an embedder, between two chunks. Raises what `load` raises."""
         await self._add(lambda: self._networks.embedders.__setitem__(generation, load()))
 
     async def _add(self, load: Callable[[], None]) -> None:
@@ -122,7 +124,7 @@ class Inference:
         await asyncio.wrap_future(loaded)
 
     def close(self) -> None:
-        """Ends the thread; what waits is given up."""
+        """Ends the thread and cancels what waits."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -152,7 +154,7 @@ class Inference:
                         loaded.cancel()
                     return
                 loading, self._loading = self._loading, []
-                chunk = self._take() if self._waiting else []
+                chunk = self._next_chunk() if self._waiting else []
             for load, loaded in loading:
                 try:
                     load()
@@ -186,15 +188,15 @@ class Inference:
         if not request.future.done() and request.future.set_running_or_notify_cancel():
             request.future.set_exception(error)
 
-    def _take(self) -> list[tuple[_Request, int]]:
-        """The next chunk: of the kind whose turn it is, as many pictures as there is room for, by turns."""
+    def _next_chunk(self) -> list[tuple[_Request, int]]:
+        """As many pictures as there is room for, of the kind whose turn it is, taken from its requests by turns."""
         turn, now = attrgetter("turn"), time.monotonic()
         first = min(self._waiting, key=turn)
-        kind, stepped_back = first.kind, first.since > now
+        kind, deferred = first.kind, first.since > now
         room = self._networks.room(kind)
-        if stepped_back:
-            room = max(1, room // STEPPED_BACK_SHARE)
-        same = [request for request in self._waiting if request.kind == kind and (request.since > now) == stepped_back]
+        if deferred:
+            room = max(1, room // DEFERRED_PARTS)
+        same = [request for request in self._waiting if request.kind == kind and (request.since > now) == deferred]
         chunk: list[tuple[_Request, int]] = []
         while same and len(chunk) < room:
             request = min(same, key=turn)

@@ -1,4 +1,4 @@
-"""The networks as the inference thread calls them: pixels in, numbers out. Not for asyncio, and one caller at a time."""
+"""The networks as the inference thread calls them: pixels in, numbers out. One caller at a time; they block."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -13,12 +13,13 @@ from processors.boxes import Detections, decode_heads
 Chips = Tensor | Sequence[NDArray[np.uint8]] | Sequence[NDArray[np.float32]]
 
 
-Heads = tuple[
-    Tensor, Tensor, Tensor, Tensor
-]  # (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w), see decode_heads
+# (B, 1, h, w), (B, 2, h, w), (B, 2, h, w), (B, 10, h, w), see decode_heads
+Heads = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Detector:
+    """A shipped detector: pictures to boxes, scores and landmarks."""
+
     def __init__(
         self,
         module: nn.Module,
@@ -28,20 +29,18 @@ class Detector:
         score_threshold: float,
         mirror: bool = False,
     ) -> None:
-        """module: CenterFace, on `device` and in `dtype` already. score_threshold: raw scores at or below it are no
-        face. mirror: the mean of what it says of a picture and of the mirrored picture.
+        """module: CenterFace, on `device` and in `dtype` already. score_threshold: boxes with a raw score of at most
+        this are dropped. mirror: whether to take the mean of the picture's heads and the mirrored picture's.
         """
         self.module, self.device, self.dtype = module, device, dtype
         self.score_threshold, self.mirror = score_threshold, mirror
 
     @torch.inference_mode()
     def detect(self, batch: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-        """batch: pictures of one shape (h, w, 3), RGB, h and w multiples of 32. Returns the faces of each, in its
-        pixels.
-        """
+        """The faces of each picture, in its pixels. batch: (h, w, 3) each, one shape, RGB, sides multiples of 32."""
         if not batch:
             return []
-        # (B, h, w, 3) in memory is (B, 3, h, w) channels_last; bytes travel to the device, floats are made there
+        # (B, h, w, 3) in memory is (B, 3, h, w) channels_last; bytes go to the device and are converted there
         pixels = torch.from_numpy(np.stack(batch)).to(self.device, non_blocking=True).permute(0, 3, 1, 2)
         x = pixels.to(self.dtype)  # 0..255 is exact in bfloat16 too
         heads: Heads = self.module(x)
@@ -51,7 +50,7 @@ class Detector:
 
 
 def _mirrored(heads: Heads) -> Heads:
-    """The heads of a mirrored picture as of the picture itself: what was left is right, landmarks too."""
+    """Turns the heads of a mirrored picture into those of the picture: left and right swapped, landmarks too."""
     heat, size, offset, points = (head.flip(-1) for head in heads)
     y, x = points[:, 0::2], points[:, 1::2]  # (B, 5, h, w) each
     across = [1, 0, 2, 4, 3]
@@ -66,28 +65,28 @@ def _mean(one: Heads, other: Heads) -> Heads:
 
 class Embedder(Protocol):
     def embed(self, chips: Chips) -> NDArray[np.float32]:
-        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension)."""
+        """The vectors, (B, dimension). chips: (B, 3, side, side), or (side, side, 3) each; RGB, 0..255, any dtype."""
 
 
 class TorchEmbedder:
     """A shipped embedder."""
 
-    def __init__(self, module: nn.Module, device: torch.device, *, mirror: bool, at_once: int = 128) -> None:
-        """module: an embedding network, on `device` already. mirror: the mean with the mirrored chip's vector.
-
-        at_once: chips in one forward, so that a photo of a crowd does not decide the memory.
+    def __init__(self, module: nn.Module, device: torch.device, *, mirror: bool, batch_size: int = 128) -> None:
+        """module: an embedding network, on `device` already. mirror: whether to take the mean of the chip's vector and
+        the mirrored chip's. batch_size: chips in one forward, which limits its memory.
         """
         self.module, self.device = module, device
-        self.mirror, self.at_once = mirror, at_once
+        self.mirror, self.batch_size = mirror, batch_size
 
     @torch.inference_mode()
     def embed(self, chips: Chips) -> NDArray[np.float32]:
-        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension)."""
+        """The vectors, (B, dimension). chips: (B, 3, side, side), or (side, side, 3) each; RGB, 0..255, any dtype."""
         if not isinstance(chips, Tensor):
             if not len(chips):
                 raise ValueError("no chips to embed")
             chips = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2)
-        parts = [self._forward(chips[start : start + self.at_once]) for start in range(0, len(chips), self.at_once)]
+        starts = range(0, len(chips), self.batch_size)
+        parts = [self._forward(chips[start : start + self.batch_size]) for start in starts]
         return torch.cat(parts).numpy()
 
     def _forward(self, chips: Tensor) -> Tensor:

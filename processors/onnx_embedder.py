@@ -1,7 +1,6 @@
-"""A user's own embedder, called as processors.networks.Embedder is: an ONNX file, run by ONNX Runtime, an optional
-extra.
+"""A user's own embedder: an ONNX file, run by ONNX Runtime, which is an optional extra.
 
-The file comes from somebody else: nothing but its own bytes is read, and what does not fit is a WeightsInvalid that
+The file is not trusted: nothing but its own bytes is read, and a network that does not fit is a WeightsInvalid that
 says why.
 """
 
@@ -19,46 +18,56 @@ from processors.networks import Chips
 from schemas import generation_records as generations
 from schemas.errors import ConfigurationError, WeightsInvalid
 
-LARGEST_FILE = 1_000_000_000  # bytes: what an object store takes
-FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+LARGEST_FILE = 1_000_000_000  # bytes, the largest that every object store takes
+INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 MISSING = (
-    "a model of one's own needs ONNX Runtime: pip install 'facestream[onnx]'"
+    "your own model needs ONNX Runtime: pip install 'facestream[onnx]'"
     " (for a GPU: pip install onnxruntime-gpu, in place of onnxruntime)"
 )
 
 
 def load_onnx_embedder(content: bytes, generation: generations.Generation, device: torch.device) -> "OnnxEmbedder":
-    """The embedder of a generation that has `onnx`, warmed up. content: the file. Raises WeightsInvalid,
-    ConfigurationError.
+    """The embedder of a generation with `onnx`, after a first run. content: the ONNX file.
+
+    Raises WeightsInvalid, ConfigurationError.
     """
     assert generation.onnx is not None
     if hashlib.sha256(content).hexdigest() != generation.onnx.sha256:
         raise WeightsInvalid(
-            f"{generation.onnx.object_key} is not the file that '{generation.name}' was added with (sha256 differs): put that"
-            " file back into the object store, or add this one under another name"
+            f"{generation.onnx.object_key} is not the file that '{generation.name}' was added with (sha256 differs):"
+            " put that file back into the object store, or add this one under another name"
         )
     embedder = OnnxEmbedder(content, generation.onnx, device, mirror=generation.mirror)
     side = generation.onnx.side
-    embedder.embed([np.zeros((side, side, 3), np.uint8)])  # the first takes longer: before anybody waits
+    embedder.embed([np.zeros((side, side, 3), np.uint8)])  # the first run takes longer: now, while no request waits
     return embedder
 
 
 class OnnxEmbedder:
+    """A processors.networks.Embedder that runs an ONNX file."""
+
     def __init__(
-        self, content: bytes, model: generations.OnnxEmbedder, device: torch.device, *, mirror: bool, at_once: int = 64
+        self,
+        content: bytes,
+        model: generations.OnnxEmbedder,
+        device: torch.device,
+        *,
+        mirror: bool,
+        batch_size: int = 64,
     ) -> None:
-        """content: the ONNX file. mirror: the mean with the mirrored chip's vector. at_once: chips in one forward; a
-        network whose batch is fixed at 1 gets them one by one. Raises WeightsInvalid, ConfigurationError where ONNX
-        Runtime is missing.
+        """content: the ONNX file. mirror: whether to take the mean of the chip's vector and the mirrored chip's.
+        batch_size: chips in one forward; a network whose batch is fixed at 1 gets them one by one. Raises
+        WeightsInvalid, ConfigurationError where ONNX Runtime is missing.
         """
         self._session = _session(content, device)
         self._model, self._mirror = model, mirror
         self._input, self._type, batch = _input(self._session, model.side)
         self._output = _output(self._session)
-        self._at_once = at_once if batch is None else batch
+        self._batch_size = batch_size if batch is None else batch
 
     def embed(self, chips: Chips) -> NDArray[np.float32]:
-        """chips: (B, 3, side, side) or pictures (side, side, 3), RGB 0..255, uint8 or float32. Returns (B, dimension).
+        """The vectors, (B, dimension). chips: (B, 3, side, side), or (side, side, 3) each; RGB 0..255, uint8 or float.
+
         Raises WeightsInvalid.
         """
         if not len(chips):
@@ -73,12 +82,13 @@ class OnnxEmbedder:
         return vectors
 
     def _forward(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.concatenate([self._run(x[at : at + self._at_once]) for at in range(0, len(x), self._at_once)])
+        starts = range(0, len(x), self._batch_size)
+        return np.concatenate([self._run(x[start : start + self._batch_size]) for start in starts])
 
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x, self._type)})
-        except Exception as error:  # the runtime's exceptions have no base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
             raise WeightsInvalid(f"the network cannot embed {len(x)} faces at once: {first_line(error)}") from error
         vectors = np.asarray(output, np.float32)
         if vectors.ndim != 2 or len(vectors) != len(x):
@@ -96,9 +106,9 @@ def _session(content: bytes, device: torch.device) -> Any:
     _check_whole(content)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # between two forwards the cores are torch's: its own networks run in the same thread
+    # no spinning: between two forwards torch needs the cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what is wrong is raised
+    options.log_severity_level = 4  # errors are raised, not logged
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": device.index or 0}))
@@ -109,7 +119,7 @@ def _session(content: bytes, device: torch.device) -> Any:
 
 
 def _check_whole(content: bytes) -> None:
-    """Raises WeightsInvalid for what is no ONNX file, is too large, or refers to other files."""
+    """Raises WeightsInvalid where the content is not an ONNX file, is too large, or refers to other files."""
     if len(content) > LARGEST_FILE:
         raise WeightsInvalid(f"the file has {len(content):,} bytes, at most {LARGEST_FILE:,} are taken")
     try:
@@ -127,7 +137,7 @@ def _check_whole(content: bytes) -> None:
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """graph: a GraphProto, or a FunctionProto, which has no constants of its own."""
+    """All tensors of a graph, inner graphs included. graph: a GraphProto or a FunctionProto."""
     yield from getattr(graph, "initializer", ())
     for sparse in getattr(graph, "sparse_initializer", ()):
         yield from (sparse.values, sparse.indices)
@@ -141,14 +151,14 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _input(session: Any, side: int) -> tuple[str, Any, int | None]:
-    """Name, dtype, and the batch where it is fixed."""
+    """The name and the dtype of the input, and its batch size where that is fixed."""
     inputs = session.get_inputs()
     if len(inputs) != 1:
         raise WeightsInvalid(
             f"the network has {len(inputs)} inputs ({', '.join(it.name for it in inputs)}), it may have one"
         )
     (only,) = inputs
-    shape = [it if isinstance(it, int) else None for it in only.shape]  # what may vary has a name, or None
+    shape = [it if isinstance(it, int) else None for it in only.shape]  # a dimension that may vary is a name, or None
     if len(shape) != 4 or any(
         has not in (None, wanted) for has, wanted in zip(shape[1:], (3, side, side), strict=True)
     ):
@@ -157,13 +167,13 @@ def _input(session: Any, side: int) -> tuple[str, Any, int | None]:
         raise WeightsInvalid(
             f"the network always wants {shape[0]} faces at once: export it with a batch of 1, or of any size"
         )
-    if only.type not in FLOATS:
-        raise WeightsInvalid(f"the network wants input of type {only.type}, it may be one of {', '.join(FLOATS)}")
-    return only.name, FLOATS[only.type], shape[0]
+    if only.type not in INPUT_TYPES:
+        raise WeightsInvalid(f"the network wants input of type {only.type}, it may be one of {', '.join(INPUT_TYPES)}")
+    return only.name, INPUT_TYPES[only.type], shape[0]
 
 
 def _output(session: Any) -> str:
-    """The first that has two dimensions, as far as the file says it."""
+    """The first output that has two dimensions, as far as the file states them."""
     outputs = session.get_outputs()
     for it in outputs:
         if len(it.shape) == 2 or (len(outputs) == 1 and not it.shape):

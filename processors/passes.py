@@ -1,7 +1,7 @@
-"""Which versions of an image the detector looks at: small enough for large faces, large enough for small ones.
+"""Passes: the resized or cut versions of an image that the detector sees.
 
-CenterFace finds a face by its whole shape up to a few hundred pixels and misses larger ones, so a large image is seen
-twice. Without torch: the processes that decode import it.
+CenterFace finds a face by its whole shape, up to a few hundred pixels, and misses larger ones. So a large image gets a
+small pass for its large faces and a large pass for its small ones. No torch here: the decoding processes import this.
 """
 
 import math
@@ -14,61 +14,57 @@ from PIL import Image
 
 Detail = Literal["normal", "high"]
 
-# Measured with bench/detection.py. Of LFW portraits enlarged to 1,024 px none is missed; at 2,048 nearly all are, and
-# parts of the face are found in its place, every one larger than 400 px.
+# The numbers are measured with bench/accuracy/detection.py. Of LFW portraits enlarged to 1,024 px the detector misses
+# none. At 2,048 px it misses nearly all, and finds parts of the face instead, each larger than 400 px.
 COARSE = 1024  # pixels of the long side at which no face is too large to be found
-FINE = 2048  # pixels of the long side at which an image's small faces are looked for
-# Pixels of a pass above which a face is the next coarser pass's. Where that is none, one is made: the vector of an LFW
-# portrait enlarged to 2,000 px has a cosine of .994 to the original's in the pass at 1,024, which misses one, of .996
-# at 512 (worst .98).
+FINE = 2048  # pixels of the long side at which small faces are searched
+# Pixels. A larger face is left to the next coarser pass. Where there is none, one is added: of LFW portraits enlarged
+# to 2,000 px, the pass at 1,024 misses one, and the vectors have a cosine of .994 to the originals'; with a pass at 512
+# it is .996 (worst .98).
 LARGEST = 320.0
-# Street photos of 400 px, score .51: recall of 16–32 px .77 as they are, .86 with the enlarged pass.
+# Street photos of 400 px, score .51: the recall of faces of 16 to 32 px is .77 as they are, .86 with an enlarged pass.
 ENLARGE = 1.5  # how much a small image is enlarged for its second pass, at most
-ENLARGED = (
-    640  # pixels of the long side up to which that is done: a larger one would cost most photos three times the time
-)
-WORTHWHILE = 1.15  # a second pass larger than the first by less than this finds nothing new
-TILE = 1024
-TILE_OVERLAP = (
-    128  # a face up to this size is whole in one tile; a larger one is found by the passes over the whole image
-)
+ENLARGED = 640  # pixels of the long side of an enlarged pass, at most: larger would take three times as long
+WORTHWHILE = 1.15  # a second pass that is larger than the first by less than this finds no more faces
+TILE = 1024  # pixels a side
+TILE_OVERLAP = 128  # pixels: a face up to this size is whole in some tile, and the whole-image passes find larger ones
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One look at an image: the part `tile`, resized to `width` × `height`, in the top left of a padded picture."""
+    """A version of an image: the part `tile`, resized to `width` × `height`, at the top left of a padded picture."""
 
     scale: float  # pixels of the pass per pixel of the original
     tile: tuple[int, int, int, int] | None  # left, top, right, bottom in original pixels; None: the whole image
     width: int  # of the content, pixels of the pass
     height: int
-    largest: float = math.inf  # side of the largest face, in pixels of the pass, that this pass is to be believed
+    largest: float = math.inf  # pixels of the pass: its faces with a larger side are dropped
 
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width of the padded picture."""
-        return bucket(self.height), bucket(self.width)
+        return padded_side(self.height), padded_side(self.width)
 
 
 def plan(width: int, height: int, detail: Detail = "normal") -> list[Pass]:
-    """The passes over an image of width × height pixels, coarse first. `high` adds a large image's own pixels in tiles."""
+    """The passes over an image of width × height pixels, coarse first. `high` adds tiles of large images at scale 1."""
     longest = max(width, height)
     coarse = min(1.0, COARSE / longest)
     fine = min(1.0, FINE / longest) if longest > COARSE else min(ENLARGE, ENLARGED / longest)
-    passes = [whole(width, height, coarse)]
+    passes = [whole_image(width, height, coarse)]
     if fine >= coarse * WORTHWHILE:
-        passes.append(whole(width, height, fine, LARGEST))
+        passes.append(whole_image(width, height, fine, LARGEST))
     if detail == "high" and longest > FINE:
         passes += [
             Pass(1.0, (left, top, right, bottom), right - left, bottom - top, LARGEST)
-            for top, bottom in spans(height)
-            for left, right in spans(width)
+            for top, bottom in tile_spans(height)
+            for left, right in tile_spans(width)
         ]
     return passes
 
 
-def halved(each: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uint8]]:
-    """A pass at half the scale, from the padded picture of a pass over the whole image."""
+def halve(each: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uint8]]:
+    """The pass at half the scale, made from the padded picture of a pass over the whole image."""
     half = Pass(each.scale / 2, None, max(1, each.width // 2), max(1, each.height // 2), math.inf)
     height, width = half.height * 2, half.width * 2
     quads = picture[:height, :width].reshape(half.height, 2, half.width, 2, 3)
@@ -77,20 +73,20 @@ def halved(each: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uin
     return half, padded
 
 
-def whole(width: int, height: int, scale: float, largest: float = math.inf) -> Pass:
+def whole_image(width: int, height: int, scale: float, largest: float = math.inf) -> Pass:
     return Pass(scale, None, max(1, round(width * scale)), max(1, round(height * scale)), largest)
 
 
-def spans(length: int) -> list[tuple[int, int]]:
-    """Spans of at most TILE pixels over a side, evenly spread, that overlap by at least TILE_OVERLAP."""
+def tile_spans(length: int) -> list[tuple[int, int]]:
+    """Begin and end of each tile along a side: at most TILE pixels, evenly spread, overlapping by TILE_OVERLAP."""
     count = max(1, math.ceil((length - TILE_OVERLAP) / (TILE - TILE_OVERLAP)))
     size = min(length, TILE)
     starts = [round(index * (length - size) / max(1, count - 1)) for index in range(count)]
     return [(start, start + size) for start in starts]
 
 
-def bucket(side: int) -> int:
-    """The padded length of a side: a multiple of 32, of 64 above 512, so that images of like size share one shape."""
+def padded_side(side: int) -> int:
+    """A side rounded up to a multiple of 32, above 512 to one of 64, so that images of similar size share one shape."""
     step = 32 if side <= 512 else 64
     return math.ceil(side / step) * step
 

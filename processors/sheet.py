@@ -1,7 +1,7 @@
-"""The crops of an image's faces as one picture: how they travel from a detect stage to an embed stage.
+"""Sheets: the crops of all faces of an image as one JPEG, which a detect stage stores for an embed stage.
 
-Cells are in rows, as many as columns or one less. A cell's side is a multiple of 16, so that no block of the JPEG holds
-pixels of two faces.
+The cells are in as many rows as columns, or one row less. The side of a cell is a multiple of 16, so that no block of
+the JPEG holds pixels of two faces.
 """
 
 import io
@@ -32,12 +32,12 @@ def encoded_sheet(crops: Sequence[Pixels]) -> bytes:
 
 
 def decoded_sheet(data: bytes, cells: int) -> list[Pixels]:
-    """The crops of a sheet that has so many, views on one array, (240, 240, 3) each."""
+    """The crops of a sheet with that many cells, (240, 240, 3) each, views on one array."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         sheet = np.asarray(picture.convert("RGB"))
     columns = _columns(cells)
-    places = [divmod(cell, columns) for cell in range(cells)]
-    return [sheet[y * CROP : (y + 1) * CROP, x * CROP : (x + 1) * CROP] for y, x in places]
+    corners = [divmod(cell, columns) for cell in range(cells)]
+    return [sheet[y * CROP : (y + 1) * CROP, x * CROP : (x + 1) * CROP] for y, x in corners]
 
 
 def _columns(cells: int) -> int:

@@ -1,6 +1,8 @@
-"""The array type that vectors, landmarks and similarities have in every package."""
+"""The array types that all packages share."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-Float32Array = NDArray[np.float32]
+Float32Array = NDArray[np.float32]  # vectors, landmarks, similarities
+FloatArray = NDArray[np.floating]  # of any precision, where a function takes more than float32
+BoolArray = NDArray[np.bool_]

@@ -1,11 +1,10 @@
-"""Fits the detector's `calibration` of weights/manifest.toml, raw score → share of such boxes that are faces, and
-prints it.
+"""Fits the detector's `calibration` in weights/manifest.toml, and prints it: raw score → share of boxes that are faces.
 
     python -m bench.accuracy.calibrate_scores PHOTOS [--sheet OUT.png]
 
-PHOTOS holds street/ (labels.json) and lfw/. A box that matches no label is often a face that nobody has labelled (part
-of a crowd, turned away, on a poster): what share of them is was judged by eye, on the sheet that --sheet draws, and
-stands below.
+PHOTOS holds street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. A box that matches no label
+is often a face that nobody has labelled (in a crowd, turned away, on a poster). The share of those was judged by eye,
+on the sheet that --sheet draws: FACES_AMONG_UNMATCHED below.
 """
 
 import argparse
@@ -20,20 +19,21 @@ from PIL import Image, ImageDraw, ImageOps
 from torchvision.ops import box_iou
 
 from bench.accuracy import lfw
-from bench.accuracy.measures import Flags, FloatArray, calibration_error, isotonic, one_to_one
-from bench.accuracy.models import add_arguments, load_chosen
+from bench.accuracy.measures import calibration_error, isotonic, one_to_one
+from bench.accuracy.models import LFW, STREET, add_arguments, load_chosen
 from bench.speed.bare import find
 from facestream.progress import counted
 from processors.networks import Detector
+from schemas.arrays import BoolArray, FloatArray
 from weights.manifest import ScoreCalibration, manifest
 
-MATCH = 0.35  # IoU with a label, as bench/detection.py
+MATCH = 0.35  # IoU with a label, as in bench/accuracy/detection.py
 LOWEST = 0.45
-# Lower edge of a range of scores → share of the unmatched boxes in it that are faces: 134 boxes of the 284 street
-# photos, judged once. From the last edge on all 30 were faces.
+# Lower edge of a range of scores → share of its unmatched boxes that are faces. Judged by eye: 134 boxes of 284 street
+# photos. From the last edge on all 30 were faces.
 FACES_AMONG_UNMATCHED = {0.45: 0.5, 0.50: 0.63, 0.55: 0.80, 0.60: 0.90, 0.65: 1.0}
 EDGES = (*FACES_AMONG_UNMATCHED, 1.0)
-# Beyond the scores at which something wrong was seen the log-odds rise on, half as steeply, to no more than this.
+# Above the scores at which a wrong box was seen, the log-odds rise half as steeply, to MOST at most.
 TAIL = (0.70, 0.75, 0.80, 0.85, 0.90)
 MOST = 0.9999
 SHEET_CELL, SHEET_COLUMNS = 160, 10
@@ -41,9 +41,10 @@ SHEET_CELL, SHEET_COLUMNS = 160, 10
 Box = tuple[float, str, FloatArray]  # score, photo, xyxy
 
 
-def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, Flags, list[Box]]:
-    """Scores of all boxes of the street photos, which of them match a label, and those that do not, best first. (n,),
-    (n,).
+def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArray, list[Box]]:
+    """All boxes of the street photos: their scores, which match a label, and those that do not, best first.
+
+    (n,), (n,), and a list.
     """
     labels = sorted(json.loads((folder / "labels.json").read_text()).items())
     scores: list[float] = []
@@ -65,8 +66,8 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, Flags, l
     return np.array(scores), np.array(hits), sorted(unmatched, key=lambda box: -box[0])
 
 
-def judged(scores: FloatArray, hits: Flags) -> FloatArray:
-    """How likely each box is a face: 1 where it matches a label, else by its score as it was judged by eye. (n,)."""
+def judged(scores: FloatArray, hits: BoolArray) -> FloatArray:
+    """The probability that each box is a face: 1 where it matches a label, else as judged by eye. (n,)."""
     lower = np.array(list(FACES_AMONG_UNMATCHED))
     share = np.array(list(FACES_AMONG_UNMATCHED.values()))
     by_eye = share[np.clip(np.searchsorted(lower, scores, side="right") - 1, 0, None)]
@@ -75,7 +76,7 @@ def judged(scores: FloatArray, hits: Flags) -> FloatArray:
 
 
 def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
-    """Monotone over the ranges in which wrong boxes were seen, then the tail."""
+    """A monotone fit over the ranges in which wrong boxes were seen, then the tail."""
     middles, shares, counts = [], [], []
     for low, high in list(pairwise(EDGES))[:-1]:
         inside = (scores >= low) & (scores < high)
@@ -94,7 +95,7 @@ def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
 
 
 def sheet(boxes: list[Box], folder: Path, out: Path) -> None:
-    """The unmatched boxes with what is around them, best first, to be judged by eye."""
+    """Draws the unmatched boxes with their surroundings, best first, to be judged by eye."""
     rows = -(-len(boxes) // SHEET_COLUMNS)
     picture = Image.new("RGB", (SHEET_COLUMNS * SHEET_CELL, rows * (SHEET_CELL + 14)))
     for i, (score, name, (left, top, right, bottom)) in enumerate(boxes):
@@ -114,7 +115,7 @@ def sheet(boxes: list[Box], folder: Path, out: Path) -> None:
 
 
 def error_of(calibration: ScoreCalibration, scores: FloatArray, likely: FloatArray) -> float:
-    """The expected calibration error; a box is as right as it is likely."""
+    """The expected calibration error; a box counts as a face with its probability."""
     said = np.array([calibration.probability(float(score)) for score in scores])
     right = np.repeat([True, False], len(scores))
     return calibration_error(np.tile(said, 2), right, weight=np.concatenate([likely, 1 - likely]))
@@ -122,7 +123,7 @@ def error_of(calibration: ScoreCalibration, scores: FloatArray, likely: FloatArr
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    add_arguments(parser, f"{STREET}; and {LFW}")
     parser.add_argument("--sheet", type=Path, metavar="OUT.png", help="draw the boxes that match no label")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
@@ -130,9 +131,8 @@ def main() -> int:
     known = manifest()
     name = known.generation(known.default_generation).detector
     shipped = known.detector(name)
-    portraits = lfw.faces(
-        chosen.photos, lfw.images(chosen.photos), models
-    )  # before the score is lowered: the cache is of the shipped one
+    # before the score threshold is lowered: the cache of the faces is for the shipped one
+    portraits = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     models.detector.score_threshold = LOWEST
     scores, hits, unmatched = street_boxes(models.detector, chosen.photos / "street")
     if chosen.sheet:
@@ -150,7 +150,8 @@ def main() -> int:
             )
     low, *middle, high = np.nanquantile(portraits.score, [0, 0.01, 0.5, 0.99, 1])
     print(
-        f"portraits (LFW, the largest face): lowest {low:.3f}, 1 % {middle[0]:.3f}, median {middle[1]:.3f}, highest {high:.3f}"
+        f"portraits (LFW, the largest face): lowest {low:.3f}, 1 % {middle[0]:.3f},"
+        f" median {middle[1]:.3f}, highest {high:.3f}"
     )
 
     first = np.random.default_rng(chosen.seed).random(len(scores)) < 0.5
@@ -164,8 +165,8 @@ def main() -> int:
     print(
         "a portrait's median says", [round(it.probability(float(middle[1])), 4) for it in (whole, shipped.calibration)]
     )
-    print(f"\n# fitted by bench/calibrate_scores.py, {models.dtype}")
-    print(f"[models.{name}.calibration]\nscores = {whole.scores}\nprecision = {whole.precision}")
+    print(f"\n# fitted by bench/accuracy/calibrate_scores.py, {models.dtype}")
+    print(f"[detectors.{name}.calibration]\nscores = {whole.scores}\nprecision = {whole.precision}")
     return 0
 
 

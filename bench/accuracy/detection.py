@@ -1,10 +1,9 @@
-"""Measures the detector with the passes of processors/passes.py: street photos, montages of small faces, portraits of
-phone size.
+"""Measures the detector with the passes of processors/passes.py: on street photos, montages and enlarged portraits.
 
-    python -m bench.accuracy.detection PHOTOS [--dtype auto] [--score .51] [--only street montage portrait] [--count 100]
+    python -m bench.accuracy.detection PHOTOS [--score .51] [--only street montage portrait] [--count 100]
 
-PHOTOS holds street/ (labels.json) and lfw/ (a folder a person). Prints a table; ends with 1 where a figure misses its
-requirement.
+PHOTOS holds street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. Exit code 1: a figure misses
+its requirement.
 """
 
 import argparse
@@ -21,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torchvision.ops import box_iou
 
-from bench.accuracy.models import add_arguments
+from bench.accuracy.measures import one_to_one
+from bench.accuracy.models import LFW, STREET, add_arguments
 from bench.speed.bare import find
 from processors.boxes import Detections
 from processors.networks import Detector
@@ -30,21 +30,19 @@ from weights.load import choose_device, choose_dtype, load_detector
 from weights.manifest import manifest
 
 MATCH = 0.35  # IoU
-STREET = {
-    (8, 16): 0.0,
-    (16, 32): 0.82,
-    (32, 64): 0.90,
-    (64, 10_000): 0.96,
-}  # size, the root of the area → recall wanted
-UNMATCHED = 100  # boxes, on 284 photos
-MONTAGE = {48: 0.90, 64: 0.95, 120: 0.98}
-PORTRAIT = {2400: 0.99, 4000: 0.99}
+# Required recall by size, the root of the box's area in pixels.
+STREET_RECALL = {(8, 16): 0.0, (16, 32): 0.82, (32, 64): 0.90, (64, 10_000): 0.96}
+MONTAGE_RECALL = {48: 0.90, 64: 0.95, 120: 0.98}
+PORTRAIT_RECALL = {2400: 0.99, 4000: 0.99}  # by pixels of the portrait's long side
+UNMATCHED = 100  # boxes on 284 street photos, at most
 
 Boxes = NDArray[np.float64]
 
 
 @dataclass
 class Row:
+    """A figure and what is required of it."""
+
     what: str
     figure: float
     wanted: float
@@ -55,28 +53,16 @@ class Row:
         return self.figure <= self.wanted if self.at_most else self.figure >= self.wanted
 
 
-def detect(detector: Detector, image: Image.Image, detail: Detail) -> Detections:
-    return find(detector, image, detail)
-
-
 def sizes(boxes: Boxes) -> Boxes:
+    """The roots of the areas. boxes: (N, 4), xyxy. Returns (N,)."""
     root: Boxes = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
     return root
 
 
 def matched(found: Detections, truth: Boxes) -> set[int]:
-    """One-to-one at IoU ≥ MATCH, the best pair first. Returns the indices of the true boxes that were found."""
+    """The indices of the true boxes that were found: one-to-one at IoU ≥ MATCH, the best pair first."""
     overlap = box_iou(torch.from_numpy(found.boxes).double(), torch.from_numpy(truth)).numpy()  # (found, true)
-    boxes: set[int] = set()
-    faces: set[int] = set()
-    for index in np.argsort(-overlap, axis=None):
-        box, face = np.unravel_index(index, overlap.shape)
-        if overlap[box, face] < MATCH:
-            break
-        if int(box) not in boxes and int(face) not in faces:
-            boxes.add(int(box))
-            faces.add(int(face))
-    return faces
+    return {face for _, face in one_to_one(overlap, MATCH)}
 
 
 def street(detector: Detector, photos: Path, count: int | None, detail: Detail) -> list[Row]:
@@ -85,12 +71,12 @@ def street(detector: Detector, photos: Path, count: int | None, detail: Detail) 
     for name, label in labels:
         image = ImageOps.exif_transpose(Image.open(photos / "street" / name)).convert("RGB")
         truth = np.array([face["box_xyxy"] for face in label["faces"]], np.float64).reshape(-1, 4)
-        found = detect(detector, image, detail)
+        found = find(detector, image, detail)
         faces = matched(found, truth)
         unmatched += len(found) - len(faces)
         hits += [(size, index in faces) for index, size in enumerate(sizes(truth))]
     rows = []
-    for (low, high), wanted in STREET.items():
+    for (low, high), wanted in STREET_RECALL.items():
         some = [hit for size, hit in hits if low <= size < high]
         rows.append(Row(f"street: recall {low}–{high} px ({len(some)})", float(np.mean(some)), wanted))
     return [
@@ -128,8 +114,8 @@ def montage(detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: in
         sheet.paste(image.transform((cell, cell), Image.Transform.EXTENT, area, Image.Resampling.BICUBIC), (x, y))
         corner = np.array([x, y, x, y])
         truth.append((box - np.tile(centre - side / 2, 2)) * scale + corner)
-    found = matched(detect(detector, sheet, detail), np.array(truth))
-    return Row(f"montage 4000 × 3000: recall {size} px ({len(truth)})", len(found) / len(truth), MONTAGE[size])
+    found = matched(find(detector, sheet, detail), np.array(truth))
+    return Row(f"montage 4000 × 3000: recall {size} px ({len(truth)})", len(found) / len(truth), MONTAGE_RECALL[size])
 
 
 def enlarged(detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: int, detail: Detail) -> Row:
@@ -137,20 +123,20 @@ def enlarged(detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: i
     for image, box in faces:
         scale = side / max(image.size)
         large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        hits += len(matched(detect(detector, large, detail), (box * scale)[None]))
-    return Row(f"portraits of {side} px: found ({len(faces)})", hits / len(faces), PORTRAIT[side])
+        hits += len(matched(find(detector, large, detail), (box * scale)[None]))
+    return Row(f"portraits of {side} px: found ({len(faces)})", hits / len(faces), PORTRAIT_RECALL[side])
 
 
 def main() -> int:
     shipped = manifest().detector("centerface").score_threshold
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
+    add_arguments(parser, f"{STREET}; and {LFW}")
     parser.add_argument("--detail", choices=["normal", "high"], default="normal")
     parser.add_argument("--score", type=float, default=shipped)
     parser.add_argument(
         "--only", nargs="*", choices=["street", "montage", "portrait"], default=["street", "montage", "portrait"]
     )
-    parser.add_argument("--count", type=int, help="so many street photos and portraits only")
+    parser.add_argument("--count", type=int, help="street photos and portraits, at most")
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
 
@@ -166,13 +152,12 @@ def main() -> int:
     if {"montage", "portrait"} & set(chosen.only):
         faces = portraits(detector, chosen.photos, chosen.seed)
         if "montage" in chosen.only:
-            rows += [montage(detector, faces, size, chosen.detail) for size in MONTAGE]
+            rows += [montage(detector, faces, size, chosen.detail) for size in MONTAGE_RECALL]
         if "portrait" in chosen.only:
-            rows += [enlarged(detector, faces[: chosen.count or 100], side, chosen.detail) for side in PORTRAIT]
+            rows += [enlarged(detector, faces[: chosen.count or 100], side, chosen.detail) for side in PORTRAIT_RECALL]
     for row in rows:
-        print(
-            f"{row.what:45} {row.figure:8.3f}   {'≤' if row.at_most else '≥'} {row.wanted:g}{'' if row.holds else '   MISSED'}"
-        )
+        sign, verdict = "≤" if row.at_most else "≥", "" if row.holds else "   MISSED"
+        print(f"{row.what:45} {row.figure:8.3f}   {sign} {row.wanted:g}{verdict}")
     print(f"score > {chosen.score}, {dtype}, {device}, detail {chosen.detail}: {time.perf_counter() - start:.0f} s")
     return 0 if all(row.holds for row in rows) else 1
 

@@ -1,9 +1,10 @@
-"""Whether the crop that is kept of a learned face stands for the face: `python -m bench.accuracy.fidelity PHOTOS
-[--faces 200]`.
+"""Measures how well the kept crop of a learned face replaces its photo.
 
-Embedding a crop again, alone or among others, as a replay does; naming people by crops against by the photos' own
-pixels; and the chip that another model (ArcFace's 112 pixels) would want, cut from the crop against cut from the
-original. PHOTOS holds lfw/. Ends with 1 where a figure misses its requirement.
+    python -m bench.accuracy.fidelity PHOTOS [--faces 200]
+
+It embeds a crop again, alone and in a batch, as a replay does; compares naming by crops with naming by the photos' own
+pixels; and compares the chip for another model (ArcFace's 112 pixels) cut from the crop and from the photo. Exit code
+1: a figure misses its requirement.
 """
 
 import argparse
@@ -17,16 +18,16 @@ from PIL import Image
 from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.models import add_arguments, load_chosen
-from bench.accuracy.naming import over_draws
-from bench.speed.bare import Networks
+from bench.accuracy.naming_trials import run_trials
+from bench.speed.bare import ShippedNetworks
 from facestream.progress import counted
 from processors import align, embed
 from schemas.arrays import Float32Array
 from schemas.generation_records import Generation
 from weights.manifest import manifest
 
-COSINE, LOSS, GREY = 0.9999, 0.005, 3.0
-AGAIN_AT_ONCE = (1, 7, 32)  # chips in one forward
+COSINE, LOSS, GREY = 0.9999, 0.005, 3.0  # required
+BATCH_SIZES = (1, 7, 32)  # chips in one forward
 
 
 def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Float32Array]]:
@@ -39,21 +40,19 @@ def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, 
     return found
 
 
-def again(models: Networks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
-    """Lowest and mean cosine between the vector of a crop alone, as it was learned, and among others."""
+def embed_again(models: ShippedNetworks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
+    """Lowest and mean cosine between a crop's vector computed alone, as in a learn, and in a batch."""
     chips = [align.chip_of_crop(embed.decoded_crop(data)) for data in kept]
     live = lfw.unit(np.concatenate([models.embedder.embed([chip]) for chip in chips]))
     rows = []
-    for at_once in AGAIN_AT_ONCE:
-        replayed = np.concatenate(
-            [models.embedder.embed(chips[at : at + at_once]) for at in range(0, len(chips), at_once)]
-        )
+    for size in BATCH_SIZES:
+        replayed = np.concatenate([models.embedder.embed(chips[at : at + size]) for at in range(0, len(chips), size)])
         cosines = (live.astype(float) * lfw.unit(replayed)).sum(1)
-        rows.append((f"cosine, embedded again {at_once} at a time", float(cosines.min()), float(cosines.mean())))
+        rows.append((f"cosine, embedded again {size} at a time", float(cosines.min()), float(cosines.mean())))
     return rows
 
 
-def arcface(
+def arcface_differences(
     photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tuple[bytes, Float32Array]], enlarge: int
 ) -> list[float]:
     """Mean absolute difference in grey levels of the chip from the crop and from the original, of each face."""
@@ -72,10 +71,10 @@ def arcface(
     return differences
 
 
-def naming_loss(faces: Faces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Of rank one and TPIR: from uncompressed pixels, and from crops."""
-    by_crops = over_draws(faces, generation, draws, seed)
-    by_pixels = over_draws(faces, generation, draws, seed, pixels=True)
+def naming_by_source(faces: Faces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
+    """Rank one, TPIR and FPIR: from uncompressed pixels, and from crops."""
+    by_crops = run_trials(faces, generation, draws, seed)
+    by_pixels = run_trials(faces, generation, draws, seed, pixels=True)
     return {
         name: (
             float(np.mean([getattr(it, name) for it in by_pixels])),
@@ -92,7 +91,7 @@ def verdict(holds: bool) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
-    parser.add_argument("--faces", type=int, default=200, help="so many, drawn at random, for crops and chips")
+    parser.add_argument("--faces", type=int, default=200, help="random faces to compare crops and chips of")
     parser.add_argument("--draws", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
@@ -109,25 +108,25 @@ def main() -> int:
     size = np.mean([len(data) for data, _ in kept]) / 1024
     print(f"{len(rows)} faces of LFW, {models.dtype}; a crop has {size:.1f} KiB on average")
     holds = True
-    for name, lowest, mean in again(models, [data for data, _ in kept]):
+    for name, lowest, mean in embed_again(models, [data for data, _ in kept]):
         good = lowest >= COSINE
         holds &= good
         print(f"{name:48} lowest {lowest:.6f}, mean {mean:.6f}   ≥ {COSINE}{verdict(good)}")
     against = (faces.learned[there] * faces.probe[there]).sum(1)
     print(f"{'cosine, crop against uncompressed pixels':48} lowest {against.min():.6f}, mean {against.mean():.6f}")
-    for name, (pixels, crop) in naming_loss(faces, generation, chosen.draws, chosen.seed).items():
+    for name, (pixels, crop) in naming_by_source(faces, generation, chosen.draws, chosen.seed).items():
         loss = crop - pixels if name == "fpir" else pixels - crop
         good = loss <= LOSS
         holds &= good
-        print(
-            f"{'naming: ' + name:48} pixels {pixels:.4f}, crops {crop:.4f}, loss {loss:+.4f}   ≤ {LOSS}{verdict(good)}"
-        )
+        rates = f"pixels {pixels:.4f}, crops {crop:.4f}, loss {loss:+.4f}"
+        print(f"{'naming: ' + name:48} {rates}   ≤ {LOSS}{verdict(good)}")
     for enlarge in (1, 4):
-        differences = arcface(chosen.photos, faces, rows, kept, enlarge)
+        differences = arcface_differences(chosen.photos, faces, rows, kept, enlarge)
         good = float(np.mean(differences)) <= GREY
         holds &= good
         name = "ArcFace chip, grey levels" + (f", photos enlarged {enlarge} times" if enlarge > 1 else "")
-        print(f"{name:48} mean {np.mean(differences):.3f}, largest {max(differences):.3f}   ≤ {GREY:g}{verdict(good)}")
+        levels = f"mean {np.mean(differences):.3f}, largest {max(differences):.3f}"
+        print(f"{name:48} {levels}   ≤ {GREY:g}{verdict(good)}")
     return 0 if holds else 1
 
 

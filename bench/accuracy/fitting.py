@@ -1,8 +1,10 @@
-"""Whether what a replay fits holds: `python -m bench.accuracy.fitting PHOTOS [--halves 3]`.
+"""Measures the threshold and the calibration that a replay fits.
 
-Threshold and calibration are fitted on the faces of half of LFW's people with two portraits or more, as a replay does,
-and checked in galleries of the other half, beside those that the manifest ships. Ends with 1 where on average more
-strangers are named than wished, by a hundredth, or probabilities are off by more than .05.
+    python -m bench.accuracy.fitting PHOTOS [--halves 3]
+
+They are fitted on half of LFW's people with two portraits or more, as a replay does, and checked in galleries of the
+other half, beside those of weights/manifest.toml. Exit code 1: the mean false positive identification rate is more than
+a hundredth too high, or probabilities are off by more than .05.
 """
 
 import argparse
@@ -16,21 +18,21 @@ from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import calibration_error
 from bench.accuracy.models import add_arguments, load_chosen
 from schemas.calibration import Calibration, Threshold
-from sink.evaluate.fitting import SIZES, fit, weights
-from sink.evaluate.samples import Directory, Scores, populations, scores
+from sink.evaluate.fitting import SIZES, fit, probe_weights
+from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of, score_galleries
 from weights.manifest import manifest
 
-STRANGERS, TOLERANCE, CALIBRATION = 0.01, 0.01, 0.05
+STRANGERS, TOLERANCE, CALIBRATION = 0.01, 0.01, 0.05  # the FPIR that is set, and the errors that are allowed
 
 
-def directory(faces: Faces, people: Sequence[str]) -> Directory:
+def directory(faces: Faces, people: Sequence[str]) -> LabelledVectors:
     rows = faces.rows_by_person()
     chosen = [(person, row) for person in people for row in rows[person]]
     return [person for person, _ in chosen], faces.learned[[row for _, row in chosen]]
 
 
-def checked(threshold: Threshold, calibration: Calibration, found: Scores) -> tuple[float, float, float]:
-    """Share of strangers who are named, of mates who are named rightly, and the expected calibration error."""
+def checked(threshold: Threshold, calibration: Calibration, found: GalleryScores) -> tuple[float, float, float]:
+    """FPIR, TPIR and the expected calibration error."""
     limit = threshold.at(found.people, STRANGERS)
     similarity = np.concatenate([found.mates, found.strangers])
     truth = np.concatenate([found.right, np.zeros(len(found.strangers), bool)])
@@ -38,7 +40,7 @@ def checked(threshold: Threshold, calibration: Calibration, found: Scores) -> tu
     return (
         float((found.strangers >= limit).mean()),
         float((found.right & (found.mates >= limit)).mean()),
-        calibration_error(probability, truth, weight=weights(len(found.mates), len(found.strangers))),
+        calibration_error(probability, truth, weight=probe_weights(len(found.mates), len(found.strangers))),
     )
 
 
@@ -65,17 +67,15 @@ def report(faces: Faces, halves: int) -> bool:
         fitted = fit([directory(faces, one)], seed)
         assert fitted.threshold is not None, fitted.reason
         assert fitted.calibration is not None, fitted.reason
-        among = populations([directory(faces, other)], chance)
+        populations = populations_of([directory(faces, other)], chance)
         for size in SIZES:
-            if (found := scores(among, size, chance)) is not None:
+            if (found := score_galleries(populations, size, chance)) is not None:
                 ours = checked(fitted.threshold, fitted.calibration, found)
                 theirs = checked(shipped.threshold, shipped.calibration, found)
                 limits = fitted.threshold.at(size, STRANGERS), shipped.threshold.at(size, STRANGERS)
                 figures.setdefault(size, []).append((*ours, *theirs, *limits))
     print(f"fitted on half of {len(several)} people, checked on the other half, {halves} times: mean (worst)")
-    print(
-        f"{'people':>8} {'strangers named':>18} {'mates named':>12} {'calibration error':>18} {'threshold':>10}   shipped"
-    )
+    print(f"{'people':>8} {'FPIR':>18} {'TPIR':>12} {'calibration error':>18} {'threshold':>10}   shipped")
     good = True
     for size, rows in figures.items():
         mean, worst = np.mean(rows, 0), np.max(rows, 0)

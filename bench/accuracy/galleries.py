@@ -1,6 +1,4 @@
-"""Many random galleries out of LFW, as best similarities: what mates and strangers reach in galleries of different
-sizes, and what enrolled people reach who play the stranger.
-"""
+"""Random galleries out of LFW, as best similarities of mates, of strangers and of enrolled people among themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,26 +7,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.accuracy.lfw import Faces
-from schemas.arrays import Float32Array
-
-Flags = NDArray[np.bool_]
+from schemas.arrays import BoolArray, Float32Array
 
 
 @dataclass(frozen=True)
-class Best:
+class BestSimilarities:
     """The best similarity of each probe in one gallery."""
 
     people: int
     mates: Float32Array  # (m,), probes of enrolled people
-    right: Flags  # (m,), whether the best match is that person
+    right: BoolArray  # (m,), whether the best match is that person
     strangers: Float32Array  # (s,)
-    others: (
-        Float32Array  # (people,), of enrolled people to anybody else: what sink.match.gallery's best_of_others gives
-    )
+    others: Float32Array  # (people,), of enrolled people to anybody else: as Gallery.stranger_similarities
 
 
 class Pool:
-    """People to draw from, with one image of each to learn and another, where there is one, to recognize."""
+    """People to draw galleries from: of each an image to learn and, where there is one, another to recognize."""
 
     def __init__(self, faces: Faces, people: Sequence[str], chance: np.random.Generator) -> None:
         """people: a part of all, so that what is fitted on one part can be checked on another."""
@@ -45,18 +39,18 @@ class Pool:
     def __len__(self) -> int:
         return len(self.several)
 
-    def gallery(self, size: int) -> Best:
-        """Of `size` people drawn at random; all others are strangers."""
+    def gallery(self, size: int) -> BestSimilarities:
+        """A gallery of `size` random people; all others are strangers."""
         return self.gallery_of(self.chance.permutation(len(self))[:size])
 
-    def gallery_of(self, members: NDArray[np.intp], strangers: NDArray[np.intp] | None = None) -> Best:
-        """strangers: indices, all who are not members where none are given."""
+    def gallery_of(self, members: NDArray[np.intp], strangers: NDArray[np.intp] | None = None) -> BestSimilarities:
+        """members, strangers: indices of people; by default everybody who is not a member is a stranger."""
         if strangers is None:
             strangers = np.setdiff1d(np.arange(len(self)), members)
         mates = members[self.several[members]]
         of_mates = self.to_learned[np.ix_(mates, members)]  # (m, size)
         others = self.among_learned[np.ix_(members, members)].max(1) if len(members) > 1 else np.empty(0, np.float32)
-        return Best(
+        return BestSimilarities(
             people=len(members),
             mates=of_mates.max(1) if len(mates) else np.empty(0, np.float32),
             right=members[of_mates.argmax(1)] == mates if len(mates) else np.empty(0, bool),
@@ -66,7 +60,7 @@ class Pool:
 
 
 def halves(faces: Faces, seed: int) -> tuple[list[str], list[str]]:
-    """Two parts of the people, with no one in both."""
+    """Splits the people at random into two halves."""
     people = sorted(faces.rows_by_person())
     order = np.random.default_rng(seed).permutation(len(people))
     middle = len(people) // 2

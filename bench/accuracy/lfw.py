@@ -1,6 +1,7 @@
-"""LFW as the accuracy scripts use it: of each image its largest face, with two vectors: that of a learned face (out of
-its decoded JPEG crop) and that of a probe (out of the photo's pixels). Both are kept under .cache/bench until models or
-code change.
+"""LFW for the accuracy scripts: the largest face of each image, with two vectors.
+
+One is that of a learned face, out of its decoded JPEG crop, the other that of a probe, out of the photo's pixels. Both
+are cached under .cache/bench until the models or the code change.
 """
 
 import ast
@@ -15,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from bench.speed.bare import Networks, find, side
+from bench.speed.bare import ShippedNetworks, find, side
 from facestream.progress import counted
 from processors import align, boxes, embed, networks, passes
 from schemas.arrays import Float32Array
 from weights.manifest import manifest
 
 CACHE = Path(".cache/bench")
-SAVE_EVERY = 100  # images; what was done is kept when a run is cut off
+SAVE_EVERY = 100  # images, so that an interrupted run can go on
 COLUMNS = {"score": (), "size": (), "count": (), "landmarks": (5, 2), "learned": (128,), "probe": (128,)}
 
 
@@ -52,15 +53,13 @@ class Faces:
 
 
 def images(photos: Path) -> list[str]:
-    """All of LFW that is there: PERSON/FILE.jpg."""
+    """The images of LFW below `photos`: PERSON/FILE.jpg."""
     folder = photos / "lfw"
     return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
 
 
-def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int = 1) -> Faces:
-    """Detects and embeds what is not in the cache yet. enlarge: how many times larger, each side, the images are made
-    before.
-    """
+def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarge: int = 1) -> Faces:
+    """Detects and embeds the images that are not in the cache. enlarge: by how much each side is enlarged before."""
     file = CACHE / f"lfw-x{enlarge}-{models.dtype}-{_version()}.npz"
     rows = _read(file)
     missing = [path for path in paths if path not in rows]
@@ -75,7 +74,7 @@ def faces(photos: Path, paths: Sequence[str], models: Networks, *, enlarge: int 
     return Faces(list(paths), **columns)
 
 
-def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Float32Array]:
+def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32Array]:
     with Image.open(path) as file:
         image = file.convert("RGB")
     if enlarge > 1:
@@ -88,7 +87,7 @@ def _one(path: Path, models: Networks, enlarge: int) -> dict[str, Float32Array]:
         largest = int(sizes.argmax())
         landmarks = found.landmarks[largest].round(2)  # as the records carry them
         pixels = np.asarray(image)
-        crop = embed.as_kept(embed.cut_face(pixels, landmarks))
+        crop = embed.through_jpeg(embed.cut_face(pixels, landmarks))
         learned = align.chip_of_crop(crop.pixels).astype(np.float32)
         vectors = unit(models.embedder.embed([learned, align.cut(pixels, landmarks)]))
         row |= {
@@ -108,7 +107,7 @@ def unit(vectors: Float32Array) -> Float32Array:
 
 
 def _version() -> str:
-    """Of the weights and of the code that decides what a vector is."""
+    """A hash of the weights and of the code that the vectors depend on."""
     known = manifest()
     detector = known.detector(known.generation(known.default_generation).detector)
     parts = [*(model.sha256 for model in known.models.values()), str(detector.score_threshold)]

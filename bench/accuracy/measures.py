@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.floating]
-Flags = NDArray[np.bool_]
+from schemas.arrays import BoolArray, FloatArray
 
 
-def calibration_error(probability: FloatArray, right: Flags, bins: int = 10, weight: FloatArray | None = None) -> float:
-    """Expected calibration error (Naeini et al. 2015): how far the share that is right lies from the probability that
-    was said, over bins of equal width, weighted by how many fall into each.
+def calibration_error(
+    probability: FloatArray, right: BoolArray, bins: int = 10, weight: FloatArray | None = None
+) -> float:
+    """Expected calibration error (Naeini et al. 2015): the distance of stated probability and share that is right.
 
-    probability: (n,), 0..1. right: (n,). weight: (n,), of each, the same where none is given.
+    Over bins of equal width, weighted by what is in each. probability: (n,), 0..1. right: (n,). weight: (n,), by
+    default 1 each.
     """
     weight = np.ones(len(right)) if weight is None else np.asarray(weight, float)
     of_bin = np.minimum((np.asarray(probability) * bins).astype(int), bins - 1)
@@ -22,15 +22,16 @@ def calibration_error(probability: FloatArray, right: Flags, bins: int = 10, wei
 
 
 def quantile_reached(scores: FloatArray, share: float) -> float:
-    """The lowest of the scores that at most a `share` of them reaches; above all of them where that is less than one."""
+    """The lowest score that at most a `share` of all scores reaches; above the highest where the share is too small."""
     ordered = np.sort(scores)[::-1]
     allowed = int(share * len(ordered) + 1e-9)
     return float(ordered[allowed - 1]) if allowed else float(np.nextafter(ordered[0], np.inf))
 
 
 def one_to_one(overlap: FloatArray, least: float) -> list[tuple[int, int]]:
-    """Pairs of row and column whose overlap is at least `least`, the best first, none of them twice. overlap: (rows,
-    columns).
+    """Pairs of row and column that overlap by at least `least`, the best first, each row and column at most once.
+
+    overlap: (rows, columns).
     """
     pairs: list[tuple[int, int]] = []
     rows, columns = set[int](), set[int]()
@@ -46,7 +47,7 @@ def one_to_one(overlap: FloatArray, least: float) -> list[tuple[int, int]]:
 
 
 def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The non-decreasing step function nearest to points (pool adjacent violators): x ascending, and the value at each.
+    """The non-decreasing step function nearest to the points (pool adjacent violators): x ascending, the value at each.
 
     x, y: (n,). Returns (n,), (n,).
     """
@@ -65,7 +66,7 @@ def isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and standard deviation over draws, the worst and the best."""
+    """Mean, standard deviation, lowest and highest over several draws."""
 
     mean: float
     deviation: float

@@ -1,19 +1,23 @@
-"""Which models a script measures, and on which photos: what all that measure accuracy are told."""
+"""The arguments that all accuracy scripts share: which photos, and which models."""
 
 import argparse
 from pathlib import Path
 
-from bench.speed.bare import Networks, load
+from bench.photos import add_photos_argument
+from bench.speed.bare import ShippedNetworks, load_networks
 from facestream.config import Settings
 
+LFW = "LFW: lfw/NAME/NAME_0001.jpg, a folder a person"
+STREET = "labelled street photos: street/labels.json and the files that it names"
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("photos", type=Path)
+
+def add_arguments(parser: argparse.ArgumentParser, content: str = LFW) -> None:
+    add_photos_argument(parser, content)
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
 
 
-def load_chosen(chosen: argparse.Namespace) -> Networks:
+def load_chosen(chosen: argparse.Namespace) -> ShippedNetworks:
     """Raises WeightsInvalid, ConfigurationError."""
-    return load(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))
+    return load_networks(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))

@@ -1,4 +1,4 @@
-"""One draw of bench/naming.py end to end: learned and recognized through a service that runs, with its own defaults."""
+"""One trial of bench/accuracy/naming.py end to end: through a running service, with the service's defaults."""
 
 import asyncio
 import uuid
@@ -7,27 +7,29 @@ from typing import Any
 
 import aiohttp
 
-from bench.accuracy.naming import Draw, Figures, figures
+from bench.accuracy.naming_trials import NamingRates, Trial, naming_rates
 from bench.serving import Serving
 from facestream.progress import counted
 
-AT_ONCE = 8
+CONCURRENCY = 8
 
 
-def through_own(folder: Path, weights: Path, dtype: str, photos: Path, paths: list[str], one: Draw) -> Figures:
-    """Through a service with its data in `folder`."""
+def run_trial_on_own_service(
+    folder: Path, weights: Path, dtype: str, photos: Path, paths: list[str], trial: Trial
+) -> NamingRates:
+    """Starts a service with its data in `folder`."""
     with Serving(folder / "data", weights.resolve(), dtype=dtype) as serving:
-        return through(serving.url, photos, paths, one)
+        return run_trial_over_http(serving.url, photos, paths, trial)
 
 
-def through(url: str, photos: Path, paths: list[str], one: Draw) -> Figures:
+def run_trial_over_http(url: str, photos: Path, paths: list[str], trial: Trial) -> NamingRates:
     """photos: the folder of `paths`. Raises RuntimeError when the service refuses an image."""
-    return asyncio.run(_through(url, photos, paths, one))
+    return asyncio.run(_run_trial(url, photos, paths, trial))
 
 
-async def _through(url: str, photos: Path, paths: list[str], one: Draw) -> Figures:
+async def _run_trial(url: str, photos: Path, paths: list[str], trial: Trial) -> NamingRates:
     directory = f"bench-{uuid.uuid4().hex[:12]}"
-    turns = asyncio.Semaphore(AT_ONCE)
+    turns = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(url) as session:
 
         async def send(path: str, row: int, fields: dict[str, str]) -> Any:
@@ -41,20 +43,22 @@ async def _through(url: str, photos: Path, paths: list[str], one: Draw) -> Figur
                     done(1)
                     return body
 
-        with counted("learn", len(one.people)) as done:
+        with counted("learn", len(trial.people)) as done:
             await asyncio.gather(
                 *(
                     send("/learn", row, {"person": person, "face": "largest"})
-                    for person, row in zip(one.people, one.learned, strict=True)
+                    for person, row in zip(trial.people, trial.learned, strict=True)
                 )
             )
-        with counted("recognize", len(one.probes) + len(one.strangers)) as done:
-            bodies = await asyncio.gather(*(send("/recognize", row, {}) for row in one.probes + one.strangers))
-    missed = [paths[row] for row, body in zip(one.probes + one.strangers, bodies, strict=True) if not body["persons"]]
+        with counted("recognize", len(trial.probes) + len(trial.strangers)) as done:
+            bodies = await asyncio.gather(*(send("/recognize", row, {}) for row in trial.probes + trial.strangers))
+    missed = [
+        paths[row] for row, body in zip(trial.probes + trial.strangers, bodies, strict=True) if not body["persons"]
+    ]
     if missed:
         raise RuntimeError(f"no face was found in {', '.join(missed)}")
     found = [max(body["persons"], key=_area) for body in bodies]
-    return figures(one.people, found[: len(one.people)], found[len(one.people) :])
+    return naming_rates(trial.people, found[: len(trial.people)], found[len(trial.people) :])
 
 
 def _area(person: dict[str, Any]) -> int:

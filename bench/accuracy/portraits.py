@@ -1,9 +1,9 @@
-"""How several portraits of a person are best compared with a probe: by the best, by the mean, or by the mean of both.
+"""Compares rules for the similarity of a probe to several portraits: the best, the mean, or the mean of both.
 
     python -m bench.accuracy.portraits PHOTOS [--draws 40]
 
-PHOTOS holds lfw/ with up to ten images a person: nine are learned, one is the probe. The threshold of each way is the
-one that one stranger in a hundred reaches on the same draw, so the ways are compared at the same cost.
+Of people with ten images or more, up to nine are learned and one is the probe. The threshold of each rule is the one
+that one stranger in a hundred reaches on the same draw, so that the rules are compared at the same FPIR.
 """
 
 import argparse
@@ -12,17 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import quantile_reached
 from bench.accuracy.models import add_arguments, load_chosen
-from schemas.arrays import Float32Array
+from schemas.arrays import BoolArray, Float32Array
 
-WAYS: dict[
-    str, Callable[[Float32Array], Float32Array]
-] = {  # similarities of probes to one person's faces, (n, faces) → (n,)
+Rule = Callable[[Float32Array], Float32Array]  # similarities of probes to one person's faces, (n, faces) → (n,)
+RULES: dict[str, Rule] = {
     "best": lambda similarities: similarities.max(1),
     "mean": lambda similarities: similarities.mean(1),
     "mean of both": lambda similarities: (similarities.max(1) + similarities.mean(1)) / 2,
@@ -34,38 +32,36 @@ STRANGERS = 0.01
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RuleAccuracy:
+    """The accuracy of one rule on one draw. TPIR at an FPIR of one in a hundred."""
+
     rank_one: float
-    tpir: float  # at one stranger in a hundred
-    drawn: float  # share of strangers whose best match is somebody with many portraits
-    tpir_single: float  # of those with one portrait
+    tpir: float
+    drawn_to_many: float  # share of strangers whose best match is somebody with many portraits
+    tpir_single: float  # of people with one portrait
     tpir_many: float
 
 
-def scored(
-    probes: Float32Array, portraits: list[Float32Array], way: Callable[[Float32Array], Float32Array]
-) -> Float32Array:
-    """probes: (n, D). portraits: (k, D) of each person. Returns (n, people)."""
-    return np.stack([way(probes @ some.T) for some in portraits], 1)
+def score(probes: Float32Array, portraits: list[Float32Array], rule: Rule) -> Float32Array:
+    """Similarities, (n, people). probes: (n, D). portraits: (k, D) of each person."""
+    return np.stack([rule(probes @ some.T) for some in portraits], 1)
 
 
-def outcome(scores: Float32Array, strangers: Float32Array, many: NDArray[np.bool_]) -> Outcome:
-    """scores: (people, people), of each person's probe. strangers: (s, people). many: (people,), who has many
-    portraits.
-    """
+def accuracy(scores: Float32Array, strangers: Float32Array, many: BoolArray) -> RuleAccuracy:
+    """scores: (people, people), of each person's probe. strangers: (s, people). many: (people,), who has MANY."""
     right = scores.argmax(1) == np.arange(len(scores))
     named = right & (scores.max(1) >= quantile_reached(strangers.max(1), STRANGERS))
-    return Outcome(
+    return RuleAccuracy(
         rank_one=float(right.mean()),
         tpir=float(named.mean()),
-        drawn=float(many[strangers.argmax(1)].mean()),
+        drawn_to_many=float(many[strangers.argmax(1)].mean()),
         tpir_single=float(named[~many].mean()) if (~many).any() else float("nan"),
         tpir_many=float(named[many].mean()) if many.any() else float("nan"),
     )
 
 
-def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> dict[str, Outcome]:
-    """Those with the most images, all with the same number of portraits; everybody else is a stranger."""
+def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
+    """The people with the most images, all with the same number of portraits; everybody else is a stranger."""
     rows = faces.rows_by_person()
     people = sorted(person for person, images in rows.items() if len(images) > max(PORTRAITS))
     shuffled = {person: chance.permutation(rows[person]) for person in people}
@@ -74,11 +70,12 @@ def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> di
     outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in shuffled]]
     many = np.zeros(len(people), bool)
     return {
-        name: outcome(scored(probes, learned, way), scored(outsiders, learned, way), many) for name, way in WAYS.items()
+        name: accuracy(score(probes, learned, rule), score(outsiders, learned, rule), many)
+        for name, rule in RULES.items()
     }
 
 
-def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, Outcome]:
+def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
     """28 % of the people have 7 to 9 portraits, the others one."""
     rows = faces.rows_by_person()
     rich = sorted(person for person, images in rows.items() if len(images) > max(MANY))
@@ -94,8 +91,8 @@ def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, Outcome]:
     outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in chosen]]
     many = np.arange(len(learned)) < len(rich)
     return {
-        name: outcome(scored(faces.probe[probes], learned, way), scored(outsiders, learned, way), many)
-        for name, way in WAYS.items()
+        name: accuracy(score(faces.probe[probes], learned, rule), score(outsiders, learned, rule), many)
+        for name, rule in RULES.items()
     }
 
 
@@ -109,17 +106,16 @@ def main() -> int:
     faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     chance = np.random.default_rng(chosen.seed)
 
-    print(f"{'portraits':28} {'way':14} {'rank one':>8} {'TPIR':>6} {'one':>6} {'many':>6} {'drawn to many':>14}")
+    print(f"{'portraits':28} {'rule':14} {'rank one':>8} {'TPIR':>6} {'one':>6} {'many':>6} {'drawn to many':>14}")
     settings = [(f"{n} each", [same_number(faces, n, chance) for _ in range(chosen.draws)]) for n in PORTRAITS]
     settings.append(("28 % have 7–9, others 1", [uneven(faces, chance) for _ in range(chosen.draws)]))
     for name, results in settings:
-        for way in WAYS:
-            columns = np.array([list(vars(each[way]).values()) for each in results]).mean(0)
+        for rule in RULES:
+            columns = np.array([list(vars(each[rule]).values()) for each in results]).mean(0)
             rank_one, tpir, drawn, single, several = columns
-            print(f"{name:28} {way:14} {rank_one:8.3f} {tpir:6.3f} {single:6.3f} {several:6.3f} {drawn:14.2f}")
-    print(
-        f"TPIR: share that gets its own name while 1 stranger in {1 / STRANGERS:.0f} gets one; mean of {chosen.draws} draws"
-    )
+            print(f"{name:28} {rule:14} {rank_one:8.3f} {tpir:6.3f} {single:6.3f} {several:6.3f} {drawn:14.2f}")
+    print(f"TPIR at an FPIR of {STRANGERS:.0%}: overall, of people with one portrait, of those with many")
+    print(f"mean of {chosen.draws} draws")
     return 0
 
 

@@ -1,8 +1,10 @@
-"""Whether the promised share of strangers gets a name: `python -m bench.accuracy.thresholds PHOTOS [--strangers .01]`.
+"""Compares ways to set a threshold for a false positive identification rate (FPIR).
 
-Draws galleries of different sizes from LFW and compares ways to a threshold: the manifest's table, the gallery's own
-people who play the stranger, the blend that sink/thresholds.py ships, and others. Once with galleries and strangers of
-all kinds, once of people who look alike (the nearest to a random one), which no table can foresee.
+    python -m bench.accuracy.thresholds PHOTOS [--strangers .01]
+
+In random galleries of different sizes out of LFW: the manifest's table, the gallery's own people who play the stranger,
+the blend of both in sink/match/thresholds.py, and others. Once with people of all kinds, once with people who look
+alike (the nearest to a random one), which no table can account for.
 """
 
 import argparse
@@ -13,7 +15,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bench.accuracy import lfw
-from bench.accuracy.galleries import Best, Pool
+from bench.accuracy.galleries import BestSimilarities, Pool
 from bench.accuracy.lfw import Faces
 from bench.accuracy.models import add_arguments, load_chosen
 from schemas.arrays import Float32Array
@@ -22,32 +24,32 @@ from sink.match import thresholds
 from weights.manifest import manifest
 
 SIZES = (10, 20, 50, 100, 200, 400)
-ALIKE = 0.45  # of all people: the nearest to a random one, gallery and strangers alike
+ALIKE = 0.45  # share of all people who make up gallery and strangers: the nearest to a random one
 
-Way = Callable[[Threshold, Best, float], float]
+Way = Callable[[Threshold, BestSimilarities, float], float]
 
 
-def shipped(table: Threshold, found: Best, strangers: float) -> float:
+def shipped(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     return thresholds.threshold(table, found.people, strangers, found.others)
 
 
-def table_alone(table: Threshold, found: Best, strangers: float) -> float:
+def table_alone(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     return table.at(found.people, strangers)
 
 
-def own_quantile(table: Threshold, found: Best, strangers: float) -> float:
+def own_quantile(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     return float(np.quantile(found.others, 1 - strangers))
 
 
-def own_gumbel(table: Threshold, found: Best, strangers: float) -> float:
+def own_gumbel(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     scale = float(np.std(found.others)) * math.sqrt(6) / math.pi
     return float(np.mean(found.others)) - np.euler_gamma * scale - scale * math.log(-math.log(1 - strangers))
 
 
 def blend(weight_of_table: float) -> Way:
-    """As sink/thresholds.py: the table counts as much as so many enrolled people above the threshold."""
+    """As sink/match/thresholds.py: the table weighs as much as so many enrolled people above the threshold."""
 
-    def way(table: Threshold, found: Best, strangers: float) -> float:
+    def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         above = strangers * len(found.others)
         weight = above / (above + weight_of_table)
         return weight * own_quantile(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
@@ -56,9 +58,9 @@ def blend(weight_of_table: float) -> Way:
 
 
 def shifted(share: float) -> Way:
-    """The gallery's own quantile where it has enough people to know it, and from there on the table's differences."""
+    """The gallery's own quantile at `share`, which it has enough people for, plus the table's difference from there."""
 
-    def way(table: Threshold, found: Best, strangers: float) -> float:
+    def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         return (
             float(np.quantile(found.others, 1 - share))
             + table.at(found.people, strangers)
@@ -69,10 +71,10 @@ def shifted(share: float) -> Way:
 
 
 def shifted_blend(share: float, weight_of_table: float) -> Way:
-    """The same, drawn to the table where the gallery is small."""
+    """As `shifted`, but nearer to the table the smaller the gallery is."""
     shift = shifted(share)
 
-    def way(table: Threshold, found: Best, strangers: float) -> float:
+    def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         weight = len(found.others) / (len(found.others) + weight_of_table)
         return weight * shift(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
 
@@ -94,9 +96,9 @@ WAYS: dict[str, Way] = {
 }
 
 
-def drawn(
+def draw_galleries(
     faces: Faces, people: Sequence[str], size: int, draws: int, chance: np.random.Generator, *, alike: bool
-) -> list[Best]:
+) -> list[BestSimilarities]:
     found = []
     for _ in range(draws):
         pool = Pool(faces, people, chance)
@@ -109,7 +111,9 @@ def drawn(
     return [each for each in found if len(each.mates)]
 
 
-def rates(table: Threshold, found: Sequence[Best], way: Way, strangers: float) -> tuple[Float32Array, Float32Array]:
+def rates(
+    table: Threshold, found: Sequence[BestSimilarities], way: Way, strangers: float
+) -> tuple[Float32Array, Float32Array]:
     """FPIR and TPIR of each draw."""
     limits = [way(table, each, strangers) for each in found]
     fpir = [float((each.strangers >= limit).mean()) for each, limit in zip(found, limits, strict=True)]
@@ -137,7 +141,9 @@ def main() -> int:
         print("FPIR mean, and the draws' 10 % and 90 % quantiles; TPIR mean")
         sizes = [size for size in SIZES if not alike or size <= len(people) * ALIKE * 0.6]
         samples = {
-            size: drawn(faces, people, size, chosen.draws, np.random.default_rng([chosen.seed, size]), alike=alike)
+            size: draw_galleries(
+                faces, people, size, chosen.draws, np.random.default_rng([chosen.seed, size]), alike=alike
+            )
             for size in sizes
         }
         print(f"{'way':28}" + "".join(f"{size:>12} people     " for size in sizes))

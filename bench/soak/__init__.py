@@ -1,0 +1,1 @@
+"""Kills, holds and erases under load, and checks that every promise to the clients is kept."""

@@ -1,11 +1,13 @@
-"""Erase under fire: `eval "$(make -s services)"; python -m bench.soak.erase`, or `--embedded` for one process without
-servers.
+"""Erases people while their images are in flight.
 
-In each round a person is erased, by any of the four DELETEs, while portraits and photos of theirs are in flight; from
-the moment it is answered on nothing may name them or show a picture of theirs, on any replica, unless they are learned
-again, and then they must be named. Some rounds at a time, in directories of their own; while they run, nothing else
-happens, or a random process is killed, or a sink or a processor is held (SIGSTOP) until others have its partitions, and
-woken; before a replay, and during one. After each group `facestream erase verify` must find nothing.
+    eval "$(make -s services)"; python -m bench.soak.erase [PHOTOS]
+    python -m bench.soak.erase [PHOTOS] --embedded          one process without servers
+
+In each round a person is erased, by any of the four DELETEs, while portraits and photos of that person are in flight.
+From the moment the DELETE is answered, no replica may name the person or show one of the pictures, unless the person is
+learned again, and then must be named. Rounds run in groups, each in a directory of its own. Beside each group there is
+one fault: none, a random process killed, or a sink or processor stopped (SIGSTOP) until others have its partitions and
+then continued; before a replay, and during one. After each group `facestream erase verify` must find nothing.
 """
 
 import argparse
@@ -28,26 +30,26 @@ from bench.commands import Commands
 from bench.serving import Serving
 from bench.soak.erase_round import KINDS, Photos, Round, RoundFailed
 from bench.soak.faults import HELD_S
-from bench.soak.kills import Single
+from bench.soak.kills import SingleService
 from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 2, "process": 2, "sink": 2}
-GENERATION = "dlib-resnet29"  # is not live until the replay
-BALLAST = 40  # faces that the replay has to embed beside those of the rounds
-AT_ONCE = 16
-STOPPED = 130  # exit code of a command that was told to end
+GENERATION = "dlib-resnet29"  # announced by the replay
+BALLAST = 40  # further faces for the replay to embed
+ROUNDS_PER_CHECK = 16  # checked at the same time
+STOPPED = 130  # exit code of a command that got SIGTERM
 
-LONG_S = 5.0  # an erase waits that long for a process that is held, or has to start again
-WOKEN_S = 3.0  # what a process does that wakes, it has done by then
+LONG_S = 5.0  # an erase may take longer while a process is stopped or restarts
+CONTINUED_S = 3.0  # until a process that was continued has handled what it had in memory
 
-Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # is told when the first round is about to erase
+Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # the event: a round is about to erase
 
 
-async def nothing(chance: random.Random, erasing: asyncio.Event) -> None:
+async def no_fault(chance: random.Random, erasing: asyncio.Event) -> None:
     """No fault."""
 
 
-def killing(victims: Sequence[Serving]) -> Fault:
+def kill_one(victims: Sequence[Serving]) -> Fault:
     async def kill(chance: random.Random, erasing: asyncio.Event) -> None:
         await erasing.wait()
         await asyncio.sleep(chance.uniform(0, 2))
@@ -59,7 +61,7 @@ def killing(victims: Sequence[Serving]) -> Fault:
     return kill
 
 
-def held(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
+def hold_one(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
     async def hold(chance: random.Random, erasing: asyncio.Event) -> None:
         await erasing.wait()
         await asyncio.sleep(chance.uniform(0, 0.3))
@@ -68,13 +70,13 @@ def held(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
         print(f"  {victim.name} is held for {seconds:.0f} s", flush=True)
         await asyncio.sleep(seconds)
         victim.process.send_signal(signal.SIGCONT)
-        await asyncio.sleep(WOKEN_S)
+        await asyncio.sleep(CONTINUED_S)
 
     return hold
 
 
 class Replay:
-    """`facestream reembed`, beside the rounds at a rate that lets it last; `finish` gives it all the time it wants."""
+    """`facestream reembed`, beside the rounds at a low rate. `finish` completes it at full speed."""
 
     def __init__(self, commands: Commands, rate: float) -> None:
         self._commands, self._rate = commands, rate
@@ -89,7 +91,7 @@ class Replay:
             self._process = self._commands.start("reembed", GENERATION, "--rate", str(self._rate))
 
     async def finish(self) -> list[str]:
-        """What was wrong."""
+        """Completes the replay. Returns what was wrong."""
         if self._process is None:
             return []
         if self.running:
@@ -112,8 +114,9 @@ async def erase_under_fire(
     seed: int,
     rate: float,
 ) -> list[str]:
-    """Rounds in groups, each beside one of the faults in turn; from a third of them on a replay is under way. Returns
-    what was wrong.
+    """Runs rounds in groups, each beside one of the faults in turn, and beside a replay after a third of the rounds.
+
+    together: rounds in a group. rate: of the replay, in faces a second. Returns what was wrong.
     """
     chance, wrong = random.Random(seed), list[str]()
     done: list[Round] = []
@@ -131,7 +134,7 @@ async def erase_under_fire(
             ]
             began, erasing = time.monotonic(), asyncio.Event()
             await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in some))
-            await _check(some)  # also what a process does that was woken, or has started again
+            await _check(some)  # also what a continued or restarted process has done
             checked = time.monotonic()
             code, output = await commands.run("erase", "verify")
             if code:
@@ -139,8 +142,9 @@ async def erase_under_fire(
             for line in (line for it in some for line in it.wrong):
                 print(f"  WRONG: {line}", flush=True)
             print(
-                f"{numbers.stop}/{rounds}, {name}{', replay' if replay.running else ''}: {checked - began:.0f} s, erased in"
-                f" {max(it.latency for it in some):.1f} s at most, verified in {time.monotonic() - checked:.1f} s",
+                f"{numbers.stop}/{rounds}, {name}{', replay' if replay.running else ''}: {checked - began:.0f} s,"
+                f" erased in {max(it.latency for it in some):.1f} s at most,"
+                f" verified in {time.monotonic() - checked:.1f} s",
                 flush=True,
             )
             done += some
@@ -151,9 +155,10 @@ async def erase_under_fire(
     wrong += [f"erase verify at the end: {output}"] if code else []
     wrong += [line for it in done for line in it.wrong]
     latencies = sorted(it.latency for it in done)
+    again = sum(it.learned_again is not None for it in done)
     print(
-        f"{len(done)} erased {dict(Counter(it.kind for it in done))}, {sum(it.learned_again is not None for it in done)} learned"
-        f" again; a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most,"
+        f"{len(done)} erased {dict(Counter(it.kind for it in done))}, {again} learned again;"
+        f" a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most,"
         f" {sum(it > LONG_S for it in latencies)} more than {LONG_S:.0f} s"
     )
     return wrong
@@ -167,8 +172,8 @@ async def _run(it: Round, erasing: asyncio.Event) -> None:
 
 
 async def _check(rounds: Sequence[Round]) -> None:
-    for begin in range(0, len(rounds), AT_ONCE):
-        await asyncio.gather(*(it.check() for it in rounds[begin : begin + AT_ONCE]))
+    for begin in range(0, len(rounds), ROUNDS_PER_CHECK):
+        await asyncio.gather(*(it.check() for it in rounds[begin : begin + ROUNDS_PER_CHECK]))
 
 
 async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos: Photos) -> None:
@@ -184,9 +189,9 @@ async def embedded(arguments: argparse.Namespace, photos: Photos, folder: Path) 
     serving = Serving(folder / "data", arguments.weights.resolve())
     await asyncio.to_thread(serving.start)
     try:
-        faults = {"no fault": nothing, "kill": killing([serving])}
+        faults = {"no fault": no_fault, "kill": kill_one([serving])}
         return await erase_under_fire(
-            Single(serving), Commands(settings), photos, _chosen(faults, arguments), **_options(arguments)
+            SingleService(serving), Commands(settings), photos, _chosen(faults, arguments), **_options(arguments)
         )
     finally:
         await asyncio.to_thread(serving.stop)
@@ -198,10 +203,10 @@ async def distributed(arguments: argparse.Namespace, photos: Photos, folder: Pat
         commands = Commands(stores | {"data": str(folder / "data"), "weights": str(weights)})
         async with Cluster(stores, folder / "data", weights, COUNTS, decoders="1", threads="1") as cluster:
             faults = {
-                "no fault": nothing,
-                "held sink": held(cluster, "sink"),
-                "kill": killing(cluster.all),
-                "held processor": held(cluster, "process"),
+                "no fault": no_fault,
+                "held sink": hold_one(cluster, "sink"),
+                "kill": kill_one(cluster.all),
+                "held processor": hold_one(cluster, "process"),
             }
             return await erase_under_fire(cluster, commands, photos, _chosen(faults, arguments), **_options(arguments))
 
@@ -216,7 +221,9 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--embedded", action="store_true", help="one process without servers; it is killed, not held")
+    parser.add_argument(
+        "--embedded", action="store_true", help="one process without servers, which is killed but not held"
+    )
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--together", type=int, default=8, help="rounds at a time")
     parser.add_argument("--only", metavar="FAULT", help="one of them")

@@ -1,6 +1,4 @@
-"""One person erased under fire: learned, with more of their portraits and photos in flight, erased, and looked for from
-the moment on at which the erase was answered. `bench.soak.erase` runs many of these.
-"""
+"""One round of `bench.soak.erase`: learns a person, erases it with more pictures in flight, and searches for it."""
 
 import asyncio
 import json
@@ -13,22 +11,21 @@ from typing import Any, Literal
 
 import aiohttp
 
-from bench.clients import AGAIN_S, ANSWER_S, Served
+from bench.clients import ANSWER_S, RETRY_S, Served
 from bench.cluster import unique
 from schemas.ids import face_id_learned
 
 Kind = Literal["person", "face", "image", "directory"]
 KINDS: tuple[Kind, ...] = ("person", "face", "image", "directory")
-IN_FLIGHT = 3  # portraits and photos, of each
-# A photo that was sent before the erase was answered may have been answered before it, and its answer come here after
-# that.
+IN_FLIGHT = 3  # portraits, and as many photos
+# The answer to a photo may have been sent before the erase was answered, and arrive after it.
 ON_ITS_WAY_S = 0.25
 ASYNC = {"Prefer": "respond-async"}
 
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """`portraits` show one person, `other` shows another one."""
+    """Portraits of one person, and a picture of another one."""
 
     portraits: Sequence[bytes]
     other: bytes
@@ -36,7 +33,7 @@ class Photos:
 
 @dataclass
 class Round:
-    """`run` it, then `check` at any time later; `wrong` is what was wrong (nothing, if all is well)."""
+    """A round: `run` it, then `check` it at any later time. `wrong` has what was wrong."""
 
     served: Served
     session: aiohttp.ClientSession
@@ -54,7 +51,7 @@ class Round:
         self.learned_again: str | None = None
 
     async def run(self, erasing: asyncio.Event) -> None:
-        """erasing: is set when all is in flight and the erase comes next."""
+        """erasing: is set when everything is in flight and the erase comes next."""
         portraits = list(self.photos.portraits)
         self.chance.shuffle(portraits)
         first_key = str(uuid.UUID(int=self.chance.getrandbits(128)))
@@ -89,26 +86,28 @@ class Round:
         await self.check()
 
     async def check(self) -> None:
-        """Asks every replica."""
+        """Checks on every replica who is named and listed."""
         for url in self.served.urls:
             _, body = await self._ask("POST", "/recognize", self.photos.portraits[1], url=url)
             self._check_body("a photo", body)
             names = json.dumps(body.get("persons", []))
             if self.learned_again and self.person not in names:
                 self._say("learned again, and not named", body)
-            if (self.other in names) == (self.kind == "directory"):  # nobody is too far away to be a candidate
+            if (self.other in names) == (
+                self.kind == "directory"
+            ):  # with strangers=1 everybody enrolled is a candidate
                 self._say("somebody else is gone, or is not", body)
             _, body = await self._ask("GET", f"/directories/{self.directory}/persons", url=url)
             if (self.person in json.dumps(body)) != bool(self.learned_again):
                 self._say("the listing is wrong", body)
 
     async def _in_flight(self, portraits: Sequence[bytes]) -> str:
-        """Portraits of the person that are accepted and not learned yet; returns the path of what is to be erased."""
+        """Sends portraits of the person, without waiting for the learns. Returns the path to DELETE."""
         if self.kind == "face":
             return f"/faces/{next(iter(self.face_ids))}"
         count = 1 if self.kind == "image" else IN_FLIGHT
         for number in range(count):
-            portrait = portraits[2] + bytes([number])  # the same to look at, and another picture
+            portrait = portraits[2] + bytes([number])  # the same picture in another file
             status, body = await self._ask("POST", "/learn", portrait, person=self.person, headers=ASYNC)
             if status not in (200, 201, 202):
                 self._say("a portrait was not accepted", body)
@@ -121,23 +120,23 @@ class Round:
 
     async def _erase(self, path: str) -> None:
         deadline = time.monotonic() + ANSWER_S
-        unknown = False  # how an earlier try ended
+        unknown = False  # whether an earlier try may have erased
         while time.monotonic() < deadline:
             status, body = await self._once("DELETE", path)
             if status == 200:
                 return
-            if status == 404 and unknown:  # its picture is gone, all else goes in a moment
+            if status == 404 and unknown:  # its picture is gone, the rest follows
                 return await self._gone()
             unknown = True
             if 400 <= status < 500 and status != 429:
                 break
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
         self._say(f"DELETE {path} ended with {status}", body)
 
     async def _gone(self) -> None:
         listing = f"/directories/{self.directory}/persons"
         while self.person in json.dumps((await self._ask("GET", listing))[1]):  # noqa: ASYNC110 - it asks another process
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
     async def _photo(self, photo: bytes) -> tuple[float, dict[str, Any]]:
         _, body = await self._once("POST", "/recognize", photo)
@@ -152,8 +151,8 @@ class Round:
                     self._check_body("a result", body)
                     if status != 202 or time.monotonic() > deadline:
                         break
-                    await asyncio.sleep(AGAIN_S)
-                # whose picture is gone is not known, until what is in flight of it is answered
+                    await asyncio.sleep(RETRY_S)
+                # an erased image is 404, and 409 once what was in flight of it is answered
                 erased = image_id in self.images or self.kind == "directory"
                 if status not in ((404, 409) if erased else (200,)):
                     self._say(
@@ -169,7 +168,7 @@ class Round:
                     self._say(f"{path} is there: {status}", {})
 
     async def _learn_again(self, portrait: bytes, key: str | None) -> None:
-        """With the key of the first time, which was erased too, or as somebody new."""
+        """Learns the person again, with the Idempotency-Key of the first learn or with a new one."""
         body = await self._learned(self.person, portrait, key=key)
         image_id = self.learned_again = body["image_id"]
         self.face_ids.discard(face_id_learned(image_id))
@@ -184,7 +183,7 @@ class Round:
     def _check_body(self, what: str, body: dict[str, Any]) -> None:
         text = json.dumps(body)
         if (self.person in text and not self.learned_again) or any(it in text for it in self.face_ids):
-            self._say(f"{what} names who was erased", body)
+            self._say(f"{what} names the erased person", body)
 
     def _say(self, what: str, body: dict[str, Any]) -> None:
         self.wrong.append(f"{self.kind} {self.person} in {self.directory}: {what}: {json.dumps(body)[:400]}")
@@ -200,7 +199,7 @@ class Round:
         headers: dict[str, str] | None = None,
         **fields: str,
     ) -> tuple[int, dict[str, Any]]:
-        """Until it is answered; a photo with an Idempotency-Key, so that it is one."""
+        """Sends a request until it is answered; a photo with an Idempotency-Key, so that it counts once."""
         headers = dict(headers or {})
         if photo is not None:
             headers["Idempotency-Key"] = key or str(uuid.UUID(int=self.chance.getrandbits(128)))
@@ -213,7 +212,7 @@ class Round:
             if time.monotonic() > deadline:
                 self._say(f"{method} {path} was not answered: {status}", body)
                 return status, body
-            await asyncio.sleep(AGAIN_S)
+            await asyncio.sleep(RETRY_S)
 
     async def _once(
         self,
@@ -241,4 +240,4 @@ class Round:
 
 
 class RoundFailed(Exception):
-    """What it was is among the round's wrongs."""
+    """The round cannot go on; `wrong` says why."""

@@ -1,11 +1,10 @@
-"""Ends processes under load and checks what users were promised: `eval "$(make -s services)"; python -m
-bench.soak.faults`.
+"""Kills and holds roles and servers under load: `eval "$(make -s services)"; python -m bench.soak.faults [PHOTOS]`.
 
 Clients learn and recognize through two ingest replicas, and send a request again, with its Idempotency-Key, until it is
-answered. Meanwhile, one after the other: kill -9 of any role, in random order; Kafka killed and started again;
-Cassandra stopped for 30 s; MinIO stopped for 30 s; a sink and a processor held (SIGSTOP) until others have their
-partitions, then woken. After each no acknowledged learn may be missing, none there twice, every accepted image
-answered, nothing left in any group's lag, and nothing among the dead letters.
+answered. The faults come one after the other: kill -9 of any role, in random order; Kafka killed and restarted;
+Cassandra stopped for 30 s; MinIO stopped for 30 s; a sink and a processor stopped (SIGSTOP) until others have their
+partitions, then continued. After each fault no acknowledged learn may be missing, no face may be there twice, every
+accepted image must be answered, no consumer group may have lag, and there may be no dead letters.
 """
 
 import argparse
@@ -18,20 +17,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from backends.open import open_log
-from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
+from bench.clients import ClientReport, Clients, add_arguments, portraits, verdict
 from bench.cluster import Cluster, unique
 from bench.stores import temporary_stores
 from scripts.services import Services
 from stream.topics import DEAD_LETTERS, GROUPS
 
-HELD_S = 25.0  # longer than the group's session
-SETTLE_S = 90.0
+HELD_S = 25.0  # longer than the session timeout of a consumer group
+SETTLE_S = 90.0  # until all lag must be gone
 COUNTS = {"ingest": 2, "process": 2, "sink": 2}
 
 Fault = Callable[[Cluster, random.Random], Awaitable[None]]
 
 
-def killing(kills: int, pause_s: tuple[float, float] = (0.5, 4.0)) -> Fault:
+def kill_roles(kills: int, pause_s: tuple[float, float] = (0.5, 4.0)) -> Fault:
     async def kill(cluster: Cluster, chance: random.Random) -> None:
         for number in range(kills):
             await asyncio.sleep(chance.uniform(*pause_s))
@@ -43,20 +42,20 @@ def killing(kills: int, pause_s: tuple[float, float] = (0.5, 4.0)) -> Fault:
     return kill
 
 
-def server_gone(services: Services, name: str, seconds: float, *, kill: bool) -> Fault:
-    async def gone(cluster: Cluster, chance: random.Random) -> None:
+def stop_server(services: Services, name: str, seconds: float, *, kill: bool) -> Fault:
+    async def stop(cluster: Cluster, chance: random.Random) -> None:
         await asyncio.sleep(3)
         await asyncio.to_thread(services.kill if kill else services.stop, name)
-        print(f"  {name} is away for {seconds:.0f} s", flush=True)
+        print(f"  {name} is down for {seconds:.0f} s", flush=True)
         await asyncio.sleep(seconds)
         await asyncio.to_thread(services.start, name)
         await asyncio.sleep(3)
 
-    return gone
+    return stop
 
 
-def zombie(role: str, seconds: float = HELD_S) -> Fault:
-    async def held(cluster: Cluster, chance: random.Random) -> None:
+def hold_role(role: str, seconds: float = HELD_S) -> Fault:
+    async def hold(cluster: Cluster, chance: random.Random) -> None:
         await asyncio.sleep(3)
         victim = chance.choice(cluster.running[role])
         victim.process.send_signal(signal.SIGSTOP)
@@ -65,7 +64,7 @@ def zombie(role: str, seconds: float = HELD_S) -> Fault:
         victim.process.send_signal(signal.SIGCONT)
         await asyncio.sleep(5)
 
-    return held
+    return hold
 
 
 async def run(
@@ -75,24 +74,23 @@ async def run(
     wrong: list[str] = []
     for name, fault in faults.items():
         print(f"{name}:", flush=True)
-        outcome = Outcome()
+        report = ClientReport()
         began = time.monotonic()
-        async with Clients(cluster, photos, outcome, directory=unique("d"), seed=seed) as clients:
+        async with Clients(cluster, photos, report, directory=unique("d"), seed=seed) as clients:
             await fault(cluster, random.Random(seed))
             await clients.finish()
             await clients.check()
-        outcome.wrong += await left_behind(stores)
-        print(
-            f"  {time.monotonic() - began:.0f} s: {len(outcome.learned)} learned, {dict(sorted(outcome.answers.items()))}"
-        )
-        for line in outcome.wrong:
+        report.wrong += await unfinished_work(stores)
+        seconds = time.monotonic() - began
+        print(f"  {seconds:.0f} s: {len(report.learned)} learned, {dict(sorted(report.answers.items()))}")
+        for line in report.wrong:
             print(f"  WRONG: {line}")
-        wrong += [f"{name}: {line}" for line in outcome.wrong]
+        wrong += [f"{name}: {line}" for line in report.wrong]
     return wrong
 
 
-async def left_behind(stores: dict[str, str]) -> list[str]:
-    """Records that a group has not committed, and dead letters."""
+async def unfinished_work(stores: dict[str, str]) -> list[str]:
+    """What is left after SETTLE_S: records that a group has not committed, and dead letters."""
     log = open_log(stores["log"])
     try:
         deadline = time.monotonic() + SETTLE_S
@@ -109,7 +107,9 @@ async def left_behind(stores: dict[str, str]) -> list[str]:
         starts, ends = await log.start_offsets(DEAD_LETTERS), await log.end_offsets(DEAD_LETTERS)
         letters = sum(ends.values()) - sum(starts.values())
         wrong = [
-            f"{count} records of {topic} are left in group {group}" for (group, topic), count in lag.items() if count
+            f"{count} records of {topic} are not committed by group {group}"
+            for (group, topic), count in lag.items()
+            if count
         ]
         return wrong + ([f"{letters} dead letters"] if letters else [])
     finally:
@@ -125,18 +125,18 @@ def main() -> int:
     photos = portraits(arguments.photos)
     services = Services()
     faults = {
-        "kill": killing(arguments.kills),
-        "kafka": server_gone(services, "kafka", 10, kill=True),
-        "cassandra": server_gone(services, "cassandra", 30, kill=False),
-        "minio": server_gone(services, "minio", 30, kill=False),
-        "zombie-sink": zombie("sink"),
-        "zombie-process": zombie("process"),
+        "kill": kill_roles(arguments.kills),
+        "kafka": stop_server(services, "kafka", 10, kill=True),
+        "cassandra": stop_server(services, "cassandra", 30, kill=False),
+        "minio": stop_server(services, "minio", 30, kill=False),
+        "held-sink": hold_role("sink"),
+        "held-process": hold_role("process"),
     }
     if arguments.only:
         faults = {arguments.only: faults[arguments.only]}
     with tempfile.TemporaryDirectory() as folder:
 
-        async def all_of_them() -> list[str]:
+        async def run_all() -> list[str]:
             data, weights = Path(folder) / "data", arguments.weights.resolve()
             async with (
                 temporary_stores("faults") as stores,
@@ -144,7 +144,7 @@ def main() -> int:
             ):
                 return await run(cluster, stores, photos, faults, arguments.seed)
 
-        wrong = asyncio.run(all_of_them())
+        wrong = asyncio.run(run_all())
     return verdict(wrong)
 
 

@@ -1,9 +1,8 @@
-"""Kills the service at random moments under load and checks what a user was promised: `python -m bench.soak.kills
---kills 50`.
+"""Kills the service at random moments under load: `python -m bench.soak.kills [PHOTOS] [--kills 50]`.
 
 Clients learn and recognize, and send a request again, with its Idempotency-Key, until it is answered. Afterwards no
 acknowledged learn may be missing, no face may be there twice, every accepted image must have an answer, and the stores
-must open clean.
+must be intact.
 """
 
 import argparse
@@ -16,43 +15,43 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
+from bench.clients import ClientReport, Clients, add_arguments, portraits, verdict
 from bench.serving import Serving
 
 
-class Single:
-    """One service, as the clients see it."""
+class SingleService:
+    """One service, as bench.clients.Served."""
 
     def __init__(self, serving: Serving) -> None:
         self.urls = [serving.url]
 
 
-async def soak(serving: Serving, photos: Sequence[bytes], kills: int, seed: int = 0) -> Outcome:
+async def soak(serving: Serving, photos: Sequence[bytes], kills: int, seed: int = 0) -> ClientReport:
     """photos: pictures with one face each. The service must not run yet; it is stopped in the end."""
-    outcome, chance = Outcome(), random.Random(seed)
+    report, chance = ClientReport(), random.Random(seed)
     await asyncio.to_thread(serving.start)
-    async with Clients(Single(serving), photos, outcome, directory="soak", seed=seed) as clients:
+    async with Clients(SingleService(serving), photos, report, directory="soak", seed=seed) as clients:
         for number in range(kills):
             await asyncio.sleep(chance.uniform(0.1, 5.0))
             serving.kill()
-            print(f"kill {number + 1}/{kills}: {len(outcome.learned)} learned, {dict(outcome.answers)}", flush=True)
+            print(f"kill {number + 1}/{kills}: {len(report.learned)} learned, {dict(report.answers)}", flush=True)
             await asyncio.to_thread(serving.start)
         await clients.finish()
         await clients.check()
     code = await asyncio.to_thread(serving.stop)
     if code:
-        outcome.wrong.append(f"the service ended with {code}")
-    _check_files(serving.data, outcome)
-    return outcome
+        report.wrong.append(f"the service ended with {code}")
+    _check_files(serving.data, report)
+    return report
 
 
-def _check_files(data: Path, outcome: Outcome) -> None:
+def _check_files(data: Path, report: ClientReport) -> None:
     for name in ("log.db", "vectors.db"):
         with closing(sqlite3.connect(data / name)) as connection:
             found = connection.execute("PRAGMA integrity_check").fetchone()[0]
         if found != "ok":
-            outcome.wrong.append(f"{name}: {found}")
-    outcome.wrong += [f"left over: {path.name}" for path in (data / "objects" / ".tmp").glob("*")]
+            report.wrong.append(f"{name}: {found}")
+    report.wrong += [f"left over: {path.name}" for path in (data / "objects" / ".tmp").glob("*")]
 
 
 def main() -> int:
@@ -64,11 +63,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         serving = Serving(Path(folder) / "data", arguments.weights.resolve())
-        outcome = asyncio.run(soak(serving, photos, arguments.kills, arguments.seed))
-    print(
-        f"{arguments.kills} kills in {time.monotonic() - began:.0f} s: {len(outcome.learned)} learned, {dict(outcome.answers)}"
-    )
-    return verdict(outcome.wrong)
+        report = asyncio.run(soak(serving, photos, arguments.kills, arguments.seed))
+    seconds = time.monotonic() - began
+    print(f"{arguments.kills} kills in {seconds:.0f} s: {len(report.learned)} learned, {dict(report.answers)}")
+    return verdict(report.wrong)
 
 
 if __name__ == "__main__":

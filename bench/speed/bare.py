@@ -1,6 +1,6 @@
-"""The bare way of an image: decode, passes, detect, merge, cut, embed in a plain loop in this process, without HTTP,
-log, stores or child processes, through the same modules that the service runs. What it takes is what the service is
-measured against.
+"""The bare loop: decode, passes, detect, merge, cut and embed in this process, with the modules that the service runs.
+
+Without HTTP, log, stores or child processes. The service is measured against it.
 """
 
 import time
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from facestream.config import Settings
 from processors import align
-from processors.boxes import Detections, Look, closer_look, in_original, merge
+from processors.boxes import Detections, RenderedPass, add_coarser_pass, in_original, merge
 from processors.decoding.source import Source, prepare, to_rgb
 from processors.networks import Detector, TorchEmbedder
 from processors.passes import Detail, Pass, plan, render
@@ -28,7 +28,7 @@ PARTS = ("decode", "passes", "detect", "merge", "cut", "embed")
 
 
 @dataclass(frozen=True)
-class Networks:
+class ShippedNetworks:
     """Detector and embedder of the default generation."""
 
     detector: Detector
@@ -39,14 +39,14 @@ class Networks:
         return str(self.detector.dtype).removeprefix("torch.")
 
 
-def load(settings: Settings) -> Networks:
+def load_networks(settings: Settings) -> ShippedNetworks:
     """Raises WeightsInvalid, ConfigurationError."""
     known = manifest()
     generation = known.generation(known.default_generation)
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     prepare()
-    return Networks(
+    return ShippedNetworks(
         Detector(
             load_detector(settings.weights_folder, generation.detector, device, dtype),
             device,
@@ -61,9 +61,7 @@ def load(settings: Settings) -> Networks:
 
 @dataclass(frozen=True)
 class Decoded:
-    """An upright RGB image. width, height: of the original; scale: decoded pixels per original pixel, as in the
-    service.
-    """
+    """An upright RGB image. width, height: of the original. scale: decoded pixels per original pixel."""
 
     image: Image.Image
     width: int
@@ -82,16 +80,16 @@ def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
 def find(detector: Detector, image: Image.Image, detail: Detail = "normal") -> Detections:
     """The faces of one image, best first, in its pixels."""
     width, height = image.size
-    looks = [(each, render(image, each)) for each in plan(width, height, detail)]
-    found = _detect(detector, [picture for _, picture in looks])
-    looks, further = closer_look(looks, found)
-    found += _detect(detector, [picture for _, picture in further])
-    return merge([in_original(it, each, width, height) for (each, _), it in zip(looks + further, found, strict=True)])
+    passes = [(each, render(image, each)) for each in plan(width, height, detail)]
+    found = _detect(detector, [picture for _, picture in passes])
+    passes, added = add_coarser_pass(passes, found)
+    found += _detect(detector, [picture for _, picture in added])
+    return merge([in_original(it, each, width, height) for (each, _), it in zip(passes + added, found, strict=True)])
 
 
 @dataclass
 class Timing:
-    """Seconds of each part, and of each image where they are taken one at a time."""
+    """Seconds of each part and of each image; in a batch an image has the mean."""
 
     batch: int
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
@@ -110,7 +108,7 @@ class Timing:
         self.parts[name] += time.perf_counter() - begin
 
     def add(self, other: "Timing") -> None:
-        """What was measured later, at the same batch size."""
+        """Adds a later measurement with the same batch size."""
         for name, seconds in other.parts.items():
             self.parts[name] += seconds
         self.images += other.images
@@ -119,9 +117,13 @@ class Timing:
 
 
 def run(
-    networks: Networks, photos: Sequence[tuple[str, bytes]], batch: int, max_pixels: int, done: Callable[[int], None]
+    networks: ShippedNetworks,
+    photos: Sequence[tuple[str, bytes]],
+    batch: int,
+    max_pixels: int,
+    done: Callable[[int], None],
 ) -> Timing:
-    """photos: names and bytes, taken in order, `batch` at a time. done: is told how many images each step has finished."""
+    """Processes the photos in order, `batch` at a time. done: is called with the number of images of each step."""
     timing = Timing(batch)
     for at in range(0, len(photos), batch):
         begin = time.perf_counter()
@@ -135,25 +137,25 @@ def run(
 
 
 def _step(
-    networks: Networks, photos: Sequence[tuple[str, bytes]], max_pixels: int, timing: Timing
+    networks: ShippedNetworks, photos: Sequence[tuple[str, bytes]], max_pixels: int, timing: Timing
 ) -> tuple[list[str], int]:
     with timing.part("decode"):
         decoded = [decode(data, max_pixels) for _, data in photos]
     with timing.part("passes"):
-        looks = [[(each, _rendered(image, each)) for each in plan(image.width, image.height)] for image in decoded]
+        passes = [[(each, _rendered(image, each)) for each in plan(image.width, image.height)] for image in decoded]
     with timing.part("detect"):
-        raw = _detect_in(networks.detector, looks)
-        closer = [closer_look(of_one, found) for of_one, found in zip(looks, raw, strict=True)]
-        further = _detect_in(networks.detector, [again for _, again in closer])
+        first = _detect_all(networks.detector, passes)
+        complete = [add_coarser_pass(of_one, found) for of_one, found in zip(passes, first, strict=True)]
+        second = _detect_all(networks.detector, [added for _, added in complete])
     with timing.part("merge"):
         found = [
             merge(
                 [
                     in_original(it, each, image.width, image.height)
-                    for (each, _), it in zip(of_one + again, first + second, strict=True)
+                    for (each, _), it in zip(of_one + added, found_first + found_second, strict=True)
                 ]
             )
-            for image, (of_one, again), first, second in zip(decoded, closer, raw, further, strict=True)
+            for image, (of_one, added), found_first, found_second in zip(decoded, complete, first, second, strict=True)
         ]
     chips: list[Float32Array] = []
     for (_, data), image, faces in zip(photos, decoded, found, strict=True):
@@ -173,12 +175,12 @@ def _step(
 
 
 def _rendered(decoded: Decoded, each: Pass) -> NDArray[np.uint8]:
-    assert each.tile is None, "a bare look is at the whole image"
+    assert each.tile is None, "the bare loop has whole-image passes only"
     return render(decoded.image, each)
 
 
 def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
-    """Pictures of one shape in one forward."""
+    """The detections of each picture. Pictures of one shape share a forward."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for i, picture in enumerate(pictures):
         by_shape.setdefault(picture.shape, []).append(i)
@@ -188,10 +190,10 @@ def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[D
     return [found[i] for i in range(len(pictures))]
 
 
-def _detect_in(detector: Detector, looks: Sequence[Sequence[Look]]) -> list[list[Detections]]:
-    """The detections of each look of each image, all images together."""
-    found = iter(_detect(detector, [picture for of_one in looks for _, picture in of_one]))
-    return [[next(found) for _ in of_one] for of_one in looks]
+def _detect_all(detector: Detector, passes: Sequence[Sequence[RenderedPass]]) -> list[list[Detections]]:
+    """The detections of each pass of each image, all images together."""
+    found = iter(_detect(detector, [picture for of_one in passes for _, picture in of_one]))
+    return [[next(found) for _ in of_one] for of_one in passes]
 
 
 def side(box: Float32Array) -> float:
@@ -199,14 +201,14 @@ def side(box: Float32Array) -> float:
     return float(np.sqrt(np.prod(box[2:] - box[:2])))
 
 
-def detector_ms(networks: Networks, repeats: int = 15) -> float:
-    """One 640×480 picture through the detector, the median."""
+def detector_ms(networks: ShippedNetworks, repeats: int = 15) -> float:
+    """The median time of the detector for one picture of 640×480, ms."""
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     return _median_ms(lambda: networks.detector.detect([picture]), repeats)
 
 
-def faces_ms(networks: Networks, *, mirror: bool, repeats: int = 9) -> float:
-    """32 faces cut out of a picture of 640×480 and embedded, the median."""
+def faces_ms(networks: ShippedNetworks, *, mirror: bool, repeats: int = 9) -> float:
+    """The median time to cut 32 faces out of a picture of 640×480 and embed them, ms."""
     picture = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
     template = np.array(align.DLIB.points, np.float32) * 70
     landmarks = [template + np.array([100 + 13 * i, 240], np.float32) for i in range(32)]

@@ -1,9 +1,9 @@
-"""Many pictures in the bulk lane beside clients who wait: `python -m bench.speed.bulk`.
+"""Measures the bulk lane beside interactive clients: `python -m bench.speed.bulk [PHOTOS]`.
 
-One service, embedded. Clients send pictures one after the other as fast as they are answered: that is its capacity.
-Then, round after round: `facestream recognize FOLDER` alone, clients paced at a share of the capacity, and both.
-Wanted: a 99th percentile of the clients at most twice that without bulk, and a bulk rate of at least 80 % of what they
-leave of its rate alone.
+One service with the embedded stores. Clients first send pictures as fast as they are answered, to measure the capacity.
+Then, in each round: `facestream recognize FOLDER` alone, clients paced at a share of the capacity, and both. Required:
+a 99th percentile of the clients of at most twice that without bulk, and a bulk rate of at least 80 % of the share of
+its rate alone that the clients leave.
 """
 
 import argparse
@@ -23,18 +23,19 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
+from bench.photos import add_photos_argument
 from bench.serving import Serving
 
 LEARNED = ("obama.jpg", "biden.jpg")
-SIDE = 640
-CLOSED_CLIENTS, CAPACITY_S = 8, 20.0
-SHARE = 0.3
-MOST_SLOWER, LEAST_BULK = 2.0, 0.8
+SIDE = 640  # pixels of the pictures' longer side
+CAPACITY_CLIENTS, CAPACITY_S = 8, 20.0
+SHARE = 0.3  # of the capacity that the paced clients use
+MOST_SLOWER, LEAST_BULK = 2.0, 0.8  # required
 
 
 @dataclass
-class Seen:
-    """Of one kind of phase, all rounds together. latencies in seconds; rates in pictures a second, a number a round."""
+class PhaseFigures:
+    """One kind of phase, all rounds together. latencies: seconds. rates: pictures a second, one a round."""
 
     latencies: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -45,13 +46,13 @@ class Seen:
 
 
 def numbered(jpeg: bytes, number: int) -> bytes:
-    """The same picture with other bytes: a comment after the first marker."""
+    """The same picture in another file: with a comment after the first marker."""
     comment = f"picture {number}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
 def pictures(folder: Path) -> list[bytes]:
-    """The photos of the folder, no larger than SIDE."""
+    """The JPEGs of the folder, reduced to SIDE."""
     made = []
     for path in sorted(folder.glob("*.jpg")):
         with Image.open(path) as opened:
@@ -63,13 +64,13 @@ def pictures(folder: Path) -> list[bytes]:
     return made
 
 
-class Clients:
-    """Send pictures of their own, numbered from where the folders' numbers end."""
+class RecognizingClients:
+    """Clients that send numbered pictures, from the number `first` on."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, photos: Sequence[bytes], first: int) -> None:
         self._session, self._url, self._photos, self._next = session, url, photos, first
 
-    async def send(self, seen: Seen) -> None:
+    async def send(self, seen: PhaseFigures) -> None:
         number = self._next
         self._next += 1
         form = aiohttp.FormData({"directory": "bench"})
@@ -87,18 +88,18 @@ class Clients:
             response.raise_for_status()
 
     async def capacity(self, seconds: float) -> float:
-        """Pictures a second, as fast as they are answered."""
-        seen, until = Seen(), time.perf_counter() + seconds
+        """Pictures a second that are answered to clients that send without a pause."""
+        seen, until = PhaseFigures(), time.perf_counter() + seconds
 
         async def one() -> None:
             while time.perf_counter() < until:
                 await self.send(seen)
 
-        await asyncio.gather(*(one() for _ in range(CLOSED_CLIENTS)))
+        await asyncio.gather(*(one() for _ in range(CAPACITY_CLIENTS)))
         return len(seen.latencies) / seconds
 
-    async def paced(self, rate: float, stop: asyncio.Event, seen: Seen) -> None:
-        """Requests at random moments, `rate` a second, whether or not earlier ones are answered, until told to stop."""
+    async def paced(self, rate: float, stop: asyncio.Event, seen: PhaseFigures) -> None:
+        """Sends requests at random moments, `rate` a second, answered or not, until `stop` is set."""
         at = time.perf_counter()
         async with asyncio.TaskGroup() as requests:
             while not stop.is_set():
@@ -107,8 +108,8 @@ class Clients:
                 await asyncio.sleep(max(0.0, at - time.perf_counter()))
 
 
-async def bulk(url: str, folder: Path, state: Path, seen: Seen) -> None:
-    """Runs the command and notes the rate from its first answer to its last."""
+async def bulk(url: str, folder: Path, state: Path, seen: PhaseFigures) -> None:
+    """Runs the command and records the rate from its first answer to its last."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "facestream.cli", "recognize", str(folder), "--directory", "bench", "--url", url),
         env=os.environ | {"XDG_STATE_HOME": str(state)},
@@ -133,8 +134,8 @@ def folder_of(root: Path, photos: Sequence[bytes], first: int, count: int) -> Pa
     return folder
 
 
-async def beside(clients: Clients, rate: float, seen: Seen, work: Coroutine[Any, Any, None]) -> None:
-    """Paced clients for as long as something else takes."""
+async def beside(clients: RecognizingClients, rate: float, seen: PhaseFigures, work: Coroutine[Any, Any, None]) -> None:
+    """Runs paced clients for as long as `work` takes."""
     stop = asyncio.Event()
     pacing = asyncio.create_task(clients.paced(rate, stop, seen))
     await work
@@ -146,9 +147,9 @@ async def run(
     serving: Serving, photos: Sequence[bytes], scratch: Path, total: int, rounds: int, portraits: Path
 ) -> bool:
     a_round = total // rounds
-    without, alone, clients_beside, bulk_beside = Seen(), Seen(), Seen(), Seen()
+    without, alone, clients_beside, bulk_beside = PhaseFigures(), PhaseFigures(), PhaseFigures(), PhaseFigures()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        clients = Clients(session, serving.url, photos, first=2 * total)
+        clients = RecognizingClients(session, serving.url, photos, first=2 * total)
         for name in LEARNED:
             await clients.learn(name, (portraits / name).read_bytes())
         await clients.capacity(CAPACITY_S / 4)
@@ -177,9 +178,8 @@ async def run(
         print(
             f"clients {name}: {len(seen.latencies)} requests, {seen.failed} failed, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
         )
-    print(
-        f"p50 × {clients_beside.percentile(50) / without.percentile(50):.2f}, p99 × {slower:.2f} (at most {MOST_SLOWER})"
-    )
+    slower_median = clients_beside.percentile(50) / without.percentile(50)
+    print(f"p50 × {slower_median:.2f}, p99 × {slower:.2f} (at most {MOST_SLOWER})")
     print(f"bulk: {np.mean(alone.rates):.1f}/s alone, {np.mean(bulk_beside.rates):.1f}/s beside, {alone.failed} failed")
     print(f"bulk keeps {kept:.0%} of what clients leave of it (at least {LEAST_BULK:.0%})")
     failed = without.failed + alone.failed + clients_beside.failed + bulk_beside.failed
@@ -192,7 +192,7 @@ def main() -> int:
         "--count", type=int, default=5_000, help="pictures in bulk beside the clients, and as many alone"
     )
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--photos", type=Path, default=Path("photos"))
+    add_photos_argument(parser, "the photos of `make photos`")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
     arguments = parser.parse_args()
     photos = pictures(arguments.photos)
@@ -200,7 +200,7 @@ def main() -> int:
         scratch = Path(folder)
         with Serving(scratch / "data", arguments.weights.resolve()) as serving:
             well = asyncio.run(run(serving, photos, scratch, arguments.count, arguments.rounds, arguments.photos))
-    print("all is well" if well else "this is not what is wanted")
+    print("all is well" if well else "a requirement is missed")
     return 0 if well else 1
 
 

@@ -1,11 +1,11 @@
-"""What the vector store and the gallery cost beside a bare client: `eval "$(make -s services)"; python -m
-bench.speed.cassandra [URL]`.
+"""Measures the vector store and the gallery against a bare client.
 
-In one run, by turns, in a keyspace of its own that is dropped at the end: writing faces against cassandra-driver with
-the same settings and as many requests on their way; loading a gallery against reading its rows with the driver's numpy
-parser; matching in it against one matrix product. Wanted: at least 80 % of the rows a second, at most 1.5 times the
-time of the bare read and 1.2 times the memory of the raw vectors, and at most 1.3 times the product. Each figure is the
-median of some rounds.
+    eval "$(make -s services)"; python -m bench.speed.cassandra [URL]
+
+In a keyspace of its own, in turn: writing faces, against cassandra-driver with the same settings and as many requests
+in flight; loading a gallery, against reading its rows with the driver's numpy parser; matching, against one matrix
+product. Required: at least 80 % of the rows a second, at most 1.5 times the time of the bare read and 1.2 times the
+memory of the raw vectors, and at most 1.3 times the time of the product. Each figure is the median of some rounds.
 """
 
 import argparse
@@ -37,13 +37,15 @@ from facestream.progress import counted
 from sink.match.galleries import Galleries
 from sink.match.gallery import Gallery
 
-WRITTEN, LOADED, RESIDENT, MATCHED = 0.8, 1.5, 1.2, 1.3  # what is wanted
-AT_ONCE = 500  # faces in one call, as the sink writes them under load
+WRITTEN, LOADED, RESIDENT, MATCHED = 0.8, 1.5, 1.2, 1.3  # required
+FACES_PER_WRITE = 500  # as the sink writes them under load
 BATCHES = (1, 8, 64)  # probes
 GENERATION, DIMENSION, TOP = "bench", 128, 5
 
 
 class Line(NamedTuple):
+    """One measurement, bare and through facestream, and what is required of the ratio."""
+
     what: str
     bare: str
     ours: str
@@ -57,9 +59,7 @@ class Line(NamedTuple):
 
 
 def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
-    """People who resemble themselves: cosines of .8 to their own faces and, as dlib's embedder gives them, of .6 to
-    others.
-    """
+    """Faces whose cosines are .8 to the same person's and .6 to others', which is typical of dlib's embedder."""
     random = np.random.default_rng(1)
     people = -(-count // per_person)
     centers = 1.2 + random.standard_normal((people, DIMENSION))
@@ -81,7 +81,7 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
         for number in range(rounds):
             faces = some_faces(f"bare {number}", count, 10)
             rows = [store._row(it) for it in faces]
-            gc.collect()  # nobody pays for what the one before has left
+            gc.collect()  # neither side collects the other's garbage
             begin = time.perf_counter()
             await asyncio.to_thread(execute_concurrent_with_args, session, insert, rows, concurrency=IN_FLIGHT)
             rates["bare"].append(count / (time.perf_counter() - begin))
@@ -89,8 +89,8 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
             faces = some_faces(f"ours {number}", count, 10)
             gc.collect()
             begin = time.perf_counter()
-            for first in range(0, count, AT_ONCE):
-                await vectors.put_faces(faces[first : first + AT_ONCE])
+            for first in range(0, count, FACES_PER_WRITE):
+                await vectors.put_faces(faces[first : first + FACES_PER_WRITE])
             rates["ours"].append(count / (time.perf_counter() - begin))
             tell(count)
     bare, ours = (statistics.median(rates[it]) for it in ("bare", "ours"))
@@ -127,32 +127,33 @@ async def loading(vectors: store.CassandraVectors, session: Session, directory: 
 
 
 def resident(url: str, directory: str, before: str) -> tuple[int, int]:
-    """Bytes that this process grows by when it loads a gallery: at most, and in the end. It loads the one `before` to
-    warm up.
+    """By how many bytes this process grows when it loads a gallery: at most, and in the end.
+
+    before: a directory whose gallery is loaded first, to warm up.
     """
 
     async def sizes() -> tuple[int, int]:
         vectors = store.CassandraVectors(url)
         await Galleries(vectors, 1 << 40).get(before, GENERATION, DIMENSION)
         gc.collect()
-        _forget_highest()
+        _reset_peak()
         begin = _status("VmRSS")
         gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
         sizes = _status("VmHWM") - begin, _status("VmRSS") - begin
         await vectors.close()
-        del gallery  # not before it was measured
+        del gallery  # kept until it was measured
         return sizes
 
     return asyncio.run(sizes())
 
 
 def _status(name: str) -> int:
-    """Linux: what this process takes now (VmRSS), and took at most (VmHWM)."""
+    """A value of /proc/self/status in bytes: the memory of this process now (VmRSS) or at most (VmHWM)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def _forget_highest() -> None:
+def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -167,7 +168,7 @@ def memory(url: str, directory: str, before: str, faces: int) -> list[Line]:
 
 
 def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list[Line]:
-    """Half of the probes are people in the gallery, half of them strangers."""
+    """Half of the probes are of people in the gallery, half of strangers."""
     matrix = np.stack([it.vector for it in faces])
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     random = np.random.default_rng(2)
@@ -216,7 +217,7 @@ def main() -> int:
     parser.add_argument("url", nargs="?", default=os.environ.get("FACESTREAM_VECTORS"))
     parser.add_argument("--faces", type=int, default=100_000, help="in the gallery")
     parser.add_argument("--per-person", type=int, default=10, help="faces of each person in the gallery")
-    parser.add_argument("--written", type=int, default=10_000, help="faces that are written in one round")
+    parser.add_argument("--written", type=int, default=10_000, help="faces written in one round")
     parser.add_argument("--rounds", type=int, default=5)
     chosen = parser.parse_args()
     if not chosen.url:

@@ -1,5 +1,4 @@
-"""Runs in face_recognition's environment, for bench/against_dlib.py: finds and encodes the faces of photos as its
-README does.
+"""Finds and encodes faces with face_recognition, in its own environment, for bench/speed/against_dlib.py.
 
 python dlib_worker.py PROCESSES ROUNDS PHOTO...        prints {"images": n, "faces": n, "seconds": s} as JSON
 """
@@ -9,7 +8,7 @@ import multiprocessing
 import sys
 import time
 
-import face_recognition  # type: ignore[import-not-found]  # not a dependency of ours: it is in an environment of its own
+import face_recognition  # type: ignore[import-not-found]  # it is installed in an environment of its own only
 
 
 def faces(path: str) -> int:
@@ -21,7 +20,7 @@ def faces(path: str) -> int:
 def main() -> None:
     processes, rounds, paths = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     with multiprocessing.Pool(processes) as pool:
-        pool.map(faces, paths[:1] * processes, 1)  # models are loaded before the clock runs
+        pool.map(faces, paths[:1] * processes, 1)  # loads the models before the time is taken
         begin = time.perf_counter()
         found = pool.map(faces, paths * rounds, 1)
         seconds = time.perf_counter() - begin

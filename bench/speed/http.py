@@ -1,6 +1,6 @@
-"""A client that is cheap, to measure a service: bodies made beforehand, connections kept alive.
+"""An HTTP client that measures a service and uses little CPU: bodies are made before, connections are kept alive.
 
-What the client takes of the CPU is measured, as it is not the service's.
+The CPU of the client is measured too, because it is not the service's.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ HEADERS = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}", "Prefer"
 
 @dataclass
 class Load:
-    """What a number of requests at one concurrency took."""
+    """The measurements of many requests at one concurrency."""
 
     concurrency: int
     latencies: list[tuple[str, float]] = field(default_factory=list)  # photo and seconds, of those that were answered
@@ -36,7 +36,7 @@ class Load:
         return len(self.latencies)
 
     def add(self, other: "Load") -> None:
-        """What was measured later, at the same concurrency."""
+        """Adds a later measurement at the same concurrency."""
         self.latencies += other.latencies
         self.faces += other.faces
         self.errors += other.errors
@@ -57,18 +57,23 @@ def multipart(fields: dict[str, str], filename: str, data: bytes) -> bytes:
 
 
 async def learn(url: str, people: dict[str, bytes]) -> None:
-    """Raises ServiceFailed."""
+    """Learns one picture of each person. Raises ServiceFailed.
+
+    A picture without a face is skipped, unless no picture has one.
+    """
+    learned = 0
     async with _session(url, 1) as session:
         for person, data in people.items():
             body = multipart({"directory": DIRECTORY, "person": person, "face": "largest"}, "portrait", data)
             async with session.post("/learn", data=body, headers=HEADERS) as response:
-                if response.status not in (200, 201):
-                    raise ServiceFailed(
-                        f"learning {person} was answered with {response.status}: {await response.text()}"
-                    )
+                if response.status not in (200, 201, 422):
+                    raise ServiceFailed(f"learning {person} ended with {response.status}: {await response.text()}")
+                learned += response.status != 422
+    if not learned:
+        raise ServiceFailed("none of the pictures to learn has a face: measure with other photos")
 
 
-async def load(
+async def recognize_all(
     serving: Serving,
     photos: Sequence[tuple[str, bytes]],
     concurrency: int,
@@ -77,8 +82,8 @@ async def load(
 ) -> Load:
     """Recognizes the photos in their order, `concurrency` at a time.
 
-    done: is told of each that was answered. sample_every: requests between two looks at the memory, which take a few
-    milliseconds each; 0 looks at the end only.
+    done: is called for each answer. sample_every: requests between two samples of the memory, each of which takes a few
+    milliseconds; 0 samples at the end only.
     """
     bodies = {
         name: multipart({"directory": DIRECTORY}, name.rpartition("/")[2], data) for name, data in dict(photos).items()
@@ -100,7 +105,9 @@ async def load(
                 seconds = time.perf_counter() - began
                 if status == 200:
                     measured.latencies.append((name, seconds))
-                    measured.faces += answer.count(b'"detection_score"')  # one a face; reading the JSON would cost more
+                    measured.faces += answer.count(
+                        b'"detection_score"'
+                    )  # one a face; parsing the JSON would use more CPU
                 else:
                     measured.errors.append(f"{name}: {status} {answer[:200].decode(errors='replace')}")
                 answered += 1

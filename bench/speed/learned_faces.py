@@ -1,4 +1,4 @@
-"""Many learned faces without learning them one by one: LFW's, moved and flipped, with all that a learn leaves behind."""
+"""Makes many learned faces out of LFW, moved and flipped, and writes what learning them would have written."""
 
 import asyncio
 import time
@@ -27,11 +27,13 @@ from weights.manifest import manifest
 
 OLD = manifest().default_generation
 DIRECTORIES = 8
-AT_ONCE = 64
+FACES_PER_STEP = 64
 
 
 @dataclass
 class LearnedFace:
+    """A face to be written. landmarks: in pixels of the crop, which is `jpeg`."""
+
     person: str
     directory: str
     image_id: str
@@ -40,7 +42,7 @@ class LearnedFace:
 
 
 def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFace]:
-    """Each round moves and flips all of LFW in its own way: the same people, as others."""
+    """`count` faces. Each turn through LFW moves and flips the faces differently, and makes other people of them."""
     chance = np.random.default_rng(0)
     rows = np.flatnonzero(faces.found)
     for number in range(count):
@@ -64,28 +66,28 @@ def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFac
         )
 
 
-def embedded(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> NDArray[np.float32]:
-    """The bare way: decode, cut, embed, one batch after the other."""
+def embed_faces(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> NDArray[np.float32]:
+    """The vectors, (n, D), in a bare loop: decode, cut, embed, one batch after the other."""
     vectors = []
-    for begin in range(0, len(faces), AT_ONCE):
-        chips = [chip_of_crop(embed.decoded_crop(face.jpeg)) for face in faces[begin : begin + AT_ONCE]]
+    for begin in range(0, len(faces), FACES_PER_STEP):
+        chips = [chip_of_crop(embed.decoded_crop(face.jpeg)) for face in faces[begin : begin + FACES_PER_STEP]]
         vectors.append(embedder.embed(chips))
     return np.concatenate(vectors)
 
 
-def rate(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> float:
-    """Faces a second of the bare way."""
+def bare_rate(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> float:
+    """Faces a second of the bare loop."""
     began = time.monotonic()
-    embedded(faces, embedder)
+    embed_faces(faces, embedder)
     return len(faces) / (time.monotonic() - began)
 
 
-async def learn(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[np.float32]) -> None:
-    """What a learn leaves behind, of each."""
+async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[np.float32]) -> None:
+    """Writes crop, vector and changelog of each face, as a learn does."""
     now = int(time.time() * 1000)
     with counted("learned", len(faces)) as tell:
-        for begin in range(0, len(faces), AT_ONCE):
-            part = faces[begin : begin + AT_ONCE]
+        for begin in range(0, len(faces), FACES_PER_STEP):
+            part = faces[begin : begin + FACES_PER_STEP]
             ids = [face_id_learned(it.image_id) for it in part]
             await asyncio.gather(
                 *(
@@ -121,9 +123,9 @@ def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
     return NewRecord(FACES_LEARNED.name, face.image_id, value.encode(), face.directory)
 
 
-async def recognized_before(stores: Stores, count: int) -> None:
-    """Images that were recognized long ago: in the topic, and committed past."""
-    with counted("recognized before", count) as tell:
+async def write_recognized(stores: Stores, count: int) -> None:
+    """Appends images that were recognized before, and commits the offsets behind them."""
+    with counted("recognized", count) as tell:
         for begin in range(0, count, 1_000):
             some = []
             for _ in range(min(1_000, count - begin)):

@@ -1,11 +1,12 @@
-"""Re-embeds many faces under load: `python -m bench.speed.reembed PHOTOS`; on the real servers after `eval "$(make -s
-services)"`.
+"""Measures a replay that re-embeds many faces under load.
 
-PHOTOS holds lfw/. Its faces, moved and flipped until there are enough (bench/learned_faces.py), are put where learned
-faces are, with their vectors of the active generation, behind more recognized images, which no replay reads. Then, in
-one run: the bare embedder on the same crops; the replay alone; clients at 30 % of what the service can do, without and
-beside a replay that is killed in the middle and goes on; compare, activate, more learns, rollback, which has to find
-them, retire.
+    python -m bench.speed.reembed PHOTOS --embedded
+    eval "$(make -s services)"; python -m bench.speed.reembed PHOTOS
+
+PHOTOS holds lfw/NAME/NAME_0001.jpg. bench/speed/learned_faces.py makes enough faces out of it and writes them as
+learned, behind many records of recognized images, which a replay does not read. Then, in one run: the bare embedder on
+the same crops; the replay alone; clients at 30 % of the service's capacity, without a replay and beside one that is
+killed in the middle and goes on; compare, activate, more learns, rollback, after which those must be found, and retire.
 """
 
 import argparse
@@ -26,11 +27,13 @@ import numpy as np
 
 from backends.log import Committed, TopicPartition
 from bench.accuracy import lfw
+from bench.accuracy.models import LFW
 from bench.clients import verdict
 from bench.cluster import Cluster
+from bench.photos import add_photos_argument
 from bench.serving import Serving
-from bench.speed.bare import load
-from bench.speed.learned_faces import OLD, cut_faces, embedded, learn, rate, recognized_before
+from bench.speed.bare import load_networks
+from bench.speed.learned_faces import OLD, bare_rate, cut_faces, embed_faces, write_learned, write_recognized
 from bench.stores import temporary_stores
 from facestream.config import Settings
 from facestream.progress import counted
@@ -41,13 +44,14 @@ from stream.catch_up import records_left
 from stream.topics import FACES_LEARNED
 
 NEW = "dlib-resnet29"
-CLIENTS, SHARE = 8, 0.3
+CLIENTS = 8
+SHARE = 0.3  # of the capacity that the paced clients use
 WANTED_ALONE, WANTED_BESIDE, WANTED_P99 = 0.9, 0.6, 2.0
 
 
 @dataclass
-class Figures:
-    """Seconds from a request to its answer, and the answers that were none."""
+class ClientFigures:
+    """Seconds from a request to its answer, and the errors."""
 
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -57,9 +61,7 @@ class Figures:
 
 
 class Replay:
-    """`facestream reembed` in a process of its own; `rate` is in faces a second, from a tenth to nine tenths of its
-    way, or from where it goes on after a kill.
-    """
+    """`facestream reembed` in a process of its own."""
 
     def __init__(self, stores: Stores, environment: dict[str, str]) -> None:
         self._stores, self._environment = stores, environment
@@ -69,7 +71,10 @@ class Replay:
         self._process = subprocess.Popen(command("reembed", NEW), env=self._environment, stderr=subprocess.DEVNULL)
 
     async def rate(self, total: int, kill_at: float | None = None) -> float:
-        """Waits until it has ended. kill_at: share of its way at which it is killed and started again."""
+        """Waits for the end. Returns faces a second, from a tenth (or from where a killed one goes on) to nine tenths.
+
+        kill_at: the share that is done when it is killed and started again.
+        """
         assert self._process is not None
         ends = await self._stores.log.end_offsets(FACES_LEARNED.name)
         seen: list[tuple[float, int]] = []
@@ -103,7 +108,7 @@ async def ask(session: aiohttp.ClientSession, url: str, path: str, picture: byte
 
 
 async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float) -> float:
-    """Images a second that some clients get through."""
+    """Images a second that are answered to clients that send without a pause."""
     done, until = [0], time.monotonic() + seconds
 
     async def client(number: int) -> None:
@@ -117,9 +122,9 @@ async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[
 
 async def paced(
     session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], rate: float, stop: asyncio.Event
-) -> Figures:
-    """Requests at even distances, whether the ones before are answered or not."""
-    figures, tasks, number = Figures(), set(), 0
+) -> ClientFigures:
+    """Sends requests at even intervals, whether the earlier ones are answered or not."""
+    figures, tasks, number = ClientFigures(), set(), 0
 
     async def one(picture: bytes) -> None:
         began = time.monotonic()
@@ -142,7 +147,7 @@ async def paced(
 async def system(
     folder: Path, weights: Path, in_one: bool
 ) -> AsyncIterator[tuple[Stores, dict[str, str], Serving | Cluster]]:
-    """The stores, the environment of commands, and what serves: started later, when the faces are there."""
+    """The stores, the environment of commands, and the service, which is started when the faces are written."""
     data = folder / "data"
     async with AsyncExitStack() as stack:
         settings = {} if in_one else await stack.enter_async_context(temporary_stores("reembed"))
@@ -162,7 +167,7 @@ async def system(
 async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     wrong: list[str] = []
     weights = arguments.weights.resolve()
-    models = load(Settings(weights=weights))
+    models = load_networks(Settings(weights=weights))
     bare_embedder = TorchEmbedder(models.embedder.module, models.embedder.device, mirror=False)
     known = lfw.faces(arguments.photos, lfw.images(arguments.photos), models)
     faces = []
@@ -171,27 +176,25 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
             faces.append(face)
             tell(1)
     print("embedding them in the active generation", flush=True)
-    vectors = embedded(faces, models.embedder)
+    vectors = embed_faces(faces, models.embedder)
     sample = faces[: min(len(faces), 4_096)]
     async with (
         system(folder, weights, arguments.embedded) as (stores, environment, serving),
         aiohttp.ClientSession() as session,
     ):
-        await recognized_before(stores, arguments.recognized)
-        await learn(stores, faces, vectors)
+        await write_recognized(stores, arguments.recognized)
+        await write_learned(stores, faces, vectors)
         pictures = [(arguments.photos / "lfw" / path).read_bytes() for path in known.paths[:200]]
         async with _served(serving) as url:
-            bare = [rate(sample, bare_embedder)]
+            bare = [bare_rate(sample, bare_embedder)]
             print(f"bare embedder: {bare[0]:.0f} faces/s", flush=True)
             replay = Replay(stores, environment)
             replay.start()
             alone = await replay.rate(len(faces))
-            bare.append(rate(sample, bare_embedder))
+            bare.append(bare_rate(sample, bare_embedder))
             ratio = alone / float(np.mean(bare))
-            print(
-                f"replay alone: {alone:.0f} faces/s, {ratio:.2f} of the bare embedder ({bare[0]:.0f} and {bare[1]:.0f})",
-                flush=True,
-            )
+            of_bare = f"{ratio:.2f} of the bare embedder ({bare[0]:.0f} and {bare[1]:.0f})"
+            print(f"replay alone: {alone:.0f} faces/s, {of_bare}", flush=True)
             wrong += (
                 []
                 if ratio >= WANTED_ALONE
@@ -211,7 +214,7 @@ async def _beside(
     pictures: Sequence[bytes],
     alone: float,
 ) -> list[str]:
-    """The same replay again, from the start, beside paced clients."""
+    """Runs the same replay again from the start, beside paced clients."""
     wrong: list[str] = []
     pace = SHARE * await capacity(session, url, pictures, arguments.seconds / 2)
     stop = asyncio.Event()
@@ -281,7 +284,7 @@ async def _switch(
 
 
 def _other(picture: bytes, number: int) -> bytes:
-    """The same picture as another file: what follows the end of a JPEG counts for nothing."""
+    """The same picture in another file: decoders ignore what follows the end of a JPEG."""
     return picture + number.to_bytes(4, "big")
 
 
@@ -296,7 +299,7 @@ async def _models(environment: dict[str, str], *arguments: str) -> None:
 
 
 async def _rewind(stores: Stores) -> None:
-    """Lets the group of the replay begin anew."""
+    """Commits the start of the topic for the replay's group, so that it begins again."""
     consumer = await stores.log.consumer(GROUP + NEW, [FACES_LEARNED.name], member="bench")
     starts = await stores.log.start_offsets(FACES_LEARNED.name)
     while len(consumer.assignment) < len(starts):
@@ -322,7 +325,7 @@ async def _served(serving: Serving | Cluster) -> AsyncIterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path)
+    add_photos_argument(parser, LFW)
     parser.add_argument("--faces", type=int, default=50_000)
     parser.add_argument("--recognized", type=int, default=200_000, help="records of images before them")
     parser.add_argument("--more", type=int, default=1_000, help="faces learned before the rollback")

@@ -13,7 +13,7 @@ from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_
 from facestream.progress import counted
 from schemas.errors import ConfigurationError, ObjectMissing
 from schemas.ids import crop_key
-from sink.evaluate.comparing import Difference, First
+from sink.evaluate.comparing import BestMatch, Difference
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp")
 MOST = 100  # differences: more than that are not looked at one by one
@@ -66,7 +66,7 @@ async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: 
         raise NotDrawn(f"{path} was not drawn: {error.strerror or error}") from None
 
 
-def _says(first: First, name: str) -> tuple[str, str]:
+def _says(first: BestMatch, name: str) -> tuple[str, str]:
     return person_of(first), f"{first.similarity:.3f} {name}"
 
 

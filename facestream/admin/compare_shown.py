@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from facestream.terminal import shown
-from sink.evaluate.comparing import STRANGERS, Difference, Figures, First
+from sink.evaluate.comparing import FPIR, Accuracy, BestMatch, Difference
 
 if TYPE_CHECKING:
     from facestream.commands.compare import Comparison
@@ -54,7 +54,7 @@ def _table(comparison: "Comparison") -> Table:
         table.add_column(Text(column), justify="left" if not column else "right", no_wrap=True)
     rows: list[tuple[str, str, str]] = [
         (f"own person first, of {old.portraits:,} portraits", _percent(old.right), _percent(new.right)),
-        (f"and named, {STRANGERS:.0%} of strangers", _percent(old.named), _percent(new.named)),
+        (f"and named, {FPIR:.0%} of strangers", _percent(old.named), _percent(new.named)),
         (f"strangers named, of {old.strangers:,}", _percent(old.strangers_named), _percent(new.strangers_named)),
         ("the median stranger below the threshold by", _below(old, 0), _below(new, 0)),
         ("1 stranger in 100 below the threshold by less than", _below(old, 1), _below(new, 1)),
@@ -90,7 +90,7 @@ def of_both_kinds(found: Sequence[Difference], most: int) -> list[Difference]:
     return old[:of_old] + new[: most - of_old]
 
 
-def person_of(first: First) -> str:
+def person_of(first: BestMatch) -> str:
     """In brackets who would not be named."""
     return f"({first.person})" if first.named is False else first.person
 
@@ -104,5 +104,5 @@ def _percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.2%}"
 
 
-def _below(of_one: Figures, at: int) -> str:
+def _below(of_one: Accuracy, at: int) -> str:
     return NOTHING if of_one.strangers_below is None else f"{of_one.strangers_below[at]:.3f}"

@@ -19,7 +19,7 @@ from facestream.runtime.role_process import make_detector, no_networks
 from processors import align
 from processors.decoding.pool import DecodePool
 from processors.detect import find_faces
-from processors.embed import as_kept, chips_of_crop, cut_face
+from processors.embed import chips_of_crop, cut_face, through_jpeg
 from processors.inference import Inference
 from processors.onnx_embedder import load_onnx_embedder
 from schemas.arrays import Float32Array
@@ -97,7 +97,7 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
 
 def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
     """A probe's chip, from the picture, and a learned face's, from the crop that is kept. (side, side, 3) each."""
-    learned = chips_of_crop(as_kept(cut_face(*face)), [template])[template].astype(np.float32)
+    learned = chips_of_crop(through_jpeg(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
 

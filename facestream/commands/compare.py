@@ -18,7 +18,17 @@ from facestream.terminal import quietly
 from schemas.errors import ConfigurationError, NotFound
 from schemas.generation_records import Generation
 from schemas.names import normalised
-from sink.evaluate.comparing import Difference, Figures, Key, Outcome, common, differences, figures, outcome, read
+from sink.evaluate.comparing import (
+    Accuracy,
+    Difference,
+    DirectoryMatches,
+    Key,
+    accuracy_of,
+    common_faces,
+    find_differences,
+    match_directory,
+    read_faces,
+)
 
 DESCRIPTION = """\
 Each learned face is looked for among all others of its directory, as if it had just come, once in each generation. People with
@@ -46,8 +56,8 @@ class Comparison:
     directories: Sequence[str]  # with faces that both have
     faces: int  # that both have
     left_out: LeftOut
-    old_figures: Figures
-    new_figures: Figures
+    old_figures: Accuracy
+    new_figures: Accuracy
     differences: Sequence[Difference]
 
 
@@ -110,24 +120,26 @@ async def compared(vectors: VectorReader, old: Generation, new: Generation, dire
             f"'{old.name}' and '{new.name}' have no face in common, {left_out.only_old:,} and {left_out.only_new:,} of their own:"
             f" complete the replay with `facestream reembed {new.name}`"
         )
-    outcomes_old: list[Outcome] = []
-    outcomes_new: list[Outcome] = []
+    matches_old: list[DirectoryMatches] = []
+    matches_new: list[DirectoryMatches] = []
     found: list[Difference] = []
     done_directories, faces = [], 0
     with counted("comparing", 2 * sum(in_both.values())) as done:
         for name in in_both:
-            of_old, of_new = common(await read(vectors, name, old.name), await read(vectors, name, new.name))
+            of_old, of_new = common_faces(
+                await read_faces(vectors, name, old.name), await read_faces(vectors, name, new.name)
+            )
             if not of_old.keys:  # erased since they were listed
                 continue
-            outcomes_old.append(await asyncio.to_thread(outcome, of_old, old.threshold, done))
-            outcomes_new.append(await asyncio.to_thread(outcome, of_new, new.threshold, done))
-            found += differences(name, of_old.keys, outcomes_old[-1], outcomes_new[-1])
+            matches_old.append(await asyncio.to_thread(match_directory, of_old, old.threshold, done))
+            matches_new.append(await asyncio.to_thread(match_directory, of_new, new.threshold, done))
+            found += find_differences(name, of_old.keys, matches_old[-1], matches_new[-1])
             done_directories.append(name)
             faces += len(of_old.keys)
     if not faces:
         raise NotFound("all faces were erased in the meantime")
     return Comparison(
-        old.name, new.name, done_directories, faces, left_out, figures(outcomes_old), figures(outcomes_new), found
+        old.name, new.name, done_directories, faces, left_out, accuracy_of(matches_old), accuracy_of(matches_new), found
     )
 
 

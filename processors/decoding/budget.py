@@ -1,13 +1,11 @@
-"""How much may be decoded at once: memory for pixels is given out in the order in which it is asked for."""
+"""Limits the memory for decoded pixels, which is given out in the order of the requests."""
 
 import asyncio
 from collections import deque
 
 
 class PixelBudget:
-    """How many pixels may be decoded at once. Who comes first is served first: a large image is not passed over for
-    ever.
-    """
+    """How many pixels may be decoded at the same time. First come, first served: a large image is not starved."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -16,7 +14,7 @@ class PixelBudget:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, pixels: int) -> None:
-        """Waits until `pixels` (at most the total) are free. Cancelled while waiting, nothing is taken."""
+        """Waits until `pixels` (at most the total) are free, and takes them. When cancelled it takes nothing."""
         if self._refusal is not None:
             raise self._refusal
         if not self._waiting and pixels <= self.free:
@@ -30,11 +28,11 @@ class PixelBudget:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.give(pixels)
             else:
-                self._serve()  # who stood behind may fit
+                self._serve()  # the next in line may fit
             raise
 
     def refuse(self, error: Exception) -> None:
-        """Ends the waiting of all who wait, and of all who come later."""
+        """Raises `error` in all waiting calls of `take` and in all later ones."""
         self._refusal = error
         while self._waiting:
             _, turn = self._waiting.popleft()
@@ -42,6 +40,7 @@ class PixelBudget:
                 turn.set_exception(error)
 
     def give(self, pixels: int) -> None:
+        """Gives back what `take` has taken."""
         self.free += pixels
         self._serve()
 

@@ -1,9 +1,7 @@
-"""The process that decodes: it meets hostile bytes, so it may run out of memory, hang or crash, and nothing else
-suffers.
+"""The decoding process. It reads hostile bytes: it may run out of memory, hang or crash without harm to others.
 
-It takes one image after another from its socket (standard input) until the parent, `processors.decoding.pool`, has
-gone. No torch and no asyncio are imported: it starts fast, and its address space stays small enough for a limit to mean
-something.
+It takes one image after another from its socket (standard input) until its parent, `processors.decoding.pool`, is gone.
+It imports neither torch nor asyncio: so it starts fast, and its address space is small enough to be limited.
 """
 
 import ctypes
@@ -25,7 +23,7 @@ from processors.decoding.wire import GO, REQUEST, receive, send
 
 
 def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
-    """One image. False when this process is to end: the parent has gone, or memory ran out and may be in pieces."""
+    """Decodes one image. False when this process must end: the parent is gone, or memory ran out and is fragmented."""
     header = receive(channel, REQUEST.size)
     if header is None:
         return False
@@ -33,7 +31,7 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
     data = receive(channel, length)
     if data is None:
         return False
-    # The parent's clock ends a decode that takes too long; this one is for a parent that is no longer there to do it.
+    # The parent ends a decode that takes too long; this limit is for the case that the parent is gone.
     spent = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent) + cpu_limit_s, resource.RLIM_INFINITY))
     try:
@@ -43,7 +41,7 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
             return True
         with FileIO(os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
             answer = source.pictures(file)
-            # What the parent has mapped must not shrink under it.
+            # The file must not shrink while the parent has it mapped.
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             send(channel, answer, file.fileno())
     except Refused as refused:
@@ -57,7 +55,7 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
 
 
 def confine(parent: int, memory_limit: int) -> None:
-    """Give up what a decoder does not need, and end when the parent ends."""
+    """Drops the rights that a decoder does not need, and lets it end with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
@@ -67,7 +65,7 @@ def confine(parent: int, memory_limit: int) -> None:
 
 
 def quieten() -> None:
-    """What decoders say about a file is the file's to choose, so it reaches no log; a traceback of ours still does."""
+    """Silences the decoders: the file decides what they print, so it must not reach a log. Our tracebacks still do."""
     sys.stderr = os.fdopen(os.dup(2), "w")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -1,9 +1,8 @@
-"""Images decoded in child processes: a picture that crashes, hangs or bloats its decoder is an error of that picture
-only.
+"""Decodes images in child processes: an image that crashes, hangs or bloats its decoder fails alone.
 
-Compressed bytes go to a child over a socket, pixels come back in a memory file that parent and child share, so no pixel
-is copied between processes and nothing is left behind when one is killed. The children (`processors.decoding.child`) do
-all that touches Pillow; this side runs on the event loop, keeps the budget for pixels and replaces children.
+Compressed bytes go to a child over a socket. Pixels come back in a memory file that parent and child share: no pixel is
+copied between processes, and a killed child leaves nothing behind. Only the children (`processors.decoding.child`) use
+Pillow; this side runs on the event loop, keeps the pixel budget and replaces children.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ from schemas.media import HEAD_BYTES, sniff
 Detail = Literal["normal", "high"]
 Picture = NDArray[np.uint8]  # (height, width, 3), RGB
 
-# The kernel frees 4 MB in a millisecond; more than this is unmapped in a thread, for the event loop's sake.
+# Measured: the kernel frees 4 MB in a millisecond. More than this is unmapped in a thread, not on the event loop.
 UNMAP_HERE_BYTES = 8 << 20
 
 _ERRORS: Final[dict[str, type[FacestreamError]]] = {
@@ -42,9 +41,9 @@ class DecodedImage:
     """Upright RGB pictures of one image, views on memory that `release` gives back; use it as a context manager.
 
     width, height: of the upright original. scale: decoded pixels per original pixel, 1.0 unless a large JPEG was
-    decoded reduced. pixels: (height · scale, width · scale, 3), rounded up or down. passes: what the detector looks at,
-    each padded with zeros to its pass's `shape`. Whoever keeps a view beyond `release` keeps the memory too, outside of
-    the budget.
+    decoded reduced. pixels: (height · scale, width · scale, 3), rounded up or down. passes: the pictures for the
+    detector, each padded with zeros to its pass's `shape`. A view that is kept after `release` keeps the memory too,
+    outside of the budget.
     """
 
     def __init__(
@@ -54,21 +53,19 @@ class DecodedImage:
         self.height: int = answer["height"]
         self.scale: float = answer["scale"]
         self._mapping = mapping
-        # numpy lets go of a buffer that it was handed, but holds on to one that it wraps: so nothing can close the
-        # mapping under a view.
+        # np.frombuffer exports the mapping's buffer for as long as a view lives: the mapping cannot be closed before.
         self._bytes = np.frombuffer(mapping, np.uint8)
         self._pixels = self._view(answer["pixels"])
-        places = answer["passes"]
-        planned = plan(self.width, self.height, detail) if places else []
-        self._passes = [(part, self._view(place)) for part, place in zip(planned, places, strict=True)]
+        layouts = answer["passes"]
+        planned = plan(self.width, self.height, detail) if layouts else []
+        self._passes = [(part, self._view(layout)) for part, layout in zip(planned, layouts, strict=True)]
         self._on_release: Callable[[mmap], None] | None = on_release
         self._loop = asyncio.get_running_loop()
 
-    def _view(self, place: list[int]) -> Picture:
-        offset, height, width, row = place
-        return np.ndarray(
-            (height, width, 3), np.uint8, self._bytes, offset, (row, 3, 1)
-        )  # raises where it would reach beyond
+    def _view(self, layout: list[int]) -> Picture:
+        offset, height, width, row = layout
+        # raises where the view would exceed the mapping
+        return np.ndarray((height, width, 3), np.uint8, self._bytes, offset, (row, 3, 1))
 
     @property
     def pixels(self) -> Picture:
@@ -85,7 +82,7 @@ class DecodedImage:
             raise ValueError("the pixels of this image were released")
 
     def release(self) -> None:
-        """Unmap the pictures and give their share of the budget back. On the event loop; a second call does nothing."""
+        """Unmaps the pictures and gives their pixels back to the budget. On the event loop; may be called again."""
         if self._on_release is None:
             return
         on_release, self._on_release = self._on_release, None
@@ -109,25 +106,25 @@ class DecodedImage:
 
 
 def _unmap(mapping: mmap) -> None:
-    with suppress(BufferError):  # somebody still looks at it: the last view unmaps
+    with suppress(BufferError):  # a view is still in use: the last one unmaps
         mapping.close()
 
 
 class _Worker:
-    """A place in the pool: the process that fills it, or why the last one did not start."""
+    """A slot of the pool: its process, or why the last one did not start."""
 
     def __init__(self) -> None:
         self.process: DecodingProcess | None = None
         self.failure: str = ""
-        self.usable = True  # the process waits for a request, it is not in the middle of one
+        self.usable = True  # the process is between two requests
 
 
 class DecodePool:
-    """A few children that decode.
+    """A pool of child processes that decode images.
 
-    max_pixels: what an original may have. pixel_budget: for all pictures that are decoded and not yet released, passes
-    included; one image never needs more than the whole. time_limit_s: for one image, waiting not counted. memory_limit:
-    the address space of a child, in bytes.
+    max_pixels: of an original. pixel_budget: pixels of all pictures that are decoded and not yet released, passes
+    included; one image never takes more than the whole budget. time_limit_s: for one image, without waiting.
+    memory_limit: the address space of a child, in bytes.
     """
 
     def __init__(
@@ -148,8 +145,7 @@ class DecodePool:
         self._starting: set[asyncio.Task[None]] = set()
         self._under_way: set[asyncio.Future[None]] = set()
         self._closed = False
-        # A child is told to die with the thread that started it (PR_SET_PDEATHSIG), so that thread is kept as long as
-        # the pool.
+        # A child dies with the thread that started it (PR_SET_PDEATHSIG), so that thread lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decode-start")
 
     async def start(self) -> None:
@@ -161,7 +157,7 @@ class DecodePool:
             raise Unavailable(failure)
 
     async def close(self) -> None:
-        """Stops every child. Decodes that are under way fail with Unavailable; images that were handed out stay usable."""
+        """Stops every child. Decodes under way fail with Unavailable; images that were returned stay usable."""
         self._closed = True
         self._idle.put_nowait(None)
         self.budget.refuse(Unavailable("the decoder was stopped"))
@@ -185,10 +181,10 @@ class DecodePool:
         await self.close()
 
     async def decode(self, data: bytes | memoryview, *, detail: Detail = "normal", full: bool = False) -> DecodedImage:
-        """Pixels and passes; with `full` the pixels at their full size and no passes.
+        """Decodes pixels and passes; with `full` the pixels at their full size and no passes.
 
         Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable where no child can be started. Release an image
-        before decoding it again: many who hold one while waiting for another would share the budget and never go on.
+        before you decode it again: callers who hold one image and wait for another could wait for each other forever.
         """
         if not self._all:
             raise RuntimeError("the pool was not started")
@@ -213,7 +209,7 @@ class DecodePool:
             except ChildGone as gone:
                 if self._closed:
                     raise Unavailable("the decoder was stopped") from gone
-                # It may have been killed while it was idle, which is no fault of this image; a second time it is.
+                # The child may have been killed while it was idle. A second time the image is at fault.
                 if gone.decoding or last:
                     raise UnreadableImage("decoding this image crashed the decoder: its data is broken") from gone
             except TimeoutError as error:
@@ -268,11 +264,11 @@ class DecodePool:
             raise _ERRORS[answer["error"]](answer["message"], **answer.get("details", {}))
 
     async def _take(self) -> _Worker:
-        """The worker that has been idle longest; one that died meanwhile is replaced, and the next one asked."""
+        """The worker that has been idle longest. One whose process has died is refilled, and the next one taken."""
         while True:
             worker = await self._idle.get()
             if worker is None:
-                self._idle.put_nowait(None)  # for the others who wait
+                self._idle.put_nowait(None)  # for the other callers that wait
                 raise Unavailable("the decoder was stopped")
             if worker.process is not None and worker.process.alive():
                 return worker
@@ -289,7 +285,7 @@ class DecodePool:
         task.add_done_callback(self._starting.discard)
 
     async def _fill(self, worker: _Worker) -> None:
-        """A new process in place of the old one, at once, so that it has started before the next image comes."""
+        """Starts a new process in place of the old one, before the next image comes."""
         await self._empty(worker)
         if self._closed:
             return

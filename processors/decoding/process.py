@@ -1,6 +1,6 @@
-"""The parent's end of one decoding child: how it is started, spoken with and stopped.
+"""The parent's side of one decoding child: starts it, talks to it and stops it.
 
-It knows nothing of images. The constructor and `stop` block and are for a thread; the rest never blocks the event loop.
+It knows nothing about images. The constructor and `stop` block, so call them in a thread; the rest never blocks.
 """
 
 import asyncio
@@ -21,14 +21,16 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class ChildGone(Exception):
-    """The child ended in the middle of a conversation; `decoding` when it had been told to decode."""
+    """The child ended before it answered. decoding: whether it had been told to decode."""
 
     def __init__(self, *, decoding: bool) -> None:
-        super().__init__("the decoding process has gone")
+        super().__init__("the decoding process is gone")
         self.decoding = decoding
 
 
 class DecodingProcess:
+    """One child process with its socket."""
+
     def __init__(self, settings: dict[str, int]) -> None:
         self._process: subprocess.Popen[bytes]
         self._channel, theirs = socket.socketpair()
@@ -70,14 +72,14 @@ class DecodingProcess:
             raise ChildGone(decoding=False) from error
 
     def say(self, word: bytes) -> None:
-        """One byte that always fits: the child has read all that went before."""
+        """Sends one byte. It always fits into the socket: the child has read everything before it."""
         try:
             self._channel.send(word)
         except ConnectionError:
-            return  # `answer` will tell
+            return  # `answer` raises ChildGone
 
     async def answer(self, *, decoding: bool = False) -> dict[str, Any]:
-        """The child's next answer; a memory file that comes with it is for `take_mapping`."""
+        """The child's next answer. A memory file that comes with it is kept for `take_mapping`."""
         received = b""
         while len(received) < LENGTH.size or len(received) < LENGTH.size + LENGTH.unpack_from(received)[0]:
             try:
@@ -104,9 +106,7 @@ class DecodingProcess:
             loop.remove_reader(self._channel)
 
     def take_mapping(self) -> mmap:
-        """Maps the memory file that came with the last answer. Private memory files are never too short: the child
-        seals them.
-        """
+        """Maps the memory file that came with the last answer. The child has sealed it, so it cannot shrink."""
         descriptor = self._descriptors.pop()
         try:
             return mmap(descriptor, 0)
@@ -114,11 +114,11 @@ class DecodingProcess:
             os.close(descriptor)
 
     def kill(self) -> None:
-        """Whoever waits for an answer finds the child gone; `stop` has still to come."""
+        """Kills the child: a pending `answer` raises ChildGone. `stop` must still be called."""
         self._process.kill()
 
     def stop(self) -> str:
-        """Kills the child if need be, waits for its end and says how it ended. Blocks for as long as the kernel takes."""
+        """Kills the child if it still runs, waits for its end and returns how it ended. Blocks."""
         self._channel.close()
         for descriptor in self._descriptors:
             os.close(descriptor)
@@ -134,10 +134,9 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs, and none of the parent's passwords: the child is where hostile bytes meet C code."""
+    """What Python needs, and none of the parent's passwords: hostile bytes meet C code in the child."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # One arena, and no threads of numpy (the plan of passes imports it): both reserve address space, and that is
-    # limited.
+    # One arena, and no threads of numpy (processors/passes.py imports it): both take address space, which is limited.
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}

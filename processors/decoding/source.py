@@ -1,7 +1,7 @@
-"""One image from compressed bytes to upright RGB pictures, with nothing but Pillow; it runs in the decoding child only.
+"""Decodes one image with Pillow, from compressed bytes to upright RGB pictures. It runs in the decoding child only.
 
-The header is read first and says what decoding will take; then pixels and the detector's passes are written to a file,
-one after the other. Bytes are believed in nothing: what a decoder may trip over ends as `Refused`.
+The header is read first and tells how many pixels decoding will take. Then the pixels and the detector's passes are
+written to a file, one after the other. The bytes are not trusted: whatever a decoder fails on ends as `Refused`.
 """
 
 import math
@@ -15,14 +15,14 @@ from PIL import AvifImagePlugin, Image, MpoImagePlugin, PpmImagePlugin, TiffImag
 from processors.passes import Pass, plan
 from schemas.media import HEAD_BYTES, sniff
 
-# A reduced decode keeps this long side at least: the largest pass has 2,048, and the 6 % less are what lets a phone's
-# 4,000 pixels be halved.
+# A reduced decode keeps at least this long side. The largest pass has 2,048 pixels; 6 % less lets a phone's 4,000
+# pixels be halved.
 LEAST_REDUCED_SIDE = 1920
 LEAST_SHARE_OF_PASS = LEAST_REDUCED_SIDE / 2048
 
-# Imported here so that the first image of a format does not wait for its plugin.
+# Imported here so that the first image of a format does not wait for the import.
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_ISO_FORMATS = ("HEIF", "AVIF")  # a brand may be shared, each plugin looks for itself
+_ISO_FORMATS = ("HEIF", "AVIF")  # the two share brands: each plugin checks by itself
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
 _PNG_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _UPRIGHT = {
@@ -37,7 +37,7 @@ _UPRIGHT = {
 
 
 def prepare() -> None:
-    """Once for a process: our own limit in place of Pillow's, and one thread, as every further one takes address space."""
+    """Sets Pillow up, once a process: our own pixel limit, and one thread, as each further one takes address space."""
     Image.MAX_IMAGE_PIXELS = None  # check_pixels is the limit
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
@@ -45,7 +45,7 @@ def prepare() -> None:
 
 
 class Refused(Exception):
-    """This image gets an error instead of pixels: a code of schemas.errors, a message for its sender, further details."""
+    """The image cannot be decoded: with a code of schemas.errors, a message for the client, and details."""
 
     def __init__(self, code: str, message: str, **details: Any) -> None:
         super().__init__(message)
@@ -53,10 +53,9 @@ class Refused(Exception):
 
 
 class Source:
-    """One image, between its header and its pictures.
+    """One image whose header is read and whose pixels are not decoded yet.
 
-    width, height: of the upright original. scale: decoded pixels per original pixel. cost: what all pictures take, in
-    pixels.
+    width, height: of the upright original. scale: decoded pixels per original pixel. cost: the pixels of all pictures.
     """
 
     def __init__(self, data: bytes, *, full: bool, detail: Literal["normal", "high"], max_pixels: int) -> None:
@@ -64,7 +63,7 @@ class Source:
         if media_type is None:
             raise Refused("not_an_image", "this is not an image of a supported format")
         self.name = media_type.removeprefix("image/").upper()
-        if media_type == "image/webp":  # its decoder takes memory for the whole canvas before it tells the size
+        if media_type == "image/webp":  # its decoder allocates the whole canvas before it tells the size
             check_pixels(webp_canvas(data), max_pixels)
         try:
             if media_type == "image/png":
@@ -95,7 +94,7 @@ class Source:
         self.passes = [] if self.full else plan(self.width, self.height, self.detail)
 
     def _orientation(self) -> int:
-        """The EXIF orientation, 1 where there is none or no valid one: a broken tag is no reason to refuse a picture."""
+        """The EXIF orientation, 1 where there is none or it is broken: that is no reason to refuse an image."""
         if self.image.format in ("TIFF", "HEIF"):  # these come upright from their decoders
             return 1
         exif = Image.Exif()
@@ -107,9 +106,7 @@ class Source:
         return value if isinstance(value, int) and value in _UPRIGHT else 1
 
     def _reduction(self) -> int:
-        """How many original pixels a side become one: a JPEG decodes several times faster so, and large enough faces
-        stay.
-        """
+        """By what factor a JPEG is decoded smaller: that is several times faster, and faces stay large enough."""
         if self.image.format not in ("JPEG", "MPO") or not self.passes:
             return 1
         side = max(self.width, self.height)
@@ -117,8 +114,9 @@ class Source:
         return next((reduction for reduction in (8, 4, 2) if side / reduction >= wanted), 1)
 
     def pictures(self, file: FileIO) -> dict[str, Any]:
-        """Decode, write pixels and passes to `file`, and tell where each lies: [offset, height, width, bytes from row
-        to row].
+        """Decodes the image and writes its pixels and passes to `file`.
+
+        Returns the layout of each picture in the file: [offset, height, width, bytes from row to row].
         """
         upright = self._upright()
         pixels = write(file, upright)
@@ -136,22 +134,21 @@ class Source:
             raise
         except Exception as error:
             raise Refused("unreadable_image", f"this {self.name} file {complaint(error, 'has broken data')}") from error
-        if self.reduction == 1 and image.size != self.size:  # HEIF may find another one than its header claims
+        if self.reduction == 1 and image.size != self.size:  # a HEIF image may differ from its header
             self.size = image.size
             check_pixels(self.size, self.max_pixels)
             self._measure()
-        del self.image  # its memory, before more is taken
+        del self.image  # frees its memory before more is allocated
         if self.orientation == 1:
             return image
-        if (
-            self.reduction > 1
-        ):  # a last row and column mostly outside would, turned, come first and shift all by almost a pixel
+        if self.reduction > 1:
+            # a partial last row or column would come first after the turn, and shift everything by almost a pixel
             width, height = self.size
             image = image.crop((0, 0, round(width / self.reduction), round(height / self.reduction)))
         return image.transpose(_UPRIGHT[self.orientation])
 
     def _is_view(self, part: Pass) -> bool:
-        """Whether the pass lies in the decoded pixels as it is."""
+        """Whether the picture of the pass is a part of the decoded pixels, unchanged."""
         return part.scale == self.scale == 1 and part.shape == (part.height, part.width)
 
     def _view(self, part: Pass, pixels: list[int]) -> list[int]:
@@ -171,15 +168,16 @@ def check_pixels(size: tuple[int, int], limit: int) -> None:
     width, height = size
     if width * height > limit:
         has, most = (f"{pixels / 1e6:,.1f}".removesuffix(".0") for pixels in (width * height, limit))
-        message = f"the image has {width} × {height} = {has} million pixels, at most {most} million are accepted: send it smaller"
-        raise Refused("too_many_pixels", message, width=width, height=height, limit=limit)
+        message = f"the image has {width} × {height} = {has} million pixels, at most {most} million are accepted"
+        raise Refused("too_many_pixels", f"{message}: send it smaller", width=width, height=height, limit=limit)
     if min(width, height) < 1:
         raise Refused("unreadable_image", "the image has no pixels")
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
-    """Width and height out of a WebP header (RFC 9649, 2.4 to 2.7), (1, 1) where the decoder will find it broken
-    anyway.
+    """Width and height out of a WebP header (RFC 9649, 2.4 to 2.7), (1, 1) where the header is broken.
+
+    The decoder refuses a broken one.
     """
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
@@ -193,10 +191,10 @@ def webp_canvas(data: bytes) -> tuple[int, int]:
 
 
 def png_essentials(data: bytes) -> bytes:
-    """A PNG without what is no part of its picture, orientation first (it may follow the pixels).
+    """A PNG reduced to the chunks of its picture, the orientation first (it may follow the pixels).
 
-    Texts and colour profiles are where a small file hides a large one, and a wrong checksum in them, or an animation
-    that contradicts itself, is no reason to refuse a picture that every browser shows.
+    A small file can hide a large one in texts and colour profiles. And a wrong checksum in those, or a contradictory
+    animation, is no reason to refuse a picture that every browser shows.
     """
     view, at = memoryview(data), 8
     header, orientation, rest = view[:8], view[:0], []
@@ -207,14 +205,14 @@ def png_essentials(data: bytes) -> bytes:
             header = view[:end]
         elif kind == b"eXIf" and zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
             orientation = view[at:end]
-        elif kind in _PNG_PICTURE or end > len(view):  # the decoder shall find out what is truncated
+        elif kind in _PNG_PICTURE or end > len(view):  # a truncated chunk is left to the decoder
             rest.append(view[at:end])
         at = end
     return b"".join([header, orientation, *rest])
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: what is transparent on white, as a page shows it; wide samples scaled to 8 bits, never clipped."""
+    """Converts any mode to RGB: transparent parts on white, as on a web page; wide samples scaled to 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -228,7 +226,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def to_grey(image: Image.Image) -> Image.Image:
-    """Wide samples to 8 bits: 16 bits by the range that the format gives, 32 bits and floats by what is there."""
+    """Scales wide samples to 8 bits: 16 bits by the format's range, 32 bits and floats by their own range."""
     wide = image if image.mode == "F" else image.convert("I")
     if image.mode.startswith("I;16"):
         bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, 16)  # TIFF: 12 bits come in 16
@@ -243,16 +241,14 @@ def to_grey(image: Image.Image) -> Image.Image:
 
 
 def write(file: FileIO, image: Image.Image) -> list[int]:
-    """Append a picture's bytes and tell where they lie: PPM is a short header and raw RGB, and its writer copies once,
-    in C.
-    """
+    """Appends a picture to the file and returns its layout. PPM is a short header and raw RGB, written in C."""
     image.save(file, "PPM")
     width, height = image.size
     return [file.tell() - width * height * 3, height, width, width * 3]
 
 
 def complaint(error: Exception, otherwise: str) -> str:
-    """What a decoder has to say, for the image's sender: its own words name internals."""
+    """A decoder's error in words for the client; its own words name internals."""
     text = str(error).lower()
     if any(
         word in text

@@ -1,8 +1,8 @@
-"""What parent and decoding child say to each other.
+"""The protocol between the parent and a decoding child.
 
-The parent sends REQUEST and the compressed bytes. The child answers with what the pictures will take, or an error. The
-parent says GO, or SKIP; after GO the child answers with the places of the pictures and a memory file, or an error.
-Answers are JSON after their LENGTH; nothing that comes from a child is ever unpickled.
+The parent sends REQUEST and the compressed bytes. The child answers with the number of pixels that decoding takes, or
+an error. The parent sends GO or SKIP. After GO the child answers with the layouts of the pictures and a memory file, or
+an error. An answer is JSON after its LENGTH; nothing that comes from a child is ever unpickled.
 """
 
 import json
@@ -27,6 +27,6 @@ def send(channel: socket.socket, answer: dict[str, Any], *descriptors: int) -> N
 
 
 def receive(channel: socket.socket, length: int) -> bytes | None:
-    """Exactly `length` bytes in one piece, None when the other side has gone."""
+    """Exactly `length` bytes, None when the other side is gone."""
     received = channel.recv(length, socket.MSG_WAITALL) if length else b""
     return received if len(received) == length else None

@@ -1,7 +1,7 @@
 """CenterFace (arXiv 1911.03599): an anchor-free face detector at stride 4.
 
-A MobileNetV2 trunk, three upsampling steps that take in the trunk's finer maps, four 1×1 heads. Batch norm is folded
-into the convolutions (weights/convert.py). What the heads' numbers mean in pixels is said in processors/boxes.py.
+A MobileNetV2 trunk, three upsampling steps that add the trunk's finer maps, four 1×1 heads. Batch norm is folded into
+the convolutions (weights/convert.py). processors/boxes.py turns the numbers of the heads into pixels.
 """
 
 import torch.nn.functional as F

@@ -16,7 +16,7 @@ STAGES = ((3, 32, False), (4, 64, True), (3, 128, True), (3, 256, True), (1, 256
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions and a shortcut without weights: average pooling and zero channels where the shape changes."""
+    """Two 3×3 convolutions and a shortcut without weights: pooling and zero channels where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, *, down: bool) -> None:
         super().__init__()
@@ -30,10 +30,9 @@ class Residual(nn.Module):
         y = self.second(F.relu(self.first(x)))
         if self.down:
             x = F.avg_pool2d(x, 2, 2)
-            y = F.pad(
-                y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2])
-            )  # dlib adds zeros at the bottom and right
-            x = F.pad(x, (0, 0, 0, 0, 0, self.grow))  # and as new last channels
+            # as dlib: zeros at the bottom and right, and as new last channels
+            y = F.pad(y, (0, x.shape[3] - y.shape[3], 0, x.shape[2] - y.shape[2]))
+            x = F.pad(x, (0, 0, 0, 0, 0, self.grow))
         return F.relu(x + y)
 
 

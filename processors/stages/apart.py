@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from processors import align
-from processors.embed import AT_ONCE, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
+from processors.embed import CHIPS_PER_STEP, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
 from processors.embedders import Embedders
-from processors.inference import PICTURE_S, Inference, Picture
+from processors.inference import PICTURE_DONE_S, Inference, Picture
 from processors.sheet import decoded_sheet, encoded_sheet
 from processors.stages.base import FaceToLearn, ImageStage, OpenImage, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
@@ -163,9 +163,9 @@ class EmbedStage:
         landmarks = [landmarks_of(event.faces[i]) for i in at]
         chips = await self._crop_threads.run(_chips_of, stored.data, landmarks, generation.template)
         vectors: list[Float32Array] = []
-        for begin in range(0, len(chips), AT_ONCE):
-            part = chips[begin : begin + AT_ONCE]
-            vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_S))
+        for begin in range(0, len(chips), CHIPS_PER_STEP):
+            part = chips[begin : begin + CHIPS_PER_STEP]
+            vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_DONE_S))
         return {i: {generation.name: vector} for i, vector in zip(at, vectors, strict=True)}
 
 

@@ -155,7 +155,7 @@ class ImageStage(ABC):
     async def _cropped(self, image: OpenImage, face: Detection) -> FaceToLearn:
         landmarks = {image.generation.detector: landmarks_of(face)}
         for other in await self._detectors.others(image.generation.detector):
-            seen = await self._cutter.seen_by(other, image.decoded, face.box, image.since)
+            seen = await self._cutter.find_landmarks(other, image.decoded, face.box, image.since)
             if seen is not None:
                 landmarks[other] = seen
         cuts = dict(

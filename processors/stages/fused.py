@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 
 from backends.log import NewRecord
-from processors.embed import CutFace, as_kept, decoded_crop, embed_crops, embed_probes
+from processors.embed import CutFace, decoded_crop, embed_crops, embed_probes, through_jpeg
 from processors.embedders import Embedders
 from processors.stages.base import (
     FaceToLearn,
@@ -48,7 +48,7 @@ class FusedStage(ImageStage):
         kept = await self._crop_threads.run(decoded_crop, face.jpeg)
         crops = {image.generation.detector: CutFace(kept, np.array(face.crop.landmarks, np.float32))}
         for detector, cut in face.seen.items():
-            crops[detector] = await self._crop_threads.run(as_kept, cut)
+            crops[detector] = await self._crop_threads.run(through_jpeg, cut)
         return await embed_crops(
             crops,
             image.generation.detector,
@@ -62,7 +62,7 @@ class FusedStage(ImageStage):
         generation = await self._embedders.require(image.generation.name)
         large = large_enough(faces)
         landmarks = [landmarks_of(faces[i]) for i in large]
-        with await self._cutter.fine_enough(image.data, image.decoded, landmarks) as fine:
+        with await self._cutter.with_enough_pixels(image.data, image.decoded, landmarks) as fine:
             at = [points * fine.scale for points in landmarks]
             vectors = await embed_probes(fine.pixels, at, generation, self._crop_threads, self._inference, image.since)
         by_face = dict(zip(large, vectors, strict=True))

@@ -5,7 +5,7 @@ import time
 
 from backends.objects import ObjectReader
 from processors.decoding.pool import DecodePool
-from processors.embed import CropThreads, CutFace, as_kept
+from processors.embed import CropThreads, CutFace, through_jpeg
 from processors.face_cutter import FaceCutter
 from processors.inference import Inference
 from schemas.errors import ObjectMissing
@@ -38,8 +38,8 @@ class Redetect:
             except ObjectMissing:
                 return None
             with await self._decoders.decode(original) as decoded:
-                landmarks = await self._cutter.seen_by(self._detector, decoded, face.box, time.monotonic())
+                landmarks = await self._cutter.find_landmarks(self._detector, decoded, face.box, time.monotonic())
                 if landmarks is None:
                     return None
                 (cut,) = await self._cutter.cut(original, decoded, [landmarks])
-        return await self._crop_threads.run(as_kept, cut)
+        return await self._crop_threads.run(through_jpeg, cut)

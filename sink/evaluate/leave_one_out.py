@@ -1,4 +1,7 @@
-"""Leave one out: how a learned face fares in its own gallery if it had not been learned. For `fitting` and `comparing`."""
+"""Leave one out: matches a learned face against its own gallery as if it had not been learned.
+
+`fitting` and `comparing` use it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,27 +13,25 @@ from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
 from sink.match.people import Match
 
-AT_ONCE = 1_024  # faces of one person: more are looked at in parts
+FACES_PER_PRODUCT = 1_024  # of one person, against all of that person's: more are matched in parts
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
-    """How similar each face of a person is to the others of that person, as sink/people.py says. A single face has
-    none.
-    """
+class SamePersonMatches:
+    """The similarity of each face of a person to the person's other faces, as sink/match/people.py defines it."""
 
-    similarity: Float32Array  # (faces,), -1 where there is no other
-    nearest: NDArray[np.intp]  # (faces,), which of them is most similar, -1 where there is no other
+    similarity: Float32Array  # (faces,), -1 where there is no other face
+    nearest: NDArray[np.intp]  # (faces,), the index of the most similar other face, -1 where there is none
 
 
-def own(units: Float32Array) -> Own:
+def match_same_person(units: Float32Array) -> SamePersonMatches:
     """units: (faces, D) of one person, unit length."""
     count = len(units)
     if count < 2:
-        return Own(np.full(count, -1, np.float32), np.full(count, -1, np.intp))
+        return SamePersonMatches(np.full(count, -1, np.float32), np.full(count, -1, np.intp))
     similarity, nearest = np.empty(count, np.float32), np.empty(count, np.intp)
-    for begin in range(0, count, AT_ONCE):
-        part = slice(begin, min(begin + AT_ONCE, count))
+    for begin in range(0, count, FACES_PER_PRODUCT):
+        part = slice(begin, min(begin + FACES_PER_PRODUCT, count))
         each = units[part] @ units.T  # (part, faces)
         rows = np.arange(len(each))
         each[rows, rows + begin] = 0
@@ -38,12 +39,13 @@ def own(units: Float32Array) -> Own:
         each[rows, rows + begin] = -np.inf
         nearest[part] = each.argmax(1)
         similarity[part] = (each.max(1) + mean) / 2
-    return Own(similarity, nearest)
+    return SamePersonMatches(similarity, nearest)
 
 
-def best_others(gallery: Gallery, units: Float32Array, people: Sequence[int]) -> list[Match | None]:
-    """For each face the best match that is somebody else, None where there is nobody. units: (b, D), unit length.
-    people: (b,), whose face each is, numbers of the gallery.
+def match_other_people(gallery: Gallery, units: Float32Array, people: Sequence[int]) -> list[Match | None]:
+    """The best match of each face that is not its own person, None where the gallery has nobody else.
+
+    units: (b, D), unit length. people: (b,), the person of each face, as a number of the gallery.
     """
     found = gallery.best(units, 2)
     return [

@@ -1,6 +1,4 @@
-"""The galleries in memory: loaded from the vector store at first use, the least recently used dropped when memory is
-short.
-"""
+"""The galleries in memory: loaded from the vector store at first use, dropped by least recent use."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -23,25 +21,25 @@ LOAD_SECONDS = Histogram(
 
 
 class Galleries:
-    """One caller at a time for each directory; different directories may load side by side."""
+    """Galleries by directory and generation. One caller at a time for each directory; others may load side by side."""
 
     def __init__(self, vectors: VectorReader, memory: int) -> None:
         """memory: bytes that the galleries together may take; the one in use may take more."""
         self._vectors, self._memory = vectors, memory
         self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()
-        self._dropped = 0  # how often
+        self._drops = 0  # how often `drop` was called
         _IN_USE.add(self)
 
     async def get(self, directory: str, generation: str, dimension: int) -> Gallery:
-        """Raises Unavailable."""
+        """The gallery, loaded if it is not in memory. Raises Unavailable."""
         key = (directory, generation)
         gallery = self._galleries.get(key)
         if gallery is None:
-            gallery, dropped = Gallery(dimension), self._dropped
+            gallery, drops = Gallery(dimension), self._drops
             with LOAD_SECONDS.time():
                 async for block in self._vectors.read_gallery(directory, generation):
                     gallery.load(block)
-            if dropped != self._dropped:  # while it was read it may have become stale: it serves this once
+            if drops != self._drops:  # it may have become stale while it was read: it serves this call only
                 return gallery
             self._galleries[key] = gallery
         self._galleries.move_to_end(key)
@@ -49,7 +47,7 @@ class Galleries:
         return gallery
 
     def learned(self, faces: list[FaceVector]) -> None:
-        """Adds faces that the vector store has by now; a gallery that is not loaded will find them there."""
+        """Adds faces that are in the vector store already: a gallery that is not loaded gets them from there."""
         by_gallery: dict[tuple[str, str], list[FaceVector]] = {}
         for it in faces:
             by_gallery.setdefault((it.directory, it.generation), []).append(it)
@@ -59,12 +57,12 @@ class Galleries:
                 gallery.add(FaceBlock(persons, face_ids, np.stack([it.vector for it in new])))
 
     def with_faces(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Those (directory, generation) of which a gallery with faces is in memory."""
+        """Those of the keys (directory, generation) whose gallery is in memory and has faces."""
         return {key for key in keys if key in self._galleries and self._galleries[key].faces}
 
     def drop(self, stale: Callable[[str], bool]) -> None:
         """Drops the galleries of the directories for which `stale` holds."""
-        self._dropped += 1
+        self._drops += 1
         for key in [key for key in self._galleries if stale(key[0])]:
             del self._galleries[key]
 

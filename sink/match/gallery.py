@@ -1,6 +1,6 @@
 """A gallery: the faces of one directory in one generation, in memory, and exact matching against all of them.
 
-sink/people.py says what the similarity to a person is, and finds the best people among the similarities to all faces.
+sink/match/people.py defines the similarity to a person, and finds the best people among the similarities to all faces.
 """
 
 import uuid
@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from backends.vectors import FaceBlock
 from schemas.arrays import Float32Array
-from sink.match.names import Names
-from sink.match.people import BELOW_ALL, FOLDS, Match, People
+from sink.match.names import NumberedNames
+from sink.match.people import BELOW_ALL, FOLDS, Match, PersonIndex
 from sink.match.strangers import Strangers
 
 T = TypeVar("T", bound=np.generic)
 
 BLOCK_ROWS = 65_536
-MOST_SIMILARITIES = 8_000_000  # of one matrix product, 32 MB: probes are taken in parts
-FEW = 64  # faces: so many ids are found sooner one by one
-LEAST_ROWS, SMALL = 64, 4_096
+MOST_SIMILARITIES = 8_000_000  # of one matrix product, 32 MB: more probes are matched in parts
+FEW_IDS = 64  # fewer face ids than this are found faster one by one
+LEAST_ROWS = 64
+DOUBLING_ROWS = 4_096  # up to this many rows a gallery grows by doubling, beyond by whole blocks
 
 
 class Candidate(NamedTuple):
-    """`face_id` is the person's best face, `similarity` as sink/people.py says."""
+    """A person and the similarity to them; `face_id` is the person's most similar face."""
 
     person: str
     similarity: float
@@ -33,7 +34,7 @@ class Candidate(NamedTuple):
 
 
 class Gallery:
-    """Not for several threads at once."""
+    """The faces of one directory in one generation. Not safe for several threads at once."""
 
     def __init__(self, dimension: int) -> None:
         self.dimension = dimension
@@ -42,8 +43,8 @@ class Gallery:
         self._rows = 0
         self._person_of = np.empty(0, np.int32)  # (capacity,), the person of each row
         self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
-        self._names = Names()
-        self._people: People | None = None  # as of now, None where it has to be made
+        self._names = NumberedNames()
+        self._index: PersonIndex | None = None  # of all rows; None: a row was added since it was made
         self._strangers: Strangers | None = None
 
     @property
@@ -59,18 +60,18 @@ class Gallery:
 
     @property
     def nbytes(self) -> int:
-        """Memory in use, roughly: what nothing was written to takes none."""
+        """Memory in use, roughly: rows that were never written to take none."""
         return self._rows * (4 * self.dimension + 24) + self._names.nbytes + 8 * self.people
 
     def load(self, block: FaceBlock) -> None:
-        """Adds faces that are not there yet, many at a time."""
+        """Adds faces whose ids are not in the gallery yet, many at a time."""
         self._append(_keys(block.face_ids), self._names.numbers(block.persons), block.vectors)
         self._strangers = None
 
     def add(self, block: FaceBlock) -> None:
-        """Adds faces as they are learned; one that is there already (the same face_id) is replaced."""
+        """Adds faces as they are learned; a face with an id that is in the gallery replaces the earlier one."""
         keys = _keys(block.face_ids)
-        last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id
+        last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id the last one counts
         known = self._rows_of(keys)
         new = [i for key, i in last.items() if key not in known]
         for key, row in known.items():
@@ -79,7 +80,7 @@ class Gallery:
         people = self._names.numbers([block.persons[i] for i in new])
         self._append(keys[new], people, block.vectors[new])
         if self._strangers is not None:
-            self._strangers.changed(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
+            self._strangers.update(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
 
     def match(self, probes: Float32Array, top: int) -> list[list[Candidate]]:
         """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
@@ -88,53 +89,54 @@ class Gallery:
         return [[self._candidate(it) for it in found] for found in self.best(units, top)]
 
     def best(self, units: Float32Array, top: int) -> list[list[Match]]:
-        """The same with numbers for names and ids. units: (B, D), unit length."""
+        """As `match`, but with the numbers of people and rows. units: (B, D), unit length."""
         if not self._rows:
             return [[] for _ in units]
-        people = self._index()
+        index = self._person_index()
         height = -(-self._rows // FOLDS) * FOLDS
-        at_once = max(1, MOST_SIMILARITIES // height)
+        part_size = max(1, MOST_SIMILARITIES // height)
         found = []
-        for begin in range(0, len(units), at_once):
-            part = units[begin : begin + at_once]
+        for begin in range(0, len(units), part_size):
+            part = units[begin : begin + part_size]
             similarities = np.empty((height, len(part)), np.float32)
             similarities[self._rows :] = BELOW_ALL
             for i, block in enumerate(self._blocks):
                 low, high = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, self._rows)
-                # this way round the product takes up to a third less than the other
+                # in this order the product takes up to a third less time than transposed
                 np.matmul(block[: high - low], part.T, out=similarities[low:high])
-            found += people.best(similarities, top)
+            found += index.best(similarities, top)
         return found
 
-    def best_of_others(self) -> Float32Array:
-        """For up to SENTINELS people, the best similarity of one of their faces to anybody else: how strangers fare
-        here.
+    def stranger_similarities(self) -> Float32Array:
+        """Best similarities that strangers reach here, (s,), estimated with up to SENTINELS enrolled people.
+
+        Each is that of one of the person's faces to anybody else.
         """
         if self.people < 2:
             return np.empty(0, np.float32)
         if self._strangers is None:
             self._strangers = Strangers(self)
-        return self._strangers.best()
+        return self._strangers.similarities()
 
     def name(self, person: int) -> str:
         return self._names[person]
 
     def vectors_of(self, person: int) -> Float32Array:
         """(faces of the person, D), unit length."""
-        return np.stack([self._unit(row) for row in self._index().rows_of(person)])
+        return np.stack([self._unit(row) for row in self._person_index().rows_of(person)])
 
     def first_vector_of(self, person: int) -> Float32Array:
-        """(D,), of the smallest face_id: a choice that does not depend on the order of learning."""
-        return self._unit(min(self._index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
+        """(D,), of the face with the smallest face_id: a choice that does not depend on the order of learning."""
+        return self._unit(min(self._person_index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
 
     def _unit(self, row: int) -> Float32Array:
         unit: Float32Array = self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS]
         return unit
 
-    def _index(self) -> People:
-        if self._people is None:
-            self._people = People(self._person_of[: self._rows], self.people)
-        return self._people
+    def _person_index(self) -> PersonIndex:
+        if self._index is None:
+            self._index = PersonIndex(self._person_of[: self._rows], self.people)
+        return self._index
 
     def _candidate(self, match: Match) -> Candidate:
         hex_ = self._face_ids[match.row].tobytes().hex()
@@ -151,12 +153,12 @@ class Gallery:
         self._face_ids[begin:end] = keys
         self._person_of[begin:end] = people
         self._rows = end
-        self._people = None
+        self._index = None
 
     def _rows_of(self, keys: NDArray[np.uint64]) -> dict[bytes, int]:
-        """The rows of the keys that are there."""
+        """The row of each key that is in the gallery."""
         firsts = self._face_ids[: self._rows, 0]
-        if len(keys) < FEW:
+        if len(keys) < FEW_IDS:
             rows = [row for first in keys[:, 0] for row in np.flatnonzero(firsts == first)]
         else:
             rows = list(np.flatnonzero(np.isin(firsts, keys[:, 0])))
@@ -164,10 +166,10 @@ class Gallery:
         return {key: found[key] for key in map(bytes, keys) if key in found}
 
     def _reserve(self, rows: int) -> None:
-        """Makes room for so many. Most galleries are small; others grow by whole blocks, which are not copied."""
+        """Makes room for this many rows. A large gallery grows by whole blocks, which are not copied."""
         while rows > len(self._person_of):
             length = max(2 * len(self._person_of), rows, LEAST_ROWS)
-            if length > SMALL:
+            if length > DOUBLING_ROWS:
                 length = (len(self._person_of) // BLOCK_ROWS + 1) * BLOCK_ROWS
             if len(self._person_of) < BLOCK_ROWS:
                 self._blocks = [_longer(block, length) for block in self._blocks]
@@ -177,14 +179,14 @@ class Gallery:
 
 
 def _longer(values: NDArray[T], length: int) -> NDArray[T]:
-    """With so many rows."""
+    """A copy with room for `length` rows."""
     longer = np.empty((length, *values.shape[1:]), values.dtype)
     longer[: len(values)] = values
     return longer
 
 
 def _to_unit_length(vectors: Float32Array, units: Float32Array) -> None:
-    """Both (n, D). One without a length, or an endless one, gets nothing that is similar to anything."""
+    """Writes `vectors`, scaled to unit length, to `units`; both (n, D). Without a finite length a vector becomes 0."""
     with np.errstate(over="ignore", invalid="ignore"):
         lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
         np.divide(vectors, np.maximum(lengths, 1e-12)[:, None], out=units)

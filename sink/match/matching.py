@@ -1,4 +1,4 @@
-"""From similarities to an answer: names, thresholds, probabilities and candidates of the faces of photos."""
+"""Matches the faces of photos: names, thresholds, probabilities and candidates for an answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,7 @@ from sink.match.thresholds import threshold
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """The faces of a photo. vectors: (n, D), of those whose indices `embedded` holds; the others are too small to be
-    told apart.
-    """
+    """The faces of a photo. vectors: (n, D), of the faces whose indices are in `embedded`; the others are too small."""
 
     faces: Sequence[EmbeddedFace]
     vectors: Float32Array
@@ -38,7 +36,7 @@ def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -
 def _persons(
     photo: Photo, found: list[list[Candidate]], gallery: Gallery, generation: Generation
 ) -> list[dict[str, Any]]:
-    limit = threshold(generation.threshold, gallery.people, photo.options.strangers, gallery.best_of_others())
+    limit = threshold(generation.threshold, gallery.people, photo.options.strangers, gallery.stranger_similarities())
     candidates = dict(zip(photo.embedded, found, strict=True))
     persons = [
         _person(face, candidates.get(i), gallery.people, limit, generation) for i, face in enumerate(photo.faces)

@@ -1,6 +1,6 @@
-"""Names, numbered in the order in which they came, in little more memory than their letters.
+"""A set of names that gives each name a number, in little more memory than the letters take.
 
-A dict of str takes 150 bytes a name, which in a gallery with one face a person is a third of its vectors.
+A dict of str takes 150 bytes a name: with one face of 128 numbers a person, a third of what the vectors take.
 """
 
 from array import array
@@ -15,20 +15,19 @@ T = TypeVar("T", bound=np.generic)
 FREE = -1
 LEAST_SLOTS = 8
 HASH = 0xFFFF_FFFF  # 32 bits
-AT_ONCE = 4_096
+NAMES_PER_STEP = 4_096  # placed together when the hash table grows
 
 
-class Names:
-    """`names[number]` is a name, `names.numbers` gives the numbers of names. A name never goes."""
+class NumberedNames:
+    """Names with numbers, from 0 in the order in which they came. `names[number]` is a name. Nothing is removed."""
 
     def __init__(self) -> None:
         self._count = 0
-        # Arrays that are longer than what is in them; what was not written to yet takes no memory.
+        # The arrays are longer than what they hold; pages that were never written to take no memory.
         self._text = np.empty(64, np.uint8)  # UTF-8, one after the other
-        self._ends = np.empty(0, np.int64)  # of each in the text
-        self._hashes = np.empty(0, np.uint32)  # of each
-        # A hash table by linear probing: each slot holds a number. At most two thirds are taken: fuller, searches take
-        # long.
+        self._ends = np.empty(0, np.int64)  # of each name in the text
+        self._hashes = np.empty(0, np.uint32)  # of each name
+        # A hash table with linear probing: a slot holds a number. At most two thirds are taken, to keep searches short.
         self._slots = np.empty(0, np.int32)
         self._make_room(0)
 
@@ -53,9 +52,9 @@ class Names:
         return self._text.nbytes + self._ends.nbytes + self._hashes.nbytes + self._slots.nbytes
 
     def numbers(self, names: Sequence[str]) -> NDArray[np.int32]:
-        """The number of each; new ones are added. Equal names in a row cost next to nothing."""
+        """The number of each name; new names are added. Equal names in a row cost almost nothing."""
         self._make_room(len(names))
-        # Not through numpy, which takes several times as long for a single element.
+        # memoryviews: numpy takes several times as long for a single element
         slots, hashes, mask, count = self._slots.data, self._hashes.data, len(self._slots) - 1, self._count
         numbers, new = array("i"), list[str]()
         previous, number = None, FREE
@@ -94,10 +93,10 @@ class Names:
             self._ends = _longer(self._ends, self._count, 2 * size // 3)
             self._hashes = _longer(self._hashes, self._count, 2 * size // 3)
             self._slots = np.full(size, FREE, np.int32)
-            for begin in range(0, self._count, AT_ONCE):
-                left = np.arange(begin, min(begin + AT_ONCE, self._count), dtype=np.int32)
+            for begin in range(0, self._count, NAMES_PER_STEP):
+                left = np.arange(begin, min(begin + NAMES_PER_STEP, self._count), dtype=np.int32)
                 at = self._hashes[left] & np.uint32(size - 1)
-                while len(left):  # each goes on from a slot that another one took
+                while len(left):  # whose slot was taken by another, tries the next one
                     free = self._slots[at] == FREE
                     self._slots[at[free]] = left[free]
                     on = self._slots[at] != left
@@ -105,7 +104,7 @@ class Names:
 
 
 def _longer(values: NDArray[T], count: int, length: int) -> NDArray[T]:
-    """The first `count` of them, with room for so many."""
+    """The first `count` values, in an array of that length."""
     longer = np.empty(length, values.dtype)
     longer[:count] = values[:count]
     return longer

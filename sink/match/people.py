@@ -1,12 +1,12 @@
-"""Out of the similarities to every face, the people who are most similar: exactly, and without looking at everybody.
+"""The most similar people, out of the similarities to every face: exact, without computing the score of everybody.
 
 The similarity of a probe to a person is the mean of two cosines: that of the person's best face, and the mean over all
-faces of that person. The best alone draws strangers to people with many portraits (with 1 portrait for most and 7 to 9
-for 28 % of the people of LFW, 67 % of strangers came nearest to one of the 28 %, with the mean of both 33 %), the mean
-alone wastes a good match among bad ones.
+faces of that person. With the best alone, strangers are nearest to people with many portraits: measured with
+bench/accuracy/portraits.py, where 28 % of the people of LFW have 7 to 9 portraits and the others one, 67 % of strangers
+were nearest to one of the 28 %, with the mean of both 33 %. With the mean alone, one good match among bad ones is lost.
 
-Nobody is more similar than their best face. So what some promising people reach is a limit, and only who has a face
-above it can be among the best. To look at all faces person by person would take several times as long as the matrix
+Nobody is more similar than their best face. So the scores of some promising people are a lower limit for the best, and
+only people with a face above that limit are scored. To score everybody would take several times as long as the matrix
 product before.
 """
 
@@ -20,24 +20,27 @@ from schemas.arrays import Float32Array
 Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
-FOLDS = 16  # rows that are looked at together, their highest similarity first
-LEADERS = 24  # the best of each part of the gallery, from whom the limit comes
-MOST_CANDIDATES = 4_000_000  # similarities looked at one by one, in one go
-BELOW_ALL = -2.0  # is less than any cosine
-EVERYBODY = -1.5  # as a limit: more than BELOW_ALL, less than any cosine
-ROUNDING = 1e-5  # by which the float32 mean of some cosines may be above the highest
+FOLDS = 16  # rows whose highest similarity is taken first, to skip all of them at once
+LEADERS = 24  # parts of the gallery, the best person of each of which is scored to find the limit
+MOST_CANDIDATES = 4_000_000  # similarities compared with the limit in one step
+BELOW_ALL = -2.0  # less than any cosine
+EVERYBODY = -1.5  # a limit that everybody reaches: more than BELOW_ALL, less than any cosine
+ROUNDING = 1e-5  # the float32 mean of some cosines may be above the highest of them by this
 
 
 class Match(NamedTuple):
+    """A person by number, and the similarity of a probe to them."""
+
     person: int
     similarity: float
     row: int  # of the best face
 
 
-class People:
-    """Whose face each row is. `person_of`: (rows,), numbers from 0 to people - 1, each at least once."""
+class PersonIndex:
+    """Which rows of a gallery are the faces of each person."""
 
     def __init__(self, person_of: Rows, people: int) -> None:
+        """person_of: (rows,), the person of each row, numbers from 0 to people - 1, each at least once."""
         self._person_of = person_of
         self._counts = np.bincount(person_of, minlength=people).astype(np.int32)
         self._ends = np.cumsum(self._counts, dtype=np.int32)
@@ -50,7 +53,7 @@ class People:
     def best(self, similarities: Float32Array, top: int) -> list[list[Match]]:
         """For each probe the `top` most similar people, best first.
 
-        similarities: (height, b), of b probes to every row; height a multiple of FOLDS, filled up with BELOW_ALL.
+        similarities: (height, b), of b probes to every row. height: a multiple of FOLDS, padded with BELOW_ALL.
         """
         height, b = similarities.shape
         folds = similarities.reshape(FOLDS, height // FOLDS, b)
@@ -81,7 +84,7 @@ class People:
         return found
 
     def _limits(self, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
-        """For each probe what at least `top` people reach: (b,)."""
+        """For each probe a score that at least `top` people reach: (b,)."""
         height, b = highest.shape
         part = max(1, height // LEADERS)
         parts = height // part
@@ -98,9 +101,7 @@ class People:
         return scores[:, parts - top] - np.float32(ROUNDING)
 
     def _scores(self, each: Float32Array, begins: Indices, people: Indices) -> tuple[Float32Array, Float32Array]:
-        """The similarity of the best face of each of these people, and that of the person: (n,). each, begins: as
-        below.
-        """
+        """The similarity to each person's best face, and to the person: (n,) both. each, begins: see _similarities."""
         best = np.maximum.reduceat(each, begins)
         mean = np.add.reduceat(each, begins) / self._counts[people]
         return best, ((best + mean) / 2).astype(np.float32)
@@ -108,8 +109,9 @@ class People:
     def _similarities(
         self, similarities: Float32Array, people: Indices, probes: Indices
     ) -> tuple[Float32Array, Indices, Indices]:
-        """Of all faces of each of these people to the probe beside it, one person after the other; the rows of the
-        faces; where each person begins.
+        """Of each person's faces to one probe: the similarities and the rows, person by person, and where each begins.
+
+        people, probes: (n,), pairs.
         """
         counts = self._counts[people]
         ends = np.cumsum(counts)

@@ -1,37 +1,63 @@
-"""How strangers fare in a gallery: the best similarity to anybody else of some of its people, who play the stranger."""
+"""How similar strangers are to a gallery, estimated with its own people.
+
+Some of its people play the stranger: of each, the best similarity to anybody else is what a stranger would reach.
+"""
 
 import hashlib
 from bisect import bisect
+from collections.abc import Sequence
 from heapq import nsmallest
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schemas.arrays import Float32Array
+from sink.match.people import Match
 
-if TYPE_CHECKING:
-    from sink.match.gallery import Gallery
+SENTINELS = 1_000  # people who play the stranger: enough to estimate a false positive rate of one in a hundred
 
-SENTINELS = 1_000  # people who play the stranger: enough for one in a hundred, and a deterministic choice of them
+
+class Enrolled(Protocol):
+    """The people of a gallery, as far as `Strangers` needs them. People are numbers from 0 to people - 1."""
+
+    dimension: int
+
+    @property
+    def people(self) -> int: ...
+
+    def name(self, person: int) -> str: ...
+
+    def vectors_of(self, person: int) -> Float32Array:
+        """(faces of the person, D), unit length."""
+
+    def first_vector_of(self, person: int) -> Float32Array:
+        """(D,), of one face, whatever the order of learning."""
+
+    def best(self, units: Float32Array, top: int) -> Sequence[Sequence[Match]]:
+        """The `top` most similar people of each, best first. units: (B, D), unit length."""
 
 
 class Strangers:
-    """Those whose names have the smallest hashes, kept up to date. All arrays are in the order of the hashes."""
+    """The people whose names have the smallest hashes, and the similarity of each to the nearest other person.
 
-    def __init__(self, gallery: "Gallery") -> None:
+    The hash makes the choice deterministic. All arrays are in the order of the hashes.
+    """
+
+    def __init__(self, gallery: Enrolled) -> None:
         self._hashes = nsmallest(SENTINELS, ((_hash(gallery.name(person)), person) for person in range(gallery.people)))
         self._members = np.array([person for _, person in self._hashes], np.int32)  # (s,)
         self._units = np.empty((len(self._members), gallery.dimension), np.float32)  # (s, D), a face of each
         self._best = np.empty(len(self._members), np.float32)  # (s,), the similarity to the nearest other person
         self._nearest = np.empty(len(self._members), np.int32)  # (s,), who that is
-        self._look(gallery, np.arange(len(self._members)))
+        self._find_nearest(gallery, np.arange(len(self._members)))
 
-    def best(self) -> Float32Array:
+    def similarities(self) -> Float32Array:
+        """(s,), the similarity of each to the nearest other person."""
         return self._best.copy()
 
-    def changed(self, gallery: "Gallery", people: list[int]) -> None:
-        """These people are new, or have other faces than before."""
+    def update(self, gallery: Enrolled, people: list[int]) -> None:
+        """Takes in that these people are new, or have other faces than before."""
         stale = set(people)
         for person in people:
             similarities = self._units @ gallery.vectors_of(person).T  # (s, faces of the person)
@@ -42,11 +68,11 @@ class Strangers:
             self._best[nearer], self._nearest[nearer] = scores[nearer], person
         for person in people:
             if person not in self._members:
-                self._enter(gallery, person)
-        self._look(gallery, np.flatnonzero(np.isin(self._members, list(stale))))
+                self._insert(gallery, person)
+        self._find_nearest(gallery, np.flatnonzero(np.isin(self._members, list(stale))))
 
-    def _enter(self, gallery: "Gallery", person: int) -> None:
-        """Takes the place of one with a larger hash, if there is one."""
+    def _insert(self, gallery: Enrolled, person: int) -> None:
+        """Adds the person in place of one with a larger hash, if there is one."""
         entry = (_hash(gallery.name(person)), person)
         at = bisect(self._hashes, entry)
         self._hashes = [*self._hashes[:at], entry, *self._hashes[at:]][:SENTINELS]
@@ -55,13 +81,13 @@ class Strangers:
         self._best = np.insert(self._best, at, 0)[:SENTINELS]
         self._nearest = np.insert(self._nearest, at, person)[:SENTINELS]
 
-    def _look(self, gallery: "Gallery", places: NDArray[np.intp]) -> None:
-        """Looks for the nearest person of the members at these places anew."""
-        for place in places:
-            self._units[place] = gallery.first_vector_of(int(self._members[place]))
-        for place, found in zip(places, gallery.best(self._units[places], 2), strict=True):
-            other = next(it for it in found if it.person != self._members[place])
-            self._best[place], self._nearest[place] = other.similarity, other.person
+    def _find_nearest(self, gallery: Enrolled, indices: NDArray[np.intp]) -> None:
+        """Searches the whole gallery for the nearest other person of the members at these indices."""
+        for i in indices:
+            self._units[i] = gallery.first_vector_of(int(self._members[i]))
+        for i, found in zip(indices, gallery.best(self._units[indices], 2), strict=True):
+            other = next(it for it in found if it.person != self._members[i])
+            self._best[i], self._nearest[i] = other.similarity, other.person
 
 
 def _hash(name: str) -> int:

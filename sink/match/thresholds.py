@@ -1,33 +1,32 @@
-"""Which similarity a stranger reaches: the threshold that gives a chosen share of strangers a name, for a gallery of
-some size.
+"""The threshold for a false positive identification rate (FPIR: the share of strangers that get a name).
 
-A verification threshold cannot serve: the more people, the likelier somebody looks like the stranger. Small galleries
-take the model's own table (weights/manifest.toml); in larger ones every enrolled person plays the stranger against all
-others.
+A verification threshold does not do: the more people a gallery has, the likelier one of them looks like the stranger.
+Small galleries use the model's own table (weights/manifest.toml). In larger ones enrolled people play the stranger
+against all others.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
+from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
 
-# The table counts as much as this many enrolled people above the threshold. On 100 draws of 200 people of LFW, two of
-# whom are above a threshold for one in a hundred, 1.3 % of strangers passed. (A Gumbel fit of the maxima lies far too
-# high.)
+# The table counts as much as this many enrolled people above the threshold. Measured with bench/accuracy/thresholds.py
+# on 100 random galleries of 200 people of LFW, where a threshold for one in a hundred has two people above it: 1.3 % of
+# strangers got a name. (A Gumbel fit of the maxima gave far too high a threshold.)
 TABLE_WEIGHT = 4
 
 
-def threshold(table: Threshold | None, people: int, strangers: float, best_of_others: NDArray[np.float32]) -> float:
+def threshold(table: Threshold | None, people: int, strangers: float, stranger_similarities: Float32Array) -> float:
     """The similarity that a share `strangers` of strangers reaches in a gallery of `people`.
 
-    best_of_others: (s,), for some enrolled people the best similarity to anybody else. Returns -1 for strangers = 1:
-    the nearest is always named. Without a table, few people have a high threshold.
+    stranger_similarities: (s,), see Gallery. Returns -1 for strangers = 1: the nearest person is always named. Without
+    a table, a gallery with few people gets a high threshold.
     """
     if strangers >= 1:
         return -1.0
     from_table = table.at(people, strangers) if table else 1.0
-    if not len(best_of_others):
+    if not len(stranger_similarities):
         return from_table
-    above = strangers * len(best_of_others)
+    above = strangers * len(stranger_similarities)
     weight = above / (above + TABLE_WEIGHT)
-    return weight * float(np.quantile(best_of_others, 1 - strangers)) + (1 - weight) * from_table
+    return weight * float(np.quantile(stranger_similarities, 1 - strangers)) + (1 - weight) * from_table

@@ -1,4 +1,4 @@
-"""The roles as processes of their own on the real servers; short forms of bench.soak.same and bench.soak.faults."""
+"""The roles as processes of their own on the real servers; short forms of bench.soak.same_answers and .faults."""
 
 import asyncio
 import shutil
@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench.cluster import Cluster, unique
 from bench.commands import Commands
-from bench.soak import erase, erase_round, faults, same
+from bench.soak import erase, erase_round, faults, same_answers
 from bench.stores import temporary_stores
 from scripts.services import Services
 from tests.e2e.conftest import Client, jpeg
@@ -62,7 +62,7 @@ def portraits(photos: Path, tmp_path: Path) -> list[Path]:
 async def test_the_answers_are_those_of_one_process(
     services: dict[str, str], tmp_path: Path, weights_folder: Path, portraits: list[Path]
 ) -> None:
-    assert await same.compare(tmp_path, weights_folder, portraits, 32, (1, 3), services) == []
+    assert await same_answers.compare(tmp_path, weights_folder, portraits, 32, (1, 3), services) == []
 
 
 async def test_replicas_share_what_they_know(cluster: Cluster, photos: Path) -> None:
@@ -134,7 +134,7 @@ async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
     names = ("obama.jpg", "obama2.jpg", "obama3.jpg")
     pictures = erase_round.Photos([(photos / it).read_bytes() for it in names], (photos / "biden.jpg").read_bytes())
     commands = Commands(stores | {"data": str(cluster.data), "weights": str(weights_folder)})
-    held = {"held sink": erase.held(cluster, "sink", 14)}
+    held = {"held sink": erase.hold_one(cluster, "sink", 14)}
     assert await erase.erase_under_fire(cluster, commands, pictures, held, rounds=4, together=4, seed=1, rate=20) == []
 
 
@@ -144,10 +144,10 @@ async def test_processes_and_servers_come_and_go(
     """Under load; the long form is `make soak-services`."""
     pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
     some = {
-        "kill": faults.killing(4),
-        "kafka": faults.server_gone(servers, "kafka", 2, kill=True),
-        "cassandra": faults.server_gone(servers, "cassandra", 2, kill=False),
-        "minio": faults.server_gone(servers, "minio", 3, kill=False),
-        "zombie": faults.zombie("sink", 14),
+        "kill": faults.kill_roles(4),
+        "kafka": faults.stop_server(servers, "kafka", 2, kill=True),
+        "cassandra": faults.stop_server(servers, "cassandra", 2, kill=False),
+        "minio": faults.stop_server(servers, "minio", 3, kill=False),
+        "held sink": faults.hold_role("sink", 14),
     }
     assert await faults.run(cluster, stores, pictures, some, seed=1) == []

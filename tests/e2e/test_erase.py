@@ -19,7 +19,7 @@ import pytest
 
 from bench.serving import Serving
 from bench.soak.erase_round import KINDS, Kind, Photos, Round
-from bench.soak.kills import Single
+from bench.soak.kills import SingleService
 from schemas.ids import face_id_learned, new_image_id
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
@@ -226,7 +226,7 @@ async def test_nobody_is_named_once_the_erase_is_answered(
     client: Client, serving: Serving, photos: Path, kind: Kind, again: bool
 ) -> None:
     pictures = pictures_of(photos)
-    one = Round(Single(serving), client.session, pictures, kind, again, random.Random(1))
+    one = Round(SingleService(serving), client.session, pictures, kind, again, random.Random(1))
     await one.run(asyncio.Event())
     assert one.wrong == []
     assert (one.learned_again is not None) == again
@@ -327,7 +327,7 @@ async def client_of(serving: Serving) -> AsyncIterator[Client]:
 async def test_with_the_stages_apart_the_same_goes(apart: Serving, photos: Path, kind: Kind) -> None:
     pictures = pictures_of(photos)
     async with client_of(apart) as client:
-        one = Round(Single(apart), client.session, pictures, kind, True, random.Random(2))
+        one = Round(SingleService(apart), client.session, pictures, kind, True, random.Random(2))
         await one.run(asyncio.Event())
         assert one.wrong == []
     done = await asyncio.to_thread(facestream, apart.data, "erase", "verify")

@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 
 
 def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.float64]:
-    """Landmarks exactly as the template has them, in a square of an image."""
+    """The template's landmarks in a square of an image."""
     cos, sin = math.cos(square.angle) * square.half, math.sin(square.angle) * square.half
     landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(
         square.centre
@@ -26,15 +26,13 @@ def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.fl
 
 
 def photo(height: int = 200, width: int = 260) -> Pixels:
-    """Smooth, so that resampling twice stays near resampling once."""
+    """A smooth picture, so that resampling it twice gives nearly the same as once."""
     coarse = np.random.default_rng(0).integers(0, 256, (height // 10, width // 10, 3), np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 def naive(pixels: Pixels, square: Similarity, side: int) -> NDArray[np.float64]:
-    """The picture sample by sample: bilinear, zeros outside, two samples a pixel each way above 1.5 source pixels a
-    pixel.
-    """
+    """The picture, sample by sample: bilinear, zeros outside, two samples each way above 1.5 source pixels."""
     over = 2 if 2 * square.half > 225 else 1
     height, width = pixels.shape[:2]
     cos, sin = math.cos(square.angle), math.sin(square.angle)
@@ -113,7 +111,7 @@ def test_landmarks_of_a_crop_lie_where_the_template_says() -> None:
 
 def test_a_very_large_face_is_averaged_not_picked() -> None:
     stripes = np.zeros((3000, 3000, 3), np.uint8)
-    stripes[:, ::2] = 200  # finer than the chip can show: what is left is their mean
+    stripes[:, ::2] = 200  # stripes that are finer than the chip's pixels: their mean is left
     chip = align.cut(stripes, placed(Similarity((1500, 1500), 1050, 0.3)))
     assert abs(chip[5:-5, 5:-5] - 100).max() < 8
 
@@ -162,7 +160,7 @@ def test_landmarks_lie_on_the_template_in_a_warped_chip() -> None:
 
 @pytest.mark.parametrize("side", [112, 128, 224])
 def test_landmarks_of_arcface_grow_with_the_side(side: int) -> None:
-    """From the first pixel's centre, as insightface's estimate_norm has it."""
+    """They scale from the centre of the first pixel, as in insightface's estimate_norm."""
     template = align.template_named(f"arcface-{side}")
     inside = np.array(template.points) * template.half + template.half
     arcface_dst = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]

@@ -1,4 +1,4 @@
-"""Detect and embed apart find and say what the fused stage does, with the real networks and real faces."""
+"""Detect and embed as two stages give the same results as the fused stage, with the real networks and real faces."""
 
 import hashlib
 import io
@@ -84,7 +84,7 @@ class Stages:
         return appended(NewRecord(IMAGES_RECEIVED, image_id, received.encode()))
 
     async def both(self, photo: bytes, purpose: Purpose) -> tuple[FacesEmbedded, FacesDetected, FacesEmbedded]:
-        """What the fused stage says, what is detected, and what is embedded from that."""
+        """The output of the fused stage, of the detect stage, and of the embed stage after it."""
         record = await self.announce(photo, purpose)
         (fused,) = await self.fused.handle([record])
         (detected,) = await self.detect.handle([record])
@@ -172,7 +172,7 @@ def cosine(one: EmbeddedFace, other: EmbeddedFace, generation: str) -> float:
     ("size", "places"),
     [
         ((900, 500), [("obama", 60, 60, 320), ("biden", 480, 60, 300), ("obama", 800, 300, 90)]),
-        # Decoded reduced; the faces need all pixels, and are cut from those.
+        # The image is decoded reduced; the faces need all pixels and are cut from those.
         ((4200, 2600), [("obama", 300, 300, 180), ("biden", 2000, 1000, 200), ("obama", 3500, 2000, 170)]),
         ((4200, 2600), [("obama", 300, 300, 1500), ("biden", 2300, 300, 1600)]),
     ],
@@ -188,7 +188,7 @@ async def test_a_photo_has_the_same_faces_and_nearly_the_same_vectors(
     assert apart.received == fused.received
     generation = fused.models.generation or ""
     assert min(cosine(*faces, generation) for faces in zip(fused.faces, apart.faces, strict=True)) >= 0.999
-    for i, face in enumerate(apart.faces):  # each cell is its own face's: no other's vector is as near
+    for i, face in enumerate(apart.faces):  # each cell has its own face: no other face's vector is as near
         assert i == np.argmax([cosine(face, other, generation) for other in fused.faces])
     assert detected.sheet_key == f"{fused.received.object_key}.crops"
     assert sorted(face.cell for face in detected.faces if face.cell is not None) == list(range(len(places)))
@@ -222,7 +222,7 @@ async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_
 
 
 async def announce_redetected(log: SqliteLog, state: State) -> Generation:
-    """The active generation with another detector, as a candidate."""
+    """Announces the active generation with another detector, as a candidate."""
     update = {"name": REDETECTED, "state": "candidate", "detector": "centerface-mirror"}
     generation = manifest().generation(ACTIVE).model_copy(update=update)
     await log.append([generation_record(generation)])
@@ -234,7 +234,7 @@ async def announce_redetected(log: SqliteLog, state: State) -> Generation:
 async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     stages: Stages, log: SqliteLog, state: State, photos: Path, name: str
 ) -> None:
-    """Or, where that detector does not find the face, that of the kept crop."""
+    """Where that detector does not find the face, the vector is that of the kept crop."""
     generation = await announce_redetected(log, state)
     photo = (
         street(photos, (4200, 2600), [("obama", 300, 300, 180)])
@@ -345,7 +345,7 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
 
 
 async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> None:
-    """It went with the answer, and the record came again: the stage behind it knows by this that it came too late."""
+    """The sheet is deleted with the answer. When the record is repeated, the embed stage sees that it is too late."""
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
     (detected,) = await stages.detect.handle([record])
     sheet = FacesDetected.decode(detected.value).sheet_key
@@ -376,7 +376,7 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
 async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
     stages: Stages, log: SqliteLog, state: State, photos: Path
 ) -> None:
-    """Whatever of it is in the object store goes, the sheet that a slow stage has written after the erasure too."""
+    """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
     cases: list[tuple[Purpose, str]] = [
         ("learn", erased_person("acme", "somebody")),
         ("recognize", erased_directory("acme")),

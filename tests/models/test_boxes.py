@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processors import boxes
-from processors.boxes import Detections, closer_look, decode_heads, in_original, merge
+from processors.boxes import Detections, add_coarser_pass, decode_heads, in_original, merge
 from processors.passes import LARGEST, Pass, plan
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -35,7 +35,7 @@ def faces(*found: tuple[float, float, float, float, float]) -> Detections:
 def naive(
     heat: Tensor, size: Tensor, offset: Tensor, points: Tensor, threshold: float
 ) -> list[tuple[float, list[float], list[float]]]:
-    """One image cell by cell, with a quadratic suppression: (score, box, the five x and y), best first."""
+    """Decodes one image cell by cell, with quadratic NMS: (score, box, the five x and y), best first."""
     candidates = []
     for y in range(heat.shape[1]):
         for x in range(heat.shape[2]):
@@ -76,9 +76,9 @@ def test_heads_are_decoded_as_a_naive_loop_does() -> None:
 
 def test_a_scale_gives_the_originals_pixels() -> None:
     maps = heads()
-    for found, halved in zip(decoded(maps, 0.5), decoded(maps, 0.5, scale=2.0), strict=True):
-        np.testing.assert_allclose(halved.boxes, found.boxes / 2, rtol=1e-5)
-        np.testing.assert_allclose(halved.landmarks, found.landmarks / 2, rtol=1e-5)
+    for found, half_scale in zip(decoded(maps, 0.5), decoded(maps, 0.5, scale=2.0), strict=True):
+        np.testing.assert_allclose(half_scale.boxes, found.boxes / 2, rtol=1e-5)
+        np.testing.assert_allclose(half_scale.landmarks, found.landmarks / 2, rtol=1e-5)
 
 
 def test_a_batch_of_heads_equals_each_alone() -> None:
@@ -102,7 +102,7 @@ def test_a_hostile_map_neither_overflows_nor_takes_minutes() -> None:
     found = decode_heads(heat, size, torch.zeros(1, 2, 400, 400), torch.zeros(1, 10, 400, 400), 0.5)[0]
     assert np.isfinite(found.boxes).all()
     found = decode_heads(heat, size * 0 - 3, torch.zeros(1, 2, 400, 400), torch.zeros(1, 10, 400, 400), 0.5)[0]
-    assert len(found) <= boxes.MOST
+    assert len(found) <= boxes.MOST_CELLS
 
 
 def test_a_pass_is_moved_into_the_image() -> None:
@@ -126,7 +126,7 @@ def test_a_face_cut_by_a_tile_is_left_to_its_neighbour() -> None:
     cut_left, cut_right, whole = (-5, 100, 40, 150, 0.9), (1000, 100, 1030, 150, 0.9), (500, 500, 550, 550, 0.9)
     inner = Pass(1.0, (900, 0, 1924, 1024), 1024, 1024)
     assert len(in_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
-    first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left side is the image's: a face may leave the image there
+    first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left edge is the image's: a face may be cut there
     assert len(in_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
     last = Pass(1.0, (2976, 0, 4000, 1024), 1024, 1024)
     assert len(in_original(faces(cut_left, cut_right, whole), last, 4000, 1024)) == 2
@@ -172,17 +172,17 @@ def seen(*sides: float) -> Detections:
     return Detections(boxes, np.ones(len(sides), np.float32), np.zeros((len(sides), 5, 2), np.float32))
 
 
-def test_a_closer_look_is_taken_where_a_face_is_too_large_or_none_was_found() -> None:
-    looks = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(2000, 1500)]
+def test_a_coarser_pass_is_added_where_a_face_is_too_large_or_none_was_found() -> None:
+    passes = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(2000, 1500)]
     for first, second, wanted in (
         (seen(100), seen(), False),
         (seen(), seen(30), False),
         (seen(400), seen(), True),
         (seen(), seen(), True),
     ):
-        believed, further = closer_look(looks, [first, second])
-        assert len(further) == wanted
-        assert believed[0][0].largest == (LARGEST if wanted else math.inf)
-        assert [it.scale for it, _ in further] == ([looks[0][0].scale / 2] if wanted else [])
+        same, added = add_coarser_pass(passes, [first, second])
+        assert len(added) == wanted
+        assert same[0][0].largest == (LARGEST if wanted else math.inf)
+        assert [it.scale for it, _ in added] == ([passes[0][0].scale / 2] if wanted else [])
     small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(200, 200)]
-    assert closer_look(small, [seen()] * len(small)) == (small, [])
+    assert add_coarser_pass(small, [seen()] * len(small)) == (small, [])

@@ -1,4 +1,4 @@
-"""A user's own embedder: agreement with torch, pictures as the network wants them, batches, and files that are refused."""
+"""A user's own embedder: agreement with torch, the format of its input, batches, and files that are refused."""
 
 import hashlib
 import sys
@@ -68,7 +68,7 @@ def test_the_shipped_embedder_as_a_file_gives_the_same_vectors(weights_folder: P
 
 
 def test_more_than_fit_in_one_forward_are_embedded_in_their_order(small: bytes) -> None:
-    embedder = OnnxEmbedder(small, entry(small), CPU, mirror=False, at_once=2)
+    embedder = OnnxEmbedder(small, entry(small), CPU, mirror=False, batch_size=2)
     np.testing.assert_allclose(embedder.embed(pictures(5)), by_torch(pictures(5)), atol=1e-5)
 
 
@@ -177,7 +177,7 @@ def test_a_file_beyond_what_the_store_takes_is_refused(small: bytes, monkeypatch
 
 @pytest.mark.parametrize("where", ["constant", "attribute", "inside a branch"])
 def test_no_other_file_is_read(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is there, so that whoever reads it can."""
+    """The other file exists, so that reading it would succeed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.ones(3, np.float32).tobytes())
     outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)

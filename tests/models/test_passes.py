@@ -1,4 +1,4 @@
-"""Passes: what is looked at for each size of image, padding, tiles, and that no torch is needed for it."""
+"""Passes: the plan for each size of image, padding, tiles, and that torch is not loaded."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from processors.passes import COARSE, FINE, TILE_OVERLAP, Detail, Pass, bucket, halved, plan, render, whole
+from processors.passes import COARSE, FINE, TILE_OVERLAP, Detail, Pass, halve, padded_side, plan, render, whole_image
 
 sides = st.integers(1, 12_000)
 
@@ -62,18 +62,18 @@ def test_only_high_detail_of_a_large_image_has_tiles() -> None:
 
 def test_images_of_like_size_share_a_shape() -> None:
     assert {plan(1024, height)[0].shape for height in range(705, 769)} == {(768, 1024)}
-    assert bucket(1) == 32
-    assert bucket(512) == 512
-    assert bucket(513) == 576
+    assert padded_side(1) == 32
+    assert padded_side(512) == 512
+    assert padded_side(513) == 576
 
 
 def test_a_picture_is_the_tile_resized_in_the_top_left() -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8))
-    whole = render(image, Pass(1.0, None, 120, 90))
-    np.testing.assert_array_equal(whole[:90, :120], np.asarray(image))
-    assert whole.shape == (96, 128, 3)
-    assert not whole[90:].any()
-    assert not whole[:, 120:].any()
+    picture = render(image, Pass(1.0, None, 120, 90))
+    np.testing.assert_array_equal(picture[:90, :120], np.asarray(image))
+    assert picture.shape == (96, 128, 3)
+    assert not picture[90:].any()
+    assert not picture[:, 120:].any()
     tile = render(image, Pass(1.0, (20, 10, 60, 50), 40, 40))
     np.testing.assert_array_equal(tile[:40, :40], np.asarray(image)[10:50, 20:60])
     flat = Image.new("RGB", (100, 50), (10, 20, 30))
@@ -88,10 +88,10 @@ def test_planning_loads_no_torch() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(1024, 768), (701, 1023), (333, 64)])
 def test_half_a_pass_is_the_mean_of_four_pixels(width: int, height: int) -> None:
-    each = whole(width, height, 1.0)
+    each = whole_image(width, height, 1.0)
     picture = np.zeros((*each.shape, 3), np.uint8)
     picture[:height, :width] = np.random.default_rng(0).integers(0, 256, (height, width, 3))
-    half, padded = halved(each, picture)
+    half, padded = halve(each, picture)
     assert (half.scale, half.width, half.height) == (0.5, width // 2, height // 2)
     assert padded.shape == (*half.shape, 3)
     for y, x in ((0, 0), (height // 2 - 1, width // 2 - 1), (height // 4, width // 4)):

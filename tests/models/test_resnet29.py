@@ -44,7 +44,7 @@ def test_embeddings_are_float32_whatever_the_network_is(weights_folder: Path, em
 
 def test_a_batch_equals_single_chips(resnet29: nn.Module) -> None:
     pictures = list(chips(5))
-    together = TorchEmbedder(resnet29, CPU, mirror=True, at_once=2).embed(pictures)
+    together = TorchEmbedder(resnet29, CPU, mirror=True, batch_size=2).embed(pictures)
     alone = np.concatenate([TorchEmbedder(resnet29, CPU, mirror=True).embed([picture]) for picture in pictures])
     np.testing.assert_allclose(together, alone, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""The statistics behind `facestream bench` and the accuracy scripts, against cases that can be worked out by hand."""
+"""The statistics of bench/speed and bench/accuracy, against cases that can be worked out by hand."""
 
 import math
 
@@ -8,8 +8,8 @@ import pytest
 from bench.accuracy.measures import calibration_error, isotonic, one_to_one, quantile_reached, spread
 from bench.speed.bare import PARTS, Timing
 from bench.speed.http import BOUNDARY, Load, multipart
-from bench.speed.report import Measured, Single, best_batch, figures, memory_growth, misses, percentiles, text
-from sink.evaluate.fitting import logistic
+from bench.speed.report import Measurements, PartTimes, best_batch, figures_of, memory_growth, misses, percentiles, text
+from sink.evaluate.fitting import fit_logistic
 
 
 def test_calibration_error_is_zero_when_what_is_said_comes_true() -> None:
@@ -51,7 +51,7 @@ def test_logistic_finds_the_curve_that_made_the_points() -> None:
     chance = np.random.default_rng(1)
     x = chance.uniform(0.85, 1.0, 40_000)
     right = chance.random(len(x)) < 1 / (1 + np.exp(-200 * (x - 0.93)))
-    midpoint, slope = logistic(x, right, np.ones(len(x)))
+    midpoint, slope = fit_logistic(x, right, np.ones(len(x)))
     assert midpoint == pytest.approx(0.93, abs=5e-4)
     assert slope == pytest.approx(200, rel=0.05)
 
@@ -60,8 +60,8 @@ def test_logistic_with_weights_is_that_of_repeated_cases() -> None:
     x = np.array([0.1, 0.4, 0.5, 0.6, 0.9])
     right = np.array([False, True, False, True, True])
     counts = np.array([3, 1, 2, 4, 1])
-    assert logistic(x, right, counts.astype(float)) == pytest.approx(
-        logistic(np.repeat(x, counts), np.repeat(right, counts), np.ones(counts.sum())), rel=1e-2
+    assert fit_logistic(x, right, counts.astype(float)) == pytest.approx(
+        fit_logistic(np.repeat(x, counts), np.repeat(right, counts), np.ones(counts.sum())), rel=1e-2
     )
 
 
@@ -120,15 +120,15 @@ def load(concurrency: int, latency: float, rate: float) -> Load:
     )
 
 
-def measured(latency: float, rate: float) -> Measured:
+def measured(latency: float, rate: float) -> Measurements:
     bare = {1: timing(1, 0.100), 4: timing(4, 0.080)}
     loads = {1: load(1, latency, 9), 8: load(8, 0.5, rate)}
-    return Measured("bfloat16", 1, "a.jpg", Single(36, 80, 150), bare, loads)
+    return Measurements("bfloat16", 1, "a.jpg", PartTimes(36, 80, 150), bare, loads)
 
 
 def test_the_report_compares_the_service_with_the_bare_way() -> None:
     assert best_batch(measured(0.1, 10).bare) == 4
-    values = figures(measured(0.104, 12))
+    values = figures_of(measured(0.104, 12))
     assert values["latency_above_bare_ms"] == pytest.approx(4)
     assert values["throughput_to_bare"] == pytest.approx(12 * 0.080)
     assert misses(values) == []
@@ -136,12 +136,12 @@ def test_the_report_compares_the_service_with_the_bare_way() -> None:
 
 
 def test_the_report_says_what_was_missed() -> None:
-    values = figures(measured(0.110, 9))
+    values = figures_of(measured(0.110, 9))
     assert len(misses(values)) == 2
     assert "MISSED: the median at concurrency 1 is 10.0 ms above bare" in text(values)
     failed = measured(0.100, 12)
     failed.loads[8].errors.append("a.jpg: 503")
-    assert misses(figures(failed)) == ["1 errors at concurrency 8"]
+    assert misses(figures_of(failed)) == ["1 errors at concurrency 8"]
     slow = measured(0.100, 12)
-    slow.single = Single(60, 80, 150)
-    assert [miss.split()[0] for miss in misses(figures(slow))] == ["detect_640x480_ms"]
+    slow.parts = PartTimes(60, 80, 150)
+    assert [miss.split()[0] for miss in misses(figures_of(slow))] == ["detect_640x480_ms"]

@@ -24,10 +24,9 @@ from schemas.arrays import Float32Array
 from schemas.errors import NotFound
 from schemas.generation_records import Generation
 from schemas.ids import crop_key
-from sink.evaluate import comparing
-from sink.evaluate import leave_one_out as left_out
-from sink.evaluate.comparing import Difference, Faces, First, differences, figures, outcome
-from sink.evaluate.leave_one_out import own
+from sink.evaluate import comparing, leave_one_out
+from sink.evaluate.comparing import BestMatch, Difference, Faces, accuracy_of, find_differences, match_directory
+from sink.evaluate.leave_one_out import match_same_person
 from stream.generations import generation_record
 from weights.manifest import manifest
 
@@ -44,7 +43,7 @@ def unit(*values: float) -> Float32Array:
 
 
 def angle(degrees: float) -> Float32Array:
-    """On a circle: what is nearest is the smallest difference of angles."""
+    """A vector on a circle: the nearest is the one with the smallest difference of angles."""
     return unit(np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
 
 
@@ -66,8 +65,8 @@ def by_name(of: Faces, values: Sequence[Any]) -> dict[str, Any]:
 
 
 def test_each_face_is_matched_against_all_others() -> None:
-    old = outcome(faces(OLD_ANGLES), None)
-    first = by_name(faces(OLD_ANGLES), old.first)
+    old = match_directory(faces(OLD_ANGLES), None)
+    first = by_name(faces(OLD_ANGLES), old.best)
     assert {name: it.person for name, it in first.items()} == {
         "ann 1": "ann",  # 52 degrees to ann 2, and 80 and 90 to bob's
         "ann 2": "bob",  # 28 and 38 degrees to bob's, 52 to ann 1
@@ -88,13 +87,13 @@ def test_each_face_is_matched_against_all_others() -> None:
 
 
 def test_differences_are_where_one_is_right() -> None:
-    old, new = (outcome(faces(it), None) for it in (OLD_ANGLES, NEW_ANGLES))
-    found = differences("d", faces(OLD_ANGLES).keys, old, new)
+    old, new = (match_directory(faces(it), None) for it in (OLD_ANGLES, NEW_ANGLES))
+    found = find_differences("d", faces(OLD_ANGLES).keys, old, new)
     assert [(it.person, it.face_id, it.right, it.old.person, it.new.person) for it in found] == [
         ("ann", face_id("ann 2"), "new", "bob", "ann"),
         ("bob", face_id("bob 2"), "old", "bob", "ann"),
     ]
-    shares = [figures([it]) for it in (old, new)]
+    shares = [accuracy_of([it]) for it in (old, new)]
     assert [it.portraits for it in shares] == [4, 4]
     assert shares[0].right == 0.75
 
@@ -104,7 +103,7 @@ def test_agrees_with_a_plain_loop_and_leaves_out_only_the_face() -> None:
     persons = sorted(f"p{chance.integers(12)}" for _ in range(60))
     vectors = chance.normal(size=(60, 6)).astype(np.float32)
     those = Faces([(person, f"{i:032x}") for i, person in enumerate(persons)], vectors)
-    found = outcome(those, None)
+    found = match_directory(those, None)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for i, person in enumerate(persons):
         scores = {}
@@ -114,7 +113,7 @@ def test_agrees_with_a_plain_loop_and_leaves_out_only_the_face() -> None:
                 cosines = units[rows] @ units[i]
                 scores[other] = (cosines.max() + cosines.mean()) / 2
         best = max(scores, key=scores.__getitem__)
-        first = found.first[i]
+        first = found.best[i]
         assert first is not None
         assert first.person == best
         assert first.similarity == pytest.approx(scores[best], abs=1e-5)
@@ -124,9 +123,9 @@ def test_agrees_with_a_plain_loop_and_leaves_out_only_the_face() -> None:
 def test_many_faces_of_one_person_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     units = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
-    whole = own(units)
-    monkeypatch.setattr(left_out, "AT_ONCE", 7)
-    parts = own(units)
+    whole = match_same_person(units)
+    monkeypatch.setattr(leave_one_out, "FACES_PER_PRODUCT", 7)
+    parts = match_same_person(units)
     assert parts.nearest.tolist() == whole.nearest.tolist()
     assert parts.similarity == pytest.approx(whole.similarity, abs=1e-6)
     assert (whole.nearest != np.arange(50)).all()
@@ -134,22 +133,22 @@ def test_many_faces_of_one_person_are_looked_at_in_parts(monkeypatch: pytest.Mon
 
 def test_someone_alone_has_nobody_to_be_taken_for() -> None:
     one = Faces([("ann", face_id("1"))], np.ones((1, 3), np.float32))
-    found = outcome(one, None)
-    assert found.first == [None]
+    found = match_directory(one, None)
+    assert found.best == [None]
     assert (found.right.tolist(), found.strangers.tolist()) == ([False], [-1])
-    assert figures([found]).strangers_named is None
-    two = outcome(Faces([("ann", face_id("1")), ("ann", face_id("2"))], np.ones((2, 3), np.float32)), None)
+    assert accuracy_of([found]).strangers_named is None
+    two = match_directory(Faces([("ann", face_id("1")), ("ann", face_id("2"))], np.ones((2, 3), np.float32)), None)
     assert two.right.all()
-    assert figures([two]).strangers == 0
+    assert accuracy_of([two]).strangers == 0
 
 
 def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
-    """200 people all over: the threshold leaves about one in 100, and the figures count from it."""
+    """200 random people: about one in 100 is above the threshold, and the shares are counted with it."""
     chance = np.random.default_rng(0)
     those = Faces([(f"{i:04}", f"{i:032x}") for i in range(200)], chance.normal(size=(200, 16)).astype(np.float32))
     table = manifest().generation(OLD).threshold
-    found = outcome(those, table)
-    shares = figures([found])
+    found = match_directory(those, table)
+    shares = accuracy_of([found])
     assert shares.portraits == 0
     assert shares.right is None
     assert shares.strangers == 200
@@ -161,15 +160,15 @@ def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
 
 def test_without_a_threshold_nobody_is_named_and_nothing_is_said_of_it() -> None:
     with_one, without = (
-        outcome(faces(OLD_ANGLES), manifest().generation(OLD).threshold),
-        outcome(faces(OLD_ANGLES), None),
+        match_directory(faces(OLD_ANGLES), manifest().generation(OLD).threshold),
+        match_directory(faces(OLD_ANGLES), None),
     )
-    assert [it and it.person for it in with_one.first] == [it and it.person for it in without.first]
-    first = by_name(faces(OLD_ANGLES), with_one.first)
+    assert [it and it.person for it in with_one.best] == [it and it.person for it in without.best]
+    first = by_name(faces(OLD_ANGLES), with_one.best)
     assert (first["bob 1"].named, first["ann 2"].named) == (True, False)
-    assert {it and it.named for it in without.first} == {None}
-    assert figures([with_one]).named == 0.5  # bob's two
-    shares = figures([with_one, without])
+    assert {it and it.named for it in without.best} == {None}
+    assert accuracy_of([with_one]).named == 0.5  # bob's two
+    shares = accuracy_of([with_one, without])
     assert (shares.portraits, shares.strangers, shares.right) == (8, 10, 0.75)
     assert (shares.named, shares.strangers_named, shares.strangers_below) == (None, None, None)
 
@@ -316,9 +315,9 @@ async def test_refuses_with_what_to_do(stores: Stores, run: Run, tmp_path: Path)
 
 
 async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bob is erased in the one generation before it is read: in neither he is a face to be taken for."""
+    """Bob is erased in one generation before it is read: he is not compared in either."""
     await both(stores)
-    whole, erased = comparing.read, False
+    whole, erased = comparing.read_faces, False
 
     async def read(*arguments: Any) -> Faces:
         nonlocal erased
@@ -327,7 +326,7 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
             await stores.vectors.delete_faces("demo", [OLD, NEW], 5_000, person="bob")
         return await whole(*arguments)
 
-    monkeypatch.setattr(compare, "read", read)
+    monkeypatch.setattr(compare, "read_faces", read)
     found = await compare.compared(stores.vectors, generation(OLD), generation(NEW), None)
     assert found.faces == 3
     assert found.differences == []
@@ -336,7 +335,7 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
         await stores.vectors.delete_faces("demo", [OLD, NEW], 5_000)
         return await whole(*arguments)
 
-    monkeypatch.setattr(compare, "read", read_all_erased)
+    monkeypatch.setattr(compare, "read_faces", read_all_erased)
     with pytest.raises(NotFound, match="erased in the meantime"):
         await compare.compared(stores.vectors, generation(OLD), generation(NEW), None)
 
@@ -371,7 +370,7 @@ async def test_the_sheet_shows_the_face_and_whom_each_says(stores: Stores, run: 
 
 
 async def test_a_sheet_of_very_many_has_some_of_both_kinds_and_says_so(stores: Stores, tmp_path: Path) -> None:
-    first = First("somebody with a name that is too long for a cell of this size", face_id("x"), 0.5, False)
+    first = BestMatch("somebody with a name that is too long for a cell of this size", face_id("x"), 0.5, False)
     found = [Difference("d", f"p{i}", face_id(str(i)), first, first, "old" if i < 300 else "new") for i in range(330)]
     assert [sum(it.right == side for it in of_both_kinds(found, 100)) for side in ("old", "new")] == [70, 30]
     assert of_both_kinds(found[:20], 100) == found[:20]
@@ -392,18 +391,20 @@ async def test_without_a_difference_nothing_is_drawn(stores: Stores, run: Run, t
 
 
 def test_a_face_is_not_its_own_neighbour_even_where_the_other_is_opposite() -> None:
-    found = own(np.array([[1, 0], [-1, 0]], np.float32))
+    found = match_same_person(np.array([[1, 0], [-1, 0]], np.float32))
     assert found.similarity.tolist() == [-1, -1]
     assert found.nearest.tolist() == [1, 0]
 
 
 def test_a_wrong_name_is_no_own_name() -> None:
-    """Ann's second face is taken for Bob, far above a threshold that all are above."""
+    """Ann's second face matches Bob, above a threshold that everybody is above."""
     low = manifest().generation(OLD).threshold
     assert low is not None
     low = low.model_copy(
         update={column: [-1.0] * len(low.people) for column in ("one_in_10", "one_in_100", "one_in_1000")}
     )
-    found = outcome(faces(OLD_ANGLES), low)
-    assert figures([found]).named == np.mean([found.right[i] and found.named[i] for i in np.flatnonzero(found.several)])
+    found = match_directory(faces(OLD_ANGLES), low)
+    assert accuracy_of([found]).named == np.mean(
+        [found.right[i] and found.named[i] for i in np.flatnonzero(found.several)]
+    )
     assert found.named[~found.right].any()

@@ -1,4 +1,4 @@
-"""The decoding pool: what comes out of every format, and that no image and no accident hurts another one."""
+"""The decoding pool: the pixels of every format, and that a hostile image or a killed child harms no other image."""
 
 import asyncio
 import functools
@@ -124,7 +124,7 @@ async def test_orientation(pool: DecodePool, form: str, orientation: int) -> Non
 
 
 async def test_orientation_of_heif(pool: DecodePool) -> None:
-    """A HEIF file says it by its own means, and whatever its EXIF says beside that does not turn it twice."""
+    """A HEIF file has an orientation of its own: its EXIF orientation must not turn it a second time."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     assert corners(await pixels_of(pool, encode(quarters(), "HEIF", exif=exif.tobytes()))) == [
@@ -187,7 +187,7 @@ async def test_colour_spaces(pool: DecodePool, mode: str) -> None:
 
 
 async def test_cmyk_jpeg(pool: DecodePool) -> None:
-    """Adobe's files store it inverted, and so does Pillow with the same marker."""
+    """Adobe's files store CMYK inverted, and so does Pillow with the same marker."""
     data = encode(quarters().convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
     assert corners(await pixels_of(pool, data)) == ["red", "green", "blue", "grey"]
@@ -253,7 +253,7 @@ async def test_first_of_several_frames(pool: DecodePool, form: str) -> None:
 
 @pytest.mark.parametrize("orientation", [1, 3, 6])
 async def test_large_jpeg_is_reduced(pool: DecodePool, orientation: int) -> None:
-    """The original's size is told, and a place in the original is found at `scale` in the pixels."""
+    """The size is the original's, and a position in the original times `scale` is the position in the pixels."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     original = noise(3904, 2404)
@@ -281,7 +281,7 @@ async def test_large_jpeg_is_reduced(pool: DecodePool, orientation: int) -> None
 
 
 async def test_sizes_that_a_reduction_does_not_divide(pool: DecodePool) -> None:
-    """Places shift by half a reduced pixel at most, whichever side comes first."""
+    """Positions shift by half a reduced pixel at most, in every orientation."""
     exif = Image.Exif()
     for orientation in (1, 3):
         exif[ORIENTATION] = orientation
@@ -331,7 +331,7 @@ async def test_pixels_can_be_written_and_end_with_release(pool: DecodePool) -> N
     pixels[0, 0] = 1  # torch warns of arrays that cannot be written
     image.release()
     image.release()
-    assert pixels[0, 0].tolist() == [1, 1, 1]  # kept by who keeps a view
+    assert pixels[0, 0].tolist() == [1, 1, 1]  # a view keeps the memory
     with pytest.raises(ValueError, match="released"):
         _ = image.pixels
     with pytest.raises(ValueError, match="released"):
@@ -389,7 +389,7 @@ async def test_broken_inside(pool: DecodePool) -> None:
 
 
 async def test_too_many_pixels(pool: DecodePool) -> None:
-    """The header is enough, though it lies; and a bomb of 20,000 × 20,000 is not even begun."""
+    """The header decides, even where it is wrong; decoding a bomb of 20,000 × 20,000 does not start."""
     with pytest.raises(TooManyPixels, match=r"50000 × 50000 = 2,500 million pixels, at most 120 million") as caught:
         await pool.decode(png_of(50_000, 50_000))
     assert caught.value.details == {"width": 50_000, "height": 50_000, "limit": 120_000_000}
@@ -442,7 +442,7 @@ def children() -> set[int]:
 
 
 def is_decoding(pid: int) -> bool:
-    """Whether the child has been told to decode: its memory file is open."""
+    """Whether the child is decoding: then its memory file is open."""
     for link in links(pid):
         with suppress(FileNotFoundError):
             if "memfd:pixels" in os.readlink(link):
@@ -487,7 +487,7 @@ async def test_a_child_killed_while_idle_costs_none() -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_hang_is_ended(busy: bool) -> None:
-    """Stopped children answer nothing, before as after the header, just as one in an endless loop."""
+    """Stopped children do not answer, neither before nor after the header, like one in an endless loop."""
     async with DecodePool(workers=1, time_limit_s=1) as alone:
         pid = only_child(alone)
         if not busy:
@@ -568,7 +568,7 @@ async def test_the_budget_holds(pool: DecodePool) -> None:
         assert 0 <= lowest < tight.budget.total
         assert most * 700_000 <= tight.budget.total
         assert tight.budget.free == tight.budget.total
-    async with DecodePool(workers=1, pixel_budget=1000) as tiny:  # an image never needs more than the whole
+    async with DecodePool(workers=1, pixel_budget=1000) as tiny:  # an image never takes more than the whole budget
         for _ in range(2):
             (await tiny.decode(data)).release()
     assert cost > 700_000
@@ -667,6 +667,15 @@ async def test_a_child_that_cannot_start_is_told(
                 break
 
 
+async def test_children_run_the_code_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PYTHONPATH, and where the project is not installed, they still find the package that started them."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    async with DecodePool(workers=1) as alone:
+        process = Path(f"/proc/{only_child(alone)}")
+        variables = (process / "environ").read_bytes().split(b"\0")
+        assert f"PYTHONPATH={Path(__file__).parents[3]}".encode() in variables
+
+
 async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSANDRA_PASSWORD", "hunter2")
     async with DecodePool(workers=1) as alone:
@@ -681,11 +690,11 @@ async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
         (await alone.decode(encode(quarters(), "PNG"))).release()
         assert (
             "Max cpu time              13 " in (process / "limits").read_text()
-        )  # 10 and a little, from what is spent so far
+        )  # 10 s and a little, counted from the CPU time used so far
 
 
 async def test_children_end_with_their_parent() -> None:
-    """A stopped child cannot find its socket closed, so it is the kernel that ends it."""
+    """A stopped child cannot notice that its socket is closed: the kernel ends it."""
     program = (
         "import asyncio, os, signal\n"
         "from processors.decoding.pool import DecodePool\n"
@@ -725,7 +734,7 @@ async def test_the_loop_is_not_blocked(pool: DecodePool) -> None:
             longest = max(longest, loop.time() - began)
 
     lags = []
-    for _ in range(3):  # the best of three: the machine has other things to do
+    for _ in range(3):  # the best of three, because the machine may be busy
         longest = 0.0
         watcher = asyncio.create_task(watch())
         (await pool.decode(data, full=True)).release()

@@ -131,7 +131,7 @@ def test_force_does_not_choose_between_two() -> None:
 
 
 class Frame:
-    """As much of an image as a report needs."""
+    """The part of a decoded image that `as_records` needs."""
 
     width, height = 200, 100
 
@@ -188,7 +188,7 @@ def test_a_box_without_area_is_no_face() -> None:
         ([100, 100, 200, 200], 1),
         ([110, 95, 205, 190], 1),  # not quite where it was
         ([300, 300, 360, 360], 2),
-        ([145, 145, 155, 155], None),  # a corner of one and a part of another, but neither
+        ([145, 145, 155, 155], None),  # overlaps two faces, neither of them enough
         ([600, 600, 700, 700], None),
     ],
 )

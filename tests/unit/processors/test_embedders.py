@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from backends.sqlite.log import SqliteLog
-from processors import align, on_demand
+from processors import align, loaded_models
 from processors.embed import CropThreads, CutFace, decoded_crop, embed_crop
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
@@ -40,7 +40,7 @@ def generation(
 
 @dataclass
 class Tiny:
-    """An embedder whose vectors are its number, as often as its dimension; it waits while it is held up."""
+    """An embedder whose vectors repeat its number; it waits while `go_on` is not set."""
 
     number: int
     dimension: int
@@ -59,7 +59,7 @@ class Tiny:
 
 
 class Shelf:
-    """What there is to load, by generation: an embedder, or the error of fetching or of loading it."""
+    """What can be loaded, by generation: an embedder, or the error that fetching or loading it raises."""
 
     def __init__(self) -> None:
         self.happened: list[str] = []
@@ -172,7 +172,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     where: str,
 ) -> None:
     clock = 1_000.0
-    monkeypatch.setattr(on_demand, "time", SimpleNamespace(monotonic=lambda: clock))
+    monkeypatch.setattr(loaded_models, "time", SimpleNamespace(monotonic=lambda: clock))
     failing = shelf.fetch_fails if where == "fetch" else shelf.load_fails
     failing["new"] = ObjectMissing("its file is gone") if where == "fetch" else WeightsInvalid("its file is broken")
     new = generation("new")
@@ -181,12 +181,12 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     for _ in range(3):
         assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 1
-    clock += on_demand.AGAIN_S + 1
+    clock += loaded_models.RETRY_S + 1
     assert names(await embedders.live()) == [DEFAULT]
     assert shelf.tries("new") == 2
     del failing["new"]
     assert names(await embedders.live()) == [DEFAULT]  # not yet
-    clock += on_demand.AGAIN_S + 1
+    clock += loaded_models.RETRY_S + 1
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert names(await embedders.live()) == [DEFAULT, "new"]
     assert (shelf.tries("new"), shelf.tries(DEFAULT)) == (3, 1)
@@ -195,7 +195,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
 async def test_an_active_one_that_cannot_be_loaded_is_an_outage(
     log: SqliteLog, generations: Generations, embedders: Embedders, shelf: Shelf
 ) -> None:
-    """Somebody has to look at it: what is learned without it would be missing where probes are answered."""
+    """Learns would lack the vector that probes are matched against, so they must not go on without it."""
     await embedders.load_active()
     shelf.load_fails["new"] = WeightsInvalid("its file is broken")
     await announce(log, generations, generation("new", state="complete"), activate=True)
@@ -217,7 +217,7 @@ async def test_probes_switch_with_the_record_and_learns_stay_in_both(
     shelf.put(new)
     await announce(log, generations, new)
     assert (await embedders.require(DEFAULT)).name == DEFAULT
-    assert "load new" not in shelf.happened  # no probe waits for it
+    assert "load new" not in shelf.happened  # no probe waits for the loading
     await log.append([active_record("new")])
     await generations.refresh()
     assert (await embedders.require("new")).name == "new"

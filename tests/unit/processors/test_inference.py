@@ -1,6 +1,4 @@
-"""The inference thread: what waits is put together, in turns. Real networks where numbers count, tiny ones where order
-does.
-"""
+"""The inference thread: chunks out of several requests, in turns; real networks for numbers, tiny ones for order."""
 
 import asyncio
 import threading
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from processors.inference import PICTURE_S, Inference, Networks
+from processors.inference import PICTURE_DONE_S, Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
@@ -27,9 +25,7 @@ DETECTOR = "detector"
 
 
 class Tiny(nn.Module):
-    """Mean colours for an embedding. Notes which pictures came together, told by their first pixel; waits while it is
-    held up.
-    """
+    """An embedder that returns mean colours. It records which pictures share a chunk, by their first pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +44,7 @@ class Tiny(nn.Module):
 
 
 class TinyHeads(Tiny):
-    """The same as a detector that never finds a face."""
+    """The same for a detector that never finds a face."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]  # CenterFace's heads
         super().forward(x)
@@ -128,18 +124,18 @@ async def test_what_waits_together_goes_together(inference: Inference, tiny: Tin
 
 
 async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tiny) -> None:
-    """It came later, but before eight of the crowd were worth that."""
+    """The portrait came later, but is served before the rest of the crowd."""
     tiny.go_on.clear()
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 1_000, since=0.0))
     await entered(tiny)
-    portrait = asyncio.create_task(inference.embed(ONE, [chip(2)], since=PICTURE_S * 5))
+    portrait = asyncio.create_task(inference.embed(ONE, [chip(2)], since=PICTURE_DONE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     assert await in_order_of_completion(crowd, portrait) == [portrait, crowd]
     assert len(crowd.result()) == 1_000
     assert [2 in chunk for chunk in tiny.chunks[:3]] == [False, True, False]
     assert all(len(chunk) <= 8 for chunk in tiny.chunks)
-    assert len(tiny.chunks) == 1 + 125  # with the portrait among them, and no chunk less than full but the last
+    assert len(tiny.chunks) == 1 + 125  # the portrait is among them, and every chunk but the last is full
 
 
 async def test_crowds_share_fairly(inference: Inference, tiny: Tiny) -> None:
@@ -160,11 +156,11 @@ async def test_detection_and_embedding_take_turns(inference: Inference, tiny: Ti
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 80, since=0.0))
     await entered(tiny)
     heads.go_on.clear()
-    photo = asyncio.create_task(inference.detect(DETECTOR, [picture(5)] * 2, since=PICTURE_S * 5))
+    photo = asyncio.create_task(inference.detect(DETECTOR, [picture(5)] * 2, since=PICTURE_DONE_S * 5))
     await asyncio.sleep(0)
     tiny.go_on.set()
     await entered(heads)
-    assert len(tiny.chunks) < 10  # of the crowd's: some are left
+    assert len(tiny.chunks) < 10  # of the crowd: some are left
     heads.go_on.set()
     await asyncio.gather(crowd, photo)
     assert heads.chunks == [[5, 5]]
@@ -234,7 +230,7 @@ async def test_an_error_fails_the_requests_of_its_chunk_alone(inference: Inferen
     tiny.go_on.clear()
     before = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
-    # Requests with as many pictures each, so that they are not told apart by their number.
+    # Requests with equally many pictures, so that their number does not tell them apart.
     requests = [asyncio.create_task(inference.embed(ONE, [chip(colour)] * 12)) for colour in (2, 13)]
     later = asyncio.create_task(inference.detect(DETECTOR, [picture(3)] * 12))
     await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What `facestream redetect` makes: the active generation with another detector, under a name of its own."""
+"""The generation that `facestream redetect` makes: the active one with another detector, under a new name."""
 
 from collections.abc import AsyncIterator
 
@@ -30,7 +30,7 @@ async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, genera
     assert _wanted(generations, OTHER, "mine").name == "mine"
     await log.append([generation_record(wanted.model_copy(update={"state": "candidate"}))])
     await generations.refresh()
-    assert _wanted(generations, OTHER, None).name == wanted.name  # it goes on
+    assert _wanted(generations, OTHER, None).name == wanted.name  # the existing candidate is continued
     await log.append([active_record(wanted.name)])
     await generations.refresh()
     with pytest.raises(ConfigurationError, match="already"):

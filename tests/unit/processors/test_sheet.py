@@ -1,4 +1,4 @@
-"""Crops travel as one picture, and come out as they went in, but for what JPEG takes."""
+"""Sheets: crops come out of a sheet as they went in, except for the loss of JPEG."""
 
 import io
 
@@ -38,7 +38,7 @@ def test_neighbours_do_not_bleed_into_each_other() -> None:
 
 
 def test_colour_is_kept_at_full_resolution() -> None:
-    """4:4:4, as a crop of its own is: with halved colour, red lines of one pixel on blue would be violet."""
+    """4:4:4, as single crops have: with subsampled colour, red lines of one pixel on blue would be violet."""
     lines = np.zeros((CROP, CROP, 3), np.uint8)
     lines[:, ::2, 0] = 255
     lines[:, 1::2, 2] = 255

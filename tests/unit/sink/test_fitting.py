@@ -1,42 +1,53 @@
-"""Threshold and calibration out of the galleries of a replay, on made-up faces whose rates are known."""
+"""Fits threshold and calibration to generated faces whose rates are known."""
 
 import numpy as np
 import pytest
 
 from schemas.arrays import Float32Array
 from schemas.calibration import Calibration, Threshold
-from sink.evaluate import samples as draws
-from sink.evaluate.fitting import LEAST_MATES, LEAST_STRANGERS, SIZES, Fitted, calibrated, fit, thresholds, weights
-from sink.evaluate.samples import Directory, Scores, populations, scores
+from sink.evaluate import samples
+from sink.evaluate.fitting import (
+    LEAST_MATES,
+    LEAST_STRANGERS,
+    SIZES,
+    Fitted,
+    fit,
+    fit_calibration,
+    fit_threshold,
+    probe_weights,
+)
+from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of, score_galleries
 
 DIMENSION = 24
 SHARES = (0.1, 0.01, 0.001)
 
 
-def directory(people: int, portraits: int, seed: int, *, spread: float = 0.09, dimension: int = DIMENSION) -> Directory:
-    """People anywhere on the sphere, their portraits around them."""
+def directory(
+    people: int, portraits: int, seed: int, *, spread: float = 0.09, dimension: int = DIMENSION
+) -> LabelledVectors:
+    """People at random points of the sphere, and portraits around them."""
     chance = np.random.default_rng(seed)
     centres = chance.normal(size=(people, 1, dimension))
     centres /= np.linalg.norm(centres, axis=-1, keepdims=True)
     vectors = centres + chance.normal(scale=spread, size=(people, portraits, dimension))
-    vectors *= chance.uniform(0.5, 20, size=(people, portraits, 1))  # lengths say nothing
+    vectors *= chance.uniform(0.5, 20, size=(people, portraits, 1))  # lengths do not matter
     persons = [f"person {i}" for i in range(people) for _ in range(portraits)]
     return persons, vectors.reshape(-1, dimension).astype(np.float32)
 
 
-def seen(one: Directory, size: int, seed: int) -> Scores:
-    """Galleries of that size, drawn from people who were not fitted."""
+def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
+    """Scores of galleries of that size."""
     chance = np.random.default_rng(seed)
-    found = scores(populations([one], chance), size, chance)
+    found = score_galleries(populations_of([one], chance), size, chance)
     assert found is not None
     return found
 
 
-def error(calibration: Calibration, found: Scores) -> float:
+def error(calibration: Calibration, found: GalleryScores) -> float:
     """Expected calibration error with ten bins, written as a plain loop."""
     similarity = [*found.mates.tolist(), *found.strangers.tolist()]
     right = [*found.right.tolist(), *[False] * len(found.strangers)]
-    weight = weights(len(found.mates), len(found.strangers))
+    weight = probe_weights(len(found.mates), len(found.strangers))
     surplus = [0.0] * 10
     for each, truth, much in zip(similarity, right, weight.tolist(), strict=True):
         said = calibration.probability(each, found.people)
@@ -86,7 +97,7 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
 
 
 def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
-    """Where strangers of the least people were too few to be counted, fewer pass than wished, but some do."""
+    """With the smallest number of people, the FPIR is lower than set, but not zero."""
     strangers = seen(directory(600, 1, 99), 5, 5).strangers
     tables = [fit([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(8)]
     reached = [float((strangers >= table.at(5, 0.01)).mean()) for table in tables if table is not None]
@@ -110,10 +121,10 @@ def test_one_portrait_each_makes_a_threshold_only() -> None:
         ([directory(1, 9, 0)], 0),
         ([directory(1, 2, i) for i in range(50)], 0),
         ([directory(8, 3, 0)], 8),
-        ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs say too little
+        ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs are not enough
     ],
 )
-def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[Directory], people: int) -> None:
+def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[LabelledVectors], people: int) -> None:
     found = fit(galleries)
     assert found.threshold is None
     assert found.calibration is None
@@ -133,9 +144,7 @@ def test_many_small_directories_count_together() -> None:
 
 
 def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
-    """The same people again, under other names: in one directory with themselves they would be strangers who are all
-    named.
-    """
+    """The same people again, under other names. In one directory, each would be a stranger that gets a name."""
     persons, vectors = directory(100, 1, 0)
     renamed = [f"other {person}" for person in persons]
     chance = np.random.default_rng(1)
@@ -181,10 +190,10 @@ def test_a_directory_in_another_order_counts_as_the_same_people() -> None:
 
 
 def test_a_very_large_directory_takes_a_bounded_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draws, "MOST_PEOPLE", 500)
-    monkeypatch.setattr(draws, "MOST_PORTRAITS", 4)
+    monkeypatch.setattr(samples, "MOST_PEOPLE", 500)
+    monkeypatch.setattr(samples, "MOST_PORTRAITS", 4)
     chance = np.random.default_rng(0)
-    among = populations([directory(3_000, 8, 0), directory(1_000, 8, 1), directory(1, 3, 2)], chance)
+    among = populations_of([directory(3_000, 8, 0), directory(1_000, 8, 1), directory(1, 3, 2)], chance)
     assert len(among) == 2
     assert 370 <= len(among[0]) <= 380
     assert 120 <= len(among[1]) <= 130
@@ -198,14 +207,14 @@ def test_a_large_directory_has_all_sizes() -> None:
 
 
 def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
-    """Strangers whose similarities are 0 to 1 evenly; in the larger gallery .1 more, and too few for one in 100."""
+    """Similarities of strangers are uniform; in the larger gallery .1 higher, and too few to measure one in 100."""
     even = np.linspace(0, 0.8, 100_001, dtype=np.float32)
     none = np.empty(0, np.float32)
     found = [
-        Scores(10, none, none.astype(bool), even, 100_000, 0),
-        Scores(20, none, none.astype(bool), even + np.float32(0.1), 60, 0),
+        GalleryScores(10, none, none.astype(bool), even, 100_000, 0),
+        GalleryScores(20, none, none.astype(bool), even + np.float32(0.1), 60, 0),
     ]
-    threshold = thresholds(found)
+    threshold = fit_threshold(found)
     assert threshold.people == [10, 20, 200]
     assert threshold.one_in_10 == pytest.approx([0.72, 0.82, 0.892], abs=2e-4)
     assert threshold.one_in_100 == pytest.approx([0.792, 0.892, 0.8992], abs=2e-4)
@@ -213,11 +222,11 @@ def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
 
 
 def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> None:
-    """Strangers who are Gumbel: what 60 of them say of one in 100 is where it truly is."""
+    """Similarities of strangers have a Gumbel distribution: the value for one in 100, out of 60, is the true one."""
     shares = (np.arange(20_000) + 0.5) / 20_000
     gumbel: Float32Array = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)
     none = np.empty(0, np.float32)
-    threshold: Threshold = thresholds([Scores(1, none, none.astype(bool), gumbel, 60, 0)])
+    threshold: Threshold = fit_threshold([GalleryScores(1, none, none.astype(bool), gumbel, 60, 0)])
     truth = [0.4 - 0.03 * np.log(-np.log(1 - share)) for share in SHARES]
     assert [threshold.one_in_10[0], threshold.one_in_100[0], threshold.one_in_1000[0]] == pytest.approx(truth, abs=5e-4)
 
@@ -225,12 +234,12 @@ def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> No
 def test_midpoints_never_fall_with_the_people() -> None:
     chance = np.random.default_rng(0)
 
-    def made(people: int, middle: float) -> Scores:
+    def made(people: int, middle: float) -> GalleryScores:
         mates = chance.normal(middle + 0.2, 0.05, 4_000).astype(np.float32)
         strangers = chance.normal(middle, 0.05, 4_000).astype(np.float32)
-        return Scores(people, mates, np.ones(4_000, bool), strangers, 4_000, LEAST_MATES)
+        return GalleryScores(people, mates, np.ones(4_000, bool), strangers, 4_000, LEAST_MATES)
 
-    calibration, reason = calibrated([made(1, 0.5), made(10, 0.45), made(100, 0.6)])
+    calibration, reason = fit_calibration([made(1, 0.5), made(10, 0.45), made(100, 0.6)])
     assert calibration is not None
     assert reason == ""
     assert calibration.midpoint[0] == calibration.midpoint[1] < calibration.midpoint[2]

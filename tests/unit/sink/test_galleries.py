@@ -1,4 +1,4 @@
-"""Which galleries are in memory, and what comes into them while they are."""
+"""Which galleries are in memory, and what is added to them."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ DIMENSION = 4
 
 
 class SlowVectors(SqliteVectors):
-    """Waits before the first block of a gallery, until it may go on."""
+    """A store that waits before the first block of a gallery until `go_on` is set."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -65,7 +65,7 @@ async def test_a_gallery_that_becomes_stale_while_it_is_read_is_not_kept(
     galleries.drop(lambda directory: directory == "acme")
     vectors.go_on.set()
     assert (await getting).faces == 1
-    await vectors.put_faces([a_face("bob", 2)])  # by whom the directory belongs to meanwhile
+    await vectors.put_faces([a_face("bob", 2)])  # by the sink that has the directory meanwhile
     assert (await galleries.get("acme", "g", DIMENSION)).faces == 2
 
 

@@ -1,4 +1,4 @@
-"""The gallery at its edges: nobody, one person, more rows than a block, more probes than one product takes."""
+"""Edge cases of the gallery: nobody, one person, more rows than a block, more probes than one product takes."""
 
 import uuid
 
@@ -18,7 +18,7 @@ def face_id(name: object) -> str:
 
 
 def faces(people: list[str], vectors: Float32Array) -> FaceBlock:
-    """One face each, whose id follows from its place."""
+    """One face each, with an id that follows from its index."""
     return FaceBlock(people, [face_id(i) for i in range(len(people))], vectors)
 
 
@@ -29,7 +29,7 @@ def random_vectors(count: int, seed: int = 0) -> Float32Array:
 def test_an_empty_gallery_has_no_candidates() -> None:
     gallery = Gallery(DIMENSION)
     assert gallery.match(random_vectors(3), 5) == [[], [], []]
-    assert (gallery.people, gallery.faces, len(gallery.best_of_others())) == (0, 0, 0)
+    assert (gallery.people, gallery.faces, len(gallery.stranger_similarities())) == (0, 0, 0)
 
 
 def test_one_person_is_the_only_candidate_whatever_top_is() -> None:
@@ -41,7 +41,7 @@ def test_one_person_is_the_only_candidate_whatever_top_is() -> None:
     assert best.similarity == pytest.approx(1, abs=1e-6)
     ((opposite,),) = gallery.match(-mine[None], 10)
     assert opposite.similarity == pytest.approx(-1, abs=1e-6)
-    assert len(gallery.best_of_others()) == 0
+    assert len(gallery.stranger_similarities()) == 0
 
 
 def test_the_similarity_to_a_person_is_the_mean_of_the_best_and_of_all() -> None:
@@ -83,7 +83,7 @@ def test_a_thousand_probes_get_what_each_gets_alone(monkeypatch: pytest.MonkeyPa
 def test_rows_beyond_a_block_are_found(monkeypatch: pytest.MonkeyPatch, one_each: bool) -> None:
     monkeypatch.setattr(sink.match.gallery, "BLOCK_ROWS", 8)
     monkeypatch.setattr(sink.match.gallery, "LEAST_ROWS", 2)
-    monkeypatch.setattr(sink.match.gallery, "SMALL", 4)
+    monkeypatch.setattr(sink.match.gallery, "DOUBLING_ROWS", 4)
     gallery = Gallery(DIMENSION)
     vectors = random_vectors(61)
     people = [f"{i if one_each else i % 20}" for i in range(61)]

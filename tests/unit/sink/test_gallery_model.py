@@ -1,4 +1,4 @@
-"""The gallery against the simplest thing that does the same: a list, searched face by face."""
+"""The gallery against a naive one: a list, searched face by face."""
 
 import uuid
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from sink.match.gallery import Candidate, Gallery
 
 DIMENSION = 4
 CLOSE = 1e-5
-# Few people, many faces each: what counts is that they mix.
+# Few people with many faces each, so that they mix.
 PEOPLE = [f"person {number}" for number in range(9)]
 FACE_IDS = [str(uuid.uuid5(uuid.NAMESPACE_URL, f"{number}")) for number in range(24)]
 
@@ -41,7 +41,7 @@ class Naive:
         return {person for person, _, _ in self.faces}
 
     def similarity(self, probe: Float32Array, person: str) -> tuple[float, set[str]]:
-        """And the ids of the faces that are nearest, all of them where several are."""
+        """The similarity, and the ids of the nearest faces, which may be several."""
         cosines = {face_id: cosine(probe, it) for name, face_id, it in self.faces if name == person}
         best = max(cosines.values())
         nearest = {face_id for face_id, each in cosines.items() if each > best - CLOSE}
@@ -51,8 +51,8 @@ class Naive:
         faces = {face_id: it for name, face_id, it in self.faces if name == person}
         return faces[min(faces)]
 
-    def best_of_others(self, most: int) -> list[float]:
-        """Of the people whose names have the smallest hashes, in the order of their hashes."""
+    def stranger_similarities(self, most: int) -> list[float]:
+        """For the people whose names have the smallest hashes, in that order."""
         chosen = sorted(self.people, key=sink.match.strangers._hash)[:most]
         return [
             max(self.similarity(self.first_face(person), other)[0] for other in self.people - {person})
@@ -72,7 +72,7 @@ def block(*faces: tuple[str, str, Float32Array]) -> FaceBlock:
 
 
 def require_same(found: list[Candidate], naive: Naive, probe: Float32Array, top: int) -> None:
-    """The right people in the right order, with the right numbers; who are equally similar may stand in any order."""
+    """The right people with the right similarities, best first; equally similar people in any order."""
     expected = sorted((naive.similarity(probe, person)[0] for person in naive.people), reverse=True)[:top]
     assert [it.similarity for it in found] == pytest.approx(expected, abs=CLOSE)
     assert len({it.person for it in found}) == len(found)
@@ -129,7 +129,7 @@ def test_loaded_and_learned_galleries_answer_alike(
     scores = [{it.person: it.similarity for it in found} for found in answers]
     assert scores[1] == pytest.approx(scores[0], abs=CLOSE)
     assert scores[2] == pytest.approx(scores[0], abs=CLOSE)
-    strangers = [it.best_of_others() for it in (one, other, mixed)]
+    strangers = [it.stranger_similarities() for it in (one, other, mixed)]
     assert strangers[1] == pytest.approx(strangers[0], abs=CLOSE)
     assert strangers[2] == pytest.approx(strangers[0], abs=CLOSE)
 
@@ -143,7 +143,7 @@ def test_loaded_and_learned_galleries_answer_alike(
 def test_how_strangers_fare_is_kept_up_to_date(
     sentinels: int, begin: list[tuple[int, Float32Array]], learned: list[list[tuple[int, Float32Array]]]
 ) -> None:
-    """Step by step the same as from scratch, also when somebody new takes the place of one who played the stranger."""
+    """After each step the same as from scratch, also when a new person replaces one who played the stranger."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sink.match.strangers, "SENTINELS", sentinels)
         gallery, naive = Gallery(DIMENSION), Naive()
@@ -151,8 +151,8 @@ def test_how_strangers_fare_is_kept_up_to_date(
             gallery.add(block(*((owner(face), FACE_IDS[face], it) for face, it in batch)))
             for face, it in batch:
                 naive.learn(owner(face), FACE_IDS[face], it)
-            kept = gallery.best_of_others()
+            kept = gallery.stranger_similarities()
             if len(naive.people) < 2:
                 assert len(kept) == 0
                 continue
-            assert kept == pytest.approx(naive.best_of_others(sentinels), abs=CLOSE)
+            assert kept == pytest.approx(naive.stranger_similarities(sentinels), abs=CLOSE)

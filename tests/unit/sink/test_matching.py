@@ -1,4 +1,4 @@
-"""From similarities to the persons of an answer."""
+"""Matching: from similarities to the persons of an answer."""
 
 import uuid
 from typing import Any
@@ -134,7 +134,7 @@ def test_two_faces_without_a_name_have_not_matched_anybody_twice() -> None:
     assert all("also_matched" not in it for it in found)
 
 
-# Midpoints at which several candidates of one face are likely at the same time.
+# With these midpoints several candidates of one face have a high probability.
 LENIENT = GENERATION.model_copy(
     update={"calibration": Calibration(people=[1, 100], midpoint=[0.2, 0.3], slope=[20, 30])}
 )

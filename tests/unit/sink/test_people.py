@@ -1,4 +1,4 @@
-"""The best people out of the similarities to all faces, against a look at every single one."""
+"""The best people out of the similarities to all faces, against a naive search."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 import sink.match.people
 from schemas.arrays import Float32Array
-from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, People
+from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, PersonIndex
 
 CLOSE = 1e-5
 
@@ -21,7 +21,7 @@ def padded(similarities: Float32Array) -> Float32Array:
 
 
 def scores(similarities: Float32Array, person_of: NDArray[np.int32]) -> list[float]:
-    """Of one probe to each person."""
+    """The similarity of one probe to each person."""
     faces = [similarities[person_of == person].astype(float) for person in range(person_of.max() + 1)]
     return [float((it.max() + it.mean()) / 2) for it in faces]
 
@@ -38,7 +38,7 @@ def require_right(found: list[Match], similarities: Float32Array, person_of: NDA
 
 
 def some_people(random: np.random.Generator, people: int, most: int, *, mixed: bool) -> NDArray[np.int32]:
-    """Whose each row is: the rows of a person lie together, or anywhere."""
+    """The person of each row; the rows of a person are adjacent or not."""
     person_of = np.repeat(np.arange(people, dtype=np.int32), random.integers(1, most + 1, people))
     return random.permutation(person_of) if mixed else person_of
 
@@ -54,11 +54,11 @@ def some_people(random: np.random.Generator, people: int, most: int, *, mixed: b
 )
 @settings(max_examples=200, deadline=None)
 def test_few_people(people: int, most: int, probes: int, top: int, levels: int, mixed: bool, seed: int) -> None:
-    """`levels`: different similarities, few of them for people who are equally similar."""
+    """levels: the number of different similarities; with few of them many people are equally similar."""
     random = np.random.default_rng(seed)
     person_of = some_people(random, people, most, mixed=mixed)
     similarities = (random.integers(-levels, levels + 1, (len(person_of), probes)) / levels).astype(np.float32)
-    found = People(person_of, people).best(padded(similarities), top)
+    found = PersonIndex(person_of, people).best(padded(similarities), top)
     for probe in range(probes):
         require_right(found[probe], similarities[:, probe], person_of, top)
 
@@ -71,19 +71,19 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
     own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
     similarities = np.clip(own + random.normal(0, 0.1, own.shape), -1, 1).astype(np.float32)
     for top in (1, 5, 10):
-        found = People(person_of, people).best(padded(similarities), top)
+        found = PersonIndex(person_of, people).best(padded(similarities), top)
         for probe in range(7):
             require_right(found[probe], similarities[:, probe], person_of, top)
 
 
 def test_one_person_is_nearest_with_thousands_of_faces() -> None:
-    """So the best faces of most parts of the gallery are all hers, and say little about the others."""
+    """The best faces of most parts of the gallery are hers, so the limit is low for the others."""
     random = np.random.default_rng(1)
     person_of = np.zeros(20_000, np.int32)
     person_of[::500] = np.arange(40)
     similarities = random.uniform(-1, 0.5, (20_000, 2)).astype(np.float32)
     similarities[person_of == 0] += 0.5
-    found = People(person_of, 40).best(padded(similarities), 5)
+    found = PersonIndex(person_of, 40).best(padded(similarities), 5)
     for probe in range(2):
         require_right(found[probe], similarities[:, probe], person_of, 5)
 
@@ -92,36 +92,36 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     random = np.random.default_rng(2)
     person_of = some_people(random, 700, 5, mixed=True)
     similarities = padded(random.uniform(-1, 1, (len(person_of), 9)).astype(np.float32))
-    people = People(person_of, 700)
+    people = PersonIndex(person_of, 700)
     together = people.best(similarities, 5)
     probes: list[int] = []
-    limits = People._limits
+    limits = PersonIndex._limits
 
-    def counting(self: People, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
+    def counting(self: PersonIndex, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
         probes.append(highest.shape[1])
         return limits(self, folds, highest, top)
 
-    monkeypatch.setattr(People, "_limits", counting)
+    monkeypatch.setattr(PersonIndex, "_limits", counting)
     monkeypatch.setattr(sink.match.people, "MOST_CANDIDATES", 1)
     assert people.best(similarities, 5) == together
     assert probes.count(1) == 9
 
 
 def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20,000 people the similarities of a few hundred are put together: that is what it is for."""
+    """Of 20,000 people only a few hundred are scored."""
     random = np.random.default_rng(3)
     person_of = np.repeat(np.arange(20_000, dtype=np.int32), 5)
     own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
     similarities = padded((own + random.normal(0, 0.03, own.shape)).astype(np.float32))
     looked_at: list[int] = []
-    scored = People._scores
+    scored = PersonIndex._scores
 
     def counting(
-        self: People, each: Float32Array, begins: Indices, people: Indices
+        self: PersonIndex, each: Float32Array, begins: Indices, people: Indices
     ) -> tuple[Float32Array, Float32Array]:
         looked_at.append(len(people))
         return scored(self, each, begins, people)
 
-    monkeypatch.setattr(People, "_scores", counting)
-    People(person_of, 20_000).best(similarities, 5)
+    monkeypatch.setattr(PersonIndex, "_scores", counting)
+    PersonIndex(person_of, 20_000).best(similarities, 5)
     assert 0 < sum(looked_at) < 4 * 500

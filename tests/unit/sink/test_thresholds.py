@@ -1,4 +1,4 @@
-"""The threshold of a gallery: out of the model's table, and out of how the enrolled people fare against each other."""
+"""The threshold of a gallery, out of the model's table and the similarities among its enrolled people."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def test_an_empty_directory_takes_the_table(people: float, strangers: float, exp
 
 
 def as_in_the_table(table: Threshold, people: int, count: int) -> NDArray[np.float32]:
-    """Best similarities of people who fare as the table says."""
+    """Best similarities that are distributed as the table says."""
     shares = (np.arange(count) + 0.5) / count
     return np.array([table.at(people, float(share)) for share in shares], np.float32)
 
@@ -69,7 +69,7 @@ def test_the_smallest_share_has_a_threshold_too(strangers: float) -> None:
 
 
 def test_the_people_of_a_large_directory_outweigh_the_table() -> None:
-    """Best similarities of strangers are Gumbel here, far below the table; its quantiles are known."""
+    """Best similarities of strangers have a Gumbel distribution here, far below the table; its quantiles are known."""
     for strangers in (0.01, 0.1):
         truth = 0.6 - 0.02 * np.log(-np.log(1 - strangers))
         table = TABLE.at(1_000, strangers)

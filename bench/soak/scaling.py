@@ -1,8 +1,9 @@
-"""Many processes on one machine, under load, while processors and sinks come and go: `eval "$(make -s services)";
-python -m bench.speed.many`.
+"""Adds and removes processors and sinks under load.
 
-Ten ingest replicas, three sinks and four processors for five minutes. Afterwards every accepted image must have an
-answer, every acknowledged learn be there once, no group have lag, and no process have grown.
+    eval "$(make -s services)"; python -m bench.soak.scaling [PHOTOS]
+
+Ten ingest replicas, three sinks and four processors run for five minutes. Afterwards every accepted image must have an
+answer, every acknowledged learn must be there once, no consumer group may have lag, and no process may have grown.
 """
 
 import argparse
@@ -14,19 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.clients import Clients, Outcome, add_arguments, portraits, verdict
+from bench.clients import ClientReport, Clients, add_arguments, portraits, verdict
 from bench.cluster import ROLES, Cluster, unique
-from bench.soak.faults import left_behind
+from bench.soak.faults import unfinished_work
 from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 10, "process": 4, "sink": 3}
-EVERY_S = 20.0  # something is added or removed
-GROWTH = 1.1  # of a process over the second half: torch and aiohttp keep what they once needed
+CHANGE_EVERY_S = 20.0  # a process is added or removed
+GROWTH = 1.1  # of a process over the second half, at most: torch and aiohttp keep memory that they once needed
 MEBI = 1 << 20
 
 
-async def come_and_go(cluster: Cluster, seconds: float, sizes: dict[str, list[tuple[float, int]]]) -> None:
-    """Adds and removes processors and sinks in turn, and notes each process's memory."""
+async def add_and_remove(cluster: Cluster, seconds: float, sizes: dict[str, list[tuple[float, int]]]) -> None:
+    """Adds and removes processors and sinks in turn, and records the memory of each process."""
     began, turn = time.monotonic(), 0
     while (elapsed := time.monotonic() - began) < seconds:
         for serving in cluster.all:
@@ -38,11 +39,11 @@ async def come_and_go(cluster: Cluster, seconds: float, sizes: dict[str, list[tu
             raise AssertionError(f"a {role} did not end cleanly")
         turn += 1
         print(f"  {elapsed:.0f} s: {', '.join(f'{len(cluster.running[role])} {role}' for role in ROLES)}", flush=True)
-        await asyncio.sleep(max(0.0, began + turn * EVERY_S - time.monotonic()))
+        await asyncio.sleep(max(0.0, began + turn * CHANGE_EVERY_S - time.monotonic()))
 
 
-def grown(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str]:
-    """Processes that live from the middle to the end and take more at its end than before."""
+def growing_processes(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str]:
+    """Processes that take more memory in the last fifth of the run than in the middle fifth."""
     wrong = []
     for name, samples in sizes.items():
         middle = [size for at, size in samples if seconds * 0.4 <= at < seconds * 0.6]
@@ -53,23 +54,23 @@ def grown(sizes: dict[str, list[tuple[float, int]]], seconds: float) -> list[str
 
 
 async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int, seed: int) -> list[str]:
-    outcome, directory = Outcome(), unique("d")
+    report, directory = ClientReport(), unique("d")
     sizes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     async with (
         temporary_stores("many") as stores,
         Cluster(stores, data, weights, COUNTS, threads="1", decoders="1") as cluster,
     ):
-        async with Clients(cluster, photos, outcome, directory=directory, seed=seed, clients=clients) as them:
+        async with Clients(cluster, photos, report, directory=directory, seed=seed, clients=clients) as them:
             began = time.monotonic()
-            await come_and_go(cluster, seconds, sizes)
+            await add_and_remove(cluster, seconds, sizes)
             await them.finish()
             took = time.monotonic() - began
             await them.check()
-        wrong = outcome.wrong + await left_behind(stores) + grown(sizes, seconds)
-    latencies = np.array(outcome.latencies) * 1e3
+        wrong = report.wrong + await unfinished_work(stores) + growing_processes(sizes, seconds)
+    latencies = np.array(report.latencies) * 1e3
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99])
     print(f"{len(latencies)} requests in {took:.0f} s, {len(latencies) / took:.1f} a second")
-    print(", ".join(f"{count} {kind}" for kind, count in sorted(outcome.answers.items())))
+    print(", ".join(f"{count} {kind}" for kind, count in sorted(report.answers.items())))
     print(f"answered after p50 {p50:.0f}, p90 {p90:.0f}, p99 {p99:.0f} ms")
     for role in ROLES:
         last = [samples[-1][1] for name, samples in sizes.items() if name.startswith(role)]

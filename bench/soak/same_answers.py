@@ -1,9 +1,8 @@
-"""The same requests in every setting, and the same answers: `eval "$(make -s services)"; python -m bench.soak.same
-PHOTOS`.
+"""Compares the answers of different settings: `eval "$(make -s services)"; python -m bench.soak.same_answers PHOTOS`.
 
-Mixed learns and recognizes, by phases whose requests run side by side, on the embedded stores in one process and on
-Kafka, MinIO and Cassandra with one and with three of each role. Ids follow from the Idempotency-Keys, so that whole
-answers are compared; similarities may differ by what a network's batches do to the last digits.
+The same learns and recognizes go to one process with the embedded stores, and to Kafka, MinIO and Cassandra with one
+and with three processes of each role. The requests of a phase run side by side. Ids follow from the Idempotency-Keys,
+so whole answers are compared; similarities may differ in the last digits, because batches of a network do.
 """
 
 import argparse
@@ -19,12 +18,14 @@ from typing import Any
 import aiohttp
 
 from bench.cluster import ROLES, Cluster
+from bench.photos import add_photos_argument
 from bench.serving import Serving
 from bench.stores import temporary_stores
 
-AT_ONCE = 8
+REQUESTS_PER_PHASE = 8
 DIRECTORIES = 5
-DIGITS = 0.004  # of similarities, probabilities and scores
+TOLERANCE = 0.004  # of similarities, probabilities and scores
+BOX_TOLERANCE = 1.01  # pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,15 @@ Answers = dict[str, tuple[int, Any]]
 
 
 def phases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[list[Request]]:
-    """Learns and recognizes in turn, half and half; the person is the photo's folder. No photo is twice in a phase:
-    which of two came first would be chance.
+    """Phases of learns and of recognizes in turn; the person is the photo's folder.
+
+    No photo is twice in a phase: which of two came first would be random.
     """
     chance = random.Random(seed)
-    for first in range(0, count, 2 * AT_ONCE):
+    for first in range(0, count, 2 * REQUESTS_PER_PHASE):
         for path in ("/learn", "/recognize"):
             phase = []
-            chosen = chance.sample(photos, min(AT_ONCE, (count - first + 1) // 2))
+            chosen = chance.sample(photos, min(REQUESTS_PER_PHASE, (count - first + 1) // 2))
             for number, photo in enumerate(chosen):
                 fields = {"directory": f"same-{chance.randrange(DIRECTORIES)}"}
                 if path == "/learn":
@@ -73,9 +75,9 @@ async def answers(urls: Sequence[str], photos: Sequence[Path], count: int, seed:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """What differs, numbers beyond DIGITS."""
+    """The differences of two JSON values, of numbers those beyond the tolerance."""
     if isinstance(one, float | int) and isinstance(other, float | int) and not isinstance(one, bool):
-        limit = 1.01 if ".box" in where else DIGITS
+        limit = BOX_TOLERANCE if ".box" in where else TOLERANCE
         return [] if abs(one - other) <= limit else [f"{where}: {one} and {other}"]
     if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
         return [line for name in one for line in differences(one[name], other[name], f"{where}.{name}")]
@@ -115,7 +117,7 @@ async def compare(
     numbers: Sequence[int],
     servers: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """numbers: of processes of each role, to run in turn. Returns what was wrong."""
+    """numbers: of processes of each role, one setting each. Returns what differs from one process."""
     expected = await embedded(folder, weights, photos, count)
     statuses = {status for status, _ in expected.values()}
     wrong = [] if statuses <= {200, 201} else [f"embedded: statuses {statuses}"]
@@ -134,7 +136,7 @@ async def compare(
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("photos", type=Path, help="folder with a folder of portraits for each person")
+    add_photos_argument(parser, "a folder of portraits for each person: NAME/*.jpg")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--people", type=int, default=40)
     parser.add_argument(

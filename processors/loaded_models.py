@@ -1,4 +1,4 @@
-"""What is loaded once, when it is first needed."""
+"""Models that are loaded once, when they are first needed."""
 
 import asyncio
 import time
@@ -10,26 +10,27 @@ from schemas.errors import FacestreamError
 
 log = structlog.get_logger(__name__)
 
-AGAIN_S = 30.0  # until what could not be loaded is tried again
+RETRY_S = 30.0  # until a model that could not be loaded is tried again
 
 
-class OnDemand:
-    """`what` they are, for the log."""
+class LoadedModels:
+    """The models of one kind that are loaded, by name."""
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, kind: str) -> None:
+        """kind: for the log, 'detector' for example."""
+        self._kind = kind
         self._loaded: set[str] = set()
         self._failed: dict[str, float] = {}
         self._loading = asyncio.Lock()
 
     async def load(self, name: str, load: Callable[[], Awaitable[None]]) -> None:
-        """Before anybody waits. Raises what `load` raises."""
+        """Loads a model at the start of a role. Raises what `load` raises."""
         await load()
         self._loaded.add(name)
-        log.info(f"{self._what} loaded", name=name)
+        log.info(f"{self._kind} loaded", name=name)
 
     async def has(self, name: str, load: Callable[[], Awaitable[None]]) -> bool:
-        """Whether it is there, loaded now if it was not; the log says why it cannot be."""
+        """Whether the model is loaded. Loads it if it was not; the log says why it cannot be loaded."""
         if name in self._loaded:
             return True
         async with self._loading:
@@ -37,6 +38,6 @@ class OnDemand:
                 try:
                     await self.load(name, load)
                 except FacestreamError as error:
-                    self._failed[name] = time.monotonic() + AGAIN_S
-                    log.error(f"{self._what} not loaded", name=name, code=error.code, reason=error.message)
+                    self._failed[name] = time.monotonic() + RETRY_S
+                    log.error(f"{self._kind} not loaded", name=name, code=error.code, reason=error.message)
             return name in self._loaded

@@ -1,7 +1,7 @@
-"""A processor whose models cost nothing: `python -m bench.standin`, with the settings of `facestream process`.
+"""A processor without models: `python -m bench.stand_in_processor`, with the settings of `facestream process`.
 
-It gets each original, as a processor does, and says that it shows one face, with a vector drawn from the file's hash:
-the same file is the same face. What is left of a request is the stream's own cost.
+It reads each original, as a processor does, and answers with one face, whose vector is random with the file's hash as
+seed: the same file is the same face. So a request costs what the stream costs.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ BOX = [10, 10, 110, 110]
 LANDMARKS = [(40.0, 40.0), (80.0, 40.0), (60.0, 60.0), (45.0, 80.0), (75.0, 80.0)]
 
 
-class StandIn:
+class StandInStage:
     """Stage of the consumer group `processors`."""
 
     name = "processors"
@@ -40,10 +40,10 @@ class StandIn:
         self._generation, self._dimension = generation.name, generation.dimension
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Nothing is kept in memory between records."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        return list(await asyncio.gather(*(self._one(record) for record in records)))
+        return list(await asyncio.gather(*(self._embed(record) for record in records)))
 
     def received(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
@@ -51,7 +51,7 @@ class StandIn:
     async def probe(self) -> None:
         await self._objects.ping()
 
-    async def _one(self, record: Record) -> NewRecord:
+    async def _embed(self, record: Record) -> NewRecord:
         received = self.received(record)
         await self._objects.get(received.object_key)
         vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
@@ -81,7 +81,7 @@ async def main() -> None:
         await patiently(stores, stop)
         worker = Worker(
             stores.log,
-            StandIn(stores.objects, manifest()),
+            StandInStage(stores.objects, manifest()),
             [IMAGES_RECEIVED],
             bulk=[IMAGES_RECEIVED_BULK],
             member=settings.member or socket.gethostname(),

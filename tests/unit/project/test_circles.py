@@ -1,0 +1,174 @@
+"""How the source is written: no circles of imports, no long files, no long lines of prose, no private words."""
+
+import ast
+import io
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from functools import cache
+from itertools import takewhile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+MOST_LINES, MOST_TEST_LINES, MOST_COLUMNS = 350, 800, 120
+GENERATED_SUFFIXES = (".schema.json", "asyncapi.json", "openapi.json")
+# What only the place where the project was developed has, and words that nobody needs to know. In halves, so that this
+# file does not have them.
+FORBIDDEN = ["../" + "shared", "shared" + "/photos", "zom" + "bie", "Docker was not" + " at hand", "/work" + "/shared"]
+
+
+@cache
+def tracked(*suffixes: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [ROOT / name for name in listed.split("\0") if name.endswith(suffixes or "")]
+    return [path for path in paths if path.is_file()]
+
+
+def code() -> list[Path]:
+    return tracked(".py")
+
+
+# Imports
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported(tree: ast.AST, known: set[str]) -> set[str]:
+    """The modules of `known` that a file imports anywhere: in functions and under TYPE_CHECKING too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & known
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            modules = {f"{node.module}.{alias.name}" for alias in node.names} & known
+            if node.module in known and len(modules) < len(node.names):  # a name of the module itself
+                modules.add(node.module)
+            found |= modules
+    return found
+
+
+def circles(imports: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected components of more than one module (Tarjan's algorithm)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        index[module] = low[module] = len(index)
+        stack.append(module)
+        for other in sorted(imports[module]):
+            if other not in index:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in stack:
+                low[module] = min(low[module], index[other])
+        if low[module] == index[module]:
+            component = [*takewhile(lambda it: it != module, reversed(stack)), module]
+            del stack[-len(component) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for module in sorted(imports):
+        if module not in index:
+            visit(module)
+    return found
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    trees = {module_name(path): ast.parse(path.read_text()) for path in code()}
+    assert circles({name: imported(tree, set(trees)) - {name} for name, tree in trees.items()}) == []
+
+
+def test_a_circle_is_found_wherever_its_imports_are() -> None:
+    sources = {
+        "p.a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.b import B",
+        "p.b": "def later():\n    import p.c",
+        "p.c": "from p import a, d",
+        "p.d": "import p.e",
+        "p.e": "",
+    }
+    imports = {name: imported(ast.parse(source), set(sources)) for name, source in sources.items()}
+    assert circles(imports) == [["p.a", "p.b", "p.c"]]
+
+
+# Lengths
+
+
+def test_no_file_of_code_is_too_long() -> None:
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in code()}
+    most = {path: MOST_TEST_LINES if path.parts[0] == "tests" else MOST_LINES for path in lengths}
+    assert {str(path): length for path, length in lengths.items() if length > most[path]} == {}
+
+
+def prose_of_code(source: str) -> Iterator[tuple[int, str]]:
+    """Comments, without those for tools, and lines of docstrings, with their line numbers."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:")):
+            yield token.start[0], lines[token.start[0] - 1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and ast.get_docstring(node):
+                for number in range(first.lineno, (first.end_lineno or first.lineno) + 1):
+                    yield number, lines[number - 1]
+
+
+def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
+    """The lines outside of blocks of code and tables, with their numbers."""
+    fence = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        mark = line.lstrip()[:3]
+        if mark in ("```", "~~~") and fence in ("", mark):
+            fence = "" if fence else mark
+        elif not fence and not line.lstrip().startswith("|"):
+            yield number, line
+
+
+def too_long(lines: Iterator[tuple[int, str]]) -> list[int]:
+    return [number for number, line in lines if len(line) > MOST_COLUMNS and "://" not in line]
+
+
+def test_no_line_of_prose_is_too_long() -> None:
+    found = {path: too_long(prose_of_code(path.read_text())) for path in code()}
+    found |= {path: too_long(prose_of_markdown(path.read_text())) for path in tracked(".md")}
+    assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
+
+
+def test_long_lines_are_found_in_prose_alone() -> None:
+    long = "x" * MOST_COLUMNS
+    source = f'"""First.\n\n{long} 3\n"""\n\nTEXT = "{long}"\n\n\ndef f() -> None:\n    """{long}"""  # {long}\n'
+    assert sorted(set(too_long(prose_of_code(source)))) == [3, 10]
+    text = f"{long}\nx{long}\n| {long} |\n```\nx{long}\n```\nsee https://example.org/{long}\nx{long}\n"
+    assert too_long(prose_of_markdown(text)) == [2, 8]
+
+
+# Words
+
+
+def forbidden_words(text: str) -> list[str]:
+    return [word for word in FORBIDDEN if word.lower() in text.lower()]
+
+
+def test_no_tracked_file_has_a_private_path_or_word() -> None:
+    found = {}
+    for path in tracked():
+        if path.name.endswith(GENERATED_SUFFIXES):
+            continue
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:  # a picture, or other bytes
+            continue
+        if words := forbidden_words(text):
+            found[str(path.relative_to(ROOT))] = words
+    assert found == {}
+
+
+def test_forbidden_words_are_found_in_any_case() -> None:
+    assert forbidden_words(f"a {FORBIDDEN[2].title()} in {FORBIDDEN[0]}") == [FORBIDDEN[0], FORBIDDEN[2]]
+    assert forbidden_words("shared photos") == []
