@@ -295,6 +295,13 @@ async def test_sizes_that_a_reduction_does_not_divide(pool: DecodePool) -> None:
                 assert abs(shown - 8000) <= 4.1
 
 
+@pytest.mark.parametrize(("width", "height"), [(1, 9000), (9000, 1), (3, 9000)])
+async def test_a_jpeg_thinner_than_its_reduction_is_decoded(pool: DecodePool, width: int, height: int) -> None:
+    with await pool.decode(encode(Image.new("RGB", (width, height), "red"), "JPEG")) as image:
+        assert (image.width, image.height) == (width, height)
+        assert corners(image.pixels) == ["red"] * 4
+
+
 async def test_how_far_a_jpeg_is_reduced(pool: DecodePool) -> None:
     grey = Image.new("L", (16, 16), 90)
     for side, scale in ((3800, 1.0), (3840, 0.5), (7600, 0.5), (7700, 0.25), (15400, 0.125)):
