@@ -1,4 +1,4 @@
-"""A user's own embedder: agreement with torch, pictures as the network wants them, batches, and files that are refused."""
+"""A user's own embedder: agreement with torch, the network's pixel format, batches, and files that are refused."""
 
 import hashlib
 import sys
