@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from check_jsonschema.builtin_schemas import get_builtin_schema
 from ruamel.yaml import YAML
+from setuptools import find_namespace_packages
 
 from backends.log import EventLog
 from backends.objects import ObjectStore
@@ -273,8 +274,10 @@ def test_the_image_holds_the_whole_program_and_nothing_else() -> None:
     taken = [line.removeprefix("!") for line in lines if line.startswith("!")]
     assert all((ROOT / name).exists() for name in taken)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
-    assert packages | {"pyproject.toml", "constraints.txt", "README.md"} == set(taken)
+    packages = find_namespace_packages(ROOT, **project["tool"]["setuptools"]["packages"]["find"])
+    assert {name.partition(".")[0] for name in packages} | {"pyproject.toml", "constraints.txt", "README.md"} == set(
+        taken
+    )
 
 
 def test_the_dockerfile_names_what_is_there() -> None:
