@@ -1,4 +1,4 @@
-"""`facestream learn` and `recognize` with a folder, as processes: cut off and gone on with, with a service and without."""
+"""`facestream learn` and `recognize` with a folder, in processes: interrupted, resumed, with a service and without."""
 
 import json
 import os

@@ -138,6 +138,7 @@ async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
     assert await erase.erase_under_fire(cluster, commands, pictures, held, rounds=4, together=4, seed=1, rate=20) == []
 
 
+@pytest.mark.stops_servers
 async def test_processes_and_servers_come_and_go(
     cluster: Cluster, stores: dict[str, str], servers: Services, photos: Path
 ) -> None:

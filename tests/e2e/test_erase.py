@@ -66,7 +66,7 @@ async def result(client: Client, image_id: str) -> tuple[int, dict[str, Any]]:
 
 
 async def erased_in_flight(client: Client, image_ids: list[str]) -> None:
-    """Each is answered so; not known for a moment before that, when its picture is gone and its answer is on the way."""
+    """Waits until each is answered with 409 `erased`. Its picture goes first: until its answer comes it is unknown."""
     async with asyncio.timeout(PATIENCE_S):
         for image_id in image_ids:
             while (answer := await client.get(f"/results/{image_id}"))[0] != 409:

@@ -49,7 +49,9 @@ class System:
         return {row["name"]: row for row in rows}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["embedded", "distributed"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["embedded", pytest.param("distributed", marks=pytest.mark.servers)]
+)
 async def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
 ) -> AsyncIterator[System]:

@@ -22,7 +22,7 @@ from scripts.services_lock import locked
 from scripts.services_process import Process, ServiceFailed, spawn
 from scripts.services_ready import serves
 from scripts.services_state import State
-from tests.buckets import client_of
+from tests.servers.buckets import client_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-S", "scripts/services.py"]  # -S: without the packages that are installed

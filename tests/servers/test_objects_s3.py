@@ -20,7 +20,7 @@ from backends.s3 import objects as objects_s3
 from backends.s3.metadata import headers_of
 from backends.s3.objects import S3Objects
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, StorageFull, Unavailable
-from tests.buckets import client_of, temporary_bucket
+from tests.servers.buckets import client_of, temporary_bucket
 from tests.unit.backends.s3_stand_in import answer, error, stand_in
 
 ID = "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b"

@@ -30,7 +30,7 @@ from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPa
 from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
-from tests.topics import temporary_topics
+from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 30.0
 NOBODY = "127.0.0.1:1"  # nothing listens there
