@@ -30,6 +30,7 @@ from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPa
 from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
+from tests.conftest import ROOT
 from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 30.0
@@ -516,9 +517,7 @@ asyncio.run(main(KafkaLog(sys.argv[1])))
 def child(url: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has joined the group, got the records and waits for a line before it commits them."""
     command = [sys.executable, "-c", textwrap.dedent(CHILD), url]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    )
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         yield process
     finally:

