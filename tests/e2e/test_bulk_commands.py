@@ -45,13 +45,19 @@ def start(data: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment(data), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def cut_off(process: subprocess.Popen[str], answers: int, with_signal: signal.Signals) -> tuple[int, str]:
-    """Ends the process once it has printed so many answers: its exit code, and what it said."""
+def cut_off(process: subprocess.Popen[str], service: Serving, with_signal: signal.Signals) -> tuple[int, str]:
+    """Ends the process once it has printed some answers: its exit code, and what it said. Meanwhile the service is held,
+    so that the process cannot get all its answers before the signal.
+    """
     assert process.stdout is not None
-    for _ in range(answers):
+    for _ in range(3):
         assert process.stdout.readline()
-    process.send_signal(with_signal)
-    _, said = process.communicate(timeout=60)
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        process.send_signal(with_signal)
+        _, said = process.communicate(timeout=60)
+    finally:
+        service.process.send_signal(signal.SIGCONT)
     return process.returncode, said
 
 
@@ -75,7 +81,7 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
 ) -> None:
     before = await count(serving.data, IMAGES_RECEIVED_BULK), await count(serving.data, IMAGES_RECEIVED)
     command = "learn", people, "--directory", "bulk-learn", "--report", tmp_path / "failed.jsonl"
-    code, _ = cut_off(start(serving.data, *command), 3, signal.SIGKILL)
+    code, _ = cut_off(start(serving.data, *command), serving, signal.SIGKILL)
     assert code == -signal.SIGKILL
     done = facestream(serving.data, *command)
     assert done.returncode == 1
@@ -103,7 +109,11 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
 async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weights_folder: Path, people: Path) -> None:
     data = tmp_path / "data"
     command = "learn", people, "--directory", "acme", "--weights", weights_folder
-    cut_off(start(data, *command), 3, signal.SIGKILL)
+    with start(data, *command) as killed:
+        assert killed.stdout is not None
+        for _ in range(3):
+            assert killed.stdout.readline()
+        killed.kill()
     done = facestream(data, *command)
     assert done.returncode == 1
     assert f"{PICTURES} learned, 2 failed" in done.stderr
@@ -113,7 +123,7 @@ async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weigh
 
 def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
     command = "recognize", people, "--directory", "bulk-none"
-    code, said = cut_off(start(serving.data, *command), 3, signal.SIGINT)
+    code, said = cut_off(start(serving.data, *command), serving, signal.SIGINT)
     assert code == 130
     assert "left" in said
     assert "the same command again goes on" in said
