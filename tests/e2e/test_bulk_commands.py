@@ -46,8 +46,9 @@ def start(data: Path, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def cut_off(process: subprocess.Popen[str], service: Serving, with_signal: signal.Signals) -> tuple[int, str]:
-    """Ends the process once it has printed some answers: its exit code, and what it said. Meanwhile the service is held,
-    so that the process cannot get all its answers before the signal.
+    """Ends the process once it has printed some answers: its exit code, and what it said.
+
+    Meanwhile the service is held, so that the process cannot get all its answers before the signal.
     """
     assert process.stdout is not None
     for _ in range(3):

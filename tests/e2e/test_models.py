@@ -31,9 +31,9 @@ PEOPLE = 24  # enough for a threshold
 class System:
     """What serves, and the command line beside it."""
 
-    def __init__(self, url: str, data: Path, weights: Path, stores: dict[str, str]) -> None:
+    def __init__(self, url: str, data: Path, weights: Path, settings: dict[str, str]) -> None:
         self.url = url
-        self._commands = Commands(stores | {"data": str(data), "weights": str(weights)})
+        self._commands = Commands(settings | {"data": str(data), "weights": str(weights)})
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         return self._commands.start(*arguments)
@@ -53,19 +53,19 @@ class System:
     scope="module", loop_scope="module", params=["embedded", pytest.param("distributed", marks=pytest.mark.servers)]
 )
 async def system(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str
 ) -> AsyncIterator[System]:
     data = tmp_path_factory.mktemp(f"models-{request.param}") / "data"
     if request.param == "embedded":
-        with Serving(data, weights_folder) as serving:
-            yield System(serving.url, data, weights_folder, {})
+        with Serving(data, weights_folder, dtype=dtype) as serving:
+            yield System(serving.url, data, weights_folder, {"dtype": dtype})
         return
     counts = {"ingest": 1, "process": 1, "sink": 1}
     async with (
         temporary_stores("test", request.getfixturevalue("services")) as stores,
-        Cluster(stores, data, weights_folder, counts, decoders="1") as cluster,
+        Cluster(stores, data, weights_folder, counts, decoders="1", dtype=dtype) as cluster,
     ):
-        yield System(cluster.urls[0], data, weights_folder, stores)
+        yield System(cluster.urls[0], data, weights_folder, stores | {"dtype": dtype})
 
 
 @pytest_asyncio.fixture(loop_scope="module")

@@ -31,7 +31,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, phot
     (folder / "data").mkdir()
     (folder / "data" / "weights").symlink_to(weights_folder.absolute())
     printed = []
-    with Serving(folder / "data", weights_folder) as serving:
+    with Serving(folder / "data", weights_folder, dtype="bfloat16") as serving:  # as the README's answers were made
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
         environment["XDG_STATE_HOME"] = str(folder / "state")
         key: list[str] = []

@@ -24,9 +24,9 @@ PATIENCE_S = 90.0  # for an answer: what takes longer waits for something that d
 
 
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
-    tmp_path: Path, weights_folder: Path, photos: Path
+    tmp_path: Path, weights_folder: Path, small_photos: Path
 ) -> None:
-    pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
+    pictures = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
     outcome = await soak(Serving(tmp_path / "data", weights_folder), pictures, kills=4, seed=1)
     assert outcome.wrong == []
     assert outcome.learned
