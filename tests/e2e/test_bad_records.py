@@ -17,7 +17,7 @@ from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def dead_letters(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
 ASYNC = {"Prefer": "respond-async"}
-PATIENCE_S = 30
+PATIENCE_S = 90.0
 
 
 def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

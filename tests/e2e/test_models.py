@@ -26,6 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OLD = "dlib-resnet29-mirror"
 PEOPLE = 24  # enough for a threshold
+PATIENCE_S = 90.0
 
 
 class System:
@@ -93,7 +94,7 @@ async def named(client: Client, picture: Path, directory: str) -> tuple[str, set
 
 async def until_active(client: Client, picture: Path, directory: str, generation: str) -> set[str]:
     """The best people, once processors have read that the generation is active."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found, people = await named(client, picture, directory)
             if found == generation:
@@ -165,7 +166,7 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
 
     before = (await system.generations())[OLD]["faces"]
     replay = system.begin("redetect", "centerface-mirror", "--rate", "4")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while new not in await system.generations():  # noqa: ASYNC110 - it is announced first of all
             await asyncio.sleep(0.2)
     await asyncio.sleep(3)
@@ -201,7 +202,7 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
     assert "has no faces" in await system.facestream("export", str(file), "--directory", "nobody", code=1)
     await system.facestream("import", str(file), "--directory", "to")
     await system.facestream("import", str(file), "--directory", "to")  # twice has one effect
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/to/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
             await asyncio.sleep(0.1)
     status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="to")
@@ -215,7 +216,7 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
         assert response.status == 200
     assert (await client.post("/recognize", photos / "obama2.jpg", directory="to"))[1]["persons"][0]["id"] == "obama"
     await system.facestream("import", str(file))  # learned again after the erase
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/from/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
             await asyncio.sleep(0.1)
     assert "nothing left" in await system.facestream("erase", "verify")

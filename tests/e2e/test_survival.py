@@ -41,7 +41,9 @@ async def test_sigterm_answers_what_was_accepted(tmp_path: Path, weights_folder:
             asyncio.create_task(client.post("/learn", photos / "obama.jpg", person=f"p{i}", directory="drain"))
             for i in range(12)
         ]
-        await asyncio.sleep(0.3)  # they are under way
+        async with asyncio.timeout(PATIENCE_S):
+            while serving.log().count('"accepted"') < len(learns):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
         assert await asyncio.to_thread(serving.stop) == 0
         outcomes = await asyncio.gather(*learns, return_exceptions=True)
         answered = [it for it in outcomes if not isinstance(it, BaseException)]
@@ -96,7 +98,7 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder
             assert (status, body["code"]) in {(507, "storage_full"), (503, "unavailable")}
             assert (await client.get("/healthz"))[0] == 200
             filler.unlink()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while True:
                 status, body, _ = await client.post("/learn", photos / "biden.jpg", person="after", directory="d")
                 if status in (200, 201) or time.monotonic() > deadline:
@@ -157,7 +159,7 @@ async def test_probes_are_not_kept_where_nobody_wants_them(tmp_path: Path, weigh
             client = Client(session, serving.url)
             await client.post("/learn", photos / "obama.jpg", person="obama", directory="d")
             _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="d")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await client.get(body["url"]))[0] != 404:  # noqa: ASYNC110 - it is another process that we wait for
                     await asyncio.sleep(0.05)
             assert (await client.get(f"/results/{body['image_id']}"))[0] == 200
