@@ -41,9 +41,7 @@ class Client:
 
 @pytest.fixture(scope="session")
 def dtype() -> str:
-    """What `auto` chooses here, chosen once: on a busy machine two processes may choose differently, and then their
-    answers differ.
-    """
+    """The number format that `auto` chooses here, once for all processes, so that their answers are equal."""
     from weights.load import choose_device, choose_dtype
 
     return str(choose_dtype(choose_device())).removeprefix("torch.")
@@ -64,7 +62,7 @@ async def client(serving: Serving) -> AsyncIterator[Client]:
 
 @pytest.fixture(scope="session")
 def small_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The photos, at most 400 pixels wide and high: for tests that need many answers and not the details."""
+    """The photos, at most 400 pixels wide and high, for tests that send many."""
     folder = tmp_path_factory.mktemp("small")
     for path in photos.glob("*.jpg"):
         with Image.open(path) as picture:

@@ -36,7 +36,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, weights_folder: Path) -
 
 
 async def until_refused(client: Client, path: str, headers: dict[str, str] | None = None) -> None:
-    """Keys that are new or revoked count after two seconds at the latest."""
+    """Waits for a 401: a new key, or a revoked one, has its effect within two seconds."""
     async with asyncio.timeout(30):
         while (await client.get(path, headers))[0] != 401:  # noqa: ASYNC110 - it is another process that we wait for
             await asyncio.sleep(0.1)
@@ -74,7 +74,7 @@ async def test_keys_open_their_own_directories_only(tmp_path: Path, weights_fold
             assert (status, body["code"]) == (403, "forbidden")
             status, body, _ = await client.post(
                 "/recognize", photos / "obama2.jpg", headers=watcher
-            )  # its own is the default
+            )  # without a directory it is the key's
             assert (status, body["directory"], body["persons"][0]["id"]) == (200, "acme", "o")
             assert (await client.post("/recognize", photos / "obama2.jpg", directory="acme", headers=stranger))[
                 0

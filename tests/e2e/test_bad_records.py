@@ -1,4 +1,4 @@
-"""Records that cannot be processed, in a service that goes on, and `facestream dead-letters` beside it."""
+"""Records that cannot be processed become dead letters, and the service continues; `facestream dead-letters`."""
 
 import asyncio
 import json

@@ -22,14 +22,14 @@ PICTURES = 12
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The journals of a test are its own."""
+    """The folder of the journals of bulk runs, one for each test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
 
 @pytest.fixture
 def people(tmp_path: Path, photos: Path) -> Path:
-    """A folder with a folder for each of two people, pictures with other bytes in each, and two that fail."""
+    """A folder with a folder for each of two people: different picture files of each, and two files that fail."""
     folder = tmp_path / "people"
     for person in ("obama", "biden"):
         (folder / person).mkdir(parents=True)
@@ -96,8 +96,7 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
     assert sorted((it["photo"], it["error"]["code"]) for it in report) == failures(people)
     _, listed, _ = await client.get("/directories/bulk-learn/persons")
     assert listed["persons"] == [{"id": "biden", "faces": PICTURES // 2}, {"id": "obama", "faces": PICTURES // 2}]
-    # What was on its way up when it was killed may have come twice, with one effect; nothing else has, and nothing else
-    # anywhere.
+    # Uploads that were under way at the kill may have been sent twice, with one effect. Nothing else was.
     bulk = await count(serving.data, IMAGES_RECEIVED_BULK) - before[0]
     assert PICTURES <= bulk <= PICTURES + UPLOADS
     assert await count(serving.data, IMAGES_RECEIVED) == before[1]
@@ -135,7 +134,7 @@ def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
 
 
 def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Path) -> None:
-    """Who is in a picture depends on who was learned: only a run that was cut off goes on with what it was told."""
+    """Only an interrupted run reuses its answers: a later run recognizes the people who were learned in between."""
     (people / "biden" / "empty.jpg").unlink()
     (people / "biden" / "text.jpg").unlink()
     command = "recognize", people, "--directory", "bulk-anew"
@@ -150,7 +149,7 @@ def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Pat
 async def test_a_table_and_portraits_of_several_faces(
     serving: Serving, client: Client, people: Path, two_people: bytes, tmp_path: Path
 ) -> None:
-    """What failed is tried again with another wish."""
+    """Pictures that failed are tried again with other options."""
     (people / "both.jpg").write_bytes(two_people)
     (people / "table.csv").write_text("person,file\nobama,obama/01.jpg\nJosé,both.jpg\nJosé,none.jpg\n")
     command = "learn", people / "table.csv", "--directory", "bulk-table"

@@ -33,7 +33,7 @@ async def stores(services: dict[str, str]) -> AsyncIterator[dict[str, str]]:
 async def cluster(
     stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str
 ) -> AsyncIterator[Cluster]:
-    """One for all tests of this file, each with directories of its own: its start takes as long as they do."""
+    """One for all tests of this file: its start takes as long as a test. Each test has directories of its own."""
     data = tmp_path_factory.mktemp("distributed") / "data"
     async with Cluster(stores, data, weights_folder, COUNTS, decoders="1", dtype=dtype) as running:
         yield running
@@ -41,7 +41,7 @@ async def cluster(
 
 @pytest.fixture
 def portraits(small_photos: Path, tmp_path: Path) -> list[Path]:
-    """Photos in a folder for each person."""
+    """Portraits of two people, in a folder for each person."""
     found = []
     for name, person in [
         ("obama.jpg", "obama"),
@@ -151,6 +151,6 @@ async def test_processes_and_servers_come_and_go(
         "kafka": faults.server_gone(servers, "kafka", 2, kill=True),
         "cassandra": faults.server_gone(servers, "cassandra", 2, kill=False),
         "minio": faults.server_gone(servers, "minio", 3, kill=False),
-        "zombie": faults.zombie("sink", 14),
+        "held sink": faults.zombie("sink", 14),
     }
     assert await faults.run(cluster, stores, pictures, some, seed=1) == []

@@ -1,5 +1,5 @@
-"""Erasing people, faces, images and directories through HTTP, on one service; with keys, killed, and with the stages
-apart. The long form is `make soak-erase`.
+"""Erasing people, faces, images and directories through HTTP: on one service, with keys, with a kill in the middle, and
+with detect and embed apart. The long form is `make soak-erase`.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ async def learned(client: Client, photo: Path | bytes, person: str, directory: s
 
 
 async def result(client: Client, image_id: str) -> tuple[int, dict[str, Any]]:
-    """As soon as there is one."""
+    """Waits for the answer of an image."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             status, body, _ = await client.get(f"/results/{image_id}")
@@ -221,7 +221,7 @@ async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, dir
 
 
 async def test_nobody_is_named_once_the_erase_is_answered(client: Client, serving: Serving, small_photos: Path) -> None:
-    """By any of the four kinds, learned again or not, all at the same time."""
+    """All four kinds of erasure, learned again afterwards and not, side by side."""
     pictures = pictures_of(small_photos)
     rounds = [
         Round(Single(serving), client.session, pictures, kind, again, random.Random(f"{kind} {again}"))
@@ -305,7 +305,7 @@ async def test_a_service_that_is_killed_in_the_middle_goes_on_with_it(
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Serving]:
-    """The ingest of a system whose detect and embed run apart."""
+    """The ingest role of a system in which detect and embed are two processes."""
     data = tmp_path_factory.mktemp("apart") / "data"
     assert facestream(data, "init").returncode == 0
     with ExitStack() as stack:

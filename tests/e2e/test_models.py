@@ -30,7 +30,7 @@ PATIENCE_S = 90.0
 
 
 class System:
-    """What serves, and the command line beside it."""
+    """A running system, and the command line on its stores."""
 
     def __init__(self, url: str, data: Path, weights: Path, settings: dict[str, str]) -> None:
         self.url = url
@@ -40,7 +40,7 @@ class System:
         return self._commands.start(*arguments)
 
     async def facestream(self, *arguments: str, code: int = 0) -> str:
-        """What the command says."""
+        """The output of the command."""
         returned, said = await self._commands.run(*arguments)
         assert returned == code, f"{arguments}: {said}"
         return said
@@ -86,14 +86,14 @@ def portrait_of(path: Path, number: int) -> bytes:
 
 
 async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
-    """The generation of the answer, and the best people."""
+    """The generation of the answer, and the people among the candidates."""
     status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
     assert status == 200, body
     return body["models"]["generation"], {it["id"] for person in body["persons"] for it in person["candidates"]}
 
 
 async def until_active(client: Client, picture: Path, directory: str, generation: str) -> set[str]:
-    """The best people, once processors have read that the generation is active."""
+    """Waits until processors know that the generation is active; returns the people among the candidates."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             found, people = await named(client, picture, directory)
@@ -117,7 +117,7 @@ async def test_from_one_model_to_another_and_back(
     await system.facestream("models", "add", "mine", str(file), *wanted)
     assert "make its vectors first" in await system.facestream("models", "activate", "mine", code=2)
 
-    replay = system.begin("reembed", "mine", "--rate", "8")  # some seconds, with learns beside it
+    replay = system.begin("reembed", "mine", "--rate", "8")  # takes some seconds, and people are learned meanwhile
     for number in range(3):
         picture = portrait_of(photos / "obama2.jpg", number)
         assert (await client.post("/learn", picture, person=f"beside {number}", directory="d"))[0] == 201

@@ -1,6 +1,4 @@
-"""The README is run: every shell command in it, in order, against a service as it tells; every JSON is one it could
-answer.
-"""
+"""Runs every shell command of the README, in order, and compares the JSON in it with the answers of the service."""
 
 import json
 import os
@@ -24,7 +22,7 @@ COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.split
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: Path) -> list[tuple[str, str]]:
-    """Each command with what it printed."""
+    """Each command with its output."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").symlink_to(photos)
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
@@ -56,7 +54,7 @@ def answer_to(answers: list[tuple[str, str]], part: str, nth: int = 0) -> dict[s
 
 
 def shape(value: Any) -> Any:
-    """What a JSON value is made of: the names of its members, and the kinds of their values."""
+    """The names of the members of a JSON value, with the types of their values."""
     if isinstance(value, dict):
         return {name: shape(member) for name, member in value.items()}
     if isinstance(value, list):

@@ -38,7 +38,7 @@ def init(data: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What runs, by name; `role` makes another one of the same data folder."""
+    """The processes by name; `role` makes another one on the same data folder."""
 
     data: Path
     weights: Path
@@ -175,7 +175,7 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
     of_dying = [it[0] if isinstance(it, tuple) else it for it in outcomes[1::2]]
     assert any(isinstance(it, aiohttp.ClientError) for it in of_dying)
     assert all(it == 201 or isinstance(it, aiohttp.ClientError) for it in of_dying)
-    # What it had accepted is done all the same, and any other replica knows.
+    # What it had accepted is processed all the same, and any other replica has the answer.
     async with asyncio.timeout(PATIENCE_S):
         while (kept := await b.get(accepted["location"]))[0] == 202:  # noqa: ASYNC110 - it is another process that we wait for
             await asyncio.sleep(0.05)
@@ -185,7 +185,7 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
 async def test_sigterm_drains_each_role_while_others_go_on(
     roles: Roles, session: aiohttp.ClientSession, photos: Path
 ) -> None:
-    """A sink and a replica come and go under load; nothing is lost and everybody is answered."""
+    """A sink and an ingest replica start and stop under load. Nothing is lost, and every request is answered."""
     leaving = [roles.role("sink-leaving", "sink"), roles.role("ingest-leaving", "ingest")]
     for serving in leaving:
         await asyncio.to_thread(serving.start)
@@ -204,7 +204,7 @@ async def test_sigterm_drains_each_role_while_others_go_on(
     answers = await asyncio.gather(*learns, return_exceptions=True)
     answered = [it for it in answers if not isinstance(it, BaseException)]
     assert {status for status, _, _ in answered} == {201}
-    assert len(answered) >= 6  # those of the replica that stays; the other may have closed its door before some came
+    assert len(answered) >= 6  # all of the replica that stays; the other may have stopped listening before some came
     a = client(session, roles.running["ingest-a"])
     for _, body, _ in answered:
         status, seen, _ = await a.post("/recognize", photos / "obama2.jpg", directory=body["directory"])
@@ -212,7 +212,7 @@ async def test_sigterm_drains_each_role_while_others_go_on(
 
 
 async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> None:
-    """So that the next start suspects no record of having killed it."""
+    """The commits of a clean stop say so: otherwise the next start handles the uncommitted records one by one."""
     data = tmp_path / "data"
     init(data)
     with Serving(data, tmp_path, command=("sink",)):

@@ -1,6 +1,4 @@
-"""What the service lives through: kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests, and hostile
-files.
-"""
+"""The service survives kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests and broken files."""
 
 import asyncio
 import io
@@ -20,7 +18,7 @@ from bench.soak.kills import soak
 from tests import hostile
 from tests.e2e.conftest import Client, jpeg
 
-PATIENCE_S = 90.0  # for an answer: what takes longer waits for something that does not come
+PATIENCE_S = 90.0  # for an answer, on a busy machine
 
 
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
@@ -72,7 +70,7 @@ async def test_what_was_learned_is_known_after_a_restart(tmp_path: Path, weights
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 48 MB."""
+    """A file system of 48 MB."""
     mount = tmp_path / "disk"
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)], check=True)
@@ -204,7 +202,7 @@ async def test_hostile_files_get_an_answer_and_good_ones_their_own(
 
 
 async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -> None:
-    """Answers are not mixed up between requests that wait at the same time."""
+    """Answers are not mixed up among requests that wait at the same time."""
     directory = f"mix-{uuid.uuid4()}"
     for name in ("obama", "biden"):
         await client.post("/learn", photos / f"{name}.jpg", person=name, directory=directory)
@@ -218,7 +216,7 @@ async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -
 
 
 async def test_truncated_uploads_do_no_harm(client: Client, photos: Path) -> None:
-    """A client that goes away in the middle leaves nothing behind that blocks others."""
+    """A client that disconnects during its upload does not block others."""
     host, port = client.url.removeprefix("http://").split(":")
     for _ in range(20):
         _, writer = await asyncio.open_connection(host, int(port))
