@@ -14,6 +14,7 @@ import facestream  # noqa: F401 - prepares the environment before anything impor
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State, followed
 from scripts.photos import get as get_photos
+from scripts.services_lock import locked
 from stream.topics import TOPICS
 
 pytest_plugins = ["tests.selection", "tests.servers.fixtures"]
@@ -33,7 +34,8 @@ def weights_folder() -> Path:
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """A folder with photos of two people, see scripts/photos.py."""
-    return get_photos()
+    with locked(ROOT / ".cache" / "photos.lock"):  # two workers may ask for them at once
+        return get_photos()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bench.serving import Serving
+from bench.serving import Serving, free_port
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
@@ -26,8 +25,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, weights_folder: Path) -
     refused = facestream(tmp_path / "data", "up", "--listen", "0.0.0.0:0", FACESTREAM_WEIGHTS=str(weights_folder))
     assert refused.returncode == 2
     assert "facestream keys create" in refused.stderr
-    with socket.create_server(("0.0.0.0", 0)) as free:
-        listen = f"0.0.0.0:{free.getsockname()[1]}"
+    listen = f"0.0.0.0:{free_port()}"
     with Serving(tmp_path / "open", weights_folder, listen=listen, open="1") as serving:
         assert "open to everybody" in serving.log()
     assert facestream(tmp_path / "data", "keys", "create", "--scope", "admin").returncode == 0
