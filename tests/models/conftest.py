@@ -1,4 +1,9 @@
-"""The networks with their real weights, on the CPU in float32."""
+"""The networks with their real weights, on the CPU in float32, and the reference's results where the shared folder has
+them.
+
+test_expected.py is collected only where that folder lies beside the repository: elsewhere there is nothing to compare
+with.
+"""
 
 from pathlib import Path
 
@@ -10,6 +15,14 @@ from processors.networks import Detector, TorchEmbedder
 from weights.load import load_detector, load_embedder
 
 CPU = torch.device("cpu")
+SHARED = Path(__file__).parents[2].parent / "shared"
+
+collect_ignore = [] if (SHARED / "prototypes" / "expected.json").is_file() else ["test_expected.py"]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    return SHARED
 
 
 @pytest.fixture(scope="session")

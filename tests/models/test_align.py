@@ -17,7 +17,7 @@ Pixels = NDArray[np.uint8]
 
 
 def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.float64]:
-    """The landmarks of the template, placed in a square of an image."""
+    """Landmarks exactly as the template has them, in a square of an image."""
     cos, sin = math.cos(square.angle) * square.half, math.sin(square.angle) * square.half
     landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(
         square.centre
@@ -113,7 +113,7 @@ def test_landmarks_of_a_crop_lie_where_the_template_says() -> None:
 
 def test_a_very_large_face_is_averaged_not_picked() -> None:
     stripes = np.zeros((3000, 3000, 3), np.uint8)
-    stripes[:, ::2] = 200  # finer than the pixels of the chip, which become their mean
+    stripes[:, ::2] = 200  # finer than the chip can show: what is left is their mean
     chip = align.cut(stripes, placed(Similarity((1500, 1500), 1050, 0.3)))
     assert abs(chip[5:-5, 5:-5] - 100).max() < 8
 

@@ -1,4 +1,4 @@
-"""Detect and embed in two stages give the results of the fused stage, with the real networks and real faces."""
+"""Detect and embed apart find and say what the fused stage does, with the real networks and real faces."""
 
 import hashlib
 import io
@@ -69,7 +69,7 @@ class Stages:
     decoders: DecodePool
 
     async def announce(self, photo: bytes, purpose: Purpose) -> Record:
-        """Puts a photo into the object store and returns its record."""
+        """The record of a photo that lies in the object store."""
         image_id = str(uuid.uuid4())
         received = ImageReceived(
             image_id=image_id,
@@ -83,7 +83,7 @@ class Stages:
         return appended(NewRecord(IMAGES_RECEIVED, image_id, received.encode()))
 
     async def both(self, photo: bytes, purpose: Purpose) -> tuple[FacesEmbedded, FacesDetected, FacesEmbedded]:
-        """The outputs of the fused stage, of detect, and of embed on those of detect."""
+        """What the fused stage says, what is detected, and what is embedded from that."""
         record = await self.announce(photo, purpose)
         (fused,) = await self.fused.handle([record])
         (detected,) = await self.detect.handle([record])
@@ -229,7 +229,7 @@ async def announce_redetected(log: SqliteLog, state: State) -> Generation:
 async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     stages: Stages, log: SqliteLog, state: State, photos: Path, name: str
 ) -> None:
-    """Where that detector does not find the face, the vector is made from the kept crop."""
+    """Or, where that detector does not find the face, that of the kept crop."""
     generation = await announce_redetected(log, state)
     photo = (
         street(photos, (4200, 2600), [("obama", 300, 300, 180)])
@@ -339,7 +339,7 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
 
 
 async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> None:
-    """The sheet was deleted with the answer, and then the record came again: embed raises ObjectMissing."""
+    """It went with the answer, and the record came again: the stage behind it knows by this that it came too late."""
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
     (detected,) = await stages.detect.handle([record])
     sheet = FacesDetected.decode(detected.value).sheet_key
@@ -370,7 +370,7 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
 async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
     stages: Stages, log: SqliteLog, state: State, photos: Path
 ) -> None:
-    """Everything of it in the object store is deleted, also the sheet that a slow stage wrote after the erasure."""
+    """Whatever of it is in the object store goes, the sheet that a slow stage has written after the erasure too."""
     cases: list[tuple[Purpose, str]] = [
         ("learn", erased_person("acme", "somebody")),
         ("recognize", erased_directory("acme")),

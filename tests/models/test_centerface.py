@@ -90,7 +90,7 @@ def test_bfloat16_finds_the_same_face(weights_folder: Path, detector: Detector, 
 
 
 def test_a_mirrored_picture_has_the_mirrored_face(centerface: nn.Module, detector: Detector, photos: Path) -> None:
-    """The mirroring detector gives the same boxes for both; the other one is a pixel or two off."""
+    """To the one that looks at both they are the same picture; the one that does not is a pixel or two off."""
     both = Detector(centerface, CPU, torch.float32, score_threshold=detector.score_threshold, mirror=True)
     with Image.open(photos / "obama.jpg") as file:
         image = file.convert("RGB")

@@ -1,4 +1,4 @@
-"""A user's own embedder: agreement with torch, the network's pixel format, batches, and files that are refused."""
+"""A user's own embedder: agreement with torch, pictures as the network wants them, batches, and files that are refused."""
 
 import hashlib
 import sys
@@ -177,7 +177,7 @@ def test_a_file_beyond_what_the_store_takes_is_refused(small: bytes, monkeypatch
 
 @pytest.mark.parametrize("where", ["constant", "attribute", "inside a branch"])
 def test_no_other_file_is_read(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other file exists, so that a loader that follows the reference would read it."""
+    """The file is there, so that whoever reads it can."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.ones(3, np.float32).tobytes())
     outside = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
