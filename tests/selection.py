@@ -81,7 +81,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """With FACESTREAM_NO_SKIPS=1, where everything that the tests need has to be there, a skipped test is a failure."""
     config = session.config
     if hasattr(config, "workeroutput"):
-        config.workeroutput["left_out"] = dict(config.stash[LEFT_OUT])
+        left_out = config.stash[LEFT_OUT]
+        config.workeroutput["left_out"] = dict(left_out)
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     skipped = reporter.stats.get("skipped", []) if isinstance(reporter, pytest.TerminalReporter) else []
     if os.environ.get("FACESTREAM_NO_SKIPS") == "1" and skipped and exitstatus == 0:
