@@ -1,10 +1,14 @@
 # make run    set everything up and serve on 127.0.0.1:8080, data under ./data
+# make unit   run the tests that need no server, no network, no models and no process of the service
 # make test   set everything up and run all checks and tests
 # make help   the other targets
 PYTHON ?= python3
 BIN := .venv/bin
+# Processes that run tests side by side, each the tests of one file at a time.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help run test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-reembed bench-services
+.PHONY: help run unit test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-reembed bench-services
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -12,13 +16,16 @@ run: install
 	@$(BIN)/facestream weights get
 	@$(BIN)/facestream up
 
+unit: install-dev
+	$(PYTEST) -m "not servers and not models and not e2e"
+
 test: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/services.py prepare || { test $$? = 3 && test "$$FACESTREAM_REQUIRE_SERVICES" != 1; }
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # make photos get a few photos to try with, into ./photos
 photos: install

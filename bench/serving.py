@@ -1,6 +1,7 @@
 """Runs `facestream up`, or one role, in a process of its own: to be measured, tested and killed."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -48,8 +49,8 @@ class Serving:
         self.log_file = data.parent / f"{self.name}.log"
         self._command = [sys.executable, "-m", module, *command]
         address = "listen" if command[:1] in (("up",), ("ingest",)) else "watch"
-        settings = {"data": str(data), "weights": str(weights), address: f"127.0.0.1:{_free_port()}"} | settings
-        self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - only where a setting asks for it
+        settings = {"data": str(data), "weights": str(weights), address: f"127.0.0.1:{free_port()}"} | settings
+        self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - where it is asked for
         others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
         self._environment = others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
@@ -130,7 +131,10 @@ class Serving:
         self.stop()
 
 
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+def free_port() -> int:
+    """A port below those that systems give to outgoing connections, one of which could take it before it is used."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port

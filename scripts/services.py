@@ -43,8 +43,8 @@ class Services:
     """The three servers. Every call may be made by several processes at once: one waits for the other."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._folder = (folder or Path(os.environ.get("FACESTREAM_SERVICES") or ROOT / ".services")).resolve()
-        self._state_file = self._folder / "state.json"
+        self.folder = (folder or Path(os.environ.get("FACESTREAM_SERVICES") or ROOT / ".services")).resolve()
+        self._state_file = self.folder / "state.json"
 
     def prepare(self) -> None:
         """Gets what is needed to start them: minutes, the first time. Raises MissingTools, ServiceFailed."""
@@ -121,7 +121,7 @@ class Services:
             self._wait(name)
 
     def _locked(self) -> AbstractContextManager[None]:
-        return locked(self._folder / "lock")
+        return locked(self.folder / "lock")
 
     def _prepared(self) -> LocalServers | ComposeServers:
         """The way is chosen once, and with it ports and passwords."""
@@ -135,9 +135,9 @@ class Services:
     def _servers(self, state: State | None = None) -> LocalServers | ComposeServers:
         state = state or self._state()
         if state.way == "compose":
-            return ComposeServers(state, self._folder / "run")
+            return ComposeServers(state, self.folder / "run")
         cache = Path(os.environ.get("FACESTREAM_SERVICES_CACHE") or ROOT / ".services" / "packages").resolve()
-        return LocalServers(self._state_file, self._folder / "run", cache)
+        return LocalServers(self._state_file, self.folder / "run", cache)
 
     def _state(self) -> State:
         state = State.read(self._state_file)

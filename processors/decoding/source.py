@@ -109,9 +109,9 @@ class Source:
         """By what factor a JPEG is decoded smaller: that is several times faster, and faces stay large enough."""
         if self.image.format not in ("JPEG", "MPO") or not self.passes:
             return 1
-        side = max(self.width, self.height)
+        shortest, side = sorted(self.size)
         wanted = max(LEAST_REDUCED_SIDE, LEAST_SHARE_OF_PASS * side * max(part.scale for part in self.passes))
-        return next((reduction for reduction in (8, 4, 2) if side / reduction >= wanted), 1)
+        return next((reduction for reduction in (8, 4, 2) if shortest >= reduction and side / reduction >= wanted), 1)
 
     def pictures(self, file: FileIO) -> dict[str, Any]:
         """Decodes the image and writes its pixels and passes to `file`.

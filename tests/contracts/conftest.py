@@ -17,8 +17,8 @@ from backends.open import open_log as open_log_at
 from backends.open import open_objects as open_objects_at
 from backends.open import open_vectors as open_vectors_at
 from backends.vectors import VectorStore
-from tests.buckets import temporary_bucket
-from tests.topics import temporary_topics
+from tests.servers.buckets import temporary_bucket
+from tests.servers.topics import temporary_topics
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def unique() -> Callable[[str], str]:
     return lambda name: f"{name}.{suffix}"
 
 
-@pytest.fixture(params=["sqlite", "kafka"])
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.servers)])
 async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], EventLog]]:
     async with AsyncExitStack() as opened:
         url = f"sqlite:///{tmp_path / 'log.db'}"
@@ -43,7 +43,7 @@ async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield opening
 
 
-@pytest.fixture(params=["files", "s3"])
+@pytest.fixture(params=["files", pytest.param("s3", marks=pytest.mark.servers)])
 async def open_objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], ObjectStore]]:
     async with AsyncExitStack() as opened:
         url = f"file:///{tmp_path / 'objects'}"
@@ -58,7 +58,7 @@ async def open_objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
         yield opening
 
 
-@pytest.fixture(params=["sqlite", "cassandra"])
+@pytest.fixture(params=["sqlite", pytest.param("cassandra", marks=pytest.mark.servers)])
 async def open_vectors(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], VectorStore]]:
     async with AsyncExitStack() as opened:
         url = f"sqlite:///{tmp_path / 'vectors.db'}"

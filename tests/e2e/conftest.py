@@ -40,9 +40,17 @@ class Client:
 
 
 @pytest.fixture(scope="session")
-def serving(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Serving]:
+def dtype() -> str:
+    """The number format that `auto` chooses here, once for all processes, so that their answers are equal."""
+    from weights.load import choose_device, choose_dtype
+
+    return str(choose_dtype(choose_device())).removeprefix("torch.")
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str) -> Iterator[Serving]:
     """One service for all tests that do not end it; each uses directories of its own."""
-    with Serving(tmp_path_factory.mktemp("shared") / "data", weights_folder) as running:
+    with Serving(tmp_path_factory.mktemp("shared") / "data", weights_folder, dtype=dtype) as running:
         yield running
 
 
@@ -50,6 +58,17 @@ def serving(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> I
 async def client(serving: Serving) -> AsyncIterator[Client]:
     async with aiohttp.ClientSession() as session:
         yield Client(session, serving.url)
+
+
+@pytest.fixture(scope="session")
+def small_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The photos, at most 400 pixels wide and high, for tests that send many."""
+    folder = tmp_path_factory.mktemp("small")
+    for path in photos.glob("*.jpg"):
+        with Image.open(path) as picture:
+            picture.thumbnail((400, 400))
+            picture.convert("RGB").save(folder / path.name, quality=92)
+    return folder
 
 
 @pytest.fixture(scope="session")

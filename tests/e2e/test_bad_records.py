@@ -1,4 +1,4 @@
-"""Records that cannot be processed, in a service that goes on, and `facestream dead-letters` beside it."""
+"""Records that cannot be processed become dead letters, and the service continues; `facestream dead-letters`."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
-PATIENCE_S = 30.0
+PATIENCE_S = 90.0
 
 
 def dead_letters(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

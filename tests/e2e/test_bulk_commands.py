@@ -1,4 +1,4 @@
-"""`facestream learn` and `recognize` with a folder, as processes: cut off and gone on with, with a service and without."""
+"""`facestream learn` and `recognize` with a folder, in processes: interrupted, resumed, with a service and without."""
 
 import json
 import os
@@ -22,14 +22,14 @@ PICTURES = 12
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The journals of a test are its own."""
+    """The folder of the journals of bulk runs, one for each test."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
 
 @pytest.fixture
 def people(tmp_path: Path, photos: Path) -> Path:
-    """A folder with a folder for each of two people, pictures with other bytes in each, and two that fail."""
+    """A folder with a folder for each of two people: different picture files of each, and two files that fail."""
     folder = tmp_path / "people"
     for person in ("obama", "biden"):
         (folder / person).mkdir(parents=True)
@@ -45,13 +45,20 @@ def start(data: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment(data), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def cut_off(process: subprocess.Popen[str], answers: int, with_signal: signal.Signals) -> tuple[int, str]:
-    """Ends the process once it has printed so many answers: its exit code, and what it said."""
+def cut_off(process: subprocess.Popen[str], service: Serving, with_signal: signal.Signals) -> tuple[int, str]:
+    """Ends the process once it has printed some answers: its exit code, and what it said.
+
+    Meanwhile the service is held, so that the process cannot get all its answers before the signal.
+    """
     assert process.stdout is not None
-    for _ in range(answers):
+    for _ in range(3):
         assert process.stdout.readline()
-    process.send_signal(with_signal)
-    _, said = process.communicate(timeout=60)
+    service.process.send_signal(signal.SIGSTOP)
+    try:
+        process.send_signal(with_signal)
+        _, said = process.communicate(timeout=60)
+    finally:
+        service.process.send_signal(signal.SIGCONT)
     return process.returncode, said
 
 
@@ -75,7 +82,7 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
 ) -> None:
     before = await count(serving.data, IMAGES_RECEIVED_BULK), await count(serving.data, IMAGES_RECEIVED)
     command = "learn", people, "--directory", "bulk-learn", "--report", tmp_path / "failed.jsonl"
-    code, _ = cut_off(start(serving.data, *command), 3, signal.SIGKILL)
+    code, _ = cut_off(start(serving.data, *command), serving, signal.SIGKILL)
     assert code == -signal.SIGKILL
     done = facestream(serving.data, *command)
     assert done.returncode == 1
@@ -89,8 +96,7 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
     assert sorted((it["photo"], it["error"]["code"]) for it in report) == failures(people)
     _, listed, _ = await client.get("/directories/bulk-learn/persons")
     assert listed["persons"] == [{"id": "biden", "faces": PICTURES // 2}, {"id": "obama", "faces": PICTURES // 2}]
-    # What was on its way up when it was killed may have come twice, with one effect; nothing else has, and nothing else
-    # anywhere.
+    # Uploads that were under way at the kill may have been sent twice, with one effect. Nothing else was.
     bulk = await count(serving.data, IMAGES_RECEIVED_BULK) - before[0]
     assert PICTURES <= bulk <= PICTURES + UPLOADS
     assert await count(serving.data, IMAGES_RECEIVED) == before[1]
@@ -103,7 +109,11 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
 async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weights_folder: Path, people: Path) -> None:
     data = tmp_path / "data"
     command = "learn", people, "--directory", "acme", "--weights", weights_folder
-    cut_off(start(data, *command), 3, signal.SIGKILL)
+    with start(data, *command) as killed:
+        assert killed.stdout is not None
+        for _ in range(3):
+            assert killed.stdout.readline()
+        killed.kill()
     done = facestream(data, *command)
     assert done.returncode == 1
     assert f"{PICTURES} learned, 2 failed" in done.stderr
@@ -113,7 +123,7 @@ async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weigh
 
 def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
     command = "recognize", people, "--directory", "bulk-none"
-    code, said = cut_off(start(serving.data, *command), 3, signal.SIGINT)
+    code, said = cut_off(start(serving.data, *command), serving, signal.SIGINT)
     assert code == 130
     assert "left" in said
     assert "the same command again goes on" in said
@@ -124,7 +134,7 @@ def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
 
 
 def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Path) -> None:
-    """Who is in a picture depends on who was learned: only a run that was cut off goes on with what it was told."""
+    """Only an interrupted run reuses its answers: a later run recognizes the people who were learned in between."""
     (people / "biden" / "empty.jpg").unlink()
     (people / "biden" / "text.jpg").unlink()
     command = "recognize", people, "--directory", "bulk-anew"
@@ -139,7 +149,7 @@ def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Pat
 async def test_a_table_and_portraits_of_several_faces(
     serving: Serving, client: Client, people: Path, two_people: bytes, tmp_path: Path
 ) -> None:
-    """What failed is tried again with another wish."""
+    """Pictures that failed are tried again with other options."""
     (people / "both.jpg").write_bytes(two_people)
     (people / "table.csv").write_text("person,file\nobama,obama/01.jpg\nJosé,both.jpg\nJosé,none.jpg\n")
     command = "learn", people / "table.csv", "--directory", "bulk-table"

@@ -1,4 +1,4 @@
-"""`facestream learn` and `recognize` as processes: with a service, and the embedded way without one."""
+"""`facestream learn` and `recognize` as processes, with a running service and without one."""
 
 import fcntl
 import json
@@ -55,7 +55,7 @@ def on_terminal(data: Path, *arguments: str | Path) -> tuple[int, str]:
 
 
 def test_learn_and_recognize_with_a_service(serving: Serving, photos: Path, tmp_path: Path) -> None:
-    """The address is found in the data folder's lock."""
+    """The command finds the address of the service in the lock of the data folder."""
     learned = facestream(serving.data, "learn", photos / "obama.jpg", "--person", "Obama é", "--directory", "cli")
     assert (learned.returncode, learned.stderr) == (0, "")
     assert [it["persons"][0]["id"] for it in lines(learned)] == ["Obama é"]
@@ -127,7 +127,7 @@ def test_a_table_on_a_terminal_and_progress_of_many(
 
 @pytest.fixture
 def own_logging() -> Iterator[None]:
-    """`main` sends logs to the stderr of the moment, which other tests must not inherit."""
+    """`main` binds the logs to the current stderr; other tests must not inherit that."""
     yield
     structlog.reset_defaults()
 
@@ -152,7 +152,7 @@ def test_a_wrong_command_line_ends_with_2(
     assert main(["learn", photo, photo, "--person", "p", "--directory", "a", "--face", "1,2"]) == 2
     with pytest.raises(SystemExit, match="2"):
         main(["recognize", photo])
-    assert main(["recognize", photo, "--directory", "a"]) == 1  # nobody is at that address
+    assert main(["recognize", photo, "--directory", "a"]) == 1  # nothing listens at that address
     assert "facestream up" in capsys.readouterr().err
 
 
@@ -194,7 +194,7 @@ def test_a_closed_pipe_ends_it_quietly(serving: Serving, photos: Path) -> None:
 def test_without_a_service_commands_serve_themselves_in_turn(
     tmp_path: Path, weights_folder: Path, photos: Path
 ) -> None:
-    """The second waits until the first is through. Who owns the data folder needs no key, although one exists."""
+    """The second waits for the first. A command on the data folder itself needs no key, although one exists."""
     data = tmp_path / "data"
     assert facestream(data, "keys", "create", "--scope", "recognize", "--directory", "elsewhere").returncode == 0
     settings = environment(data, FACESTREAM_WEIGHTS=str(weights_folder), FACESTREAM_LISTEN="0.0.0.0:80")

@@ -1,4 +1,4 @@
-"""Other systems on the real servers: they know Kafka, the bucket, and docs/events.md, whose examples are run here."""
+"""What other systems do on the real servers, through Kafka and the bucket. Runs the examples of docs/events.md."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ PATIENCE_S = 60.0
 
 
 class Outside:
-    """What another system has: the address of Kafka, and a client of the S3 server."""
+    """Another system: it has the address of Kafka and a client of the S3 server."""
 
     def __init__(self, stores: dict[str, str], folder: Path) -> None:
         self.kafka = urlsplit(stores["log"].partition("?")[0]).netloc
@@ -50,7 +50,7 @@ class Outside:
         return {it.object_name or "" for it in self.s3.list_objects(self.bucket, "incoming/", recursive=True)}
 
     async def example(self, part: str, *arguments: str) -> str:
-        """Runs the example of the document that has this part, with what is different here put in; what it prints."""
+        """Runs the example of the document that contains this text, with the test's addresses; returns its output."""
         ((kind, text),) = [(kind, text) for kind, text in EXAMPLES if part in text]
         text = text.replace("localhost:9092", self.kafka).replace(
             '"bucket": "facestream"', f'"bucket": "{self.bucket}"'
@@ -73,7 +73,7 @@ class Outside:
         await producer.stop()
 
     async def first(self, topic: str, wanted: Any) -> dict[str, Any]:
-        """The first record of a topic that is wanted, from the topic's start."""
+        """The first record from the start of a topic for which `wanted` is true."""
         consumer = AIOKafkaConsumer(PREFIX + topic, bootstrap_servers=self.kafka, auto_offset_reset="earliest")
         await consumer.start()
         try:
@@ -111,7 +111,7 @@ async def cluster(
 async def outside(
     cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, photos: Path
 ) -> Outside:
-    """With the pictures that the examples of the document refer to."""
+    """Another system, and in the bucket the pictures that the examples of the document refer to."""
     outside = Outside(cluster[1], tmp_path_factory.mktemp("outside"))
     for name, photo in (("ann", "obama"), ("ann2", "obama2"), ("bob", "biden")):
         await outside.put(f"incoming/acme/{name}.jpg", photos / f"{photo}.jpg")

@@ -26,20 +26,21 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OLD = "dlib-resnet29-mirror"
 PEOPLE = 24  # enough for a threshold
+PATIENCE_S = 90.0
 
 
 class System:
-    """What serves, and the command line beside it."""
+    """A running system, and the command line on its stores."""
 
-    def __init__(self, url: str, data: Path, weights: Path, stores: dict[str, str]) -> None:
+    def __init__(self, url: str, data: Path, weights: Path, settings: dict[str, str]) -> None:
         self.url = url
-        self._commands = Commands(stores | {"data": str(data), "weights": str(weights)})
+        self._commands = Commands(settings | {"data": str(data), "weights": str(weights)})
 
     def begin(self, *arguments: str) -> subprocess.Popen[str]:
         return self._commands.start(*arguments)
 
     async def facestream(self, *arguments: str, code: int = 0) -> str:
-        """What the command says."""
+        """The output of the command."""
         returned, said = await self._commands.run(*arguments)
         assert returned == code, f"{arguments}: {said}"
         return said
@@ -49,21 +50,23 @@ class System:
         return {row["name"]: row for row in rows}
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["embedded", "distributed"])
+@pytest_asyncio.fixture(
+    scope="module", loop_scope="module", params=["embedded", pytest.param("distributed", marks=pytest.mark.servers)]
+)
 async def system(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str
 ) -> AsyncIterator[System]:
     data = tmp_path_factory.mktemp(f"models-{request.param}") / "data"
     if request.param == "embedded":
-        with Serving(data, weights_folder) as serving:
-            yield System(serving.url, data, weights_folder, {})
+        with Serving(data, weights_folder, dtype=dtype) as serving:
+            yield System(serving.url, data, weights_folder, {"dtype": dtype})
         return
     counts = {"ingest": 1, "process": 1, "sink": 1}
     async with (
         temporary_stores("test", request.getfixturevalue("services")) as stores,
-        Cluster(stores, data, weights_folder, counts, decoders="1") as cluster,
+        Cluster(stores, data, weights_folder, counts, decoders="1", dtype=dtype) as cluster,
     ):
-        yield System(cluster.urls[0], data, weights_folder, stores)
+        yield System(cluster.urls[0], data, weights_folder, stores | {"dtype": dtype})
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -83,15 +86,15 @@ def portrait_of(path: Path, number: int) -> bytes:
 
 
 async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
-    """The generation of the answer, and the best people."""
+    """The generation of the answer, and the people among the candidates."""
     status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
     assert status == 200, body
     return body["models"]["generation"], {it["id"] for person in body["persons"] for it in person["candidates"]}
 
 
 async def until_active(client: Client, picture: Path, directory: str, generation: str) -> set[str]:
-    """The best people, once processors have read that the generation is active."""
-    async with asyncio.timeout(20):
+    """Waits until processors know that the generation is active; returns the people among the candidates."""
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found, people = await named(client, picture, directory)
             if found == generation:
@@ -114,7 +117,7 @@ async def test_from_one_model_to_another_and_back(
     await system.facestream("models", "add", "mine", str(file), *wanted)
     assert "make its vectors first" in await system.facestream("models", "activate", "mine", code=2)
 
-    replay = system.begin("reembed", "mine", "--rate", "8")  # some seconds, with learns beside it
+    replay = system.begin("reembed", "mine", "--rate", "8")  # takes some seconds, and people are learned meanwhile
     for number in range(3):
         picture = portrait_of(photos / "obama2.jpg", number)
         assert (await client.post("/learn", picture, person=f"beside {number}", directory="d"))[0] == 201
@@ -163,7 +166,7 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
 
     before = (await system.generations())[OLD]["faces"]
     replay = system.begin("redetect", "centerface-mirror", "--rate", "4")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while new not in await system.generations():  # noqa: ASYNC110 - it is announced first of all
             await asyncio.sleep(0.2)
     await asyncio.sleep(3)
@@ -199,7 +202,7 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
     assert "has no faces" in await system.facestream("export", str(file), "--directory", "nobody", code=1)
     await system.facestream("import", str(file), "--directory", "to")
     await system.facestream("import", str(file), "--directory", "to")  # twice has one effect
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/to/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
             await asyncio.sleep(0.1)
     status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="to")
@@ -213,7 +216,7 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
         assert response.status == 200
     assert (await client.post("/recognize", photos / "obama2.jpg", directory="to"))[1]["persons"][0]["id"] == "obama"
     await system.facestream("import", str(file))  # learned again after the erase
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/from/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
             await asyncio.sleep(0.1)
     assert "nothing left" in await system.facestream("erase", "verify")

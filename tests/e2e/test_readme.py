@@ -1,6 +1,4 @@
-"""The README is run: every shell command in it, in order, against a service as it tells; every JSON is one it could
-answer.
-"""
+"""Runs every shell command of the README, in order, and compares the JSON in it with the answers of the service."""
 
 import json
 import os
@@ -24,14 +22,14 @@ COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.split
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: Path) -> list[tuple[str, str]]:
-    """Each command with what it printed."""
+    """Each command with its output."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").symlink_to(photos)
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     (folder / "data").mkdir()
     (folder / "data" / "weights").symlink_to(weights_folder.absolute())
     printed = []
-    with Serving(folder / "data", weights_folder) as serving:
+    with Serving(folder / "data", weights_folder, dtype="bfloat16") as serving:  # as the README's answers were made
         environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
         environment["XDG_STATE_HOME"] = str(folder / "state")
         key: list[str] = []
@@ -56,7 +54,7 @@ def answer_to(answers: list[tuple[str, str]], part: str, nth: int = 0) -> dict[s
 
 
 def shape(value: Any) -> Any:
-    """What a JSON value is made of: the names of its members, and the kinds of their values."""
+    """The names of the members of a JSON value, with the types of their values."""
     if isinstance(value, dict):
         return {name: shape(member) for name, member in value.items()}
     if isinstance(value, list):

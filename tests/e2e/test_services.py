@@ -1,6 +1,4 @@
-"""The script that starts the real servers: what tests and developers rely on. MinIO, which is quick, stands for the
-others.
-"""
+"""The script that starts the real servers. Most tests start MinIO alone, which is the quickest of the three."""
 
 import io
 import json
@@ -22,7 +20,7 @@ from scripts.services_lock import locked
 from scripts.services_process import Process, ServiceFailed, spawn
 from scripts.services_ready import serves
 from scripts.services_state import State
-from tests.buckets import client_of
+from tests.servers.buckets import client_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = [sys.executable, "-S", "scripts/services.py"]  # -S: without the packages that are installed
@@ -30,7 +28,7 @@ SCRIPT = [sys.executable, "-S", "scripts/services.py"]  # -S: without the packag
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Services]:
-    """Servers from packages that no other test uses, none of them started."""
+    """Servers from packages, for one test alone. None of them runs yet."""
     State.new("packages").write(tmp_path / "state.json")
     own = Services(tmp_path)
     try:
@@ -78,7 +76,7 @@ def test_one_waits_for_the_other(own: Services, tmp_path: Path) -> None:
 
 
 def test_it_goes_on_when_the_one_that_started_it_has_ended(own: Services, tmp_path: Path) -> None:
-    # That this returns shows also that the server does not hold the output of the one that started it.
+    # It returns, so the server has not inherited the output of the process that started it.
     environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
     subprocess.run([*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, capture_output=True, timeout=60, check=True)
     assert own.status("minio").startswith("serves")
@@ -170,7 +168,7 @@ def test_a_port_alone_is_no_server(servers: Services, name: str) -> None:
 
 @pytest.fixture
 def bare(tmp_path: Path) -> dict[str, str]:
-    """The environment of a machine without any of the tools, where nothing runs and no package is there."""
+    """The environment of a machine without any of the tools and packages, on which no server runs."""
     there = {"FACESTREAM_SERVICES": str(tmp_path / "services"), "FACESTREAM_SERVICES_CACHE": str(tmp_path / "packages")}
     return {**os.environ, **there, "PATH": str(tmp_path)}
 
@@ -214,7 +212,7 @@ def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatc
 def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No engine is at hand: a stand-in for the command docker writes down how it is called."""
+    """The command docker is replaced by a script that writes down its arguments."""
     services = {name: {"image": f"the-image-of-{name}:1"} for name in (*NAMES, "ingest")}
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()

@@ -1,6 +1,4 @@
-"""What the service lives through: kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests, and hostile
-files.
-"""
+"""The service survives kill -9, SIGTERM, restarts, a full disk, a crowd, too many requests and broken files."""
 
 import asyncio
 import io
@@ -17,15 +15,16 @@ from PIL import Image
 
 from bench.serving import Serving
 from bench.soak.kills import soak
+from tests import hostile
 from tests.e2e.conftest import Client, jpeg
 
-SHARED_PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "photos"
+PATIENCE_S = 90.0  # for an answer, on a busy machine
 
 
 async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
-    tmp_path: Path, weights_folder: Path, photos: Path
+    tmp_path: Path, weights_folder: Path, small_photos: Path
 ) -> None:
-    pictures = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
+    pictures = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
     outcome = await soak(Serving(tmp_path / "data", weights_folder), pictures, kills=4, seed=1)
     assert outcome.wrong == []
     assert outcome.learned
@@ -40,7 +39,9 @@ async def test_sigterm_answers_what_was_accepted(tmp_path: Path, weights_folder:
             asyncio.create_task(client.post("/learn", photos / "obama.jpg", person=f"p{i}", directory="drain"))
             for i in range(12)
         ]
-        await asyncio.sleep(0.3)  # they are under way
+        async with asyncio.timeout(PATIENCE_S):
+            while serving.log().count('"accepted"') < len(learns):  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.01)
         assert await asyncio.to_thread(serving.stop) == 0
         outcomes = await asyncio.gather(*learns, return_exceptions=True)
         answered = [it for it in outcomes if not isinstance(it, BaseException)]
@@ -69,7 +70,7 @@ async def test_what_was_learned_is_known_after_a_restart(tmp_path: Path, weights
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 48 MB."""
+    """A file system of 48 MB."""
     mount = tmp_path / "disk"
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)], check=True)
@@ -95,7 +96,7 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder
             assert (status, body["code"]) in {(507, "storage_full"), (503, "unavailable")}
             assert (await client.get("/healthz"))[0] == 200
             filler.unlink()
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while True:
                 status, body, _ = await client.post("/learn", photos / "biden.jpg", person="after", directory="d")
                 if status in (200, 201) or time.monotonic() > deadline:
@@ -156,7 +157,7 @@ async def test_probes_are_not_kept_where_nobody_wants_them(tmp_path: Path, weigh
             client = Client(session, serving.url)
             await client.post("/learn", photos / "obama.jpg", person="obama", directory="d")
             _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="d")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await client.get(body["url"]))[0] != 404:  # noqa: ASYNC110 - it is another process that we wait for
                     await asyncio.sleep(0.05)
             assert (await client.get(f"/results/{body['image_id']}"))[0] == 200
@@ -164,42 +165,44 @@ async def test_probes_are_not_kept_where_nobody_wants_them(tmp_path: Path, weigh
             assert (await client.get(listing["faces"][0]["url"]))[0] == 200
 
 
-if SHARED_PHOTOS.is_dir():  # where the photos to develop with are
+async def test_hostile_files_get_an_answer_and_good_ones_their_own(
+    tmp_path: Path, weights_folder: Path, photos: Path
+) -> None:
+    """With PHOTOS=FOLDER every file of that folder must get an answer as well."""
+    bad = dict(list(hostile.broken().items())[::4])
+    good = {f"{number} {path.name}": path.read_bytes() for number in range(3) for path in sorted(photos.iterdir())}  # noqa: ASYNC240 - seven files
+    further = {str(path): path.read_bytes() for path in hostile.further_photos()}
+    order = [*bad.items(), *further.items()]
+    for place, each in enumerate(good.items()):
+        order.insert(place * len(bad) // len(good), each)
+    slots, peak = asyncio.Semaphore(16), 0
+    with Serving(tmp_path / "data", weights_folder) as serving:
 
-    async def test_hostile_files_get_an_answer_and_good_ones_their_own(tmp_path: Path, weights_folder: Path) -> None:
-        hostile = [path for path in sorted((SHARED_PHOTOS / "hostile").rglob("*")) if path.is_file()]
-        good = sorted((SHARED_PHOTOS / "lfw").rglob("*.jpg"))[:100]
-        order = [path for pair in zip(hostile[: len(good)], good, strict=True) for path in pair] + hostile[len(good) :]
-        waiting, peak, slow = asyncio.Semaphore(16), 0, []
-        with Serving(tmp_path / "data", weights_folder) as serving:
+        async def one(client: Client, name: str, data: bytes) -> int:
+            async with slots:
+                while True:
+                    async with asyncio.timeout(PATIENCE_S):
+                        status, _, _ = await client.post("/recognize", data, directory="hostile", filename=name)
+                    if status != 429:
+                        break
+                    await asyncio.sleep(0.5)
+                nonlocal peak
+                peak = max(peak, serving.rss())
+                return status
 
-            async def one(client: Client, path: Path) -> int:
-                async with waiting:
-                    while True:
-                        began = time.monotonic()
-                        status, _, _ = await client.post("/recognize", path, directory="hostile", filename=path.name)
-                        if status != 429:
-                            break
-                        await asyncio.sleep(0.5)
-                    if time.monotonic() - began > 10:
-                        slow.append((path.name, status))
-                    nonlocal peak
-                    peak = max(peak, serving.rss())
-                    return status
-
-            async with aiohttp.ClientSession() as session:
-                client = Client(session, serving.url)
-                statuses = dict(zip(order, await asyncio.gather(*(one(client, path) for path in order)), strict=True))
-            assert serving.alive()
-        assert [path.name for path in good if statuses[path] != 200] == []
-        assert [(path.name, statuses[path]) for path in hostile if not 200 <= statuses[path] < 500] == []
-        assert slow == []
-        assert peak < 3 << 30
-        print(Counter(statuses[path] for path in hostile), f"peak memory {peak >> 20} MiB")
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, serving.url)
+            statuses = await asyncio.gather(*(one(client, name, data) for name, data in order))
+        found = dict(zip((name for name, _ in order), statuses, strict=True))
+        assert serving.alive()
+    assert [name for name in good if found[name] != 200] == []
+    assert [(name, status) for name, status in found.items() if not 200 <= status < 500] == []
+    assert peak < 3 << 30
+    print(Counter(found[name] for name in bad), f"peak memory {peak >> 20} MiB")
 
 
 async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -> None:
-    """Answers are not mixed up between requests that wait at the same time."""
+    """Answers are not mixed up among requests that wait at the same time."""
     directory = f"mix-{uuid.uuid4()}"
     for name in ("obama", "biden"):
         await client.post("/learn", photos / f"{name}.jpg", person=name, directory=directory)
@@ -213,7 +216,7 @@ async def test_every_request_gets_its_own_answer(client: Client, photos: Path) -
 
 
 async def test_truncated_uploads_do_no_harm(client: Client, photos: Path) -> None:
-    """A client that goes away in the middle leaves nothing behind that blocks others."""
+    """A client that disconnects during its upload does not block others."""
     host, port = client.url.removeprefix("http://").split(":")
     for _ in range(20):
         _, writer = await asyncio.open_connection(host, int(port))

@@ -22,7 +22,7 @@ def trace(data: Path, image_id: str) -> subprocess.CompletedProcess[str]:
 
 
 def steps(data: Path, image_id: str) -> list[tuple[str, str]]:
-    """The topics that an image came through, and what is said of each."""
+    """The topics that an image passed, and the line about each."""
     done = trace(data, image_id)
     assert (done.returncode, done.stderr) == (0, "")
     found = [STEP.match(line) for line in done.stdout.splitlines()]

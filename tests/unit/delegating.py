@@ -1,4 +1,4 @@
-"""A consumer that passes everything on to another one: what tests change parts of. Free of pytest, for child processes."""
+"""A consumer that delegates to another one, so that a test can override parts. Without pytest, for child processes."""
 
 from collections.abc import Collection, Mapping
 

@@ -29,7 +29,7 @@ from stream.answers import dead_letter
 from stream.dead_letters import drop, open_letters, retry
 from stream.topics import DEAD_LETTERS, ERASURES, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
 from stream.worker import Worker
-from tests.topics import temporary_topics
+from tests.servers.topics import temporary_topics
 from tests.unit.stream.stages import Stage, answered, image, quick_and_quiet, running, send, statuses, until, values
 
 DAY_S = 86_400
@@ -125,7 +125,7 @@ class Broken(Stage):
         return await super().handle(records)
 
 
-@pytest.fixture(params=["sqlite", "kafka"])
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.servers)])
 async def either_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'log.db'}"

@@ -38,7 +38,9 @@ def directory(
 def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
     """Scores of galleries of that size."""
     chance = np.random.default_rng(seed)
-    found = score_galleries(populations_of([one], chance), size, chance)
+    with pytest.MonkeyPatch.context() as fewer:  # than a fit draws, which are enough to count in
+        fewer.setattr("sink.evaluate.samples.ENROLLED", 1_000)
+        found = score_galleries(populations_of([one], chance), size, chance)
     assert found is not None
     return found
 
@@ -53,6 +55,12 @@ def error(calibration: Calibration, found: GalleryScores) -> float:
         said = calibration.probability(each, found.people)
         surplus[min(9, int(said * 10))] += much * (said - truth)
     return sum(map(abs, surplus))
+
+
+@pytest.fixture
+def few_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests whose outcome does not depend on how exact a fit is."""
+    monkeypatch.setattr("sink.evaluate.samples.ENROLLED", 100)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +86,7 @@ def test_probabilities_come_true_among_new_people(fitted: Fitted) -> None:
         assert error(fitted.calibration, seen(others, size, 3)) < 0.03, size
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_counts_people_of_directories_with_others(fitted: Fitted) -> None:
     assert (fitted.strangers, fitted.mates) == (300, 300)
     alone, several, single = directory(1, 5, 0), directory(60, 2, 1), directory(40, 1, 2)
@@ -85,6 +94,7 @@ def test_counts_people_of_directories_with_others(fitted: Fitted) -> None:
     assert (found.strangers, found.mates) == (100, 60)
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
     for people in (LEAST_STRANGERS, 47, 120):
         for seed in range(3):
@@ -106,6 +116,7 @@ def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
     assert max(reached) < 0.03
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_one_portrait_each_makes_a_threshold_only() -> None:
     found = fit([directory(60, 1, 0)])
     assert found.threshold is not None
@@ -143,6 +154,7 @@ def test_many_small_directories_count_together() -> None:
     assert 0.004 <= reached <= 0.018
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
     """The same people again, under other names. In one directory, each would be a stranger that gets a name."""
     persons, vectors = directory(100, 1, 0)
@@ -158,6 +170,7 @@ def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
     assert mixed.threshold.at(50, 0.1) > one.threshold.at(50, 0.1) + 0.05
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_copies_of_a_portrait_are_no_second_one() -> None:
     persons, vectors = directory(60, 1, 0)
     found = fit([([*persons, *persons], np.concatenate([vectors, 3 * vectors]))])
@@ -165,6 +178,7 @@ def test_copies_of_a_portrait_are_no_second_one() -> None:
     assert found.calibration is None
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_an_embedder_that_tells_nobody_apart_has_no_probabilities() -> None:
     chance = np.random.default_rng(0)
     noise = chance.normal(size=(300, DIMENSION)).astype(np.float32)
@@ -175,12 +189,14 @@ def test_an_embedder_that_tells_nobody_apart_has_no_probabilities() -> None:
     assert "no more similar" in found.reason
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_the_same_seed_gives_the_same() -> None:
     galleries = [directory(40, 2, 0), directory(25, 2, 1)]
     assert fit(galleries, 7) == fit(galleries, 7)
     assert fit(galleries, 7) != fit(galleries, 8)
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_a_directory_in_another_order_counts_as_the_same_people() -> None:
     persons, vectors = directory(40, 3, 0)
     order = np.random.default_rng(0).permutation(len(persons))
@@ -200,6 +216,7 @@ def test_a_very_large_directory_takes_a_bounded_part(monkeypatch: pytest.MonkeyP
     assert {len(units) for it in among for units in it.units} == {4}
 
 
+@pytest.mark.usefixtures("few_galleries")
 def test_a_large_directory_has_all_sizes() -> None:
     found = fit([directory(3_000, 1, 0, dimension=16)])
     assert found.threshold is not None

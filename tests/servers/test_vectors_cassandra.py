@@ -38,8 +38,8 @@ from backends.vectors import (
 )
 from bench.stores import drop_keyspace
 from schemas.errors import ConfigurationError, InvalidRequest, Unavailable
-from tests.keyspaces import server_at
-from tests.relay import Relay
+from tests.servers.keyspaces import server_at
+from tests.servers.relay import Relay
 
 PATIENCE_S = 30.0
 
@@ -403,7 +403,7 @@ async def test_columns_that_the_driver_cannot_parse_are_not_taken_for_nothing(ke
 
 
 async def test_nothing_of_a_request_is_left_to_the_garbage_collector(vectors: CassandraVectors, directory: str) -> None:
-    """With thousands of requests that would take a third of the time, and a gallery's rows would stay in memory."""
+    """Collecting them took a third of the time of thousands of requests, and a gallery's rows stayed in memory."""
     await vectors.put_faces([a_face(directory, "ann")])
     gc.collect()
     gc.disable()

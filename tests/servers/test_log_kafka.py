@@ -33,7 +33,8 @@ from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPa
 from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
-from tests.topics import temporary_topics
+from tests.conftest import ROOT
+from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 30.0
 NOBODY = "127.0.0.1:1"  # nothing listens there
@@ -573,9 +574,7 @@ asyncio.run(main(KafkaLog(sys.argv[1])))
 def child(url: str) -> Iterator[subprocess.Popen[str]]:
     """A process that has joined the group, got the records and waits for a line before it commits them."""
     command = [sys.executable, "-c", textwrap.dedent(CHILD), url]
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
-    )
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         yield process
     finally:

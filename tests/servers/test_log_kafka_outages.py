@@ -15,7 +15,7 @@ from backends.kafka.log import KafkaLog
 from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
 from schemas.errors import Fenced, Unavailable
 from scripts.services import Services
-from tests.topics import temporary_topics
+from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 60.0
 
@@ -95,6 +95,7 @@ class Reading:
         return found
 
 
+@pytest.mark.stops_servers
 async def test_all_that_is_open_goes_on_when_a_killed_server_is_back(log: KafkaLog, servers: Services) -> None:
     consumer = Reading(await log.consumer("group", ["events"], member="one"))
     reader = Reading(await log.reader("events", at="start"))
@@ -126,6 +127,7 @@ async def test_all_that_is_open_goes_on_when_a_killed_server_is_back(log: KafkaL
     assert sum((await log.lag("group", "events")).values()) == 0
 
 
+@pytest.mark.stops_servers
 async def test_an_append_to_a_server_that_hangs_ends_in_time(log: KafkaLog, servers: Services) -> None:
     await log.append([NewRecord("events", "before", b"", "one")])
     consumer = await log.consumer("group", ["events"], member="one")
