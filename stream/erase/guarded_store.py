@@ -1,4 +1,4 @@
-"""The one way to store what belongs to a person or an image (rule 6 of the architecture).
+"""The one way to store what belongs to a person or an image (rule 6 of docs/architecture.md).
 
 An erasure may come while something of the erased is being stored: the eraser has already looked and found nothing,
 the worker that stores does not know of the erasure yet. So each put is followed by a look at the erasures, and what

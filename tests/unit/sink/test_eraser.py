@@ -416,7 +416,7 @@ async def test_what_is_among_the_dead_letters_loses_its_pictures(
 async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has_no_name(
     stores: Stores, stream: Stream
 ) -> None:
-    """Another sink looks for names before the answer is there; the one that stores it does not know of the erasure yet."""
+    """The other sink looks for names before the answer is there, and the one that stores it knows of no erasure yet."""
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
         stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])

@@ -1,4 +1,4 @@
-"""What somebody who was late has left behind an erasure is taken back, and nothing else."""
+"""What a suspended worker has written behind an erasure is deleted, and nothing else."""
 
 import uuid
 from collections.abc import AsyncIterator
