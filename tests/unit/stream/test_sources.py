@@ -138,7 +138,7 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
         ("unnamed", "1.png"),
     ],
 )
-async def test_what_an_event_may_not_refer_to(objects: FileObjects, bucket: str, key: str) -> None:
+async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
     """Not even where a setting names our own bucket."""
     await objects.put(key, png())
     received = event(key, bucket)
