@@ -186,12 +186,12 @@ def statuses(outputs: Sequence[NewRecord]) -> list[int]:
 async def test_a_command_keeps_its_place_among_the_learns(
     stores: Stores, sink: Sink, stream: Stream, together: bool
 ) -> None:
-    for name in ("before", "again", "late"):
+    for name in ("before", "again", "slow"):
         await stores.keep(name, "obama")
     records = [
         learn(stream, "before", "obama", 1),
         erase(stream, person="obama"),
-        learn(stream, "late", "obama", 2),  # it came before the command, and was slow
+        learn(stream, "slow", "obama", 2),  # it came before the command, and was slow
         learn(stream, "again", "obama", 3, received_at=LATER),
         photo(stream, "photo", 1, 2, 3),
     ]
