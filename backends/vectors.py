@@ -99,8 +99,8 @@ class VectorReader(ABC):
 
     @abstractmethod
     def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
-        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no particular order. A few blocks are in memory
-        at a time.
+        """All faces of a gallery, in blocks of at most MOST_IN_BLOCK, in no particular order. A few blocks are in
+        memory at a time.
         """
 
     @abstractmethod

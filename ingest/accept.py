@@ -1,4 +1,4 @@
-"""Takes an upload in: first the object, then the event (rule 1 of the architecture); idempotent where there is an
+"""Takes an upload in: first the object, then the event (rule 1 of docs/architecture.md); idempotent where there is an
 Idempotency-Key (rule 2).
 """
 

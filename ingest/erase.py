@@ -1,5 +1,5 @@
 """The routes that erase people, faces, images and directories. They answer 200 once everything has been deleted (rule
-6 of the architecture).
+6 of docs/architecture.md).
 """
 
 import asyncio

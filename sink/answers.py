@@ -42,10 +42,10 @@ class Answers:
                 answers.append(AnswerToStore(answer, value, record.timestamp / 1000 + ANSWER_KEPT_S))
                 answered.add(answer.image_id)
         await self._store.put_answers([it for it in answers if it.expires_at > time.time()])
-        await self._objects.delete([key for it in answers for key in self._pictures_of_no_use(it.answer)])
+        await self._objects.delete([key for it in answers for key in self._unneeded_pictures(it.answer)])
         return []
 
-    def _pictures_of_no_use(self, answer: Answer) -> list[str]:
+    def _unneeded_pictures(self, answer: Answer) -> list[str]:
         """The keys of pictures that nobody needs once the answer is there: probes that are not kept, and refused
         portraits.
         """

@@ -1,9 +1,10 @@
-"""What another producer may get wrong in a record of `faces.embedded`: everything behind this may rely on it."""
+"""Checks what another producer may get wrong in a record of `faces.embedded`: the code behind relies on it."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from backends.log import Record
+from schemas.erasures import erasure_of
 from schemas.errors import NotFound, UnreadableRecord
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded, decoded_vector
@@ -23,6 +24,8 @@ async def check(
             _check_vector(face.vector, generation)
     elif isinstance(event, FacesEmbedded):
         await _check_faces(event, generations)
+    else:
+        erasure_of(event)
 
 
 async def _check_faces(event: FacesEmbedded, generations: Generations) -> None:

@@ -1,5 +1,5 @@
-"""Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of the
-architecture).
+"""Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of
+docs/architecture.md).
 
 The erasure is announced first. A worker that is just storing something of the erased looks at the erasures afterwards,
 and takes it back; what was stored before is found here. Rows are deleted last: as long as they are there, a command

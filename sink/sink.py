@@ -3,7 +3,7 @@ and carries out erase commands.
 
 It gets the records of one directory at a time, in order; other directories go on while a gallery is loaded. Between
 two erase commands all learns are handled first, together: none of them has been acknowledged yet, and whatever was
-acknowledged before is in the gallery (rule 3 of the architecture).
+acknowledged before is in the gallery (rule 3 of docs/architecture.md).
 """
 
 import asyncio

@@ -50,17 +50,16 @@ def source_of_original(key: str) -> str:
     return key.split("/", 2)[2]
 
 
-def source_keys(metadata: ObjectMetadata) -> list[str]:
-    """The keys that the source of an original may have in our bucket."""
-    if metadata.source is None or metadata.directory is None:
-        return []
-    return [f"{INCOMING}{form}/{metadata.source}" for form in _unicode_forms(metadata.directory)]
-
-
 async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) -> list[str]:
-    """The same for several originals, those that are there."""
+    """The keys that the sources of these originals may have in our bucket, of those originals that are there."""
     found = await asyncio.gather(*(objects.metadata(key) for key in original_keys))
-    return [key for it in found if it is not None for key in source_keys(ObjectMetadata.decoded(it))]
+    originals = [ObjectMetadata.decoded(it) for it in found if it is not None]
+    return [
+        f"{INCOMING}{form}/{it.source}"
+        for it in originals
+        if it.source is not None and it.directory is not None
+        for form in _unicode_forms(it.directory)
+    ]
 
 
 async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectReader) -> list[str]:

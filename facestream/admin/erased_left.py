@@ -155,7 +155,7 @@ def _dead(record: Record, erasures: Erasures) -> bool:
 
 
 def _notified(record: Record, erasures: Erasures) -> bool:
-    """The keys that a store notifies of contain the names of directories and people, perhaps behind a prefix of ours."""
+    """The keys that a store notifies of contain names of directories and people, perhaps behind a prefix of ours."""
     for it in BucketNotified.decode(record.value).records:
         bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
         read = read_incoming_key(name[max(0, name.find(INCOMING)) :])

@@ -27,8 +27,9 @@ from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED
 
 DESCRIPTION = """\
-Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again. Vectors
-count where this installation has their generation; where it has not, `facestream reembed` makes them from the crops.
+Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again.
+Vectors are used where this installation has their generation; where it has not, `facestream reembed` makes them from
+the crops.
 """
 FACES_PER_APPEND = 64
 

@@ -91,7 +91,7 @@ class ReembedStage:
         return [self._record(directory, of_one) for directory, of_one in by_directory.items()]
 
     async def _chip(self, face: FaceLearned) -> Picture | None:
-        """The face as the generation's embedder wants it; None for one that was erased meanwhile. Raises ObjectMissing."""
+        """The face as the generation's embedder wants it; None where it was erased meanwhile. Raises ObjectMissing."""
         if face.detector != self._generation.detector:
             if (seen := await (await self._redetector()).crop(face)) is not None:
                 return await self._crop_threads.run(_chip_of, seen, self._generation.template)

@@ -1,4 +1,4 @@
-"""The one way to store what belongs to a person or an image (rule 6 of the architecture).
+"""The one way to store what belongs to a person or an image (rule 6 of docs/architecture.md).
 
 An erasure may come while something of the erased is being stored: the eraser has already looked and found nothing,
 the worker that stores does not know of the erasure yet. So each put is followed by a look at the erasures, and what
@@ -15,11 +15,12 @@ from backends.log import NewRecord
 from backends.objects import ObjectStore
 from backends.vectors import FaceVector, StoredAnswer, VectorStore
 from schemas.errors import Erased
+from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, FaceLearned, ImageReceived
 from stream.erase.marks import Erasures, is_erased, object_keys_of_image
 from stream.erase.redaction import redacted
-from stream.incoming import own_source_key, source_keys
+from stream.incoming import own_source_key, source_keys_of
 from stream.topics import FACES_LEARNED
 
 
@@ -61,7 +62,7 @@ class GuardedStore:
         stored = await self._objects.put(key, data, metadata.encoded(), if_absent=if_absent)
         await self._erasures.refresh()
         if self._erasures.erased_since(metadata.directory, metadata.person, image_id, metadata.received_at):
-            await self._take_back(image_id, source_keys(metadata))
+            await self._take_back(image_id, await source_keys_of(original_keys(image_id), self._objects))
         return stored
 
     async def put_upload(self, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool) -> bool:

@@ -1,4 +1,4 @@
-"""What was erased, as every role holds it in memory (rule 6 of the architecture)."""
+"""What was erased, as every role holds it in memory (rule 6 of docs/architecture.md)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,5 @@
-"""Takes the people who were erased after an answer out of it, before it is shown or kept (rule 6 of the architecture).
+"""Takes the people who were erased after an answer out of it, before it is shown or kept (rule 6 of
+docs/architecture.md).
 
 The order is that of the directory's partition, not of a clock: a sink that answers a record behind an erase command
 has carried the command out before, and a worker that has lost its partition has no records from behind it.

@@ -186,12 +186,12 @@ def statuses(outputs: Sequence[NewRecord]) -> list[int]:
 async def test_a_command_keeps_its_place_among_the_learns(
     stores: Stores, sink: Sink, stream: Stream, together: bool
 ) -> None:
-    for name in ("before", "again", "late"):
+    for name in ("before", "again", "slow"):
         await stores.keep(name, "obama")
     records = [
         learn(stream, "before", "obama", 1),
         erase(stream, person="obama"),
-        learn(stream, "late", "obama", 2),  # it came before the command, and was slow
+        learn(stream, "slow", "obama", 2),  # it came before the command, and was slow
         learn(stream, "again", "obama", 3, received_at=LATER),
         photo(stream, "photo", 1, 2, 3),
     ]
@@ -416,7 +416,7 @@ async def test_what_is_among_the_dead_letters_loses_its_pictures(
 async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has_no_name(
     stores: Stores, stream: Stream
 ) -> None:
-    """Another sink looks for names before the answer is there; the one that stores it does not know of the erasure yet."""
+    """The other sink looks for names before the answer is there, and the one that stores it knows of no erasure yet."""
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
         stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])

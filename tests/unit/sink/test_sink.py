@@ -323,7 +323,7 @@ async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_
 
 
 def broken() -> dict[str, FacesEmbedded | bytes]:
-    """A learn or a recognize that another producer got wrong, each in its own way."""
+    """A learn, a recognize or an erase that another producer got wrong, each in its own way."""
     face = embedded(image_id("face"), 1, crop="crops/x", source="source")
     number = vector(1)
 
@@ -371,6 +371,9 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
         "learn without vector": event(
             "bad", "learn", [face.model_copy(update={"vectors": {}})], directory="acme", person="x"
         ),
+        "erase a face without its image": EraseRequested(
+            image_id=image_id("erase"), directory="acme", person="obama", face_id=image_id("face")
+        ).encode(),
     }
 
 

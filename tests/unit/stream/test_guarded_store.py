@@ -202,12 +202,13 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
     sources = {"incoming/acmé/cms/1.png", f"incoming/{decomposed}/cms/1.png"}
     others = {original_key(OTHER_IMAGE_ID, "learn"), "incoming/acmé/cms/2.png"}
     kept = {original_key(IMAGE_ID, "learn"), crop_key(FACE_ID)}
+    original = ObjectMetadata("acmé", "obama", received_at=received_at, source="cms/1.png")
     for key in kept | sources | others:
-        await objects.put(key, b"picture")
+        await objects.put(key, b"picture", original.encoded() if key in kept else None)
     objects.erased_key = KEYS[what] if what in ("image", "face") else None
     if objects.erased_key is None:
         objects.erased_key = erased_person("acmé", "obama") if what == "person" else erased_directory("acmé")
-    metadata = ObjectMetadata("acmé", "obama", received_at=received_at, source="cms/1.png")
+    metadata = ObjectMetadata("acmé", "obama", image_id=IMAGE_ID, received_at=received_at)
     if erased:
         with pytest.raises(Erased):
             await store.put(IMAGE_ID, crop_key(FACE_ID), b"crop", metadata)

@@ -1,4 +1,4 @@
-"""What somebody who was late has left behind an erasure is taken back, and nothing else."""
+"""What a suspended worker has written behind an erasure is deleted, and nothing else."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -68,8 +68,8 @@ async def last(log: SqliteLog) -> dict[str, bool]:
 KEYS = {
     "person": erased_person("acme", "obama"),
     "directory": erased_directory("acme"),
-    "image": erased_image(image_id("late")),
-    "face": erased_face(face_id_learned(image_id("late"))),
+    "image": erased_image(image_id("behind")),
+    "face": erased_face(face_id_learned(image_id("behind"))),
 }
 
 
@@ -77,12 +77,12 @@ KEYS = {
 async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
     log: SqliteLog, objects: FileObjects, state: State, what: str
 ) -> None:
-    await put(objects, "late", "again")
-    await log.append([learned("late", MARK.at), learned("again", MARK.at + 1)])
+    await put(objects, "behind", "again")
+    await log.append([learned("behind", MARK.at), learned("again", MARK.at + 1)])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     state.erasures.add(KEYS[what], MARK)
     assert await delete_leftovers(log, objects, state.erasures) == 1
-    assert await last(log) == {image_id("late"): False, image_id("again"): True}
+    assert await last(log) == {image_id("behind"): False, image_id("again"): True}
     (tombstone,) = [it for it in await values(log, FACES_LEARNED.name) if it.value is None]
     assert tombstone.partition == (await values(log, FACES_LEARNED.name))[0].partition  # the directory's
     assert await kept(objects) == set(object_keys_of_image(image_id("again")))

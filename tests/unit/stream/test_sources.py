@@ -22,7 +22,7 @@ from backends.sqlite.vectors import SqliteVectors
 from schemas.erasures import erased_image
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
-from schemas.records import DeadLetter, ImageReceived, Source
+from schemas.records import DeadLetter, Erasure, ImageReceived, Source
 from stream.answers import answer
 from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import Erasures, Mark
@@ -123,6 +123,22 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
     assert await sources.original(received, AT) == (first, await objects.get(received.object_key))
     await objects.delete(["incoming/acme/1.png"])
     assert (await sources.original(received, AT))[1].data == png()
+
+
+async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
+    objects: FileObjects, store: GuardedStore, log: SqliteLog
+) -> None:
+    """The one that finds the copy has not heard of the erasure yet."""
+    sources = Sources(objects, store, [], LARGEST)
+    received = event("incoming/acme/1.png")
+    await objects.put("incoming/acme/1.png", png())
+    await sources.original(received, AT)
+    await objects.delete(["incoming/acme/1.png"])
+    erasure = Erasure(at=AT, partition=0, offset=0)
+    await log.append([NewRecord(ERASURES, erased_image(received.image_id), erasure.encode())])
+    with pytest.raises(Erased):
+        await sources.original(received, AT)
+    assert await objects.metadata(received.object_key) is None
 
 
 @pytest.mark.parametrize(

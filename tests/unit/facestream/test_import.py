@@ -1,0 +1,93 @@
+"""`facestream import`: pictures with their metadata, vectors and the changelog; nothing of somebody who is erased."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+
+from backends.log import NewRecord
+from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
+from facestream.cli import main
+from facestream.config import Settings
+from facestream.runtime.stores import Stores, create, open_stores
+from schemas.erasures import PersonErasure
+from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.object_metadata import ObjectMetadata
+from schemas.records import Erasure, FaceLearned, FacesReembedded, encoded_vector
+from stream.topics import ERASURES, FACES_EMBEDDED, FACES_LEARNED
+from tests.unit.stream.stages import values
+from weights.manifest import manifest
+
+GENERATION = manifest().default_generation
+IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
+FACE_ID = face_id_learned(IMAGE_ID)
+FOR_EVER = 4_000_000_000_000  # ms
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "data"
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    face = ExportedFace(
+        person="obama",
+        face_id=FACE_ID,
+        image_id=IMAGE_ID,
+        source="source",
+        detector="centerface",
+        landmarks=[(1.0, 1.0)] * 5,
+        vectors={GENERATION: encoded_vector(np.ones(128, np.float32))},
+    )
+    path = tmp_path / "gallery.tar"
+    with GalleryWriter(path, GalleryHead(directory="acme", generations=[GENERATION], faces=1)) as writer:
+        writer.add(FaceWithPictures(face=face, crop=b"crop", original=b"original"))
+    return path
+
+
+@asynccontextmanager
+async def opened(data: Path) -> AsyncIterator[Stores]:
+    async with open_stores(Settings(data=data)) as stores:
+        await create(stores)
+        yield stores
+
+
+async def imported(file: Path, data: Path) -> int:
+    return await asyncio.to_thread(main, ["import", str(file), "--data", str(data)])
+
+
+async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data: Path) -> None:
+    async with opened(data) as stores:
+        assert await imported(file, data) == 0
+        (learned,) = [FaceLearned.decode(it.value) for it in await values(stores.log, FACES_LEARNED.name)]
+        (embedded,) = [FacesReembedded.decode(it.value) for it in await values(stores.log, FACES_EMBEDDED)]
+        assert (learned.directory, learned.person, learned.face_id) == ("acme", "obama", FACE_ID)
+        assert [it.face_id for it in embedded.faces] == [FACE_ID]
+        crop = await stores.objects.get(crop_key(FACE_ID))
+        original = await stores.objects.get(original_key(IMAGE_ID, "learn"))
+        assert (crop.data, original.data) == (b"crop", b"original")
+        of_original = ObjectMetadata("acme", "obama", received_at=learned.learned_at)
+        assert ObjectMetadata.decoded(original.metadata) == of_original
+        assert ObjectMetadata.decoded(crop.metadata) == ObjectMetadata(
+            "acme", "obama", image_id=IMAGE_ID, received_at=learned.learned_at
+        )
+
+
+async def test_somebody_who_is_erased_meanwhile_is_not_imported(
+    file: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(data) as stores:
+        (key,) = PersonErasure("acme", "obama").keys
+        erasure = Erasure(at=FOR_EVER, partition=0, offset=0)
+        await stores.log.append([NewRecord(ERASURES, key, erasure.encode())])
+        assert await imported(file, data) == 1
+        assert "erased" in capsys.readouterr().err
+        assert [it.key async for it in stores.objects.list()] == []
+        assert await values(stores.log, FACES_LEARNED.name) == await values(stores.log, FACES_EMBEDDED) == []
