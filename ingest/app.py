@@ -4,7 +4,7 @@ from aiohttp import web
 
 from ingest import browse, erase, images
 from ingest.metrics import measured
-from ingest.problems import problems
+from ingest.problems import answer_errors
 from ingest.service import SERVICE, Service, authenticated
 from stream.watching import watch_routes
 
@@ -12,7 +12,7 @@ from stream.watching import watch_routes
 def create_app(service: Service) -> web.Application:
     """An application that answers from `service`; whoever made the service closes it."""
     # Room for the largest upload is checked while it is read, not by aiohttp.
-    app = web.Application(middlewares=[measured, problems, authenticated], client_max_size=0)
+    app = web.Application(middlewares=[measured, answer_errors, authenticated], client_max_size=0)
     app[SERVICE] = service
     app.add_routes(images.routes)
     app.add_routes(browse.routes)

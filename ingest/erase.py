@@ -11,7 +11,9 @@ from backends.log import NewRecord
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.waiting import wait_of
+from schemas.answers import ErasedBody, ErasedCounts
 from schemas.errors import NotFound
+from schemas.http_bodies import ErasingBody
 from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
 from schemas.records import EraseRequested
 from stream.topics import FACES_EMBEDDED
@@ -63,9 +65,8 @@ async def image(request: web.Request) -> web.Response:
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
-        return json_response(
-            200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}}
-        )
+        body = ErasedBody(status="OK", directory=None, person=None, erased=ErasedCounts(faces=0, images=1))
+        return json_response(200, body)
     person = metadata.get("person") or None  # of a portrait, learned by now or not yet
     return await _erase(
         request,
@@ -106,7 +107,8 @@ async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
         return json_response(answer.status, answer.body)
     except TimeoutError:
         return json_response(
-            202, {"status": "working", "detail": "send the request again: it answers 200 once all is erased"}
+            202,
+            ErasingBody(status="working", detail="send the request again: it answers 200 once all is erased"),
         )
     finally:
         service.replies.forget(command.image_id, future)

@@ -12,6 +12,7 @@ from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.uploads import Upload, read_upload
 from ingest.waiting import wait_of
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
+from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
@@ -155,13 +156,13 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
 
 
 def _answered(service: Service, answer: Answer) -> web.Response:
-    left = redacted(answer, service.erasures)
-    return json_response(left.status, left.body)
+    answer = redacted(answer, service.erasures)
+    return json_response(answer.status, answer.body)
 
 
 def _working(image_id: str) -> web.Response:
     location = f"/results/{image_id}"
-    body = {"status": "working", "image_id": image_id, "location": location}
+    body = WorkingBody(status="working", image_id=image_id, location=location)
     return json_response(202, body, {"Location": location, "Retry-After": "1"})
 
 

@@ -1,30 +1,33 @@
 """The records of every topic, as versioned pydantic models. They travel as JSON; their JSON Schema is generated from
 them.
-
-Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, left first as the picture
-shows them, in pixels of the upright original image.
 """
 
-import base64
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from schemas.answers import Body, Models, body_type
 from schemas.bucket_events import BucketNotified
-from schemas.errors import FacestreamError, UnreadableRecord
+from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord, misfit
+from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
-from schemas.ids import original_key
+from schemas.ids import Uuid, original_key
 from schemas.names import Name
 
 Purpose = Literal["learn", "recognize", "detect"]
 Milliseconds = Annotated[int, Field(ge=0, description="since the epoch, by the log's clock")]
 Detail = Literal["normal", "high"]
-Box = Annotated[list[int], Field(min_length=4, max_length=4)]
-Landmarks = Annotated[list[tuple[float, float]], Field(min_length=5, max_length=5)]
-Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 
 MOST_FACES = 1_000
 MOST_CANDIDATES = 10
@@ -114,79 +117,6 @@ class ImageReceived(EventRecord):
         later.
         """
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
-
-
-class Models(BaseModel):
-    """The models that took part in an answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-    detector: str
-    embedder: str | None = None
-    generation: str | None = None
-
-
-class Detection(BaseModel):
-    """A face as it was found. `score` is the calibrated probability that this is a face, `detection_score` the
-    detector's own.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    face_id: Uuid
-    box: Box
-    landmarks: Landmarks
-    score: float
-    detection_score: float
-
-    @property
-    def side(self) -> float:
-        """The face's size in pixels: the square root of its box's area."""
-        return float(np.sqrt(max(0, self.box[2] - self.box[0]) * max(0, self.box[3] - self.box[1])))
-
-
-class Crop(BaseModel):
-    """The kept picture of a learned face: 240 × 240 pixels, landmarks in its own pixels."""
-
-    model_config = ConfigDict(frozen=True)
-
-    object_key: str
-    landmarks: Landmarks
-
-
-class DetectedFace(Detection):
-    """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which
-    picture of the image's sheet of crops is a probe's, None where the face is too small to tell people apart. `seen`:
-    where other detectors see the landmarks of a learned face, in pixels of the pictures of the sheet, in that order.
-    """
-
-    crop: Crop | None = None
-    source: str | None = None
-    cell: int | None = None
-    seen: dict[str, Landmarks] = {}
-
-
-class EmbeddedFace(Detection):
-    """A face with its vectors by generation, base64 of little-endian float32; none where the face is too small to tell
-    people apart.
-    """
-
-    vectors: dict[str, str] = {}
-    crop: Crop | None = None
-    source: str | None = None
-
-    def vector(self, generation: str) -> NDArray[np.float32]:
-        """(D,) float32."""
-        return decoded_vector(self.vectors[generation])
-
-
-def decoded_vector(encoded: str) -> NDArray[np.float32]:
-    """(D,). Raises ValueError."""
-    return np.frombuffer(base64.b64decode(encoded), "<f4")
-
-
-def encoded_vector(vector: NDArray[np.float32]) -> str:
-    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
 
 
 class FacesDetected(EventRecord):
@@ -288,9 +218,24 @@ class Answer(EventRecord):
     directory: Name | None = None
     request_digest: str | None = None
     status: int
-    body: dict[str, Any]
+    body: Body
     offset: int | None = None
     store: bool = True
+
+    @field_validator("body", mode="plain", json_schema_input_type=Body)
+    @classmethod
+    def _of_purpose_and_status(cls, body: Any, info: ValidationInfo) -> Body:
+        if "purpose" not in info.data or "status" not in info.data:
+            raise ValueError("its type follows from purpose and status")
+        expected = body_type(info.data["purpose"], info.data["status"])
+        try:
+            return expected.model_validate(body)
+        except ValidationError as error:
+            raise misfit(error, f"{cls.__name__}: body") from None
+
+    @field_serializer("body")
+    def _members(self, body: Body) -> dict[str, Any]:
+        return body.members()
 
 
 class Erasure(EventRecord):
@@ -325,16 +270,6 @@ class DeadLetterClosed(EventRecord):
 
     closed: Literal["retried", "dropped"]
     letter: int
-
-
-def problem(error: FacestreamError, **members: Any) -> dict[str, Any]:
-    """The problem+json body (RFC 9457) of an error."""
-    title = error.code.replace("_", " ")
-    return (
-        {"type": "about:blank", "title": title, "status": error.status, "code": error.code, "detail": error.message}
-        | error.details
-        | members
-    )
 
 
 RECORDS: dict[str, tuple[type[EventRecord], ...]] = {

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectStore
 from backends.vectors import StoredAnswer, VectorStore
+from schemas.answers import Problem
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.ids import original_key, sheet_key
 from schemas.records import Answer, ImageReceived
@@ -72,7 +73,7 @@ class Answers:
         """A record that is processed again finds that its picture went with the answer: the first answer stands. It may
         be in the same batch, `answered`.
         """
-        if answer.body.get("code") != ObjectMissing.code:
+        if not isinstance(answer.body, Problem) or answer.body.code != ObjectMissing.code:
             return False
         return answer.image_id in answered or await self._vectors.answer(answer.image_id) is not None
 

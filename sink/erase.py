@@ -12,6 +12,7 @@ from dataclasses import replace
 from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectStore
 from backends.vectors import Face, StoredAnswer, VectorStore
+from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erased import erased_directory, erased_face, erased_image, erased_person
 from schemas.ids import original_key, original_keys
 from schemas.records import Answer, EraseRequested, Erasure
@@ -68,12 +69,12 @@ class Eraser:
                 command.directory, names, at, person=command.person, face_id=command.face_id
             )
         await self._forget_names(command)
-        body = {
-            "status": "OK",
-            "directory": command.directory,
-            "person": command.person if not command.erased_image_id else None,
-            "erased": {"faces": len(faces), "images": len(images)},
-        }
+        body = ErasedBody(
+            status="OK",
+            directory=command.directory,
+            person=command.person if not command.erased_image_id else None,
+            erased=ErasedCounts(faces=len(faces), images=len(images)),
+        )
         return [answer(command, 200, body, record.offset)]
 
     async def _announce(self, record: Record, command: EraseRequested, faces: Collection[Face]) -> int:

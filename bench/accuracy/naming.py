@@ -23,9 +23,11 @@ from bench.accuracy import lfw
 from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import calibration_error, spread
 from bench.accuracy.models import add_arguments, load_chosen
+from schemas.answers import RecognizedPerson
 from schemas.arrays import Float32Array
+from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import EmbeddedFace, Options
+from schemas.records import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, matched
 from weights.manifest import manifest
@@ -73,7 +75,7 @@ def gallery_of(people: Sequence[str], vectors: Float32Array, keys: Sequence[str]
 
 def answers(
     gallery: Gallery, probes: Float32Array, generation: Generation, strangers: float = 0.01
-) -> list[dict[str, Any]]:
+) -> list[RecognizedPerson]:
     """The `persons` of the sink, as if all probes were faces of one photo."""
     none = "00000000-0000-0000-0000-000000000000"
     points = [(0.0, 0.0)] * 5
@@ -85,19 +87,19 @@ def answers(
     ]
 
 
-def figures(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[dict[str, Any]]) -> Figures:
+def figures(people: Sequence[str], mates: list[RecognizedPerson], strangers: list[RecognizedPerson]) -> Figures:
     """mates: the answers for the probes of `people`, in their order."""
-    right = [answer["candidates"][0]["id"] == person for answer, person in zip(mates, people, strict=True)]
-    named = [answer["id"] == person for answer, person in zip(mates, people, strict=True)]
+    right = [answer.candidates[0].id == person for answer, person in zip(mates, people, strict=True)]
+    named = [answer.id == person for answer, person in zip(mates, people, strict=True)]
     everybody = [*mates, *strangers]
-    probability = np.array([answer["candidates"][0]["probability"] for answer in everybody])
+    probability = np.array([answer.candidates[0].probability for answer in everybody], np.float64)
     truth = np.array([*right, *[False] * len(strangers)])
     return Figures(
         rank_one=float(np.mean(right)),
         tpir=float(np.mean(named)),
-        fpir=float(np.mean([answer["id"] is not None for answer in strangers])) if strangers else float("nan"),
+        fpir=float(np.mean([answer.id is not None for answer in strangers])) if strangers else float("nan"),
         calibration=calibration_error(probability, truth),
-        threshold=float(mates[0]["threshold"]),
+        threshold=mates[0].threshold,
     )
 
 

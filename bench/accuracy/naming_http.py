@@ -10,6 +10,7 @@ import aiohttp
 from bench.accuracy.naming import Draw, Figures, figures
 from bench.serving import Serving
 from facestream.progress import counted
+from schemas.answers import RecognizedBody, RecognizedPerson
 
 AT_ONCE = 8
 
@@ -53,10 +54,10 @@ async def _through(url: str, photos: Path, paths: list[str], one: Draw) -> Figur
     missed = [paths[row] for row, body in zip(one.probes + one.strangers, bodies, strict=True) if not body["persons"]]
     if missed:
         raise RuntimeError(f"no face was found in {', '.join(missed)}")
-    found = [max(body["persons"], key=_area) for body in bodies]
+    found = [max(RecognizedBody.model_validate(body).persons, key=_area) for body in bodies]
     return figures(one.people, found[: len(one.people)], found[len(one.people) :])
 
 
-def _area(person: dict[str, Any]) -> int:
-    left, top, right, bottom = person["box"]
+def _area(person: RecognizedPerson) -> int:
+    left, top, right, bottom = person.box
     return int((right - left) * (bottom - top))

@@ -21,16 +21,9 @@ from processors.sheet import decoded_sheet, encoded_sheet
 from processors.stages.base import Image, ImageStage, LearnedFace, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
+from schemas.faces import DetectedFace, Detection, EmbeddedFace, encoded_vector
 from schemas.ids import sheet_key
-from schemas.records import (
-    DetectedFace,
-    Detection,
-    EmbeddedFace,
-    FacesDetected,
-    FacesEmbedded,
-    ImageReceived,
-    encoded_vector,
-)
+from schemas.records import FacesDetected, FacesEmbedded, ImageReceived
 from stream.erase.marks import Erasures, drop_if_erased
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED
 

@@ -11,7 +11,8 @@ from processors.embed import CutFace, as_kept, decoded_crop, embed_crops, embed_
 from processors.embedders import Embedders
 from processors.stages.base import Image, ImageStage, LearnedFace, Parts, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
-from schemas.records import Detection, EmbeddedFace, FacesEmbedded, encoded_vector
+from schemas.faces import Detection, EmbeddedFace, encoded_vector
+from schemas.records import FacesEmbedded
 from stream.topics import FACES_EMBEDDED
 
 

@@ -19,6 +19,7 @@ from stream import worker as worker_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
+from tests.answers import recognized
 from tests.unit.delegating import DelegatingConsumer
 
 DIED = 77
@@ -53,7 +54,7 @@ class CrashingStage:
             if image.filename == "deadly":
                 self.death.at("in handle")
         await asyncio.sleep(0)
-        return [answer(image, 200, {"name": image.filename}) for image in images]
+        return [answer(image, 200, recognized(image_id=image.image_id, filename=image.filename)) for image in images]
 
     def received(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
