@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from ingest import browse, erase, images
+from ingest import browse, docs, erase, images
 from ingest.metrics import measured
 from ingest.problems import answer_errors
 from ingest.service import SERVICE, Service, authenticated
@@ -17,5 +17,6 @@ def create_app(service: Service) -> web.Application:
     app.add_routes(images.routes)
     app.add_routes(browse.routes)
     app.add_routes(erase.routes)
+    app.add_routes(docs.routes)
     app.add_routes(watch_routes(service.checks))
     return app

@@ -14,7 +14,7 @@ from ingest.waiting import wait_of
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
-from schemas.records import Answer, ImageReceived, Options, Purpose
+from schemas.records import OPTIONS, Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.redaction import redacted
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
@@ -24,11 +24,6 @@ routes = web.RouteTableDef()
 
 LONGEST_KEY = 255
 LANES = {"interactive": IMAGES_RECEIVED, "bulk": IMAGES_RECEIVED_BULK}
-OPTIONS: dict[Purpose, frozenset[str]] = {
-    "learn": frozenset({"face", "force", "detail"}),
-    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
-    "detect": frozenset({"limit", "min_score", "min_face", "detail", "store"}),
-}
 
 
 @routes.post("/learn")

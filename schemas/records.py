@@ -34,7 +34,7 @@ MOST_CANDIDATES = 10
 
 
 class Options(BaseModel):
-    """What the caller wishes of one image. `face` is "largest" or "x,y", a point inside the face that is meant."""
+    """What the caller wishes of one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,27 +42,42 @@ class Options(BaseModel):
     limit: int = Field(
         MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
     )
-    min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are left out")
-    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are left out")
+    min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are not answered")
+    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are not answered")
     strangers: float = Field(
-        0.01, gt=0, le=1, description="share of strangers that may get a name; 1 always names the nearest"
+        0.01,
+        gt=0,
+        le=1,
+        description="false positive identification rate (FPIR): the share of strangers that get a name; "
+        "1 always names the nearest",
     )
-    detail: Detail = Field("normal", description="'high' looks at native pixels in tiles")
+    detail: Detail = Field("normal", description="high: looks at every pixel of a large photo, in tiles")
     face: str | None = Field(
-        None, pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$", description="which face to learn"
+        None,
+        pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$",
+        description="which face to learn: `largest`, or `x,y`, a point inside it",
     )
-    force: bool = Field(False, description="learn a face below 40 pixels a side all the same")
-    store: bool = Field(True, description="false: the picture of a probe goes as soon as it is answered")
+    force: bool = Field(False, description="learn a face under 40 pixels a side too")
+    store: bool = Field(True, description="false: the picture of a probe is deleted as soon as it is answered")
+
+
+OPTIONS: dict[Purpose, frozenset[str]] = {
+    "learn": frozenset({"face", "force", "detail"}),
+    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
+    "detect": frozenset({"limit", "min_score", "min_face", "detail", "store"}),
+}
 
 
 class Source(BaseModel):
-    """An object of somebody else's, on the server of our object store; a reference, never a URL."""
+    """A reference to an object on the server of our object store that another system has put there; never a URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bucket: str = Field(min_length=1, max_length=255, description="ours, or one of those that FACESTREAM_SOURCES names")
     key: str = Field(min_length=1, max_length=1024, description="in our bucket incoming/{directory}/…")
-    etag: str | None = Field(None, max_length=255, description="as the store gave it; another by now counts as missing")
+    etag: str | None = Field(
+        None, max_length=255, description="as the store gave it; an object with another one counts as missing"
+    )
 
 
 class ImageReceived(EventRecord):
@@ -94,7 +109,7 @@ class ImageReceived(EventRecord):
     )
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
-    received_at: Milliseconds | None = Field(None, description="when it came first; of an event that is tried again")
+    received_at: Milliseconds | None = Field(None, description="when it first came; of an event that is retried")
     options: Options = Options()
 
     @model_validator(mode="after")
@@ -113,8 +128,8 @@ class ImageReceived(EventRecord):
         return original_key(self.image_id, self.purpose)
 
     def came_at(self, appended_at: int) -> int:
-        """When it came first, ms: what an erasure goes by. appended_at: of its record; a producer may say earlier, not
-        later.
+        """When it first came, in ms: what an erasure compares with. appended_at: the append time of its record;
+        `received_at` counts where it is earlier.
         """
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
 
@@ -208,9 +223,9 @@ class FaceLearned(EventRecord):
 
 
 class Answer(EventRecord):
-    """`results`: what the caller is answered, an HTTP status and the JSON body. `offset` is that of the record in
-    `faces.embedded` that is answered: what was erased later than that may be named in it. With `store` false, the
-    picture goes.
+    """`results`: the answer to an image or an erase command: an HTTP status and the JSON body, whose type follows from
+    `purpose` and `status`. `offset` is that of the answered record in `faces.embedded`: an erase command with a later
+    offset redacts the answer. With `store` false the picture is deleted.
     """
 
     image_id: Uuid
@@ -239,8 +254,8 @@ class Answer(EventRecord):
 
 
 class Erasure(EventRecord):
-    """`erasures`: that something was erased, under the digest of what (schemas/erased.py). It counts for what came
-    until `at`, the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
+    """`erasures`: what was erased; the key is its digest (schemas/erased.py). It covers what came until `at`, the append
+    time of the erase command in `faces.embedded`; `partition` and `offset` are those of the command.
     """
 
     at: Milliseconds
@@ -249,9 +264,9 @@ class Erasure(EventRecord):
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: the event that could not be processed, never vectors; it says when it first came. `event` is None
-    where the record itself was unreadable, or an erase command. `topic`, `partition` and `offset` are those of the
-    record.
+    """`dead-letters`: an event that could not be processed, without vectors, with the time at which it first came.
+    `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are those of
+    the record.
     """
 
     event: ImageReceived | None = None
@@ -264,8 +279,8 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: that a letter is off the list. It has the letter's key, so the partition too; `letter` is its
-    offset.
+    """`dead-letters`: a dead letter was retried or dropped. It has the key of that letter, hence its partition; `letter`
+    is its offset.
     """
 
     closed: Literal["retried", "dropped"]
@@ -292,7 +307,7 @@ _EMBEDDED: TypeAdapter[FacesEmbedded | EraseRequested | FacesReembedded] = TypeA
 def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | FacesReembedded:
     """A record of `faces.embedded`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
     if value is None:
-        raise UnreadableRecord("a tombstone is nothing that was embedded")
+        raise UnreadableRecord("a tombstone is no record of faces.embedded")
     try:
         return _EMBEDDED.validate_json(value)
     except ValidationError as error:
@@ -300,7 +315,7 @@ def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | Fac
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:
-    """A record of `dead-letters`: either. Raises UnreadableRecord, saying which member does not fit."""
+    """A record of `dead-letters`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
     try:
         return DeadLetterClosed.decode(value)
     except UnreadableRecord:

@@ -50,7 +50,7 @@ def error_answer(received: ImageReceived | EraseRequested, error: FacestreamErro
 def dead_letter(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
 ) -> NewRecord:
-    """The `dead-letters` record of what could not be processed; `received` is None where the record itself was unreadable.
+    """The `dead-letters` record of what could not be processed. received: None where the record was unreadable.
 
     It keeps the time at which an image first came, so that an erasure since then covers the image when it is retried.
     """
