@@ -49,8 +49,8 @@ class DetectedFace(Detection):
     """A face between the detect and the embed stage.
 
     A learned face has `crop` and `source`. `cell` is the index of a probe's crop in the image's sheet of crops, None
-    for a face that is too small to be embedded. `seen` has the landmarks of a learned face as other detectors see it, by
-    detector, in pixels of the sheet's pictures and in their order.
+    for a face that is too small to be embedded. `seen` has the landmarks of a learned face as other detectors see it,
+    by detector, in pixels of the sheet's pictures and in their order.
     """
 
     crop: Crop | None = None

@@ -81,7 +81,7 @@ class Source(BaseModel):
 
 
 class ImageReceived(EventRecord):
-    """`images.received`: one image to process. Its original is in the object store, or is copied there from `source`."""
+    """`images.received`: an image to process. Its original is in the object store, or is copied there from `source`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -254,8 +254,8 @@ class Answer(EventRecord):
 
 
 class Erasure(EventRecord):
-    """`erasures`: what was erased; the key is its digest (schemas/erased.py). It covers what came until `at`, the append
-    time of the erase command in `faces.embedded`; `partition` and `offset` are those of the command.
+    """`erasures`: what was erased; the key is its digest (schemas/erased.py). It covers what came until `at`, the
+    append time of the erase command in `faces.embedded`; `partition` and `offset` are those of the command.
     """
 
     at: Milliseconds
@@ -279,8 +279,8 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: a dead letter was retried or dropped. It has the key of that letter, hence its partition; `letter`
-    is its offset.
+    """`dead-letters`: a dead letter was retried or dropped. It has the key, hence the partition, of that letter;
+    `letter` is its offset.
     """
 
     closed: Literal["retried", "dropped"]

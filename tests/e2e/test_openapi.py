@@ -10,10 +10,9 @@ import jsonschema
 from schemas import openapi
 from tests.e2e.conftest import Client
 
-DOCUMENT: dict[str, Any] = json.loads(openapi.FILE.read_text())
-ONLY_DOCUMENTED = json.loads(
-    openapi.FILE.read_text().replace('"additionalProperties": true', '"additionalProperties": false')
-)
+TEXT = openapi.FILE.read_text()
+DOCUMENT: dict[str, Any] = json.loads(TEXT)
+ONLY_DOCUMENTED = json.loads(TEXT.replace('"additionalProperties": true', '"additionalProperties": false'))
 
 
 class Caller:

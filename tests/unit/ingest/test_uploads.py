@@ -1,4 +1,4 @@
-"""Reading uploads through a real aiohttp server: order of fields, limits, hostile bodies, and the memory they may take."""
+"""Reading uploads through a real aiohttp server: order of fields, limits, hostile bodies, and their memory."""
 
 import asyncio
 import time

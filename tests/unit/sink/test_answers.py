@@ -159,7 +159,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
     stage = Answers(vectors, objects, state.erasures, keep_probes=True)
-    await stage.handle([record(answer(it, 200, detected()).value) for it in (private, other)])
+    await stage.handle([record(answer(it, 200, recognized()).value) for it in (private, other)])
     assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
 
 

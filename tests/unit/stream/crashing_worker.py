@@ -80,7 +80,7 @@ class CrashingLog(SqliteLog):
         self.death, self.appended = death, False
 
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
-        deadly = any(b'"name":"deadly"' in (record.value or b"") for record in records)
+        deadly = any(b'"filename":"deadly"' in (record.value or b"") for record in records)
         if deadly:
             self.death.at("before append")
         places = await super().append(records)
