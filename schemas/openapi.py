@@ -19,7 +19,8 @@ from schemas.http_bodies import (
     ReadinessBody,
     WorkingBody,
 )
-from schemas.media import MEDIA_TYPES
+from schemas.media import FORMATS, MEDIA_TYPES
+from schemas.names import LONGEST_NAME
 from schemas.records import OPTIONS, Options, Purpose
 
 FILE = Path(__file__).with_name("openapi.json")
@@ -227,13 +228,13 @@ def _upload(
         "file": {
             "type": "string",
             "contentMediaType": "application/octet-stream",
-            "description": f"one of {', '.join(it.removeprefix('image/').upper() for it in MEDIA_TYPES)}",
+            "description": FORMATS,
         },
-        "directory": {"type": "string", "maxLength": 200, "description": "default: that of the key"},
+        "directory": {"type": "string", "maxLength": LONGEST_NAME, "description": "default: that of the key"},
     }
     example: dict[str, Any] = {"directory": examples.DIRECTORY}
     if purpose == "learn":
-        members["person"] = {"type": "string", "maxLength": 200}
+        members["person"] = {"type": "string", "maxLength": LONGEST_NAME}
         example |= {"person": examples.PERSON, "face": "largest"}
     if purpose == "recognize":
         example |= {"top": 1}

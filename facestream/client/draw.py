@@ -14,8 +14,8 @@ from facestream.client.http import read_photo
 from processors.decoding.source import Refused, Source, prepare
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, FacestreamError
+from schemas.media import SUFFIXES
 
-FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 QUALITY = 92
 NAMED, UNKNOWN, INK = (0, 114, 62), (176, 72, 0), (255, 255, 255)  # white on either is read with any kind of eyes
 LONGEST_LABEL = 40
@@ -47,8 +47,8 @@ def targets(out: str, photos: Sequence[str]) -> list[Path]:
     paths = _in_folder(Path(out), photos) if folder else [Path(out)]
     if folder and Path(out).exists() and not Path(out).is_dir():
         raise ConfigurationError(f"--draw {out}: the drawings of several photos need a folder, this is a file")
-    if paths[0].suffix.lower() not in FORMATS:
-        raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(FORMATS)}")
+    if paths[0].suffix.lower() not in SUFFIXES:
+        raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(SUFFIXES)}")
     originals = {Path(photo).resolve() for photo in photos}
     for path in paths:
         if path.resolve() in originals:
@@ -62,7 +62,7 @@ def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
     taken: set[Path] = set()
     for photo in photos:
         name = Path(photo)
-        suffix = name.suffix if name.suffix.lower() in FORMATS else f"{name.suffix}.png"
+        suffix = name.suffix if name.suffix.lower() in SUFFIXES else f"{name.suffix}.png"
         path, number = folder / f"{name.stem}{suffix}", 1
         while path in taken:
             number += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from facestream.client.bulk.journal import Entry, Journal, Version, journal_path, version_of
 from facestream.client.bulk.lane import Lane
 from facestream.client.bulk.report import people_of
-from facestream.client.bulk.source import SUFFIXES, Item
+from facestream.client.bulk.source import Item
 from facestream.client.http import POLL_S, UnreadablePhoto
 from facestream.client.reach import reach
 from facestream.client.report import advice, json_line
@@ -24,6 +24,7 @@ from facestream.settings_flags import settings_from
 from facestream.terminal import complain, shown
 from schemas.answers import Body, Problem, RecognizedBody, problem
 from schemas.errors import ConfigurationError
+from schemas.media import SUFFIXES
 from schemas.names import normalised
 from schemas.records import Purpose
 
