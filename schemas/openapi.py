@@ -2,6 +2,7 @@
 the models; a test sends its examples to a running service.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ BODIES: tuple[type[AnswerPart], ...] = (
     ReadinessBody,
 )
 Errors = tuple[type[FacestreamError], ...]
+Responses = Mapping[str, tuple[str, type[AnswerPart], AnswerPart | None]]  # description, model, example by status
 
 WITH_KEY: Errors = (errors.Unauthorized, errors.Forbidden, FacestreamError, errors.Unavailable)
 OF_IMAGES: Errors = (
@@ -188,10 +190,10 @@ def _operation(
     summary: str,
     tag: str,
     parameters: list[dict[str, Any]],
-    bodies: dict[str, tuple[str, type[AnswerPart], AnswerPart | None]],
+    bodies: Responses,
     raised: Errors = (),
 ) -> dict[str, Any]:
-    """bodies: description, model and example by status."""
+
     responses = {
         status: {
             "description": description,
@@ -211,7 +213,7 @@ def _operation(
 def _upload(
     purpose: Purpose,
     summary: str,
-    bodies: dict[str, tuple[str, type[AnswerPart], AnswerPart | None]],
+    bodies: Responses,
     further: Errors = (),
 ) -> dict[str, Any]:
     lanes = {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"}
@@ -253,7 +255,7 @@ def _upload(
 
 
 def _erase(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
-    bodies = {
+    bodies: Responses = {
         "200": ("Everything has been deleted", ErasedBody, examples.ERASED),
         "202": ("It is being deleted: send the request again", ErasingBody, None),
     }
