@@ -18,8 +18,10 @@ from facestream.config import Settings
 from facestream.runtime.role_process import IN_FLIGHT
 from facestream.runtime.stores import open_stores, patiently
 from facestream.runtime.system import watch
+from schemas.answers import Models
+from schemas.faces import Crop, EmbeddedFace, encoded_vector
 from schemas.ids import crop_key, face_id_learned, face_id_seen, source_of_face
-from schemas.records import Crop, EmbeddedFace, FacesEmbedded, ImageReceived, Models, encoded_vector
+from schemas.records import FacesEmbedded, ImageReceived
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.manifest import Manifest, manifest

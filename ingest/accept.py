@@ -15,9 +15,9 @@ from backends.objects import ObjectReader
 from backends.vectors import VectorReader
 from ingest.metrics import UPLOADED
 from ingest.uploads import Upload
-from schemas.errors import IdempotencyKeyReused, NotAnImage, StorageFull
+from schemas.errors import IdempotencyKeyReused, StorageFull
 from schemas.ids import image_id_of_request, new_image_id
-from schemas.media import HEAD_BYTES, sniff
+from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
 from stream.erase.guarded_store import GuardedStore
@@ -55,9 +55,7 @@ class Accept:
         idempotency_key: str | None,
     ) -> ImageReceived:
         """The event of an upload, nothing stored yet. Raises NotAnImage, and Unavailable where there is a key."""
-        media_type = sniff(upload.data[:HEAD_BYTES])
-        if media_type is None:
-            raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
+        media_type = media_type_of(upload.data)
         image_id = (
             await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
         )

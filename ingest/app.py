@@ -2,9 +2,9 @@
 
 from aiohttp import web
 
-from ingest import browse, erase, images
+from ingest import browse, docs, erase, images
 from ingest.metrics import measured
-from ingest.problems import problems
+from ingest.problems import answer_errors
 from ingest.service import SERVICE, Service, authenticated
 from stream.health_routes import health_routes
 
@@ -12,10 +12,11 @@ from stream.health_routes import health_routes
 def create_app(service: Service) -> web.Application:
     """An application that answers from `service`; whoever made the service closes it."""
     # Room for the largest upload is checked while it is read, not by aiohttp.
-    app = web.Application(middlewares=[measured, problems, authenticated], client_max_size=0)
+    app = web.Application(middlewares=[measured, answer_errors, authenticated], client_max_size=0)
     app[SERVICE] = service
     app.add_routes(images.routes)
     app.add_routes(browse.routes)
     app.add_routes(erase.routes)
+    app.add_routes(docs.routes)
     app.add_routes(health_routes(service.checks))
     return app

@@ -1,12 +1,11 @@
 """The routes that show what is there: files, faces, directories and people."""
 
-from typing import Any
-
 from aiohttp import web
 
 from ingest.problems import json_response
 from ingest.service import SERVICE, access_of, name_of
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
+from schemas.http_bodies import DirectoriesBody, FaceEntry, FacesBody, PersonEntry, PersonsBody
 from schemas.ids import crop_key, is_image_id, original_keys
 from schemas.media import HEAD_BYTES, sniff
 from schemas.object_metadata import ObjectMetadata
@@ -54,7 +53,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
 async def directories(request: web.Request) -> web.Response:
     access, service = access_of(request, "learn"), request.app[SERVICE]
     names = await service.vectors.directories(service.generations.active.name)
-    return json_response(200, {"directories": [name for name in names if access.sees(name)]})
+    return json_response(200, DirectoriesBody(directories=[name for name in names if access.sees(name)]))
 
 
 @routes.get("/directories/{directory}/persons")
@@ -69,13 +68,9 @@ async def persons(request: web.Request) -> web.Response:
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidRequest(f"limit: a number from 1 to {LARGEST_PAGE}", field="limit")
     page = await service.vectors.persons(directory, service.generations.active.name, after=after, limit=limit + 1)
-    body: dict[str, Any] = {
-        "directory": directory,
-        "persons": [{"id": it.person, "faces": it.faces} for it in page[:limit]],
-    }
-    if len(page) > limit:
-        body["next"] = page[limit - 1].person
-    return json_response(200, body)
+    entries = [PersonEntry(id=it.person, faces=it.faces) for it in page[:limit]]
+    body = PersonsBody(directory=directory, persons=entries)
+    return json_response(200, body.model_copy(update={"next": entries[-1].id}) if len(page) > limit else body)
 
 
 @routes.get("/directories/{directory}/persons/{person}/faces")
@@ -85,8 +80,8 @@ async def faces(request: web.Request) -> web.Response:
     found = await service.vectors.faces(directory, service.generations.active.name, person)
     if not found:
         raise NotFound(f"directory '{directory}' knows no '{person}'")
-    shown = [{"face_id": it.face_id, "image_id": it.image_id, "url": f"/faces/{it.face_id}.jpg"} for it in found]
-    return json_response(200, {"directory": directory, "person": person, "faces": shown})
+    entries = [FaceEntry(face_id=it.face_id, image_id=it.image_id, url=f"/faces/{it.face_id}.jpg") for it in found]
+    return json_response(200, FacesBody(directory=directory, person=person, faces=entries))
 
 
 def _directory_of(request: web.Request) -> str:

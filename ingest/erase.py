@@ -11,6 +11,7 @@ from backends.log import NewRecord
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.waiting import wait_of
+from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erasures import (
     AnyErasure,
     DirectoryErasure,
@@ -20,6 +21,7 @@ from schemas.erasures import (
     erase_command,
 )
 from schemas.errors import NotFound
+from schemas.http_bodies import ErasingBody
 from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
 from stream.topics import FACES_EMBEDDED
@@ -65,9 +67,8 @@ async def image(request: web.Request) -> web.Response:
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
-        return json_response(
-            200, {"status": "OK", "directory": None, "person": None, "erased": {"faces": 0, "images": 1}}
-        )
+        body = ErasedBody(status="OK", directory=None, person=None, erased=ErasedCounts(faces=0, images=1))
+        return json_response(200, body)
     if metadata.person is None:
         return await _erase(request, ImageErasure(metadata.directory, image_id))
     face_id = face_id_learned(image_id)
@@ -101,7 +102,8 @@ async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
         return json_response(answer.status, answer.body)
     except TimeoutError:
         return json_response(
-            202, {"status": "working", "detail": "send the request again: it answers 200 once all is erased"}
+            202,
+            ErasingBody(status="working", detail="send the request again: it answers 200 once all is erased"),
         )
     finally:
         service.replies.forget(command.image_id, future)

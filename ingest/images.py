@@ -12,9 +12,10 @@ from ingest.service import SERVICE, Service, access_of, name_of
 from ingest.uploads import Upload, read_upload
 from ingest.waiting import wait_of
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
+from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, ImageReceived, Options, Purpose
+from schemas.records import OPTIONS, Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.redaction import redacted
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
@@ -24,11 +25,6 @@ routes = web.RouteTableDef()
 
 LONGEST_KEY = 255
 LANES = {"interactive": IMAGES_RECEIVED, "bulk": IMAGES_RECEIVED_BULK}
-OPTIONS: dict[Purpose, frozenset[str]] = {
-    "learn": frozenset({"face", "force", "detail"}),
-    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
-    "detect": frozenset({"limit", "min_score", "min_face", "detail", "store"}),
-}
 
 
 @routes.post("/learn")
@@ -159,13 +155,13 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
 
 
 def _answered(service: Service, answer: Answer) -> web.Response:
-    left = redacted(answer, service.erasures)
-    return json_response(left.status, left.body)
+    answer = redacted(answer, service.erasures)
+    return json_response(answer.status, answer.body)
 
 
 def _working(image_id: str) -> web.Response:
     location = f"/results/{image_id}"
-    body = {"status": "working", "image_id": image_id, "location": location}
+    body = WorkingBody(status="working", image_id=image_id, location=location)
     return json_response(202, body, {"Location": location, "Retry-After": "1"})
 
 

@@ -1,25 +1,24 @@
-"""Errors as problem+json (RFC 9457), for expected failures and for aiohttp's own."""
+"""JSON responses, and errors as problem+json (RFC 9457): the expected ones and aiohttp's own."""
 
 import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any
 
 import structlog
 from aiohttp import web
 from prometheus_client import Counter
 
+from schemas.answers import LOWEST_FAILURE, AnswerPart, Problem, problem
 from schemas.errors import FacestreamError, TooMuchInFlight, Unauthorized
-from schemas.records import problem
 
 log = structlog.get_logger(__name__)
 ERRORS = Counter("facestream_http_errors_total", "Answers that the service itself refuses with, by code", ["code"])
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def json_response(status: int, body: Any, headers: dict[str, str] | None = None) -> web.Response:
-    content_type = "application/json" if status < 400 else "application/problem+json"
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+def json_response(status: int, body: AnswerPart, headers: dict[str, str] | None = None) -> web.Response:
+    content_type = "application/json" if status < LOWEST_FAILURE else "application/problem+json"
+    text = json.dumps(body.members(), ensure_ascii=False, separators=(",", ":"))
     return web.Response(status=status, text=text, content_type=content_type, headers=headers)
 
 
@@ -34,8 +33,8 @@ def error_response(error: FacestreamError) -> web.Response:
 
 
 @web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turns every failure into an answer."""
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answers every exception of a handler with a problem."""
     try:
         return await handler(request)
     except FacestreamError as error:
@@ -43,18 +42,18 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             log.warning("request failed", path=request.path, code=error.code, reason=error.message)
         return error_response(error)
     except web.HTTPException as error:
-        if error.status < 400:
+        if error.status < LOWEST_FAILURE:
             raise
         phrase = HTTPStatus(error.status).phrase
-        body = {
-            "type": "about:blank",
-            "title": phrase,
-            "status": error.status,
-            "code": phrase.lower().replace(" ", "_"),
-            "detail": f"{request.method} {request.path}: {phrase}",
-        }
+        body = Problem(
+            type="about:blank",
+            title=phrase,
+            status=error.status,
+            code=phrase.lower().replace(" ", "_"),
+            detail=f"{request.method} {request.path}: {phrase}",
+        )
         headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
         return json_response(error.status, body, headers)
     except Exception:
         log.exception("request failed", path=request.path)
-        return error_response(FacestreamError("something failed that should not: the log of the service says more"))
+        return error_response(FacestreamError("an unexpected error occurred: see the log of the service"))

@@ -49,13 +49,14 @@ class Service:
 
 SERVICE = web.AppKey("service", Service)
 ACCESS = web.RequestKey("access", Access)
-OPEN_PATHS = ("/healthz", "/readyz")
+OPEN_PATHS = ("/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}")  # no key is needed
 
 
 @web.middleware
 async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Puts the caller's access into the request. Raises Unauthorized."""
-    if request.path not in OPEN_PATHS:
+    resource = request.match_info.route.resource
+    if resource is None or resource.canonical not in OPEN_PATHS:
         text = request.headers.get("x-api-key")
         authorization = request.headers.get("Authorization", "")
         if text is None and authorization[:7].lower() == "bearer ":

@@ -9,8 +9,9 @@ from processors.boxes import Detections, add_coarser_pass, in_original, merge
 from processors.decoding.pool import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
+from schemas.faces import Detection
 from schemas.ids import face_id_seen
-from schemas.records import Detection, ImageReceived, Options
+from schemas.records import ImageReceived, Options
 from weights.manifest import ShippedDetector
 
 SMALLEST_LEARNED = 40  # pixels a side

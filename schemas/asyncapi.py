@@ -1,75 +1,41 @@
-"""The contract for other systems as an AsyncAPI 3 document: what they may send, and what is answered. Tests hold its
-examples to the records.
+"""The AsyncAPI 3 document for other systems: which events they may send, and what is answered. Tests decode its
+examples as records.
 """
 
+import json
 from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from schemas import examples
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import STRUCTURED, TYPES, CloudEvent
 from schemas.event import EventRecord
+from schemas.examples import DIRECTORY, IMAGE_ID, PERSON
 from schemas.records import Answer, ImageReceived
 
 REFERENCE = "#/components/schemas/{model}"
-IMAGE_ID = "8b0ccb5c-5b0f-4d4c-9d3c-3f3a2f0a7f11"
 SOURCE = {"bucket": "facestream", "key": "incoming/acme/ann.jpg", "etag": "9b2cf535f27731c974343645a3985328"}
 LEARN: dict[str, Any] = {
     "image_id": IMAGE_ID,
     "purpose": "learn",
-    "directory": "acme",
-    "person": "Ann Lee",
+    "directory": DIRECTORY,
+    "person": PERSON,
     "source": SOURCE,
 }
 RECOGNIZE: dict[str, Any] = {
     "image_id": IMAGE_ID,
     "purpose": "recognize",
-    "directory": "acme",
+    "directory": DIRECTORY,
     "source": {"bucket": "photos-of-another-system", "key": "2026/11/24/1.jpg"},
     "options": {"top": 1, "min_face": 40},
 }
-DETECT: dict[str, Any] = {"image_id": IMAGE_ID, "purpose": "detect", "directory": "acme", "source": SOURCE}
+DETECT: dict[str, Any] = {"image_id": IMAGE_ID, "purpose": "detect", "directory": DIRECTORY, "source": SOURCE}
 DATA = {name: value for name, value in LEARN.items() if name not in ("image_id", "purpose")}
 ATTRIBUTES = {"specversion": "1.0", "type": "facestream.image.learn", "source": "/cms", "id": "article-42"}
-LEARNED = {
-    "image_id": IMAGE_ID,
-    "purpose": "learn",
-    "directory": "acme",
-    "status": 201,
-    "body": {
-        "status": "OK",
-        "image_id": IMAGE_ID,
-        "url": f"/files/{IMAGE_ID}.jpg",
-        "filename": "ann.jpg",
-        "directory": "acme",
-        "persons": [
-            {
-                "id": "Ann Lee",
-                "box": [301, 62, 640, 401],
-                "score": 0.999,
-                "detection_score": 0.98,
-                "face_id": "9c0d7b0a-3a69-5f0a-9d07-5f2b1a0e6d55",
-            }
-        ],
-        "ignored": [],
-        "models": {"detector": "centerface", "embedder": "resnet29", "generation": "dlib-resnet29-mirror"},
-    },
-    "offset": 17,
-}
-REFUSED = {
-    "image_id": IMAGE_ID,
-    "purpose": "learn",
-    "directory": "acme",
-    "status": 422,
-    "body": {
-        "type": "about:blank",
-        "title": "object missing",
-        "status": 422,
-        "code": "object_missing",
-        "detail": "there is no object 'incoming/acme/ann.jpg' in the bucket 'facestream'",
-        "image_id": IMAGE_ID,
-    },
-}
+LEARNED = Answer(image_id=IMAGE_ID, purpose="learn", directory=DIRECTORY, status=201, body=examples.LEARNED, offset=17)
+REFUSED = Answer(image_id=IMAGE_ID, purpose="learn", directory=DIRECTORY, status=422, body=examples.REFUSED)
+ANSWERS = {"learned": LEARNED, "refused": REFUSED}
 NOTIFIED = {
     "EventName": "s3:ObjectCreated:Put",
     "Key": "facestream/incoming/acme/learn/Ann Lee/1.jpg",
@@ -89,7 +55,7 @@ RECEIVED = ("imageReceived", "imageReceivedCloudEvent", "imageReceivedBinaryClou
 
 
 def document() -> dict[str, Any]:
-    """From facestream's side: it receives images, and sends answers."""
+    """Seen from facestream, which receives images and sends answers."""
     models: list[type[EventRecord] | type[CloudEvent]] = [ImageReceived, CloudEvent, Answer, BucketNotified]
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
     return {
@@ -97,7 +63,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "facestream",
             "version": "1",
-            "description": "Learn and recognize people in images. docs/events.md shows how to send events and to read answers.",
+            "description": "Learn and recognize people in images. See docs/events.md.",
         },
         "defaultContentType": "application/json",
         "channels": {
@@ -105,10 +71,12 @@ def document() -> dict[str, Any]:
                 "images.received", "Images to process, the first lane. Kept for 7 days.", *RECEIVED
             ),
             "images.received.bulk": _channel(
-                "images.received.bulk", "The same, for what nobody waits for: it lets the first lane pass.", *RECEIVED
+                "images.received.bulk",
+                "The same for bulk work that nobody waits for: the first lane goes before it.",
+                *RECEIVED,
             ),
             "bucket.events": _channel(
-                "bucket.events", "What MinIO tells of a bucket. Kept for 7 days.", "bucketNotified"
+                "bucket.events", "The bucket notifications of MinIO. Kept for 7 days.", "bucketNotified"
             ),
             "results": _channel("results", "Answers to all images. Kept for a day.", "answer"),
         },
@@ -172,7 +140,7 @@ def _messages() -> dict[str, Any]:
         "answer": _message(
             "The answer to an image: an HTTP status, and the body that a request over HTTP gets",
             _schema(Answer),
-            {"learned": LEARNED, "refused": REFUSED},
+            {name: json.loads(it.encode()) for name, it in ANSWERS.items()},
             key={"type": "string", "description": "the image_id"},
         ),
     }
@@ -196,7 +164,7 @@ def _message(
 
 
 def _headers() -> dict[str, Any]:
-    """Of the binary mode."""
+    """The headers of the binary mode."""
     texts = {f"ce_{name}": {"type": "string", "minLength": 1} for name in ATTRIBUTES}
     texts["ce_type"] = {"type": "string", "enum": list(TYPES)}
     return {"type": "object", "required": list(texts), "properties": texts}

@@ -1,4 +1,4 @@
-"""`bucket.events`: what an S3 store (MinIO) says of the objects in a bucket, as its notifications have it."""
+"""`bucket.events`: the bucket notifications of an S3 store (MinIO)."""
 
 from urllib.parse import unquote_plus
 
@@ -27,7 +27,7 @@ class NotifiedObject(BaseModel):
         return unquote_plus(self.key)
 
 
-class Place(BaseModel):
+class BucketObject(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     bucket: Bucket
@@ -38,7 +38,7 @@ class Notification(BaseModel):
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
     event_name: str = Field(alias="eventName")
-    s3: Place
+    s3: BucketObject
 
     @property
     def created(self) -> bool:
@@ -46,7 +46,7 @@ class Notification(BaseModel):
 
 
 class BucketNotified(EventRecord):
-    """One record of a store: it may tell of several objects. Most of what it says does not count here."""
+    """One record of a store: it may name several objects. Members that are not used here are ignored."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 

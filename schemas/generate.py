@@ -1,5 +1,5 @@
-"""Writes the JSON Schema of every topic's records, and the AsyncAPI document for other systems: `python -m
-schemas.generate`. A test fails when a committed file differs.
+"""Writes the documents that are generated from the models: the JSON Schema of every topic's records, the AsyncAPI and
+the OpenAPI document. `python -m schemas.generate`; a test fails when a committed file differs.
 """
 
 import json
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from schemas import asyncapi
+from schemas import asyncapi, openapi
 from schemas.records import RECORDS
 
 SCHEMA_FILE = Path(__file__).with_name("records.schema.json")
@@ -35,3 +35,4 @@ def text(document: dict[str, Any]) -> str:
 if __name__ == "__main__":
     SCHEMA_FILE.write_text(text(schema()))
     ASYNCAPI_FILE.write_text(text(asyncapi.document()))
+    openapi.FILE.write_text(text(openapi.document()))

@@ -5,8 +5,13 @@ design).
 import hashlib
 import json
 import uuid
+from typing import Annotated
+
+from pydantic import Field
 
 NAMESPACE = uuid.UUID("6f0d3f5e-7d1c-5c39-9c8e-0d9f4b1b6a2f")
+
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 
 
 def new_image_id() -> str:

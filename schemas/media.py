@@ -1,8 +1,10 @@
-"""The image formats that are promised, recognized by their first bytes.
+"""The supported image formats, recognized by their first bytes.
 
-A file name or a Content-Type is a claim of the sender; the bytes are not. Only the format is told here, without loading
-an image library: whether the rest of the file holds is for the decoder to find out.
+The bytes decide, not a file name or a Content-Type, which the sender may get wrong. Only the format is recognized here,
+without loading an image library: whether the rest of the file is intact is left to the decoder.
 """
+
+from schemas.errors import NotAnImage
 
 # Enough for every signature below, with the compatible brands of any real HEIF or AVIF file.
 HEAD_BYTES = 96
@@ -19,6 +21,23 @@ _EXTENSIONS = {
     "image/avif": "avif",
 }
 MEDIA_TYPES = tuple(_EXTENSIONS)
+FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF"  # for people
+# Of file names; the content decides all the same.
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+)
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "image/jpeg"),
@@ -39,7 +58,7 @@ _BMP_HEADER_LENGTHS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of a file that begins with `head` (HEAD_BYTES of it are enough), None for anything not promised."""
+    """The media type of a file that begins with `head` (HEAD_BYTES of it are enough), None for an unsupported format."""
     for signature, media_type in _SIGNATURES:
         if head.startswith(signature):
             return media_type
@@ -52,8 +71,16 @@ def sniff(head: bytes) -> str | None:
     return None
 
 
+def media_type_of(data: bytes) -> str:
+    """The media type of a file. Raises NotAnImage."""
+    media_type = sniff(data[:HEAD_BYTES])
+    if media_type is None:
+        raise NotAnImage(f"the file is none of {FORMATS}")
+    return media_type
+
+
 def extension(media_type: str) -> str:
-    """The usual file name extension of a promised media type, without the dot."""
+    """The usual file name extension of a supported media type, without the dot."""
     return _EXTENSIONS[media_type]
 
 

@@ -1,37 +1,40 @@
 """The records of every topic, as versioned pydantic models. They travel as JSON; their JSON Schema is generated from
 them.
-
-Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, left first as the picture
-shows them, in pixels of the upright original image.
 """
 
-import base64
 from typing import Annotated, Any, Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
+from schemas.answers import Body, Models, body_type
 from schemas.bucket_events import BucketNotified
-from schemas.errors import FacestreamError, UnreadableRecord
+from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord, misfit
+from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
-from schemas.ids import original_key
+from schemas.ids import Uuid, original_key
 from schemas.names import Name
 
 Purpose = Literal["learn", "recognize", "detect"]
 Milliseconds = Annotated[int, Field(ge=0, description="since the epoch, by the log's clock")]
 Detail = Literal["normal", "high"]
-Box = Annotated[list[int], Field(min_length=4, max_length=4)]
-Landmarks = Annotated[list[tuple[float, float]], Field(min_length=5, max_length=5)]
-Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
 
 MOST_FACES = 1_000
 MOST_CANDIDATES = 10
 
 
 class Options(BaseModel):
-    """What the caller wishes of one image. `face` is "largest" or "x,y", a point inside the face that is meant."""
+    """What the caller wishes of one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,31 +42,46 @@ class Options(BaseModel):
     limit: int = Field(
         MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
     )
-    min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are left out")
-    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are left out")
+    min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are not answered")
+    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are not answered")
     strangers: float = Field(
-        0.01, gt=0, le=1, description="share of strangers that may get a name; 1 always names the nearest"
+        0.01,
+        gt=0,
+        le=1,
+        description="false positive identification rate (FPIR): the share of strangers that get a name; "
+        "1 always names the nearest",
     )
-    detail: Detail = Field("normal", description="'high' looks at native pixels in tiles")
+    detail: Detail = Field("normal", description="high: looks at every pixel of a large photo, in tiles")
     face: str | None = Field(
-        None, pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$", description="which face to learn"
+        None,
+        pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$",
+        description="which face to learn: `largest`, or `x,y`, a point inside it",
     )
-    force: bool = Field(False, description="learn a face below 40 pixels a side all the same")
-    store: bool = Field(True, description="false: the picture of a probe goes as soon as it is answered")
+    force: bool = Field(False, description="learn a face under 40 pixels a side too")
+    store: bool = Field(True, description="false: the picture of a probe is deleted as soon as it is answered")
+
+
+OPTIONS: dict[Purpose, frozenset[str]] = {
+    "learn": frozenset({"face", "force", "detail"}),
+    "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
+    "detect": frozenset({"limit", "min_score", "min_face", "detail", "store"}),
+}
 
 
 class Source(BaseModel):
-    """An object of somebody else's, on the server of our object store; a reference, never a URL."""
+    """A reference to an object on the server of our object store that another system has put there; never a URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bucket: str = Field(min_length=1, max_length=255, description="ours, or one of those that FACESTREAM_SOURCES names")
     key: str = Field(min_length=1, max_length=1024, description="in our bucket incoming/{directory}/…")
-    etag: str | None = Field(None, max_length=255, description="as the store gave it; another by now counts as missing")
+    etag: str | None = Field(
+        None, max_length=255, description="as the store gave it; an object with another one counts as missing"
+    )
 
 
 class ImageReceived(EventRecord):
-    """`images.received`: one image to process. Its original is in the object store, or is copied there from `source`."""
+    """`images.received`: an image to process. Its original is in the object store, or is copied there from `source`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -91,7 +109,7 @@ class ImageReceived(EventRecord):
     )
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
-    received_at: Milliseconds | None = Field(None, description="when it came first; of an event that is tried again")
+    received_at: Milliseconds | None = Field(None, description="when it first came; of an event that is retried")
     options: Options = Options()
 
     @model_validator(mode="after")
@@ -110,83 +128,10 @@ class ImageReceived(EventRecord):
         return original_key(self.image_id, self.purpose)
 
     def came_at(self, appended_at: int) -> int:
-        """When it came first, ms: what an erasure goes by. appended_at: of its record; a producer may say earlier, not
-        later.
+        """When it first came, in ms: what an erasure compares with. appended_at: the append time of its record;
+        `received_at` counts where it is earlier.
         """
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
-
-
-class Models(BaseModel):
-    """The models that took part in an answer."""
-
-    model_config = ConfigDict(frozen=True)
-
-    detector: str
-    embedder: str | None = None
-    generation: str | None = None
-
-
-class Detection(BaseModel):
-    """A face as it was found. `score` is the calibrated probability that this is a face, `detection_score` the
-    detector's own.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    face_id: Uuid
-    box: Box
-    landmarks: Landmarks
-    score: float
-    detection_score: float
-
-    @property
-    def side(self) -> float:
-        """The face's size in pixels: the square root of its box's area."""
-        return float(np.sqrt(max(0, self.box[2] - self.box[0]) * max(0, self.box[3] - self.box[1])))
-
-
-class Crop(BaseModel):
-    """The kept picture of a learned face: 240 × 240 pixels, landmarks in its own pixels."""
-
-    model_config = ConfigDict(frozen=True)
-
-    object_key: str
-    landmarks: Landmarks
-
-
-class DetectedFace(Detection):
-    """A face as the detect stage hands it on. `crop` and `source` of a learned face, which has both; `cell` says which
-    picture of the image's sheet of crops is a probe's, None where the face is too small to tell people apart. `seen`:
-    where other detectors see the landmarks of a learned face, in pixels of the pictures of the sheet, in that order.
-    """
-
-    crop: Crop | None = None
-    source: str | None = None
-    cell: int | None = None
-    seen: dict[str, Landmarks] = {}
-
-
-class EmbeddedFace(Detection):
-    """A face with its vectors by generation, base64 of little-endian float32; none where the face is too small to tell
-    people apart.
-    """
-
-    vectors: dict[str, str] = {}
-    crop: Crop | None = None
-    source: str | None = None
-
-    def vector(self, generation: str) -> NDArray[np.float32]:
-        """(D,) float32."""
-        return decoded_vector(self.vectors[generation])
-
-
-def decoded_vector(encoded: str) -> NDArray[np.float32]:
-    """(D,). Raises ValueError."""
-    return np.frombuffer(base64.b64decode(encoded), "<f4")
-
-
-def encoded_vector(vector: NDArray[np.float32]) -> str:
-    return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
 
 
 class FacesDetected(EventRecord):
@@ -278,9 +223,9 @@ class FaceLearned(EventRecord):
 
 
 class Answer(EventRecord):
-    """`results`: what the caller is answered, an HTTP status and the JSON body. `offset` is that of the record in
-    `faces.embedded` that is answered: what was erased later than that may be named in it. With `store` false, the
-    picture goes.
+    """`results`: the answer to an image or an erase command: an HTTP status and the JSON body, whose type follows from
+    `purpose` and `status`. `offset` is that of the answered record in `faces.embedded`: an erase command with a later
+    offset redacts the answer. With `store` false the picture is deleted.
     """
 
     image_id: Uuid
@@ -288,14 +233,29 @@ class Answer(EventRecord):
     directory: Name | None = None
     request_digest: str | None = None
     status: int
-    body: dict[str, Any]
+    body: Body
     offset: int | None = None
     store: bool = True
 
+    @field_validator("body", mode="plain", json_schema_input_type=Body)
+    @classmethod
+    def _of_purpose_and_status(cls, body: Any, info: ValidationInfo) -> Body:
+        if "purpose" not in info.data or "status" not in info.data:
+            raise ValueError("its type follows from purpose and status")
+        expected = body_type(info.data["purpose"], info.data["status"])
+        try:
+            return expected.model_validate(body)
+        except ValidationError as error:
+            raise misfit(error, f"{cls.__name__}: body") from None
+
+    @field_serializer("body")
+    def _members(self, body: Body) -> dict[str, Any]:
+        return body.members()
+
 
 class Erasure(EventRecord):
-    """`erasures`: that something was erased, under the digest of what (schemas/erasures.py). It counts for what came
-    until `at`, the append time of the command in `faces.embedded`, whose place is `partition` and `offset`.
+    """`erasures`: what was erased; the key is its digest (schemas/erasures.py). It covers what came until `at`, the
+    append time of the erase command in `faces.embedded`; `partition` and `offset` are those of the command.
     """
 
     at: Milliseconds
@@ -304,9 +264,9 @@ class Erasure(EventRecord):
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: the event that could not be processed, never vectors; it says when it first came. `event` is None
-    where the record itself was unreadable, or an erase command. `topic`, `partition` and `offset` are those of the
-    record.
+    """`dead-letters`: an event that could not be processed, without vectors, with the time at which it first came.
+    `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are those of
+    the record.
     """
 
     event: ImageReceived | None = None
@@ -319,22 +279,12 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: that a letter is off the list. It has the letter's key, so the partition too; `letter` is its
-    offset.
+    """`dead-letters`: a dead letter was retried or dropped. It has the key, hence the partition, of that letter;
+    `letter` is its offset.
     """
 
     closed: Literal["retried", "dropped"]
     letter: int
-
-
-def problem(error: FacestreamError, **members: Any) -> dict[str, Any]:
-    """The problem+json body (RFC 9457) of an error."""
-    title = error.code.replace("_", " ")
-    return (
-        {"type": "about:blank", "title": title, "status": error.status, "code": error.code, "detail": error.message}
-        | error.details
-        | members
-    )
 
 
 RECORDS: dict[str, tuple[type[EventRecord], ...]] = {
@@ -357,7 +307,7 @@ _EMBEDDED: TypeAdapter[FacesEmbedded | EraseRequested | FacesReembedded] = TypeA
 def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | FacesReembedded:
     """A record of `faces.embedded`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
     if value is None:
-        raise UnreadableRecord("a tombstone is nothing that was embedded")
+        raise UnreadableRecord("a tombstone is no record of faces.embedded")
     try:
         return _EMBEDDED.validate_json(value)
     except ValidationError as error:
@@ -365,7 +315,7 @@ def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | Fac
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:
-    """A record of `dead-letters`: either. Raises UnreadableRecord, saying which member does not fit."""
+    """A record of `dead-letters`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
     try:
         return DeadLetterClosed.decode(value)
     except UnreadableRecord:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorReader
+from schemas.answers import Problem
 from schemas.errors import ObjectMissing, UnreadableRecord
 from schemas.ids import original_key, sheet_key
 from schemas.records import Answer, ImageReceived
@@ -60,7 +61,7 @@ class Answers:
         """Whether an image was answered before: a record that is processed again does not find its picture, which was
         deleted with the first answer. The first answer stands; it may be in the same batch, `answered`.
         """
-        if answer.body.get("code") != ObjectMissing.code:
+        if not isinstance(answer.body, Problem) or answer.body.code != ObjectMissing.code:
             return False
         return answer.image_id in answered or await self._vectors.answer(answer.image_id) is not None
 

@@ -6,8 +6,9 @@ from numpy.typing import NDArray
 from backends.log import Record
 from schemas.erasures import erasure_of
 from schemas.errors import NotFound, UnreadableRecord
+from schemas.faces import decoded_vector
 from schemas.generation_records import Generation
-from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded, decoded_vector
+from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded
 from stream.generations import Generations
 from stream.topics import FACES_EMBEDDED
 

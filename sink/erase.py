@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, StoredAnswer, VectorDeleter
+from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erasures import (
     AnyErasure,
     DirectoryErasure,
@@ -72,12 +73,12 @@ class Eraser:
         self._galleries.drop(lambda directory: directory == erasure.directory)
         await self._delete_faces(erasure, at)
         await self._redact_answers(erasure)
-        body = {
-            "status": "OK",
-            "directory": erasure.directory,
-            "person": erasure.person if isinstance(erasure, PersonErasure) else None,
-            "erased": {"faces": len(faces), "images": len(images)},
-        }
+        body = ErasedBody(
+            status="OK",
+            directory=erasure.directory,
+            person=erasure.person if isinstance(erasure, PersonErasure) else None,
+            erased=ErasedCounts(faces=len(faces), images=len(images)),
+        )
         return [answer(command, 200, body, record.offset)]
 
     async def _announce(self, record: Record, erasure: AnyErasure, faces: Collection[Face]) -> int:

@@ -9,30 +9,22 @@ acknowledged before is in the gallery (rule 3 of docs/architecture.md).
 import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
 from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition, partition_of
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, FaceVector, VectorDeleter
+from schemas.answers import IgnoredFace, LearnedBody, LearnedPerson
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
+from schemas.faces import EmbeddedFace, decoded_vector
 from schemas.generation_records import Generation
-from schemas.records import (
-    EmbeddedFace,
-    EraseRequested,
-    FaceLearned,
-    FacesEmbedded,
-    FacesReembedded,
-    ImageReceived,
-    decode_embedded,
-    decoded_vector,
-)
+from schemas.records import EraseRequested, FaceLearned, FacesEmbedded, FacesReembedded, ImageReceived, decode_embedded
 from sink.checks import check
 from sink.erase import Eraser
 from sink.match.galleries import Galleries
 from sink.match.matching import Photo, matched
-from stream.answers import answer, envelope, error_answer
+from stream.answers import answer, error_answer, learned_body, recognized_body
 from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import Erasures
 from stream.generations import Generations
@@ -220,7 +212,7 @@ class Sink:
                 found = await asyncio.to_thread(matched, photos, gallery, generation)
             for (record, event), persons in zip(of_one, found, strict=True):
                 outputs.append(
-                    answer(event.received, 200, envelope(event.received, persons, event.models), record.offset)
+                    answer(event.received, 200, recognized_body(event.received, persons, event.models), record.offset)
                 )
         return outputs
 
@@ -235,17 +227,17 @@ def _photo(event: FacesEmbedded, generation: Generation) -> Photo:
     return Photo(event.faces, vectors.reshape(len(embedded), generation.dimension), embedded, event.received.options)
 
 
-def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> dict[str, Any]:
+def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> LearnedBody:
     face = event.faces[0]
-    person = {
-        "id": event.received.person,
-        "box": face.box,
-        "score": face.score,
-        "detection_score": face.detection_score,
-        "face_id": face_id,
-    }
-    ignored = [{"box": it.box, "score": it.score, "detection_score": it.detection_score} for it in event.ignored]
-    return envelope(event.received, [person], event.models, image_id=image_id, ignored=ignored)
+    person = LearnedPerson(
+        id=event.received.person or "",
+        box=face.box,
+        score=face.score,
+        detection_score=face.detection_score,
+        face_id=face_id,
+    )
+    ignored = [IgnoredFace(box=it.box, score=it.score, detection_score=it.detection_score) for it in event.ignored]
+    return learned_body(event.received, person, ignored, event.models, image_id)
 
 
 def _face_learned(event: FacesEmbedded, face: Face, generations: list[Generation]) -> FaceLearned:

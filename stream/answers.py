@@ -1,20 +1,32 @@
 """Answers and dead letters as records to append."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from backends.log import NewRecord, Record
+from schemas.answers import (
+    Body,
+    DetectedBody,
+    DetectedPerson,
+    IgnoredFace,
+    LearnedBody,
+    LearnedPerson,
+    Models,
+    RecognizedBody,
+    RecognizedPerson,
+    problem,
+)
 from schemas.errors import FacestreamError
+from schemas.faces import Detection
 from schemas.media import extension
-from schemas.records import Answer, DeadLetter, EraseRequested, ImageReceived, Models, problem
+from schemas.records import Answer, DeadLetter, EraseRequested, ImageReceived
 from stream.topics import DEAD_LETTERS, RESULTS
 
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 
-def answer(
-    received: ImageReceived | EraseRequested, status: int, body: dict[str, Any], offset: int | None = None
-) -> NewRecord:
-    """The `results` record of an image or an erase command; it goes to the partition of the replica that waits for it.
+def answer(received: ImageReceived | EraseRequested, status: int, body: Body, offset: int | None = None) -> NewRecord:
+    """The `results` record of an image or an erase command, for the partition of the ingest replica that waits for it.
     offset: of the record in `faces.embedded` that is answered.
     """
     image = received if isinstance(received, ImageReceived) else None
@@ -38,8 +50,9 @@ def error_answer(received: ImageReceived | EraseRequested, error: FacestreamErro
 def dead_letter(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
 ) -> NewRecord:
-    """The record of something that could not be processed; `received` None where the record itself was unreadable. An
-    image that is tried again came when it first came: an erasure since then holds for it.
+    """The `dead-letters` record of what could not be processed. received: None where the record was unreadable.
+
+    It keeps the time at which an image first came, so that an erasure since then covers the image when it is retried.
     """
     event = None
     if isinstance(received, ImageReceived):
@@ -56,27 +69,35 @@ def dead_letter(
     return NewRecord(DEAD_LETTERS, received.image_id if received else record.key, value.encode())
 
 
-def envelope(
-    received: ImageReceived,
-    persons: list[dict[str, Any]],
-    models: Models,
-    *,
-    image_id: str | None = None,
-    ignored: list[dict[str, Any]] | None = None,
-) -> dict[str, Any]:
-    """The body of every good answer. `image_id` where the picture is kept under another image's name; `ignored` for
-    learn.
-    """
-    image_id = image_id or received.image_id
-    body: dict[str, Any] = {
+def learned_body(
+    received: ImageReceived, person: LearnedPerson, ignored: list[IgnoredFace], models: Models, image_id: str
+) -> LearnedBody:
+    """image_id: under which the picture is stored; another image's where that one is the same picture."""
+    return LearnedBody(
+        **_image_members(received, image_id),
+        persons=[person],
+        ignored=ignored,
+        models=models,
+    )
+
+
+def recognized_body(received: ImageReceived, persons: list[RecognizedPerson], models: Models) -> RecognizedBody:
+    return RecognizedBody(**_image_members(received, received.image_id), persons=persons, models=models)
+
+
+def detected_body(received: ImageReceived, faces: Sequence[Detection], detector: str) -> DetectedBody:
+    return DetectedBody(
+        **_image_members(received, received.image_id),
+        persons=[DetectedPerson(**face.model_dump()) for face in faces],
+        models=Models(detector=detector),
+    )
+
+
+def _image_members(received: ImageReceived, image_id: str) -> dict[str, Any]:
+    return {
         "status": "OK",
         "image_id": image_id,
         "url": f"/files/{image_id}.{extension(received.media_type)}",
         "filename": received.filename,
         "directory": received.directory,
-        "persons": persons,
     }
-    if ignored is not None:
-        body["ignored"] = ignored
-    body["models"] = models.model_dump(exclude_none=True)
-    return body

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 
+from schemas.http_bodies import HealthBody, ReadinessBody
+
 Checks = Mapping[str, Callable[[], Awaitable[None]]]
 
 
@@ -15,7 +17,7 @@ def health_routes(checks: Checks) -> list[web.RouteDef]:
 
     async def healthz(request: web.Request) -> web.Response:
         """The process answers."""
-        return web.json_response({"status": "OK"})
+        return web.json_response(HealthBody(status="OK").members())
 
     async def readyz(request: web.Request) -> web.Response:
         """200 when the models are loaded, the groups joined and the stores reachable; else 503 with what is not."""
@@ -27,9 +29,8 @@ def health_routes(checks: Checks) -> list[web.RouteDef]:
             except Exception as error:
                 states[name] = str(error)
         well = all(state == "OK" for state in states.values())
-        return web.json_response(
-            {"status": "OK" if well else "not ready", "checks": states}, status=200 if well else 503
-        )
+        body = ReadinessBody(status="OK" if well else "not ready", checks=states)
+        return web.json_response(body.members(), status=200 if well else 503)
 
     async def metrics(request: web.Request) -> web.Response:
         """The metrics in the text format of Prometheus."""

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 
 from backends.objects import ObjectReader, StoredObject
-from schemas.errors import ForbiddenSource, NotAnImage, ObjectMissing
-from schemas.media import HEAD_BYTES, sniff
+from schemas.errors import ForbiddenSource, ObjectMissing
+from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
 from stream.erase.guarded_store import GuardedStore
@@ -76,9 +76,7 @@ class Sources:
 
 def _completed(received: ImageReceived, data: bytes) -> ImageReceived:
     """The event with what follows from the bytes. Raises NotAnImage."""
-    media_type = sniff(data[:HEAD_BYTES])
-    if media_type is None:
-        raise NotAnImage("the file is none of JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF")
+    media_type = media_type_of(data)
     filename = received.filename or (PurePosixPath(received.source.key).name if received.source else "")
     known = {
         "media_type": media_type,

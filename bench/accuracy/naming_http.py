@@ -10,6 +10,7 @@ import aiohttp
 from bench.accuracy.naming_trials import NamingRates, Trial, naming_rates
 from bench.serving import Serving
 from facestream.progress import counted
+from schemas.answers import RecognizedBody, RecognizedPerson
 
 CONCURRENCY = 8
 
@@ -57,10 +58,10 @@ async def _run_trial(url: str, photos: Path, paths: list[str], trial: Trial) -> 
     ]
     if missed:
         raise RuntimeError(f"no face was found in {', '.join(missed)}")
-    found = [max(body["persons"], key=_area) for body in bodies]
+    found = [max(RecognizedBody.model_validate(body).persons, key=_area) for body in bodies]
     return naming_rates(trial.people, found[: len(trial.people)], found[len(trial.people) :])
 
 
-def _area(person: dict[str, Any]) -> int:
-    left, top, right, bottom = person["box"]
+def _area(person: RecognizedPerson) -> int:
+    left, top, right, bottom = person.box
     return int((right - left) * (bottom - top))

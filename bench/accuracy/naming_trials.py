@@ -3,16 +3,17 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from backends.vectors import FaceBlock
 from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import calibration_error
+from schemas.answers import RecognizedPerson
 from schemas.arrays import Float32Array
+from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import EmbeddedFace, Options
+from schemas.records import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, matched
 
@@ -59,7 +60,7 @@ def gallery_of(people: Sequence[str], vectors: Float32Array, keys: Sequence[str]
 
 def answer_probes(
     gallery: Gallery, probes: Float32Array, generation: Generation, strangers: float = 0.01
-) -> list[dict[str, Any]]:
+) -> list[RecognizedPerson]:
     """The `persons` of the sink's answer, as if all probes were faces of one photo."""
     face_id = "00000000-0000-0000-0000-000000000000"
     points = [(0.0, 0.0)] * 5
@@ -71,19 +72,21 @@ def answer_probes(
     return matched([photo], gallery, generation)[0]
 
 
-def naming_rates(people: Sequence[str], mates: list[dict[str, Any]], strangers: list[dict[str, Any]]) -> NamingRates:
+def naming_rates(
+    people: Sequence[str], mates: list[RecognizedPerson], strangers: list[RecognizedPerson]
+) -> NamingRates:
     """mates: the answers for the probes of `people`, in their order."""
-    right = [answer["candidates"][0]["id"] == person for answer, person in zip(mates, people, strict=True)]
-    named = [answer["id"] == person for answer, person in zip(mates, people, strict=True)]
+    right = [answer.candidates[0].id == person for answer, person in zip(mates, people, strict=True)]
+    named = [answer.id == person for answer, person in zip(mates, people, strict=True)]
     everybody = [*mates, *strangers]
-    probability = np.array([answer["candidates"][0]["probability"] for answer in everybody])
+    probability = np.array([answer.candidates[0].probability for answer in everybody], np.float64)
     truth = np.array([*right, *[False] * len(strangers)])
     return NamingRates(
         rank_one=float(np.mean(right)),
         tpir=float(np.mean(named)),
-        fpir=float(np.mean([answer["id"] is not None for answer in strangers])) if strangers else float("nan"),
+        fpir=float(np.mean([answer.id is not None for answer in strangers])) if strangers else float("nan"),
         calibration=calibration_error(probability, truth),
-        threshold=float(mates[0]["threshold"]),
+        threshold=mates[0].threshold,
     )
 
 

@@ -19,9 +19,10 @@ from facestream.runtime.stores import Stores
 from processors import embed
 from processors.align import chip_of_crop
 from processors.networks import TorchEmbedder
+from schemas.faces import Crop
 from schemas.ids import crop_key, face_id_learned
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Crop, FaceLearned, ImageReceived
+from schemas.records import FaceLearned, ImageReceived
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED
 from weights.manifest import manifest
 

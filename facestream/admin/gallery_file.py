@@ -19,8 +19,9 @@ from typing import IO, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import InvalidRequest
+from schemas.faces import Box, Landmarks
+from schemas.ids import Uuid
 from schemas.names import Name
-from schemas.records import Box, Landmarks, Uuid
 
 Model = TypeVar("Model", bound=BaseModel)
 

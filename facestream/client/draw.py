@@ -7,15 +7,15 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from facestream.client.http import read_photo
 from processors.decoding.source import Refused, Source, prepare
+from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, FacestreamError
+from schemas.media import SUFFIXES
 
-FORMATS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif")
 QUALITY = 92
 NAMED, UNKNOWN, INK = (0, 114, 62), (176, 72, 0), (255, 255, 255)  # white on either is read with any kind of eyes
 LONGEST_LABEL = 40
@@ -47,8 +47,8 @@ def targets(out: str, photos: Sequence[str]) -> list[Path]:
     paths = _in_folder(Path(out), photos) if folder else [Path(out)]
     if folder and Path(out).exists() and not Path(out).is_dir():
         raise ConfigurationError(f"--draw {out}: the drawings of several photos need a folder, this is a file")
-    if paths[0].suffix.lower() not in FORMATS:
-        raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(FORMATS)}")
+    if paths[0].suffix.lower() not in SUFFIXES:
+        raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(SUFFIXES)}")
     originals = {Path(photo).resolve() for photo in photos}
     for path in paths:
         if path.resolve() in originals:
@@ -62,7 +62,7 @@ def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
     taken: set[Path] = set()
     for photo in photos:
         name = Path(photo)
-        suffix = name.suffix if name.suffix.lower() in FORMATS else f"{name.suffix}.png"
+        suffix = name.suffix if name.suffix.lower() in SUFFIXES else f"{name.suffix}.png"
         path, number = folder / f"{name.stem}{suffix}", 1
         while path in taken:
             number += 1
@@ -72,12 +72,12 @@ def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
     return paths
 
 
-def draw(photo: str, persons: Sequence[dict[str, Any]], path: Path) -> None:
+def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
     """Writes the photo with the `persons` of its answer. Raises UnreadablePhoto, NotDrawn."""
     try:
         image = upright(read_photo(photo))
         drawing = ImageDraw.Draw(image)
-        for person in sorted(persons, key=lambda it: it["id"] is not None):  # names lie on top
+        for person in sorted(persons, key=lambda it: it.id is not None):  # names lie on top
             _mark(drawing, image.size, person)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=QUALITY)
@@ -98,18 +98,18 @@ def upright(data: bytes) -> Image.Image:
             return image.copy()
 
 
-def label(person: dict[str, Any]) -> str:
+def label(person: RecognizedPerson) -> str:
     """The name with its probability, or '?' with the similarity that was not enough."""
-    if person["id"] is None:
-        return "?" if person.get("similarity") is None else f"? {person['similarity']:.2f}"
-    name = person["id"] if len(person["id"]) <= LONGEST_LABEL else f"{person['id'][: LONGEST_LABEL - 1]}…"
-    return f"{name} {person['probability']:.0%}"
+    if person.id is None:
+        return "?" if person.similarity is None else f"? {person.similarity:.2f}"
+    name = person.id if len(person.id) <= LONGEST_LABEL else f"{person.id[: LONGEST_LABEL - 1]}…"
+    return name if person.probability is None else f"{name} {person.probability:.0%}"
 
 
-def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: dict[str, Any]) -> None:
+def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: RecognizedPerson) -> None:
     width, height = size
-    x1, y1, x2, y2 = person["box"]
-    colour = UNKNOWN if person["id"] is None else NAMED
+    x1, y1, x2, y2 = person.box
+    colour = UNKNOWN if person.id is None else NAMED
     line = max(1, round(min(max(size) / 300, (x2 - x1) / 12)))
     drawing.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 

@@ -4,12 +4,13 @@ import argparse
 
 from facestream.settings_flags import add_flags
 from schemas.errors import ConfigurationError
+from schemas.media import FORMATS
 
 EMBEDDED = ("data", "weights", "device")
 
 
 def add_photos(parser: argparse.ArgumentParser, metavar: str) -> None:
-    parser.add_argument("photos", nargs="+", metavar=metavar, help="JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF")
+    parser.add_argument("photos", nargs="+", metavar=metavar, help=FORMATS)
 
 
 def add_bulk(parser: argparse.ArgumentParser) -> None:

@@ -12,13 +12,17 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+from pydantic import ValidationError
 
+from schemas.answers import AnswerPart, Body, Problem, body_type, problem
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
-from schemas.records import Purpose, problem
+from schemas.event import misfit
+from schemas.http_bodies import WorkingBody
+from schemas.records import Purpose
 
 ATTEMPTS = 8
 RETRIED = (429, 502, 503, 504)  # the gateways' are for a service behind one that restarts
@@ -28,6 +32,9 @@ TIMEOUT = aiohttp.ClientTimeout(
 )  # an answer or a 202 comes after 30 s at the latest
 POLL_S = 1.0
 SOCKET_URL = "http://facestream"  # what requests through a Unix socket are addressed to
+
+
+Part = TypeVar("Part", bound=AnswerPart)
 
 
 class UnreadablePhoto(FacestreamError):
@@ -47,7 +54,7 @@ class Outcome:
 
     photo: str
     status: int
-    body: dict[str, Any]
+    body: Body
     trouble: FacestreamError | None = None
 
     @property
@@ -111,21 +118,21 @@ class Client:
     async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> Outcome:
         try:
             data = await asyncio.to_thread(read_photo, photo)
-            status, body = await self._post(purpose, photo, data, fields)
-            while status == 202:
+            reply = await self._post(purpose, photo, data, fields)
+            while reply.status == 202:
                 await asyncio.sleep(POLL_S)
-                status, body = await self._request("GET", f"/results/{body['image_id']}")
+                reply = await self._request("GET", f"/results/{self.decoded(reply, WorkingBody).image_id}")
+            body = self.answer_of(reply, purpose)
         except (UnreadablePhoto, Unavailable, UnexpectedAnswer) as error:
             return Outcome(photo, error.status, problem(error))
-        if status == 400:
-            raise InvalidRequest(body["detail"])
-        if status in (401, 403):
-            raise ConfigurationError(f"{self.url}: {body['detail']} (--key or FACESTREAM_KEY)")
-        return Outcome(photo, status, body)
+        if isinstance(body, Problem):
+            if reply.status == 400:
+                raise InvalidRequest(body.detail)
+            if reply.status in (401, 403):
+                raise ConfigurationError(f"{self.url}: {body.detail} (--key or FACESTREAM_KEY)")
+        return Outcome(photo, reply.status, body)
 
-    async def _post(
-        self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]
-    ) -> tuple[int, dict[str, Any]]:
+    async def _post(self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]) -> Reply:
         headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request has one effect
         return await self._request("POST", f"/{purpose}", headers, lambda: form_of(photo, data, fields))
 
@@ -135,8 +142,8 @@ class Client:
         path: str,
         headers: dict[str, str] | None = None,
         form: Callable[[], aiohttp.FormData | None] = lambda: None,
-    ) -> tuple[int, dict[str, Any]]:
-        """Status and body. Raises Unavailable when the service cannot be reached any more, at once from then on."""
+    ) -> Reply:
+        """Raises Unavailable when the service cannot be reached any more, at once from then on."""
         for attempt in count(1):
             if self._lost:
                 raise self._lost
@@ -149,7 +156,7 @@ class Client:
                     raise
             else:
                 if reply.status not in RETRIED or attempt == ATTEMPTS:
-                    return reply.status, self.body_of(reply)
+                    return reply
                 pause_s = reply.retry_after_s or pause_s
             await asyncio.sleep(pause_s)
         raise AssertionError("the last attempt returns or raises")
@@ -166,11 +173,19 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from None
 
-    def body_of(self, reply: Reply) -> dict[str, Any]:
-        """Raises UnexpectedAnswer where there is none."""
+    def answer_of(self, reply: Reply, purpose: Purpose) -> Body:
+        """Raises UnexpectedAnswer where the body is none of facestream's."""
+        return self.decoded(reply, body_type(purpose, reply.status))
+
+    def decoded(self, reply: Reply, model: type[Part]) -> Part:
+        """Raises UnexpectedAnswer where the body is none of facestream's."""
         if reply.body is None:
             raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} without JSON")
-        return reply.body
+        try:
+            return model.model_validate(reply.body)
+        except ValidationError as error:
+            reason = misfit(error, model.__name__).message
+            raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} with something else: {reason}") from None
 
     def _unreachable(self, error: Exception) -> Unavailable:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -16,6 +16,7 @@ from facestream.client.http import Client, Outcome
 from facestream.client.reach import reach
 from facestream.client.report import Report
 from facestream.settings_flags import settings_from
+from schemas.answers import RecognizedBody
 from schemas.errors import ConfigurationError, FacestreamError
 from schemas.names import normalised
 from schemas.records import Options, Purpose
@@ -51,12 +52,12 @@ async def _in_order(
     async def one(photo: str, drawing: Path | None) -> Outcome:
         async with at_once:
             outcome = await client.send(purpose, photo, fields)
-            if drawing is None or outcome.failed:
+            if drawing is None or not isinstance(outcome.body, RecognizedBody):
                 return outcome
             from facestream.client.draw import draw  # Pillow and its plugins: only for who draws
 
             try:
-                await asyncio.to_thread(draw, photo, outcome.body["persons"], drawing)
+                await asyncio.to_thread(draw, photo, outcome.body.persons, drawing)
             except FacestreamError as error:
                 return replace(outcome, trouble=error)
             return outcome

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from facestream.client.http import Outcome
 from facestream.terminal import complain, shown
+from schemas.answers import LearnedBody, LearnedPerson, Problem, RecognizedBody, RecognizedPerson
 from schemas.records import Purpose
 
 MANY = 5  # more photos than this get a progress bar
@@ -59,19 +60,20 @@ class Report:
     def add(self, outcome: Outcome) -> None:
         self._progress.stop()  # it is on the same terminal as what is printed now
         if self._out is None:
-            json_line({"photo": outcome.photo} | ({"error": outcome.body} if outcome.failed else outcome.body))
-        elif not outcome.failed:
-            self._out.print(self._table(outcome, self._out.width))
+            members = outcome.body.members()
+            json_line({"photo": outcome.photo} | ({"error": members} if outcome.failed else members))
+        elif isinstance(outcome.body, LearnedBody | RecognizedBody):
+            self._out.print(self._table(outcome, outcome.body.persons, self._out.width))
             self._begun = True
-        if outcome.failed:
-            complain(f"{outcome.photo}: {outcome.body['detail']}{advice(outcome.body)}")
+        if isinstance(outcome.body, Problem):
+            complain(f"{outcome.photo}: {outcome.body.detail}{advice(outcome.body)}")
         if outcome.trouble is not None:
             complain(f"{outcome.photo}: {outcome.trouble.message}")
         speed = self._progress.tasks[self._task].speed
         self._progress.update(self._task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
         self._progress.start()
 
-    def _table(self, outcome: Outcome, width: int) -> Table:
+    def _table(self, outcome: Outcome, persons: Sequence[LearnedPerson | RecognizedPerson], width: int) -> Table:
         """The rows of one photo. Widths are fixed, so that the tables of all photos are one."""
         wide, learned = width >= WIDE, self._purpose == "learn"
         table = Table(
@@ -91,35 +93,36 @@ class Report:
         table.add_column("box", width=19, no_wrap=True)
         table.add_column("reason", width=15, no_wrap=True)
         photo = Text(_end_of(shown(outcome.photo), self._photo_cells if wide else min(self._photo_cells, 16)))
-        persons = outcome.body["persons"]
         if not persons:
             table.add_row(photo, "", "", *([] if learned else ["", ""]), "", "no-face")
         for number, person in enumerate(persons, 1):
             numbers = (
-                [] if learned else [_number(person["probability"], "{:.0%}"), _number(person["similarity"], "{:.4f}")]
+                [_number(person.probability, "{:.0%}"), _number(person.similarity, "{:.4f}")]
+                if isinstance(person, RecognizedPerson)
+                else []
             )
-            box = ",".join(str(edge) for edge in person["box"])
-            name = Text("?", "yellow") if person["id"] is None else Text(shown(person["id"]), "green")
-            table.add_row(photo, str(number), name, *numbers, box, _reason(outcome, person, learned))
+            box = ",".join(str(edge) for edge in person.box)
+            name = Text("?", "yellow") if person.id is None else Text(shown(person.id), "green")
+            table.add_row(photo, str(number), name, *numbers, box, _reason(outcome, person))
         return table
 
 
-def _reason(outcome: Outcome, person: dict[str, Any], learned: bool) -> str:
-    if learned:
+def _reason(outcome: Outcome, person: LearnedPerson | RecognizedPerson) -> str:
+    if isinstance(person, LearnedPerson):
         return "learned" if outcome.status == 201 else "known already"
-    return person.get("reason") or ("also-matched" if "also_matched" in person else "")
+    return person.reason or ("also-matched" if person.also_matched else "")
 
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
 
 
-def advice(problem: dict[str, Any]) -> str:
+def advice(problem: Problem) -> str:
     """What the service says in the words of its fields, in those of the command line."""
-    if problem.get("code") in ("not_one_face", "no_face") and problem.get("faces"):
-        points = [((x1 + x2) // 2, (y1 + y2) // 2) for x1, y1, x2, y2 in (face["box"] for face in problem["faces"][:3])]
+    if problem.code in ("not_one_face", "no_face") and problem.faces:
+        points = [((x1 + x2) // 2, (y1 + y2) // 2) for x1, y1, x2, y2 in (face.box for face in problem.faces[:3])]
         return "".join(f"{' or' if i else ': here'} --face {x},{y}" for i, (x, y) in enumerate(points))
-    return " (--force)" if problem.get("code") == "face_too_small" else ""
+    return " (--force)" if problem.code == "face_too_small" else ""
 
 
 def _end_of(text: str, cells: int) -> str:

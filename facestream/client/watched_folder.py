@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from facestream.client.bulk.journal import Entry, Journal, Version, journal_path, version_of
-from facestream.client.bulk.lane import Lane, answer_of
-from facestream.client.bulk.source import SUFFIXES, Item
+from facestream.client.bulk.lane import Lane
+from facestream.client.bulk.report import people_of
+from facestream.client.bulk.source import Item
 from facestream.client.http import POLL_S, UnreadablePhoto
 from facestream.client.reach import reach
 from facestream.client.report import advice, json_line
 from facestream.settings_flags import settings_from
 from facestream.terminal import complain, shown
+from schemas.answers import Body, Problem, RecognizedBody, problem
 from schemas.errors import ConfigurationError
+from schemas.media import SUFFIXES
 from schemas.names import normalised
-from schemas.records import Purpose, problem
+from schemas.records import Purpose
 
 LOOK_EVERY_S = 1.0
 AT_ONCE = 16
@@ -154,15 +156,15 @@ class Watch:
         self._settled[item.name] = version
         _tell(item, status, body)
 
-    async def _answer(self, lane: Lane, item: Item, entry: Entry | None) -> tuple[Version, int, dict[str, Any]]:
+    async def _answer(self, lane: Lane, item: Item, entry: Entry | None) -> tuple[Version, int, Body]:
         """Raises UnreadablePhoto."""
         first = 0 if entry is None else entry.attempt + (entry.status is not None)
         waiting = (entry.version, entry.image_id) if entry is not None and entry.image_id is not None else None
         for attempt in range(first, first + ATTEMPTS):
             if waiting is None:
                 reply, version = await lane.upload(item, attempt)
-                if reply.status == 202 and reply.body is not None:
-                    waiting = version, reply.body["image_id"]
+                if reply.status == 202:
+                    waiting = version, lane.image_id_of(reply)
                     self._journal.accepted(item, version, attempt, waiting[1])
             if waiting is not None:
                 version, image_id = waiting
@@ -171,7 +173,7 @@ class Watch:
                 waiting = None
             if reply.status not in GONE:
                 break
-        status, body = answer_of(reply, self._url)
+        status, body = lane.answer_of(reply)
         self._journal.answered(item, version, attempt, status, body)
         return version, status, body
 
@@ -185,20 +187,15 @@ def _pictures(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _tell(item: Item, status: int, body: dict[str, Any]) -> None:
-    failed = status >= 400
+def _tell(item: Item, status: int, body: Body) -> None:
     if not sys.stdout.isatty():
         person = {} if item.person is None else {"person": item.person}
-        json_line({"photo": item.photo} | person | ({"error": body} if failed else body))
-    elif failed:
-        complain(f"{item.photo}: {body.get('detail', '')}{advice(body)}")
-    elif item.person is not None:
-        print(
-            f"{shown(item.photo)}: {'learned' if status == 201 else 'known already as'} {shown(item.person)}",
-            flush=True,
-        )
+        members = body.members()
+        json_line({"photo": item.photo} | person | ({"error": members} if isinstance(body, Problem) else members))
+    elif isinstance(body, Problem):
+        complain(f"{item.photo}: {body.detail}{advice(body)}")
+    elif isinstance(body, RecognizedBody):
+        print(f"{shown(item.photo)}: {people_of(body)}", flush=True)
     else:
-        names = ", ".join(
-            "?" if it["id"] is None else f"{shown(it['id'])} {it['probability']:.0%}" for it in body["persons"]
-        )
-        print(f"{shown(item.photo)}: {names or 'no face'}", flush=True)
+        learned = "learned" if status == 201 else "known already as"
+        print(f"{shown(item.photo)}: {learned} {shown(item.person or '')}", flush=True)

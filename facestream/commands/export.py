@@ -15,9 +15,10 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
+from schemas.faces import encoded_vector
 from schemas.ids import original_key
 from schemas.names import normalised
-from schemas.records import FaceLearned, encoded_vector
+from schemas.records import FaceLearned
 from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import FACES_LEARNED
 

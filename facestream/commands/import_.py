@@ -19,10 +19,11 @@ from facestream.runtime.stores import open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import quietly
 from schemas.errors import InvalidRequest
+from schemas.faces import Crop, decoded_vector
 from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
 from schemas.names import normalised
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Crop, FaceLearned, FacesReembedded, ReembeddedFace, decoded_vector
+from schemas.records import FaceLearned, FacesReembedded, ReembeddedFace
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED
 

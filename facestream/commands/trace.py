@@ -13,6 +13,7 @@ from facestream.progress import counted
 from facestream.runtime.stores import open_stores
 from facestream.settings_flags import add_flags, settings_from
 from facestream.terminal import shown
+from schemas.answers import Problem
 from schemas.cloudevents import image_received
 from schemas.errors import InvalidRequest, UnreadableRecord
 from schemas.event import EventRecord
@@ -156,7 +157,8 @@ def _told(record: Record) -> str:
             whom = event.erased_image_id or event.face_id or event.person
             return f"to erase {whom or 'everybody'}, directory '{event.directory}'"
         case Answer() as event:
-            return f"answered {event.status} {event.body.get('code', event.body.get('status', ''))}"
+            said = event.body.code if isinstance(event.body, Problem) else event.body.status
+            return f"answered {event.status} {said}"
         case DeadLetter() as event:
             return f"dead letter after {event.attempts} attempts: {event.code}: {event.reason}"
         case DeadLetterClosed() as event:

@@ -21,17 +21,10 @@ from processors.sheet import decoded_sheet, encoded_sheet
 from processors.stages.base import FaceToLearn, ImageStage, OpenImage, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
+from schemas.faces import DetectedFace, Detection, EmbeddedFace, encoded_vector
 from schemas.ids import sheet_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import (
-    DetectedFace,
-    Detection,
-    EmbeddedFace,
-    FacesDetected,
-    FacesEmbedded,
-    ImageReceived,
-    encoded_vector,
-)
+from schemas.records import FacesDetected, FacesEmbedded, ImageReceived
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED
 

@@ -22,14 +22,16 @@ from processors.detectors import Detectors
 from processors.embed import CropThreads, CutFace, encoded_crop
 from processors.face_cutter import FaceCutter
 from processors.inference import Inference
+from schemas.answers import Models
 from schemas.arrays import Float32Array
 from schemas.cloudevents import image_received
 from schemas.errors import ObjectMissing
+from schemas.faces import Crop, Detection
 from schemas.generation_records import Generation
 from schemas.ids import crop_key, face_id_learned, source_of_face
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Crop, Detection, ImageReceived, Models
-from stream.answers import answer, envelope
+from schemas.records import ImageReceived
+from stream.answers import answer, detected_body, recognized_body
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
 from stream.topics import IMAGES_RECEIVED_BULK
@@ -134,13 +136,12 @@ class ImageStage(ABC):
             )
             FACES.labels(received.purpose).inc(len(found))
             if received.purpose == "detect":
-                persons = [face.model_dump() for face in found]
-                return [answer(received, 200, envelope(received, persons, Models(detector=active.detector)))]
+                return [answer(received, 200, detected_body(received, found, active.detector))]
             if received.purpose == "learn":
                 face, ignored = choose(found, received.options, detector)
                 return await self._learn(image, await self._cropped(image, face), ignored)
             if not found:
-                return [answer(received, 200, envelope(received, [], models_of(active)))]
+                return [answer(received, 200, recognized_body(received, [], models_of(active)))]
             return await self._recognize(image, found)
 
     async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:

@@ -19,7 +19,8 @@ from processors.stages.base import (
     models_of,
 )
 from schemas.arrays import Float32Array
-from schemas.records import Detection, EmbeddedFace, FacesEmbedded, encoded_vector
+from schemas.faces import Detection, EmbeddedFace, encoded_vector
+from schemas.records import FacesEmbedded
 from stream.topics import FACES_EMBEDDED
 
 

@@ -18,8 +18,9 @@ from processors.embed import CropThreads, CutFace, chips_of_crop, decoded_crop
 from processors.inference import Inference, Picture
 from processors.stages.redetect import Redetect
 from schemas.errors import ObjectMissing, UnreadableRecord
+from schemas.faces import encoded_vector
 from schemas.generation_records import Generation
-from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace, encoded_vector
+from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace
 from stream.erase.marks import Erasures
 from stream.topics import FACES_EMBEDDED
 

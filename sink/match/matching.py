@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from schemas.answers import CandidatePerson, RecognizedPerson
 from schemas.arrays import Float32Array
+from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import EmbeddedFace, Options
+from schemas.records import Options
 from sink.match.gallery import Candidate, Gallery
 from sink.match.thresholds import threshold
 
@@ -23,7 +24,7 @@ class Photo:
     options: Options
 
 
-def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -> list[list[dict[str, Any]]]:
+def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -> list[list[RecognizedPerson]]:
     """The `persons` of the answer to each photo, in the order of its faces. All faces are matched at once."""
     top = max(photo.options.top for photo in photos)
     found = iter(gallery.match(np.concatenate([photo.vectors for photo in photos]), top))
@@ -35,57 +36,62 @@ def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -
 
 def _persons(
     photo: Photo, found: list[list[Candidate]], gallery: Gallery, generation: Generation
-) -> list[dict[str, Any]]:
+) -> list[RecognizedPerson]:
     limit = threshold(generation.threshold, gallery.people, photo.options.strangers, gallery.stranger_similarities())
     candidates = dict(zip(photo.embedded, found, strict=True))
     persons = [
         _person(face, candidates.get(i), gallery.people, limit, generation) for i, face in enumerate(photo.faces)
     ]
-    _mark_twice(persons)
-    return persons
+    return _with_repeats_marked(persons)
 
 
 def _person(
     face: EmbeddedFace, found: list[Candidate] | None, people: int, limit: float, generation: Generation
-) -> dict[str, Any]:
+) -> RecognizedPerson:
     best = found[0] if found else None
-    shown, left = [], 1.0
-    for candidate in found or ():
+    candidates = _candidates(found or [], people, generation)
+    person = RecognizedPerson(
+        id=best.person if best and max(best.similarity, -1.0) >= limit else None,  # rounding may leave less than -1
+        box=face.box,
+        score=face.score,
+        detection_score=face.detection_score,
+        probability=candidates[0].probability if candidates else None,
+        similarity=candidates[0].similarity if candidates else None,
+        threshold=round(limit, 4),
+        candidates=candidates,
+        face_id=face.face_id,
+    )
+    if person.id is not None:
+        return person
+    reason = "too-small" if found is None else "below-threshold" if best else "empty-directory"
+    return person.model_copy(update={"reason": reason})
+
+
+def _candidates(found: list[Candidate], people: int, generation: Generation) -> list[CandidatePerson]:
+    candidates, left = [], 1.0
+    for it in found:
         probability = None
         if generation.calibration is not None:
             # a face is one person's: what the better ones take is not left for the others
-            probability = min(left, generation.calibration.probability(candidate.similarity, people))
+            probability = min(left, generation.calibration.probability(it.similarity, people))
             left -= probability
             probability = round(probability, 4)
-        shown.append(
-            {
-                "id": candidate.person,
-                "similarity": round(candidate.similarity, 4),
-                "probability": probability,
-                "face_id": candidate.face_id,
-            }
+        candidates.append(
+            CandidatePerson(
+                id=it.person, similarity=round(it.similarity, 4), probability=probability, face_id=it.face_id
+            )
         )
-    person: dict[str, Any] = {
-        "id": best.person if best and max(best.similarity, -1.0) >= limit else None,  # rounding may leave less than -1
-        "box": face.box,
-        "score": face.score,
-        "detection_score": face.detection_score,
-        "probability": shown[0]["probability"] if shown else None,
-        "similarity": shown[0]["similarity"] if shown else None,
-        "threshold": round(limit, 4),
-        "candidates": shown,
-        "face_id": face.face_id,
-    }
-    if person["id"] is None:
-        person["reason"] = "too-small" if found is None else "below-threshold" if best else "empty-directory"
-    return person
+    return candidates
 
 
-def _mark_twice(persons: list[dict[str, Any]]) -> None:
-    """One person twice in a photo: both stand, the weaker says which face matched better."""
-    strongest: dict[str, dict[str, Any]] = {}
-    named = [person for person in persons if person["id"] is not None]
-    for person in sorted(named, key=lambda it: -float(it["similarity"])):
-        first = strongest.setdefault(person["id"], person)
-        if first is not person:
-            person["also_matched"] = first["face_id"]
+def _with_repeats_marked(persons: list[RecognizedPerson]) -> list[RecognizedPerson]:
+    """Where one person is in a photo twice, the face that matched less says which one matched better."""
+    strongest: dict[str | None, RecognizedPerson] = {}
+    for person in sorted(persons, key=lambda it: -(it.similarity or 0.0)):
+        strongest.setdefault(person.id, person)
+    return [
+        person
+        if person.id is None or strongest[person.id] is person
+        else person.model_copy(update={"also_matched": strongest[person.id].face_id})
+        for person in persons
+    ]

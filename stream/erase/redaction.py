@@ -1,46 +1,55 @@
-"""Takes the people who were erased after an answer out of it, before it is shown or kept (rule 6 of
-docs/architecture.md).
+"""Redaction: takes out of an answer who was erased after it (rule 6 in docs/architecture.md).
 
-The order is that of the directory's partition, not of a clock: a sink that answers a record behind an erase command
-has carried the command out before, and a worker that has lost its partition has no records from behind it.
+It goes by offsets in the directory's partition, not by time. A sink carries out an erase command before it answers the
+records behind it, so an answer with a later offset than the erasure needs no redaction. A worker that has lost its
+partition answers only records with earlier offsets.
 """
 
-from typing import Any
-
+from schemas.answers import Body, LearnedBody, RecognizedBody, RecognizedPerson, problem
 from schemas.errors import Erased
-from schemas.records import Answer, problem
+from schemas.records import Answer
 from stream.erase.marks import Erasures
 
 
 def redacted(answer: Answer, erasures: Erasures) -> Answer:
-    """The answer itself where nobody in it was erased; else without the names, or 409 `erased` where the image was."""
+    """The answer itself, or what may be passed on of it: without the names of erased people, or 409 `erased` for an
+    erased image.
+    """
     if answer.offset is None or answer.directory is None or erasures.empty:
         return answer
     offset, directory = answer.offset, answer.directory
-    persons = answer.body.get("persons", [])
-    gone = erasures.mark_of_image(directory, None, answer.image_id).offset > offset
-    if answer.purpose == "learn":
-        gone = gone or any(erasures.mark_of_face(directory, it["id"], it["face_id"]).offset > offset for it in persons)
-    if gone:
+    if _is_erased(answer.body, answer.image_id, directory, offset, erasures):
         error = Erased("this was erased", image_id=answer.image_id)
-        body = problem(error, image_id=answer.image_id)
-        # without an offset: there is nothing more to hide in it
+        body = problem(error)
+        # no offset: there is nothing left to redact
         return answer.model_copy(update={"status": error.status, "body": body, "offset": None})
-    left = [_without_erased(it, directory, offset, erasures) for it in persons]
-    return answer if left == persons else answer.model_copy(update={"body": answer.body | {"persons": left}})
+    if not isinstance(answer.body, RecognizedBody):
+        return answer
+    persons = [_without_erased(it, directory, offset, erasures) for it in answer.body.persons]
+    if persons == answer.body.persons:
+        return answer
+    return answer.model_copy(update={"body": answer.body.model_copy(update={"persons": persons})})
 
 
-def _without_erased(person: dict[str, Any], directory: str, offset: int, erasures: Erasures) -> dict[str, Any]:
-    candidates = person.get("candidates", [])
-    left = [it for it in candidates if erasures.mark_of_face(directory, it["id"], it["face_id"]).offset <= offset]
-    if len(left) == len(candidates):
+def _is_erased(body: Body, image_id: str, directory: str, offset: int, erasures: Erasures) -> bool:
+    """Whether the image itself, or the face that was learned from it, was erased after the answer."""
+    if erasures.mark_of_image(directory, None, image_id).offset > offset:
+        return True
+    return isinstance(body, LearnedBody) and any(
+        erasures.mark_of_face(directory, it.id, it.face_id).offset > offset for it in body.persons
+    )
+
+
+def _without_erased(person: RecognizedPerson, directory: str, offset: int, erasures: Erasures) -> RecognizedPerson:
+    left = [it for it in person.candidates if erasures.mark_of_face(directory, it.id, it.face_id).offset <= offset]
+    if len(left) == len(person.candidates):
         return person
-    best: dict[str, Any] = left[0] if left else {}
-    without = person | {
+    best = left[0] if left else None
+    without: dict[str, object] = {
         "candidates": left,
-        "probability": best.get("probability"),
-        "similarity": best.get("similarity"),
+        "probability": best.probability if best else None,
+        "similarity": best.similarity if best else None,
     }
-    if person["id"] is not None and best.get("id") != person["id"]:
+    if person.id is not None and (best is None or best.id != person.id):
         without |= {"id": None, "reason": "erased"}
-    return without
+    return person.model_copy(update=without)

@@ -32,11 +32,11 @@ from processors.stages.redetect import Redetect
 from processors.stages.reembed import ReembedStage
 from schemas.erasures import erased_directory, erased_image, erased_person
 from schemas.errors import Erased, ObjectMissing
+from schemas.faces import EmbeddedFace, decoded_vector
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key
 from schemas.records import (
     Answer,
-    EmbeddedFace,
     Erasure,
     FaceLearned,
     FacesDetected,
@@ -44,7 +44,6 @@ from schemas.records import (
     FacesReembedded,
     ImageReceived,
     Purpose,
-    decoded_vector,
 )
 from sink.answers import Answers
 from stream.answers import answer
@@ -53,6 +52,8 @@ from stream.erase.marks import Mark
 from stream.generations import generation_record
 from stream.sources import Sources
 from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
+from tests.answers import learned as learned_body
+from tests.answers import recognized
 from weights.manifest import manifest
 
 ACTIVE, CANDIDATE = "dlib-resnet29-mirror", "dlib-resnet29"
@@ -320,7 +321,7 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
         assert apart.topic == RESULTS
         said = Answer.decode(apart.value)
         assert said.status == 200
-        assert len(said.body["persons"]) == faces
+        assert len(said.body.members()["persons"]) == faces
     assert not any(key.endswith(".crops") for key in await stages.stored())
 
 
@@ -333,7 +334,10 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     vectors = SqliteVectors(tmp_path / "vectors.db")
     store = GuardedStore(stages.objects, vectors, state.erasures)
     keeping, forgetting = (Answers(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
-    answers = [appended(answer(event.received, 200, {"status": "OK"})) for event in (probe, learned)]
+    answers = [
+        appended(answer(probe.received, 200, recognized())),
+        appended(answer(learned.received, 200, learned_body())),
+    ]
     fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
     assert len(await stages.stored()) == 4

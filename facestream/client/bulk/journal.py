@@ -15,7 +15,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from facestream.client.bulk.source import Item
+from schemas.answers import Body, body_type
 from schemas.errors import ConfigurationError, StorageFull
+from schemas.records import Purpose
 
 
 class Version(NamedTuple):
@@ -90,17 +92,17 @@ class Journal:
         except OSError:
             return None
 
-    def body(self, entry: Entry) -> dict[str, Any]:
+    def body(self, entry: Entry, purpose: Purpose) -> Body:
         """The answer of an entry that has one."""
         self._reading.seek(entry.at)
-        body: dict[str, Any] = json.loads(self._reading.readline())["body"]
-        return body
+        line = json.loads(self._reading.readline())
+        return body_type(purpose, line["status"]).model_validate(line["body"])
 
     def accepted(self, item: Item, version: Version, attempt: int, image_id: str) -> None:
         self._append(_line(item, version, attempt) | {"image_id": image_id})
 
-    def answered(self, item: Item, version: Version, attempt: int, status: int, body: dict[str, Any]) -> None:
-        self._append(_line(item, version, attempt) | {"status": status, "body": body})
+    def answered(self, item: Item, version: Version, attempt: int, status: int, body: Body) -> None:
+        self._append(_line(item, version, attempt) | {"status": status, "body": body.members()})
 
     def forget(self) -> None:
         """All of it: the same command begins anew."""

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
 from urllib.parse import quote
 
 import aiohttp
@@ -28,8 +27,10 @@ from facestream.client.http import (
     form_of,
     read_photo,
 )
+from schemas.answers import Body, Problem, problem
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
-from schemas.records import Purpose, problem
+from schemas.http_bodies import PersonsBody, WorkingBody
+from schemas.records import Purpose
 
 PATIENCE_S = 600.0  # without a single good answer
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
@@ -72,7 +73,7 @@ class Lane:
         form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - a body is sent once only
         reply = await self._exchange("POST", f"/{self._purpose}?lane=bulk", headers, form)
         if reply.status == 400 and not self._took_one:
-            raise InvalidRequest(self._client.body_of(reply).get("detail", "the service refuses the request"))
+            raise InvalidRequest(self._client.decoded(reply, Problem).detail)
         self._took_one = True
         return reply, version
 
@@ -80,15 +81,20 @@ class Lane:
         """202 as long as the image is being worked on."""
         return await self._exchange("GET", f"/results/{image_id}")
 
+    def image_id_of(self, reply: Reply) -> str:
+        """Of an image that is being worked on. Raises UnexpectedAnswer."""
+        return self._client.decoded(reply, WorkingBody).image_id
+
     async def persons(self) -> set[str]:
         """Who has faces in the directory."""
         names: set[str] = set()
         path = f"/directories/{quote(self._fields['directory'], safe='')}/persons?limit={PAGE}"
         after: str | None = ""
         while after is not None:
-            body = self._client.body_of(await self._exchange("GET", f"{path}&after={quote(after, safe='')}"))
-            names |= {person["id"] for person in body.get("persons", ())}
-            after = body.get("next")
+            reply = await self._exchange("GET", f"{path}&after={quote(after, safe='')}")
+            page = self._client.decoded(reply, PersonsBody)
+            names |= {person.id for person in page.persons}
+            after = page.next
         return names
 
     async def _exchange(
@@ -106,16 +112,29 @@ class Lane:
                 self._wait(error)
             else:
                 if reply.status in (401, 403):
-                    detail = self._client.body_of(reply).get("detail", "no access")
+                    detail = self._client.decoded(reply, Problem).detail
                     raise ConfigurationError(f"{self._client.url}: {detail} (--key or FACESTREAM_KEY)")
                 if reply.status not in (*RETRIED, STORAGE_FULL):
                     self._well_at, self._told = time.monotonic(), False
                     return reply
-                detail = (reply.body or {}).get("detail", f"{self._client.url} answered HTTP {reply.status}")
-                self._wait(Unavailable(detail))
+                self._wait(self._refusal(reply))
                 pause_s = max(pause_s, min(reply.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
             await asyncio.sleep(pause_s)
         raise AssertionError("it returns or raises")
+
+    def _refusal(self, reply: Reply) -> FacestreamError:
+        """What a busy service, or a gateway before it, says."""
+        try:
+            return Unavailable(self._client.decoded(reply, Problem).detail)
+        except UnexpectedAnswer:
+            return Unavailable(f"{self._client.url} answered HTTP {reply.status}")
+
+    def answer_of(self, reply: Reply) -> tuple[int, Body]:
+        """Status and body; those of a problem where the reply is no answer."""
+        try:
+            return reply.status, self._client.answer_of(reply, self._purpose)
+        except UnexpectedAnswer as error:
+            return error.status, problem(error)
 
     def _wait(self, error: FacestreamError) -> None:
         """Raises the error when there was nothing else for too long."""
@@ -134,11 +153,3 @@ def _read(photo: str) -> tuple[bytes, Version, str]:
         raise UnreadablePhoto(f"cannot be read: {error.strerror}") from None
     data = read_photo(photo)
     return data, version, hashlib.sha256(data).hexdigest()
-
-
-def answer_of(reply: Reply, url: str) -> tuple[int, dict[str, Any]]:
-    """Status and body, of a problem where there is none that makes sense."""
-    if reply.body is not None:
-        return reply.status, reply.body
-    error = UnexpectedAnswer(f"{url} answered HTTP {reply.status} without JSON")
-    return error.status, problem(error)

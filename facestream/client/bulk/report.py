@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from facestream.client.bulk.source import Item
 from facestream.client.report import advice, json_line
 from facestream.terminal import complain, shown
+from schemas.answers import Body, Problem, RecognizedBody, RecognizedPerson
 from schemas.errors import ConfigurationError
 from schemas.records import Purpose
 
@@ -22,7 +22,7 @@ class Failure:
     photo: str
     person: str | None
     status: int
-    body: dict[str, Any]
+    body: Problem
 
 
 class BulkReport:
@@ -52,18 +52,18 @@ class BulkReport:
             except OSError as error:
                 raise ConfigurationError(f"--report: {self._file} cannot be written: {error.strerror}") from None
 
-    def add(self, item: Item, status: int, body: dict[str, Any]) -> None:
+    def add(self, item: Item, status: int, body: Body) -> None:
         person = {} if item.person is None else {"person": item.person}
-        if status >= 400:
+        if isinstance(body, Problem):
             self._failures.append(Failure(item.photo, item.person, status, body))
-            line = {"photo": item.photo} | person | {"error": body}
+            line = {"photo": item.photo} | person | {"error": body.members()}
         else:
             self._count(status, body)
-            line = {"photo": item.photo} | body
+            line = {"photo": item.photo} | body.members()
         if not self._on_terminal:
             json_line(line)
-        elif status < 400 and self._purpose == "recognize":
-            print(f"{shown(item.photo)}: {_named(body['persons'])}")
+        elif isinstance(body, RecognizedBody):
+            print(f"{shown(item.photo)}: {people_of(body)}")
 
     def close(self, left: int) -> None:
         """Says what became of all, and what failed. left: pictures without an answer."""
@@ -76,7 +76,7 @@ class BulkReport:
         for code, failures in _grouped(self._failures):
             complain(f"{len(failures):,} × {code}")
             for it in failures[:LISTED]:
-                complain(f"  {it.photo}: {it.body.get('detail', '')}{advice(it.body)}")
+                complain(f"  {it.photo}: {it.body.detail}{advice(it.body)}")
             if len(failures) > LISTED:
                 more = f"they are in {self._file}" if self._file else "--report FILE keeps all"
                 complain(f"  and {len(failures) - LISTED:,} more: {more}")
@@ -85,19 +85,19 @@ class BulkReport:
         if left:
             complain("the same command again goes on where this one ended")
 
-    def _count(self, status: int, body: dict[str, Any]) -> None:
-        if self._purpose == "learn":
-            self._counts["learned" if status == 201 else "known already"] += 1
-        else:
+    def _count(self, status: int, body: Body) -> None:
+        if isinstance(body, RecognizedBody):
             self._counts["pictures"] += 1
-            self._counts["faces"] += len(body["persons"])
-            self._counts["with a name"] += sum(person["id"] is not None for person in body["persons"])
+            self._counts["faces"] += len(body.persons)
+            self._counts["with a name"] += sum(person.id is not None for person in body.persons)
+        else:
+            self._counts["learned" if status == 201 else "known already"] += 1
 
     def _write(self, file: Path) -> None:
         lines = []
         for it in self._failures:
             person = {} if it.person is None else {"person": it.person}
-            lines.append(json.dumps({"photo": it.photo} | person | {"error": it.body}) + "\n")
+            lines.append(json.dumps({"photo": it.photo} | person | {"error": it.body.members()}) + "\n")
         file.write_text("".join(lines))
 
 
@@ -105,12 +105,16 @@ def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
     """By code, the most frequent first."""
     groups: dict[str, list[Failure]] = {}
     for it in failures:
-        groups.setdefault(str(it.body.get("code", "unknown")), []).append(it)
+        groups.setdefault(it.body.code, []).append(it)
     return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
-def _named(persons: Sequence[dict[str, Any]]) -> str:
-    return (
-        ", ".join("?" if it["id"] is None else f"{shown(it['id'])} {it['probability']:.0%}" for it in persons)
-        or "no face"
-    )
+def people_of(body: RecognizedBody) -> str:
+    """Everybody in a photo, on one line."""
+    return ", ".join(map(_name, body.persons)) or "no face"
+
+
+def _name(person: RecognizedPerson) -> str:
+    if person.id is None:
+        return "?"
+    return shown(person.id) if person.probability is None else f"{shown(person.id)} {person.probability:.0%}"

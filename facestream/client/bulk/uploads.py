@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facestream.client.bulk.journal import Journal, Version, journal_path
-from facestream.client.bulk.lane import Lane, answer_of
+from facestream.client.bulk.lane import Lane
 from facestream.client.bulk.report import BulkReport
 from facestream.client.bulk.source import Item, people_of, pictures_of
 from facestream.client.http import POLL_S, Client, Reply, UnreadablePhoto
@@ -22,7 +22,8 @@ from facestream.client.reach import reach
 from facestream.progress import counted
 from facestream.settings_flags import settings_from
 from facestream.terminal import complain
-from schemas.records import Purpose, problem
+from schemas.answers import Body, problem
+from schemas.records import Purpose
 
 UPLOADS, POLLS = 4, 4  # requests at once
 LOOKS = 5  # at one image; then it is another's turn
@@ -83,6 +84,7 @@ class Bulk:
 
     def __init__(self, client: Client, lane: Lane, journal: Journal, report: BulkReport, purpose: Purpose) -> None:
         self._client, self._lane, self._journal, self._report = client, lane, journal, report
+        self._purpose: Purpose = purpose
         self._learning = purpose == "learn"
         self._to_upload: deque[Upload] = deque()
         self._accepted: deque[Accepted] = deque()  # those that nobody asks for at the moment
@@ -122,7 +124,7 @@ class Bulk:
                 self._accepted.append(Accepted(Upload(item, entry.attempt), entry.version, entry.image_id))
                 self._in_window += 1
             elif entry.status is not None and entry.status < 400 and (not self._learning or item.person in persons):
-                self._report.add(item, entry.status, self._journal.body(entry))
+                self._report.add(item, entry.status, self._journal.body(entry, self._purpose))
                 self.left -= 1
                 before += 1
                 await asyncio.sleep(0)  # the service may be this very process
@@ -157,7 +159,7 @@ class Bulk:
             await self._settle(upload, error.status, problem(error))
             return
         if reply.status == 202:
-            image_id = self._client.body_of(reply)["image_id"]
+            image_id = self._lane.image_id_of(reply)
             self._journal.accepted(upload.item, version, upload.attempt, image_id)
             self._accepted.append(Accepted(upload, version, image_id))
             await self._notify()
@@ -192,11 +194,11 @@ class Bulk:
             await self._answered(upload, accepted.version, reply)
 
     async def _answered(self, upload: Upload, version: Version, reply: Reply) -> None:
-        status, body = answer_of(reply, self._client.url)
+        status, body = self._lane.answer_of(reply)
         self._journal.answered(upload.item, version, upload.attempt, status, body)
         await self._settle(upload, status, body)
 
-    async def _settle(self, upload: Upload, status: int, body: dict[str, object]) -> None:
+    async def _settle(self, upload: Upload, status: int, body: Body) -> None:
         self._report.add(upload.item, status, body)
         self._answered_at.append(time.monotonic())
         self._in_window -= 1

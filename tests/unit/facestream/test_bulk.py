@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,12 +24,21 @@ from facestream.client.http import Client
 from facestream.terminal import complain
 from schemas.errors import ConfigurationError, InvalidRequest, Unavailable
 from schemas.records import Purpose
+from tests.answers import learned, recognized, refused
 
 Answer = Callable[[str, int], tuple[int, Any]]
 
 
+def working(image_id: str) -> dict[str, str]:
+    return {"status": "working", "image_id": image_id, "location": f"/results/{image_id}"}
+
+
+def refusal(status: int, *code_and_detail: str, **members: str) -> web.Response:
+    return web.json_response(refused(status, *code_and_detail, **members).members(), status=status)
+
+
 def well(person: str, nth: int) -> tuple[int, Any]:
-    return 201, {"persons": [{"id": person}]}
+    return 201, learned(person).members()
 
 
 class Service:
@@ -70,17 +80,18 @@ class Service:
             fields[part.name] = bytes(await part.read()).decode()
         assert request.headers["Prefer"] == "respond-async"
         assert request.query["lane"] == "bulk"
-        image_id = request.headers["Idempotency-Key"]
+        key = request.headers["Idempotency-Key"]
+        image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, key))
         self.uploads.append(fields)
-        self.keys.append(image_id)
+        self.keys.append(key)
         self.waiting[image_id] = fields.get("person", ""), sum(it["file"] == fields["file"] for it in self.uploads)
         self.most_waiting = max(self.most_waiting, len(self.waiting))
-        return web.json_response({"image_id": image_id}, status=202)
+        return web.json_response(working(image_id), status=202)
 
     def result(self, image_id: str) -> web.Response:
         self.asked[image_id] += 1
         if image_id not in self.waiting:
-            return web.json_response({"code": "not_found", "detail": "unknown"}, status=404)
+            return refusal(404, "not_found", "unknown")
         if self.asked[image_id] < self.looks:
             return web.json_response({}, status=202)
         status, body = self.answer(*self.waiting[image_id])
@@ -92,7 +103,8 @@ class Service:
     def page(self, names: list[str], query: Any) -> web.Response:
         rest = [name for name in names if name > query["after"]]
         following = {"next": rest[1]} if len(rest) > 2 else {}
-        return web.json_response({"persons": [{"id": name} for name in rest[:2]]} | following)
+        persons = [{"id": name, "faces": 1} for name in rest[:2]]
+        return web.json_response({"directory": "acme", "persons": persons} | following)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
@@ -210,7 +222,7 @@ async def test_what_fails_is_told_by_code_and_the_run_goes_on(
 
     def answer(person: str, nth: int) -> tuple[int, Any]:
         return (
-            (422, {"code": "no_face", "detail": f"no face of {person}"})
+            (422, refused(422, "no_face", f"no face of {person}").members())
             if person in ("p01", "p02")
             else well(person, nth)
         )
@@ -239,7 +251,7 @@ async def test_what_fails_is_told_by_code_and_the_run_goes_on(
 async def test_of_many_failures_some_are_shown(
     tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
 ) -> None:
-    await learn(Service(lambda person, nth: (422, {"code": "no_face", "detail": "no"})), tmp_path, people)
+    await learn(Service(lambda person, nth: (422, refused(422, "no_face", "no").members())), tmp_path, people)
     err = capfd.readouterr().err
     assert err.count("1.jpg: no") == LISTED
     assert f"and {30 - LISTED} more: they are in {tmp_path / 'report.jsonl'}" in err
@@ -267,7 +279,9 @@ async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[
 
 async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, people: list[Item]) -> None:
     service = Service(
-        lambda person, nth: (422, {"code": "no_face"}) if (person, nth) == ("p05", 1) else well(person, nth)
+        lambda person, nth: (
+            (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else well(person, nth)
+        )
     )
     await learn(service, tmp_path, people)
     (tmp_path / "people" / "p07" / "1.jpg").write_text("another picture")
@@ -289,7 +303,7 @@ async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, p
 
 async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[Item]) -> None:
     """Under the same it would be answered from the store for a day; a picture that is to blame keeps its key."""
-    service = Service(lambda person, nth: (500 if person == "p01" else 422, {"code": "x"}))
+    service = Service(lambda person, nth: (status := 500 if person == "p01" else 422, refused(status).members()))
     await learn(service, tmp_path, people[1:3])
     await learn(service, tmp_path, people[1:3])
     keys: dict[str, set[str]] = {}
@@ -330,7 +344,7 @@ async def test_a_run_that_is_cut_off_goes_on_with_what_was_accepted(
 
 
 async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(tmp_path: Path, people: list[Item]) -> None:
-    service = Service(lambda person, nth: (200, {"persons": []}))
+    service = Service(lambda person, nth: (200, recognized().members()))
     forgotten = set[str]()
 
     def forget(request: web.Request) -> web.Response | None:
@@ -349,9 +363,7 @@ async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(tmp_pat
 
 async def test_an_answer_that_never_comes_is_a_failure(tmp_path: Path, people: list[Item]) -> None:
     service = Service()
-    service.refuse = lambda request: (
-        web.json_response({"code": "not_found"}, status=404) if "/results/" in request.path else None
-    )
+    service.refuse = lambda request: refusal(404, "not_found") if "/results/" in request.path else None
     pictures = [Item(it.photo, it.name) for it in people[:2]]
     assert (await learn(service, tmp_path, pictures, purpose="recognize")).failed
     assert len(service.uploads) == 2 * bulk.ATTEMPTS
@@ -359,9 +371,7 @@ async def test_an_answer_that_never_comes_is_a_failure(tmp_path: Path, people: l
 
 async def test_what_was_erased_meanwhile_is_not_learned_again_by_itself(tmp_path: Path, people: list[Item]) -> None:
     service = Service()
-    service.refuse = lambda request: (
-        web.json_response({"code": "not_found"}, status=404) if "/results/" in request.path else None
-    )
+    service.refuse = lambda request: refusal(404, "not_found") if "/results/" in request.path else None
     assert (await learn(service, tmp_path, people[:2])).failed
     assert len(service.uploads) == 2
     service.refuse = lambda request: None
@@ -377,7 +387,7 @@ async def test_a_busy_full_or_restarting_service_is_asked_again(tmp_path: Path, 
         status = next(replies, None)
         if status == 502:
             return web.Response(status=502, text="<html>Bad gateway")
-        return None if status is None else web.json_response({"code": "x", "detail": "busy"}, status=status)
+        return None if status is None else refusal(status, "x", "busy")
 
     service.refuse = refuse
     assert not (await learn(service, tmp_path, people)).failed
@@ -392,11 +402,7 @@ async def test_patience_ends_and_nothing_counts_as_failed(
     service = Service()
 
     def refuse(request: web.Request) -> web.Response | None:
-        return (
-            web.json_response({"code": "unavailable", "detail": "the log is away"}, status=503)
-            if len(service.uploads) >= 5
-            else None
-        )
+        return refusal(503, "unavailable", "the log is away") if len(service.uploads) >= 5 else None
 
     service.refuse = refuse
     report = BulkReport("learn", None)
@@ -433,7 +439,7 @@ async def test_what_is_wrong_for_every_picture_ends_the_run(
     tmp_path: Path, people: list[Item], status: int, error: type[Exception]
 ) -> None:
     service = Service()
-    service.refuse = lambda request: web.json_response({"detail": "this is wrong"}, status=status)
+    service.refuse = lambda request: refusal(status, detail="this is wrong")
     with pytest.raises(error, match="this is wrong"):
         await learn(service, tmp_path, people)
 
@@ -441,9 +447,7 @@ async def test_what_is_wrong_for_every_picture_ends_the_run(
 async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path, people: list[Item]) -> None:
     service = Service()
     service.refuse = lambda request: (
-        web.json_response({"code": "invalid_request", "detail": "no"}, status=400)
-        if request.method == "POST" and len(service.uploads) == 7
-        else None
+        refusal(400, "invalid_request", "no") if request.method == "POST" and len(service.uploads) == 7 else None
     )
 
     def once(request: web.Request) -> web.Response | None:
@@ -495,11 +499,11 @@ def test_a_journal_of_paths_that_are_no_text(tmp_path: Path) -> None:
     Path(photo).touch()
     item = Item(photo, photo, "Ann")
     with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.answered(item, version_of(photo), 0, 201, {"persons": []})
+        journal.answered(item, version_of(photo), 0, 201, learned())
     with Journal(tmp_path / "journal.jsonl") as journal:
         entry = journal.entry(item)
         assert entry is not None
-        assert journal.body(entry) == {"persons": []}
+        assert journal.body(entry, "learn") == learned()
 
 
 @pytest.fixture

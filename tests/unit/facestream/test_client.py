@@ -17,10 +17,15 @@ from facestream.client.draw import NotDrawn, draw, label, targets
 from facestream.client.http import ATTEMPTS, Client, Outcome, UnreadablePhoto, read_photo
 from facestream.client.photos import checked_name, checked_options
 from facestream.client.report import Report, advice
+from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, InvalidRequest
+from tests.answers import recognized, recognized_person, refused
 
 Reply = Callable[[], web.Response]
-WORKING = {"status": "working", "image_id": "42"}
+IMAGE_ID = "8b0ccb5c-5b0f-4d4c-9d3c-3f3a2f0a7f11"
+WORKING = {"status": "working", "image_id": IMAGE_ID, "location": f"/results/{IMAGE_ID}"}
+NOBODY = recognized()
+BOX = [0, 0, 40, 40]
 
 
 @pytest.fixture
@@ -69,12 +74,12 @@ class Scripted:
 
 async def test_a_busy_service_is_asked_again_with_one_idempotency_key(photo: str, quick: None) -> None:
     busy = saying(429, {"code": "too_much_in_flight"}, Retry_After="1")
-    script = Scripted(busy, saying(503, {}), saying(202, WORKING), saying(202, WORKING), saying(200, {"persons": []}))
+    script = Scripted(busy, saying(503, {}), saying(202, WORKING), saying(202, WORKING), saying(200, NOBODY.members()))
     async with script.client() as client:
         begun = asyncio.get_running_loop().time()
-        assert await client.send("recognize", photo, {"directory": "dé"}) == Outcome(photo, 200, {"persons": []})
+        assert await client.send("recognize", photo, {"directory": "dé"}) == Outcome(photo, 200, NOBODY)
         assert asyncio.get_running_loop().time() - begun > 1  # what Retry-After asked for
-    assert [it["path"] for it in script.requests] == ["/recognize"] * 3 + ["/results/42"] * 2
+    assert [it["path"] for it in script.requests] == ["/recognize"] * 3 + [f"/results/{IMAGE_ID}"] * 2
     assert len({it["key"] for it in script.requests[:3]}) == 1
     assert script.requests[0]["key"]
     for sent in script.requests[:3]:
@@ -85,18 +90,18 @@ async def test_a_busy_service_is_asked_again_with_one_idempotency_key(photo: str
 
 
 async def test_two_photos_have_two_idempotency_keys(photo: str) -> None:
-    script = Scripted(saying(200, {"persons": []}))
+    script = Scripted(saying(200, NOBODY.members()))
     async with script.client() as client:
         await asyncio.gather(client.send("recognize", photo, {}), client.send("recognize", photo, {}))
     assert len({it["key"] for it in script.requests}) == 2
 
 
 async def test_retries_end_with_the_last_answer(photo: str, quick: None) -> None:
-    script = Scripted(saying(503, {"code": "unavailable", "detail": "the log cannot be reached"}))
+    script = Scripted(saying(503, refused(503, "unavailable", "the log cannot be reached").members()))
     async with script.client() as client:
         outcome = await client.send("learn", photo, {})
     assert outcome.failed
-    assert outcome.body["detail"] == "the log cannot be reached"
+    assert outcome.body.members()["detail"] == "the log cannot be reached"
     assert len(script.requests) == ATTEMPTS
 
 
@@ -114,15 +119,15 @@ async def test_a_service_that_is_gone_fails_the_rest_at_once(
         async with asyncio.timeout(10):
             second = await client.send("learn", photo, {})
         assert first == second
-        assert first.body["code"] == "unavailable"
-        assert "facestream up" in first.body["detail"]
+        assert first.body.members()["code"] == "unavailable"
+        assert "facestream up" in first.body.members()["detail"]
 
 
 @pytest.mark.parametrize(
     ("status", "error"), [(400, InvalidRequest), (401, ConfigurationError), (403, ConfigurationError)]
 )
 async def test_what_is_wrong_for_every_photo_ends_the_command(photo: str, status: int, error: type[Exception]) -> None:
-    async with Scripted(saying(status, {"detail": "this is wrong"})).client() as client:
+    async with Scripted(saying(status, refused(status, detail="this is wrong").members())).client() as client:
         with pytest.raises(error, match="this is wrong"):
             await client.send("learn", photo, {})
 
@@ -139,7 +144,7 @@ async def test_somebody_else_at_the_address(photo: str) -> None:
             with pytest.raises(ConfigurationError, match=words):
                 await client.check()
             outcome = await client.send("learn", photo, {})
-            assert outcome.body["code"] == "unexpected_answer"
+            assert outcome.body.members()["code"] == "unexpected_answer"
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://", "/tmp"])
@@ -167,13 +172,14 @@ def test_options_are_checked_before_a_photo_is_sent() -> None:
 
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = b"caf\xe9 \xe6\x97\xa5\n.jpg".decode("utf-8", "surrogateescape")
+    photo, problem = recognized(recognized_person("日本")), refused(422, "no_face", "no face\x1b[2J")
     with Report("recognize", [path, "b"]) as report:
-        report.add(Outcome(path, 200, {"persons": [{"id": "日本"}]}))
-        report.add(Outcome("b", 422, {"code": "no_face", "detail": "no face\x1b[2J"}))
+        report.add(Outcome(path, 200, photo))
+        report.add(Outcome("b", 422, problem))
     out, err = capfdbinary.readouterr()
     assert [json.loads(line) for line in out.decode().splitlines()] == [
-        {"photo": path, "persons": [{"id": "日本"}]},
-        {"photo": "b", "error": {"code": "no_face", "detail": "no face\x1b[2J"}},
+        {"photo": path} | photo.members(),
+        {"photo": "b", "error": problem.members()},
     ]
     assert "日本".encode() in out
     assert err.decode() == "facestream: b: no face\ufffd[2J\n"
@@ -181,20 +187,20 @@ def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> 
 
 def test_advice_is_in_the_words_of_the_command_line() -> None:
     faces = [{"box": [10, 10, 30, 50], "score": 1.0}, {"box": [100, 0, 120, 20], "score": 0.9}]
-    assert advice({"code": "not_one_face", "faces": faces}) == ": here --face 20,30 or --face 110,10"
-    assert "--force" in advice({"code": "face_too_small"})
-    assert advice({"code": "unreadable_image"}) == ""
+    assert advice(refused(422, "not_one_face", faces=faces)) == ": here --face 20,30 or --face 110,10"
+    assert "--force" in advice(refused(422, "face_too_small"))
+    assert advice(refused(422, "unreadable_image")) == ""
 
 
-def person(name: str | None, box: list[int], similarity: float | None = 0.87) -> dict[str, Any]:
-    return {"id": name, "box": box, "similarity": similarity, "probability": 0.984}
+def person(name: str | None, box: list[int], similarity: float | None = 0.87) -> RecognizedPerson:
+    return recognized_person(name, box=box, similarity=similarity, probability=0.984)
 
 
 def test_labels() -> None:
-    assert label(person("Ann", [])) == "Ann 98%"
-    assert label(person(None, [])) == "? 0.87"
-    assert label(person(None, [], None)) == "?"
-    assert len(label(person("x" * 200, []))) < 50
+    assert label(person("Ann", BOX)) == "Ann 98%"
+    assert label(person(None, BOX)) == "? 0.87"
+    assert label(person(None, BOX, None)) == "?"
+    assert len(label(person("x" * 200, BOX))) < 50
 
 
 def test_a_drawing_lies_upright_as_the_boxes_do(tmp_path: Path) -> None:

@@ -20,10 +20,11 @@ from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import way_of
+from schemas.answers import Models
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
 from schemas.ids import face_id_learned
-from schemas.records import Erasure, FacesEmbedded, ImageReceived, Models
+from schemas.records import Erasure, FacesEmbedded, ImageReceived
 from sink.sink import Sink
 from stream.answers import dead_letter
 from stream.dead_letters import drop, open_letters, retry

@@ -23,12 +23,13 @@ from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
+from schemas.answers import Models
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
+from schemas.faces import Crop
 from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
 from schemas.records import (
     Answer,
-    Crop,
     EraseRequested,
     Erasure,
     FaceLearned,
@@ -36,7 +37,6 @@ from schemas.records import (
     FacesEmbedded,
     FacesReembedded,
     ImageReceived,
-    Models,
     ReembeddedFace,
 )
 from stream.answers import dead_letter
@@ -52,6 +52,7 @@ from stream.topics import (
     IMAGES_RECEIVED_BULK,
     RESULTS,
 )
+from tests import answers as bodies
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
@@ -102,8 +103,8 @@ def received(image_id: str = IMAGE_ID, **members: Any) -> ImageReceived:
 
 
 def named(purpose: Any, offset: int = OFFSET - 1) -> Answer:
-    person = {"id": "obama", "face_id": FACE_ID}
-    body = {"persons": [person | {"candidates": [person], "similarity": 0.9}]}
+    photo = bodies.recognized(bodies.recognized_person("obama", bodies.candidate("obama", face_id=FACE_ID)))
+    body = photo if purpose == "recognize" else bodies.learned("obama", face_id=FACE_ID)
     return Answer(image_id=IMAGE_ID, purpose=purpose, directory="acme", status=200, body=body, offset=offset)
 
 

@@ -16,9 +16,10 @@ from facestream.cli import main
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
 from schemas.erasures import PersonErasure
+from schemas.faces import encoded_vector
 from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Erasure, FaceLearned, FacesReembedded, encoded_vector
+from schemas.records import Erasure, FaceLearned, FacesReembedded
 from stream.topics import ERASURES, FACES_EMBEDDED, FACES_LEARNED
 from tests.unit.stream.stages import values
 from weights.manifest import manifest

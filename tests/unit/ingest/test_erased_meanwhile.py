@@ -19,8 +19,9 @@ from processors.stages.base import FaceToLearn, OpenImage, StageResources
 from processors.stages.fused import FusedStage
 from schemas.erasures import erased_person
 from schemas.errors import Erased
+from schemas.faces import Crop, Detection
 from schemas.ids import crop_key, face_id_learned
-from schemas.records import Crop, Detection, Erasure, ImageReceived, Source
+from schemas.records import Erasure, ImageReceived, Source
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
 from stream.topics import ERASURES

@@ -15,6 +15,7 @@ from ingest.replies import Replies
 from schemas.errors import InvalidRequest, Unavailable
 from schemas.records import Answer
 from stream.topics import RESULTS
+from tests.answers import detected, refused
 
 
 @pytest.fixture
@@ -41,7 +42,12 @@ def image_id(name: str) -> str:
 
 
 async def answer(log: SqliteLog, name: str, reply_to: str | None, status: int = 200) -> None:
-    value = Answer(image_id=image_id(name), purpose="detect", status=status, body={"name": name})
+    value = Answer(
+        image_id=image_id(name),
+        purpose="detect",
+        status=status,
+        body=detected(filename=name) if status < 400 else refused(status),
+    )
     await log.append([NewRecord(RESULTS, image_id(name), value.encode(), reply_to)])
 
 
@@ -52,7 +58,7 @@ async def test_each_request_gets_the_answer_of_its_own_image(log: SqliteLog, rep
     await asyncio.gather(*(answer(log, name, replies.reply_to) for name in reversed(names)))
     async with asyncio.timeout(10):
         for name, future in waiting.items():
-            assert (await future).body == {"name": name}
+            assert (await future).body == detected(filename=name)
     assert replies.in_flight == 0
 
 

@@ -1,4 +1,4 @@
-"""Reading uploads through a real aiohttp server: order of fields, limits, hostile bodies, and the memory they may take."""
+"""Reading uploads through a real aiohttp server: order of fields, limits, hostile bodies, and their memory."""
 
 import asyncio
 import time
@@ -8,7 +8,7 @@ import pytest
 from aiohttp import FormData, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ingest.problems import json_response, problems
+from ingest.problems import answer_errors
 from ingest.uploads import FIELDS_ROOM, LONGEST_FIELD, MOST_PARTS, UploadMemory, read_upload
 from schemas.errors import TooMuchInFlight, UploadTooLarge
 
@@ -36,7 +36,7 @@ class Uploads:
             "filename": upload.filename,
             "fields": upload.fields,
         }
-        return json_response(200, body)
+        return web.json_response(body)
 
     @property
     def used(self) -> int:
@@ -55,7 +55,7 @@ class Uploads:
 @pytest.fixture
 async def uploads() -> AsyncIterator[Uploads]:
     made = Uploads()
-    app = web.Application(middlewares=[problems], client_max_size=0)
+    app = web.Application(middlewares=[answer_errors], client_max_size=0)
     app.router.add_post("/upload", made.read)
     async with TestClient(TestServer(app)) as client:
         made.client = client

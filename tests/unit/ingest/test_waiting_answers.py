@@ -10,11 +10,12 @@ import aiohttp
 import pytest
 
 from backends.log import NewRecord
+from schemas.answers import Body
 from schemas.erasures import erased_person
-from schemas.ids import face_id_learned, new_image_id
 from schemas.records import Erasure, ImageReceived
 from stream.answers import answer
 from stream.topics import ERASURES, IMAGES_RECEIVED
+from tests.answers import candidate, learned, recognized, recognized_person
 from tests.unit.ingest.served import Served, picture, served
 
 ANSWERED_AT, ERASED_AT = 3, 4  # offsets in the directory's partition
@@ -27,9 +28,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Served]:
         yield service
 
 
-async def asked(
-    service: Served, purpose: str, status: int, named: dict[str, Any], **fields: str
-) -> tuple[int, dict[str, Any]]:
+async def asked(service: Served, purpose: str, status: int, body: Body, **fields: str) -> tuple[int, dict[str, Any]]:
     """The answer to an upload; Ann is erased before it is given."""
     form = aiohttp.FormData({"directory": "acme"} | fields)
     form.add_field("file", picture(), filename="a.png")
@@ -41,22 +40,21 @@ async def asked(
     erasure = Erasure(at=1, partition=0, offset=ERASED_AT).encode()
     await service.stores.log.append([NewRecord(ERASURES, erased_person("acme", "ann"), erasure)])
     received = ImageReceived.decode(records[0].value)
-    body = {"image_id": received.image_id, "persons": [named]}
+    body = body.model_copy(update={"image_id": received.image_id})
     await service.stores.log.append([answer(received, status, body, ANSWERED_AT)])
     async with await asking as response:
         return response.status, await response.json()
 
 
 async def test_who_was_erased_is_not_named_to_who_waits_for_a_recognition(service: Served) -> None:
-    candidate = {"id": "ann", "similarity": 0.99, "probability": 1.0, "face_id": face_id_learned(new_image_id())}
-    status, body = await asked(service, "recognize", 200, candidate | {"candidates": [candidate]})
+    status, body = await asked(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
     assert (status, body["persons"][0]["id"], body["persons"][0]["reason"]) == (200, None, "erased")
     assert "ann" not in json.dumps(body)
 
 
 async def test_who_learned_somebody_is_told_so_and_later_that_they_were_erased(service: Served) -> None:
-    learned = {"id": "ann", "face_id": face_id_learned(new_image_id())}
-    status, body = await asked(service, "learn", 201, learned, person="ann")
-    assert (status, body["persons"]) == (201, [learned])
+    told = learned("ann")
+    status, body = await asked(service, "learn", 201, told, person="ann")
+    assert (status, body["persons"]) == (201, told.members()["persons"])
     status, text = await service.get(f"/results/{body['image_id']}")
     assert (status, json.loads(text)["code"]) == (409, "erased")

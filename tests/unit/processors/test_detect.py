@@ -10,8 +10,9 @@ from processors.boxes import Detections, closest
 from processors.decoding.pool import DecodedImage
 from processors.detect import SMALLEST_LEARNED, as_records, choose
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
+from schemas.faces import Detection
 from schemas.ids import face_id_seen
-from schemas.records import Detection, ImageReceived, Options
+from schemas.records import ImageReceived, Options
 from weights.manifest import manifest
 
 MODEL = manifest().detector("centerface")

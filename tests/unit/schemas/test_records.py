@@ -13,20 +13,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas import generate, ids
+from schemas.answers import ErasedBody, ErasedCounts, Models
 from schemas.bucket_events import BucketNotified
 from schemas.calibration import Threshold
 from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord
+from schemas.faces import Crop, DetectedFace, Detection, EmbeddedFace, encoded_vector
 from schemas.generation_records import ActiveGeneration, Generation, OnnxEmbedder
 from schemas.records import (
     RECORDS,
     Answer,
-    Crop,
     DeadLetter,
     DeadLetterClosed,
-    DetectedFace,
-    Detection,
-    EmbeddedFace,
     EraseRequested,
     Erasure,
     FaceLearned,
@@ -34,15 +32,14 @@ from schemas.records import (
     FacesEmbedded,
     FacesReembedded,
     ImageReceived,
-    Models,
     Options,
     ReembeddedFace,
     Source,
     decode_dead_letter,
     decode_embedded,
-    encoded_vector,
 )
 from stream.topics import TOPICS
+from tests.answers import detected, learned, recognized, recognized_person, refused
 
 IMAGE_ID = str(uuid.UUID(int=1))
 LANDMARKS = [(1.5, 2.5)] * 5
@@ -88,6 +85,7 @@ NOTIFIED = BucketNotified.model_validate(
         ],
     }
 )
+ERASED = ErasedBody(status="OK", directory="a", person=None, erased=ErasedCounts(faces=1, images=2))
 EXAMPLES: list[EventRecord] = [
     NOTIFIED,
     RECEIVED,
@@ -98,8 +96,11 @@ EXAMPLES: list[EventRecord] = [
     EraseRequested(image_id=IMAGE_ID, directory="a"),
     FacesReembedded(directory="a", generation="two", faces=[REEMBEDDED]),
     LEARNED,
-    Answer(image_id=IMAGE_ID, purpose="detect", status=200, body={"persons": [{"id": None, "x": 0.1}]}, store=False),
-    Answer(image_id=IMAGE_ID, purpose="erase", status=200, body={}, offset=1 << 40),
+    Answer(image_id=IMAGE_ID, purpose="learn", status=201, body=learned()),
+    Answer(image_id=IMAGE_ID, purpose="recognize", status=200, body=recognized(recognized_person(None, x=0.1))),
+    Answer(image_id=IMAGE_ID, purpose="detect", status=200, body=detected(persons=[FACE.model_dump()]), store=False),
+    Answer(image_id=IMAGE_ID, purpose="detect", status=500, body=refused(500, image_id=IMAGE_ID)),
+    Answer(image_id=IMAGE_ID, purpose="erase", status=200, body=ERASED, offset=1 << 40),
     Generation(
         name="one",
         state="candidate",

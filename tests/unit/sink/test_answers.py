@@ -12,15 +12,17 @@ from backends.files.objects import FileObjects
 from backends.log import Record
 from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.state import State
+from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import erased_person
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
-from schemas.records import Answer, EraseRequested, ImageReceived, Models, Options, problem
+from schemas.records import Answer, EraseRequested, ImageReceived, Options
 from sink.answers import Answers
-from stream.answers import ANSWER_KEPT_S, answer, dead_letter, envelope, error_answer
+from stream.answers import ANSWER_KEPT_S, answer, dead_letter, detected_body, error_answer, learned_body
 from stream.erase.guarded_store import GuardedStore
 from stream.erase.marks import Mark
 from stream.topics import DEAD_LETTERS, RESULTS
+from tests.answers import candidate, detected, learned, recognized, recognized_person
 
 
 @pytest.fixture
@@ -54,8 +56,9 @@ def record(value: bytes | None, *, age_s: float = 0) -> Record:
     return Record(RESULTS, 0, 0, int((time.time() - age_s) * 1000), "key", value)
 
 
-def good(name: str, purpose: Any = "recognize", *, body: dict[str, Any] | None = None, age_s: float = 0) -> Record:
-    return record(answer(received(name, purpose), 200, body or {"status": "OK"}).value, age_s=age_s)
+def good(name: str, purpose: Any = "recognize", *, body: Body | None = None, age_s: float = 0) -> Record:
+    bodies: dict[str, Body] = {"learn": learned(), "recognize": recognized(), "detect": detected()}
+    return record(answer(received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
 
 
 def missing(name: str) -> Record:
@@ -71,7 +74,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    body = {"status": "OK", "persons": [{"id": "Å\U0001f499"}]}
+    body = recognized(recognized_person("Å\U0001f499"))
     given = good("photo", body=body, age_s=100)
     assert await stage.handle([given]) == []
     found = await vectors.answer(received("photo").image_id)
@@ -84,10 +87,11 @@ async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([good("photo", body={"n": 1}), good("photo", body={"n": 2}), good("other", body={"n": 3})])
-    await stage.handle([good("other", body={"n": 4})])
+    first, second, third, fourth = (recognized(filename=f"{n}.jpg") for n in range(4))
+    await stage.handle([good("photo", body=first), good("photo", body=second), good("other", body=third)])
+    await stage.handle([good("other", body=fourth)])
     bodies = [it.body for name in ("photo", "other") if (it := await stored(vectors, name)) is not None]
-    assert bodies == [{"n": 2}, {"n": 4}]
+    assert bodies == [second, fourth]
 
 
 async def test_an_answer_past_its_day_is_not_stored_again(
@@ -120,7 +124,7 @@ async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
     await stage.handle([missing("photo")])
     found = await stored(vectors, "photo")
     assert found is not None
-    assert (found.status, found.body["code"]) == (422, "object_missing")
+    assert (found.status, found.body.members()["code"]) == (422, "object_missing")
     await stage.handle([good("photo")])
     found = await stored(vectors, "photo")
     assert found is not None
@@ -156,7 +160,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([record(answer(it, 200, {"status": "OK"}).value) for it in (private, other)])
+    await stage.handle([record(answer(it, 200, recognized()).value) for it in (private, other)])
     assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
 
 
@@ -177,16 +181,16 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
     command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
+    body = ErasedBody(status="OK", directory="acme", person="obama", erased=ErasedCounts(faces=1, images=1))
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([record(answer(command, 200, {"person": "obama"}).value)])
+    await stage.handle([record(answer(command, 200, body).value)])
     assert await stored(vectors, "command") is None
 
 
 async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
     vectors: SqliteVectors, objects: FileObjects, state: State
 ) -> None:
-    face = {"id": "obama", "face_id": received("face").image_id, "similarity": 0.99, "probability": 0.99}
-    body = {"persons": [face | {"candidates": [face]}]}
+    body = recognized(recognized_person("obama", candidate("obama", face_id=received("face").image_id)))
     state.erasures.add(erased_person("acme", "obama"), Mark(at=1, offset=10))
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     before, after = (answer(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11)))
@@ -223,19 +227,19 @@ async def test_what_is_no_answer_is_unreadable(vectors: SqliteVectors, objects: 
 
 def test_an_answer_carries_what_a_repeated_request_needs() -> None:
     image = received("photo", request_digest="d" * 64, reply_to="ingest-7")
-    made = answer(image, 200, {"status": "OK"}, 44)
+    made = answer(image, 200, recognized(), 44)
     assert (made.topic, made.key, made.partition_key) == (RESULTS, image.image_id, "ingest-7")
     value = Answer.decode(made.value)
     assert (value.request_digest, value.purpose, value.directory, value.offset) == ("d" * 64, "recognize", "acme", 44)
 
 
 def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
-    error = ObjectMissing("there is no object", faces=[{"box": [1, 2, 3, 4]}])
+    error = ObjectMissing("there is no object", faces=[{"box": [1, 2, 3, 4], "score": 0.5}])
     value = Answer.decode(error_answer(received("photo"), error).value)
     assert value.status == 422
-    assert value.body == problem(error) | {"image_id": received("photo").image_id}
-    assert value.body["faces"] == [{"box": [1, 2, 3, 4]}]
-    assert value.body["title"] == "object missing"
+    assert value.body == problem(error, image_id=received("photo").image_id)
+    assert value.body.members()["faces"] == [{"box": [1, 2, 3, 4], "score": 0.5}]
+    assert value.body.members()["title"] == "object missing"
 
 
 def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
@@ -246,10 +250,10 @@ def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
     assert (known.key, unknown.key) == (received("photo").image_id, "a key")
 
 
-def test_the_envelope_says_where_the_picture_is_and_which_models_took_part() -> None:
+def test_a_body_says_where_the_picture_is_and_which_models_took_part() -> None:
     image = received("photo")
-    body = envelope(image, [], Models(detector="centerface"))
-    assert body == {
+    body = detected_body(image, [], "centerface")
+    assert body.members() == {
         "status": "OK",
         "image_id": image.image_id,
         "url": f"/files/{image.image_id}.png",
@@ -258,5 +262,6 @@ def test_the_envelope_says_where_the_picture_is_and_which_models_took_part() -> 
         "persons": [],
         "models": {"detector": "centerface"},
     }
-    other = envelope(image, [], Models(detector="centerface"), image_id="kept", ignored=[])
-    assert (other["image_id"], other["url"], other["ignored"]) == ("kept", "/files/kept.png", [])
+    kept = received("kept").image_id
+    other = learned_body(image, learned().persons[0], [], Models(detector="centerface"), kept)
+    assert (other.image_id, other.url, other.ignored) == (kept, f"/files/{kept}.png", [])

@@ -19,16 +19,9 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, StoredAnswer
 from facestream.runtime.state import State, followed
 from schemas.errors import ObjectMissing, Unavailable
+from schemas.faces import encoded_vector
 from schemas.ids import face_id_learned, new_image_id, original_key, sheet_key
-from schemas.records import (
-    Answer,
-    EraseRequested,
-    FacesEmbedded,
-    FacesReembedded,
-    ReembeddedFace,
-    decode_embedded,
-    encoded_vector,
-)
+from schemas.records import Answer, EraseRequested, FacesEmbedded, FacesReembedded, ReembeddedFace, decode_embedded
 from sink.answers import Answers
 from sink.sink import Sink
 from stream.answers import dead_letter
@@ -229,7 +222,7 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
     outputs = await sink.handle([erase(stream, **command)])
     (answer,) = answers(outputs).values()
     assert answer.status == 200
-    assert answer.body["erased"] == {"faces": 3 - len(left), "images": 3 - len(left)}
+    assert answer.body.members()["erased"] == {"faces": 3 - len(left), "images": 3 - len(left)}
     assert await stores.keys() == {key for name in left | others for key in (original_of(name), crop_of(name))}
     for generation in (GENERATION, CANDIDATE):
         found = [it async for page in stores.vectors.read_faces("acme", generation) for it in page]
@@ -263,8 +256,8 @@ async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores
             "photo": 200,
             "other": 200,
         }
-        assert found["portrait"].body["code"] == "erased"
-        assert [(it["id"], it.get("reason")) for it in found["photo"].body["persons"]] == [
+        assert found["portrait"].body.members()["code"] == "erased"
+        assert [(it["id"], it.get("reason")) for it in found["photo"].body.members()["persons"]] == [
             (None, "erased"),
             ("biden", None),
         ]

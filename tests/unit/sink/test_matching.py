@@ -1,6 +1,7 @@
 """Matching: from similarities to the persons of an answer."""
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.vectors import FaceBlock
+from schemas.answers import RecognizedPerson
 from schemas.arrays import Float32Array
 from schemas.calibration import Calibration
+from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import EmbeddedFace, Options
+from schemas.records import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, matched
 from weights.manifest import manifest
@@ -53,12 +56,17 @@ def gallery(**people: Float32Array) -> Gallery:
     return made
 
 
+def members(persons: Sequence[RecognizedPerson]) -> list[dict[str, Any]]:
+    """As they are encoded."""
+    return [it.members() for it in persons]
+
+
 def match(
     probes: list[Float32Array], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
     photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
-    return matched([photo], known, generation)[0]
+    return members(matched([photo], known, generation)[0])
 
 
 def test_a_face_gets_the_name_of_the_person_it_is_like() -> None:
@@ -96,14 +104,14 @@ def test_nobody_to_be_found_in_an_empty_directory() -> None:
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
     photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
-    ((person,),) = matched([photo], known, GENERATION)
+    (person,) = members(matched([photo], known, GENERATION)[0])
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
     faces = [seen(0), seen(1), seen(2)]
     photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
-    (found,) = matched([photo], gallery(a=axis(0), b=axis(1)), GENERATION)
+    found = members(matched([photo], gallery(a=axis(0), b=axis(1)), GENERATION)[0])
     assert [it["id"] for it in found] == ["a", None, "b"]
     assert found[1]["reason"] == "too-small"
     assert [it["face_id"] for it in found] == [it.face_id for it in faces]
@@ -118,7 +126,7 @@ def test_photos_matched_together_are_answered_as_each_alone() -> None:
     ]
     together = matched(photos, known, GENERATION)
     assert together == [matched([photo], known, GENERATION)[0] for photo in photos]
-    assert [[len(person["candidates"]) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
+    assert [[len(person.candidates) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 
 def test_one_person_twice_in_a_photo_both_stand_and_the_weaker_says_so() -> None:

@@ -17,22 +17,12 @@ from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import FaceBlock, FaceVector
 from facestream.runtime.state import State
+from schemas.answers import Models
 from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
+from schemas.faces import Crop, EmbeddedFace, encoded_vector
 from schemas.ids import crop_key, face_id_learned, original_key
-from schemas.records import (
-    Answer,
-    Crop,
-    EmbeddedFace,
-    EraseRequested,
-    FaceLearned,
-    FacesEmbedded,
-    ImageReceived,
-    Models,
-    Options,
-    decode_embedded,
-    encoded_vector,
-)
+from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options, decode_embedded
 from sink.match.matching import matched
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
@@ -165,7 +155,7 @@ def answers(outputs: list[NewRecord]) -> dict[str, Answer]:
 
 
 def names(outputs: list[NewRecord], name: str) -> list[str | None]:
-    return [it["id"] for it in answers(outputs)[image_id(name)].body["persons"]]
+    return [it["id"] for it in answers(outputs)[image_id(name)].body.members()["persons"]]
 
 
 async def people(vectors: SqliteVectors, directory: str = "acme") -> dict[str, int]:
@@ -185,7 +175,7 @@ async def test_what_was_learned_is_recognized(sink: Sink, vectors: AwayVectors, 
     assert await people(vectors) == {"biden": 1, "obama": 1}
     learned = answers(outputs)[image_id("portrait")]
     assert learned.status == 201
-    (person,) = learned.body["persons"]
+    (person,) = learned.body.members()["persons"]
     assert person == {
         "id": "obama",
         "box": [1, 2, 51, 62],
@@ -193,9 +183,13 @@ async def test_what_was_learned_is_recognized(sink: Sink, vectors: AwayVectors, 
         "detection_score": 0.8,
         "face_id": face_id_learned(image_id("portrait")),
     }
-    assert learned.body["url"] == f"/files/{image_id('portrait')}.jpg"
-    assert (learned.body["filename"], learned.body["directory"]) == ("portrait.jpg", "acme")
-    assert learned.body["models"] == {"detector": "centerface", "embedder": "dlib-resnet29", "generation": GENERATION}
+    assert learned.body.members()["url"] == f"/files/{image_id('portrait')}.jpg"
+    assert (learned.body.members()["filename"], learned.body.members()["directory"]) == ("portrait.jpg", "acme")
+    assert learned.body.members()["models"] == {
+        "detector": "centerface",
+        "embedder": "dlib-resnet29",
+        "generation": GENERATION,
+    }
 
 
 async def test_a_probe_sees_a_learn_that_comes_after_it_in_the_batch(sink: Sink, stream: Stream) -> None:
@@ -244,7 +238,7 @@ async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
 async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:
     await sink.handle([stream.learn("portrait", "obama", 1, directory="acme")])
     outputs = await sink.handle([stream.recognize("photo", 1, directory="other")])
-    (person,) = answers(outputs)[image_id("photo")].body["persons"]
+    (person,) = answers(outputs)[image_id("photo")].body.members()["persons"]
     assert (person["id"], person["reason"]) == (None, "empty-directory")
 
 
@@ -283,7 +277,7 @@ async def test_a_repeated_record_has_one_effect(
     assert found[0].body == found[1].body
     assert await people(vectors) == {"obama": 1}
     photo = answers(await sink.handle([stream.recognize("photo", 1)]))[image_id("photo")]
-    assert len(photo.body["persons"][0]["candidates"]) == 1
+    assert len(photo.body.members()["persons"][0]["candidates"]) == 1
     assert (await objects.get(original_of("portrait"))).data == b"original"
     assert (await objects.get(crop_of("portrait"))).data == b"crop"
 
@@ -300,7 +294,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
         it for batch in ([[first, second]] if together else [[first], [second]]) for it in await sink.handle(batch)
     ]
     assert (answers(outputs)[image_id("first")].status, answers(outputs)[image_id("second")].status) == (201, 200)
-    body = answers(outputs)[image_id("second")].body
+    body = answers(outputs)[image_id("second")].body.members()
     assert body["image_id"] == image_id("first")
     assert body["persons"][0]["face_id"] == face_id_learned(image_id("first"))
     assert body["url"] == f"/files/{image_id('first')}.jpg"
@@ -449,7 +443,7 @@ async def test_galleries_that_do_not_fit_into_memory_are_dropped_and_read_again(
 async def test_probes_of_a_photo_are_answered_in_its_own_options(sink: Sink, stream: Stream) -> None:
     await sink.handle([stream.learn(f"{i}", f"person {i}", i) for i in range(5)])
     outputs = await sink.handle([stream.recognize("one", 9, top=1), stream.recognize("all", 9, top=10, strangers=1)])
-    (one,), (everybody,) = (answers(outputs)[image_id(name)].body["persons"] for name in ("one", "all"))
+    (one,), (everybody,) = (answers(outputs)[image_id(name)].body.members()["persons"] for name in ("one", "all"))
     assert (len(one["candidates"]), one["id"]) == (1, None)
     assert (len(everybody["candidates"]), everybody["id"]) == (5, everybody["candidates"][0]["id"])
 

@@ -19,6 +19,7 @@ from stream import lanes as lanes_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
+from tests.answers import recognized
 from tests.unit.delegating import DelegatingConsumer
 
 DIED = 77
@@ -53,7 +54,7 @@ class CrashingStage:
             if image.filename == "deadly":
                 self.death.at("in handle")
         await asyncio.sleep(0)
-        return [answer(image, 200, {"name": image.filename}) for image in images]
+        return [answer(image, 200, recognized(image_id=image.image_id, filename=image.filename)) for image in images]
 
     def received(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
@@ -79,7 +80,7 @@ class CrashingLog(SqliteLog):
         self.death, self.appended = death, False
 
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
-        deadly = any(b'"name":"deadly"' in (record.value or b"") for record in records)
+        deadly = any(b'"filename":"deadly"' in (record.value or b"") for record in records)
         if deadly:
             self.death.at("before append")
         places = await super().append(records)

@@ -28,6 +28,7 @@ from stream.erase.marks import Erasures
 from stream.sources import Sources
 from stream.topics import ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
+from tests import answers
 
 DIED = 77
 ERASED = PersonErasure("acme", "obama")
@@ -99,7 +100,7 @@ class KeepingStage:
             metadata = ObjectMetadata(received.directory, received.person, received.image_id, received_at=received_at)
             key = crop_key(face_id_learned(received.image_id))
             await self._store.put(received.image_id, key, b"crop", metadata)
-            outputs.append(answer(received, 201, {"status": "OK"}))
+            outputs.append(answer(received, 201, answers.learned()))
         return outputs
 
     def received(self, record: Record) -> ImageReceived:

@@ -22,6 +22,7 @@ from stream import worker as worker_module
 from stream.answers import answer
 from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
+from tests.answers import recognized
 
 PATIENCE_S = 20.0
 
@@ -70,7 +71,7 @@ class Stage:
                     await self.blocked[name].wait()
                 if self.script.get(name):
                     raise self.script[name].pop(0)
-            return [answer(it, 200, {"name": it.filename}) for it in images]
+            return [answer(it, 200, recognized(image_id=it.image_id, filename=it.filename)) for it in images]
         finally:
             for name in names:
                 self.running.remove(name)

@@ -21,12 +21,14 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import Erased
+from schemas.faces import Crop
 from schemas.ids import crop_key, face_id_learned, original_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, Crop, Erasure, FaceLearned, ImageReceived, Source
+from schemas.records import Answer, Erasure, FaceLearned, ImageReceived, Source
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
 from stream.erase.marks import Erasures, Mark, object_keys_of_image
 from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
+from tests import answers
 from tests.unit.stream.dying_store import DIED, ERASED_OFFSET
 from tests.unit.stream.stages import answered
 
@@ -132,8 +134,8 @@ def face_learned(image_id: str, learned_at: int) -> FaceLearned:
 
 
 def recognized() -> Answer:
-    candidate = {"id": "obama", "face_id": FACE_ID, "similarity": 0.9, "probability": 0.8}
-    body = {"status": "OK", "persons": [candidate | {"candidates": [candidate]}]}
+    person = answers.recognized_person("obama", answers.candidate("obama", face_id=FACE_ID))
+    body = answers.recognized(person, image_id=IMAGE_ID)
     return Answer(
         image_id=IMAGE_ID, purpose="recognize", directory="acme", status=200, body=body, offset=ERASED_OFFSET - 1
     )

@@ -12,8 +12,9 @@ from backends.sqlite.log import SqliteLog
 from facestream.runtime.state import State
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
+from schemas.faces import Crop
 from schemas.ids import crop_key, face_id_learned, original_key
-from schemas.records import Crop, FaceLearned, ImageReceived
+from schemas.records import FaceLearned, ImageReceived
 from stream.answers import dead_letter
 from stream.erase.leftovers import delete_leftovers
 from stream.erase.marks import Mark, object_keys_of_image

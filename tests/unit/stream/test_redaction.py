@@ -3,57 +3,46 @@
 import json
 import uuid
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.sqlite.log import SqliteLog
+from schemas.answers import CandidatePerson, Problem, RecognizedBody, RecognizedPerson
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.ids import face_id_learned
 from schemas.records import Answer
 from stream.erase.marks import Erasures, Mark
 from stream.erase.redaction import redacted
+from tests import answers as bodies
 
 PEOPLE = ["anna", "bert", "carl"]
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
 FACE_IDS = {(person, i): str(uuid.uuid5(uuid.NAMESPACE_URL, f"{person} {i}")) for person in PEOPLE for i in range(2)}
 
 
-def candidate(person: str, portrait: int = 0, similarity: float = 0.9) -> dict[str, Any]:
-    return {
-        "id": person,
-        "face_id": FACE_IDS[person, portrait],
-        "similarity": similarity,
-        "probability": similarity / 2,
-    }
-
-
-def face(candidates: list[dict[str, Any]], *, named: bool) -> dict[str, Any]:
-    """As the sink answers it: the best first, and the face's own name if it is near enough."""
-    best = candidates[0] if candidates else {"id": None, "similarity": None, "probability": None}
-    person = {
-        "id": best["id"] if named else None,
-        "face_id": "of the photo",
-        "similarity": best["similarity"],
-        "probability": best["probability"],
-        "candidates": candidates,
-    }
-    return (
-        person
-        if person["id"] is not None
-        else person | {"reason": "below-threshold" if candidates else "empty-directory"}
+def candidate(person: str, portrait: int = 0, similarity: float = 0.9) -> CandidatePerson:
+    return bodies.candidate(
+        person, face_id=FACE_IDS[person, portrait], similarity=similarity, probability=similarity / 2
     )
 
 
-def recognized(*faces: dict[str, Any], offset: int | None = 10, directory: str | None = "acme") -> Answer:
-    body = {"status": "OK", "image_id": IMAGE_ID, "persons": list(faces)}
+def face(candidates: list[CandidatePerson], *, named: bool) -> RecognizedPerson:
+    """As the sink answers it: the best first, and the face's own name if it is near enough."""
+    if named and candidates:
+        return bodies.recognized_person(candidates[0].id, *candidates)
+    reason = "below-threshold" if candidates else "empty-directory"
+    return bodies.recognized_person(None, *candidates, reason=reason)
+
+
+def recognized(*faces: RecognizedPerson, offset: int | None = 10, directory: str | None = "acme") -> Answer:
+    body = bodies.recognized(*faces, image_id=IMAGE_ID)
     return Answer(image_id=IMAGE_ID, purpose="recognize", directory=directory, status=200, body=body, offset=offset)
 
 
 def learned(person: str, portrait: int = 0, offset: int = 10) -> Answer:
-    body = {"status": "OK", "image_id": IMAGE_ID, "persons": [{"id": person, "face_id": FACE_IDS[person, portrait]}]}
+    body = bodies.learned(person, image_id=IMAGE_ID, face_id=FACE_IDS[person, portrait])
     return Answer(image_id=IMAGE_ID, purpose="learn", directory="acme", status=201, body=body, offset=offset)
 
 
@@ -78,7 +67,7 @@ similarities = st.floats(0, 1, width=16)
 
 
 @st.composite
-def faces(draw: st.DrawFn) -> dict[str, Any]:
+def faces(draw: st.DrawFn) -> RecognizedPerson:
     people = draw(st.lists(st.sampled_from(PEOPLE), unique=True))
     values = sorted((draw(similarities) for _ in people), reverse=True)
     found = [candidate(it, draw(st.integers(0, 1)), value) for it, value in zip(people, values, strict=True)]
@@ -94,34 +83,34 @@ def gone(marks: dict[str, int], offset: int) -> tuple[set[str], set[str]]:
 @given(st.lists(faces(), max_size=4), OFFSETS, marks)
 @settings(max_examples=300, deadline=None)
 def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
-    persons: list[dict[str, Any]], offset: int, marks: dict[str, int]
+    persons: list[RecognizedPerson], offset: int, marks: dict[str, int]
 ) -> None:
     answer = recognized(*persons, offset=offset)
     left = redacted(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
-    text = json.dumps(left.body)
+    text = json.dumps(left.body.members())
     assert not [name for name in names if name in text]
     assert not [it for it in face_ids if it in text]
     if marks.get(erased_directory("acme"), 0) > offset:
-        assert (left.status, left.body["code"], left.body["image_id"]) == (409, "erased", IMAGE_ID)
+        assert isinstance(left.body, Problem)
+        assert (left.status, left.body.code, left.body.image_id) == (409, "erased", IMAGE_ID)
         return
     assert left.status == 200
-    assert left.model_copy(update={"body": {}}) == answer.model_copy(update={"body": {}})
-    assert {key: value for key, value in left.body.items() if key != "persons"} == {
-        "status": "OK",
-        "image_id": IMAGE_ID,
-    }
-    for before, after in zip(persons, left.body["persons"], strict=True):
-        stay = [it for it in before["candidates"] if it["id"] not in names and it["face_id"] not in face_ids]
-        assert after["candidates"] == stay
-        if len(stay) == len(before["candidates"]):
+    assert isinstance(left.body, RecognizedBody)
+    assert left.model_copy(update={"body": answer.body}) == answer
+    assert left.body.model_copy(update={"persons": persons}) == answer.body
+    for before, after in zip(persons, left.body.persons, strict=True):
+        stay = [it for it in before.candidates if it.id not in names and it.face_id not in face_ids]
+        assert after.candidates == stay
+        if len(stay) == len(before.candidates):
             assert after == before
             continue
-        still_best = bool(stay) and stay[0] == before["candidates"][0]
-        assert after["id"] == (before["id"] if still_best else None)
-        assert after["similarity"] == (stay[0]["similarity"] if stay else None)
-        assert after["probability"] == (stay[0]["probability"] if stay else None)
-        assert after.get("reason") == ("erased" if before["id"] and not still_best else before.get("reason"))
+        still_best = bool(stay) and stay[0] == before.candidates[0]
+        assert after.id == (before.id if still_best else None)
+        assert after.similarity == (stay[0].similarity if stay else None)
+        assert after.probability == (stay[0].probability if stay else None)
+        assert after.reason == ("erased" if before.id and not still_best else before.reason)
+        assert after.members().keys() >= {"id", "similarity", "probability"}  # null rather than absent
 
 
 @given(st.sampled_from(PEOPLE), st.integers(0, 1), OFFSETS, marks)
@@ -133,8 +122,9 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
     left = redacted(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
     if person in names or FACE_IDS[person, portrait] in face_ids:
-        assert (left.status, left.body["code"]) == (409, "erased")
-        assert person not in json.dumps(left.body)
+        assert isinstance(left.body, Problem)
+        assert (left.status, left.body.code) == (409, "erased")
+        assert person not in json.dumps(left.body.members())
     else:
         assert left is answer
 

@@ -30,6 +30,7 @@ from stream.incoming import incoming_keys, source_keys_of
 from stream.sources import Sources
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
+from tests.answers import recognized
 from tests.unit.backends.s3_stand_in import answer as s3_answer
 from tests.unit.backends.s3_stand_in import error, stand_in
 from tests.unit.stream.stages import Stage, answers, quick_and_quiet, running, send, until, values
@@ -218,7 +219,7 @@ class Copying(Stage):
         for it in received:
             if it.source is not None:
                 await self.sources.original(it, AT)
-        return [answer(it, 200, {}) for it in received]
+        return [answer(it, 200, recognized(image_id=it.image_id)) for it in received]
 
 
 @pytest.mark.usefixtures("quick")

@@ -12,6 +12,7 @@ import pytest
 
 from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
+from schemas.answers import Problem
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import DeadLetter, ImageReceived
 from stream import failures as failures_module
@@ -292,9 +293,10 @@ async def test_an_error_of_the_image_itself_is_answered_at_once(log: AwayLog, or
         await until(lambda: eventually(log, answers=2, lag_=0))
     assert await answered(log) == statuses("good") | statuses("faceless", status=422)
     (bad,) = [it for it in await answers(log) if it.status == 422]
-    assert bad.body["code"] == "no_face"
-    assert bad.body["detail"] == "no face was found"
-    assert bad.body["image_id"] == image("faceless").image_id
+    assert isinstance(bad.body, Problem)
+    assert bad.body.code == "no_face"
+    assert bad.body.detail == "no face was found"
+    assert bad.body.image_id == image("faceless").image_id
     assert stage.tries("faceless") <= 2  # once alone, and once in a batch
     assert await dead_letters(log) == []
 
@@ -567,7 +569,7 @@ async def test_a_crash_changes_no_result(log: AwayLog, tmp_path: Path, moment: s
     assert second == 0
     assert await lag(log) == 0
     # What a run that never died gives: each image answered with its name. Some may be answered twice, all alike.
-    assert {(it.image_id, it.status, it.body["name"]) for it in await answers(log)} == {
+    assert {(it.image_id, it.status, it.body.members()["filename"]) for it in await answers(log)} == {
         (image(name).image_id, 200, name) for name in names
     }
     assert await dead_letters(log) == []
