@@ -1,5 +1,5 @@
-"""Takes an upload in: the object first, then the event (rule 1 of the design), idempotent where there is a key (rule
-2).
+"""Accepts an upload: stores the object first, then appends the event (rule 1 of the design). A request with an
+Idempotency-Key has one effect (rule 2).
 """
 
 import asyncio
@@ -28,7 +28,7 @@ HASH_IN_THREAD = 1 << 20
 
 
 class Accept:
-    """Stores and announces uploads."""
+    """Stores uploads and appends their events."""
 
     def __init__(
         self, log: EventLog, objects: ObjectStore, vectors: VectorStore, erasures: Erasures, reply_to: str
@@ -46,7 +46,7 @@ class Accept:
         options: Options,
         idempotency_key: str | None,
     ) -> ImageReceived:
-        """The event of an upload, nothing stored yet. Raises NotAnImage, and Unavailable where there is a key."""
+        """The event of an upload; nothing is stored yet. Raises NotAnImage, and Unavailable where there is a key."""
         media_type = media_type_of(upload.data)
         image_id = (
             await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
@@ -67,8 +67,8 @@ class Accept:
         )
 
     async def _image_id(self, directory: str | None, purpose: Purpose, person: str | None, idempotency_key: str) -> str:
-        """That of each request with this key, until what came of it is erased. The next one is another image: what is
-        still in flight of the first one must do it no harm.
+        """The image_id of each request with this key, until its image is erased. After that the key stands for another
+        image, so that records of the first one that are still in flight do not affect it.
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
@@ -78,8 +78,8 @@ class Accept:
         return image_id
 
     async def earlier_answer(self, received: ImageReceived, recent: Answer | None) -> Answer | None:
-        """The answer of the same request: `recent` where it was given a moment ago, else from the store. Raises
-        IdempotencyKeyReused when the key came with another body before.
+        """The answer to an earlier request with the same key: `recent`, or the stored one. Raises IdempotencyKeyReused
+        when that request had another body.
         """
         if recent is not None:
             _require_same(recent.request_digest, received)
@@ -95,9 +95,9 @@ class Accept:
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
-        """Returns when the original is in the object store and the event is acknowledged by the topic. Raises
-        Unavailable, StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same
-        key meanwhile.
+        """Returns once the original is in the object store and the event is acknowledged. Raises Unavailable,
+        StorageFull, and IdempotencyKeyReused when another replica has accepted another body under the same key
+        meanwhile.
         """
         metadata: Mapping[str, str] = {
             "directory": received.directory or "",
@@ -124,8 +124,8 @@ class Accept:
         )
 
     def one_at_a_time(self, image_id: str) -> asyncio.Lock:
-        """Two requests with one Idempotency-Key are taken in one after the other: a lock for as long as somebody holds
-        it.
+        """A lock, so that two requests with one Idempotency-Key are accepted one after the other. It exists for as long
+        as somebody holds it.
         """
         return self._locks.setdefault(image_id, asyncio.Lock())
 

@@ -1,5 +1,5 @@
-"""The routes that erase: people, faces, images, directories. Answered once it is done, everywhere (rule 6 of the
-design).
+"""The routes that erase people, faces, images and directories. A 200 means that everything has been deleted, everywhere
+(rule 6 of the design).
 """
 
 import asyncio
@@ -24,7 +24,7 @@ routes = web.RouteTableDef()
 
 @routes.delete("/directories/{directory}")
 async def directory(request: web.Request) -> web.Response:
-    """Everybody in it, and all its pictures."""
+    """Erases everybody in a directory, and all its pictures."""
     name = name_of(request.match_info["directory"], "directory")
     access_of(request, "admin").require_directory(name)
     return await _erase(request, EraseRequested(image_id=new_image_id(), directory=name))
@@ -32,7 +32,7 @@ async def directory(request: web.Request) -> web.Response:
 
 @routes.delete("/directories/{directory}/persons/{person}")
 async def person(request: web.Request) -> web.Response:
-    """All faces of a person with their images; those on their way too."""
+    """Erases all faces of a person with their images, those in flight too."""
     name = name_of(request.match_info["directory"], "directory")
     access_of(request, "learn").require_directory(name)
     who = name_of(request.match_info["person"], "person")
@@ -41,7 +41,7 @@ async def person(request: web.Request) -> web.Response:
 
 @routes.delete("/faces/{face_id}")
 async def face(request: web.Request) -> web.Response:
-    """One learned face with its image."""
+    """Erases one learned face with its image."""
     face_id = request.match_info["face_id"]
     metadata = await _metadata(request, face_id, (crop_key(face_id),))
     return await _erase(
@@ -58,16 +58,16 @@ async def face(request: web.Request) -> web.Response:
 
 @routes.delete("/images/{image_id}")
 async def image(request: web.Request) -> web.Response:
-    """One image, and the face that was learned from it."""
+    """Erases one image, and the face that was learned from it."""
     image_id = request.match_info["image_id"]
     metadata = await _metadata(request, image_id, original_keys(image_id))
-    if not metadata["directory"]:  # it was only detected in: nothing but its picture and its answer is there
+    if not metadata["directory"]:  # of a detect: there is nothing but its picture and its answer
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
         body = ErasedBody(status="OK", directory=None, person=None, erased=ErasedCounts(faces=0, images=1))
         return json_response(200, body)
-    person = metadata.get("person") or None  # of a portrait, learned by now or not yet
+    person = metadata.get("person") or None  # of a portrait, whether learned by now or not
     return await _erase(
         request,
         EraseRequested(
@@ -81,7 +81,7 @@ async def image(request: web.Request) -> web.Response:
 
 
 async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]) -> dict[str, str]:
-    """Of the first object that is there and that the caller may see. Raises NotFound."""
+    """The metadata of the first object that exists and that the caller may see. Raises NotFound."""
     access, service = access_of(request, "learn"), request.app[SERVICE]
     if is_image_id(identifier):
         for key in keys:
@@ -92,8 +92,8 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
 
 
 async def _erase(request: web.Request, command: EraseRequested) -> web.Response:
-    """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of
-    it.
+    """Appends the command to the directory's partition, and waits until it is carried out and this replica has read the
+    erasure.
     """
     service: Service = request.app[SERVICE]
     command = command.model_copy(update={"reply_to": service.replies.reply_to})

@@ -1,5 +1,5 @@
-"""The key of an erasure: a digest of what was erased. The name of who is gone must not stay in a topic that is kept for
-ever.
+"""The key of an erasure: a digest of what was erased, because `erasures` is kept for ever and must not hold the name of
+an erased person.
 """
 
 import hashlib
