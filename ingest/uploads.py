@@ -30,7 +30,7 @@ class UploadMemory:
         self._used = 0
 
     def reserve(self, content_length: int | None) -> int:
-        """The number of reserved bytes, for `give_back`. Raises UploadTooLarge, TooMuchInFlight (the memory is used up)."""
+        """The number of reserved bytes, for `give_back`. Raises UploadTooLarge, TooMuchInFlight (memory is used up)."""
         if content_length is not None and content_length > self._largest + FIELDS_ROOM:
             raise UploadTooLarge(
                 f"the upload has {content_length:,} bytes, the limit is {self._largest:,}", limit=self._largest
