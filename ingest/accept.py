@@ -29,7 +29,7 @@ HASH_IN_THREAD = 1 << 20
 
 
 class Accept:
-    """Stores and announces uploads."""
+    """Stores uploads and appends their events."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Accept:
         options: Options,
         idempotency_key: str | None,
     ) -> ImageReceived:
-        """The event of an upload, nothing stored yet. Raises NotAnImage, and Unavailable where there is a key."""
+        """The event of an upload; nothing is stored yet. Raises NotAnImage, and Unavailable where there is a key."""
         media_type = media_type_of(upload.data)
         image_id = (
             await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
@@ -86,8 +86,8 @@ class Accept:
         return image_id
 
     async def earlier_answer(self, received: ImageReceived, recent: Answer | None) -> Answer | None:
-        """The answer of the same request: `recent` where it was given a moment ago, else from the store. Raises
-        IdempotencyKeyReused when the key came with another body before.
+        """The answer to an earlier request with the same key: `recent`, or the stored one. Raises IdempotencyKeyReused
+        when that request had another body.
         """
         if recent is not None:
             _require_same(recent.request_digest, received)
@@ -103,9 +103,9 @@ class Accept:
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
-        """Returns when the original is in the object store and the event is acknowledged by the topic. Raises
-        Unavailable, StorageFull, and IdempotencyKeyReused when another replica has taken in another body under the same
-        key meanwhile.
+        """Returns once the original is in the object store and the event is acknowledged. Raises Unavailable,
+        StorageFull, and IdempotencyKeyReused when another replica has accepted another body under the same key
+        meanwhile.
         """
         metadata = ObjectMetadata(
             directory=received.directory,

@@ -1,4 +1,4 @@
-"""The routes that show what is there: files, faces, directories and people."""
+"""The routes that list and return what is stored: files, faces, directories and people."""
 
 from aiohttp import web
 
@@ -13,7 +13,7 @@ from schemas.object_metadata import ObjectMetadata
 routes = web.RouteTableDef()
 
 DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000
-# A picture that somebody uploaded is shown, never run: not as a page, not as a script.
+# An uploaded file is only ever a picture for the browser, never a page or a script.
 FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",

@@ -1,4 +1,4 @@
-"""The routes that take images in and answer them: /learn, /recognize, /detect and /results/{image_id}."""
+"""The routes that accept images and return their answers: /learn, /recognize, /detect and /results/{image_id}."""
 
 import asyncio
 import time
@@ -45,7 +45,7 @@ async def detect(request: web.Request) -> web.Response:
 
 @routes.get("/results/{image_id}")
 async def result(request: web.Request) -> web.Response:
-    """202 while the image is being worked on, then its answer; 404 for what never was, 410 for what is over."""
+    """The answer; 202 while the image is being worked on, 404 for an unknown image, 410 after the answer expired."""
     access, service = access_of(request, "recognize"), request.app[SERVICE]
     image_id = request.match_info["image_id"]
     unknown = NotFound(f"there is no image {image_id}", image_id=image_id)
@@ -90,13 +90,13 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
     if lane not in LANES:
         raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
     topic = LANES[lane]
-    if wait_s and topic == IMAGES_RECEIVED:  # the bulk lane waits for its turn however long that takes
+    if wait_s and topic == IMAGES_RECEIVED:  # a bulk request may wait for any time
         service.pressure.check()
     reserved = service.uploads.reserve(request.content_length)
     try:
         upload = await read_upload(request, service.limits.max_upload)
         fields = upload.fields
-        if fields.pop("lane", lane) != lane:  # by then the upload has been let in, or has not
+        if fields.pop("lane", lane) != lane:  # the lane was needed before the form was read
             raise InvalidRequest(f"lane is a part of the address: /{purpose}?lane=bulk", field="lane")
         person = _required(fields, "person") if purpose == "learn" else None
         directory = fields.pop("directory", None) or access.directory
@@ -135,7 +135,7 @@ async def _announce(
         async with asyncio.timeout(wait_s):
             answer = await future
         log.info("answered", image_id=received.image_id, status=answer.status)
-        # A learn's answer names nobody but whom this request has named, and whoever erases them now does so beside it.
+        # The answer to a learn names only the person of this request, so a concurrent erasure reveals nothing.
         return _answered(service, answer) if received.purpose == "learn" else await _just_answered(service, answer)
     except TimeoutError:
         return _working(received.image_id)
@@ -144,12 +144,12 @@ async def _announce(
 
 
 async def _just_answered(service: Service, answer: Answer) -> web.Response:
-    """An answer that is on its way to the store, where whoever was erased is taken out of it: what another replica has
-    just said to be erased must be known here too.
+    """The response for an answer that may not be stored yet. The erasures are read first, so that people whom another
+    replica has just erased are redacted.
     """
     try:
         await service.erasures.refresh()
-    except Unavailable:  # it is done all the same, and can be had as soon as the log is back
+    except Unavailable:  # the answer exists, and can be read once the log is back
         return _working(answer.image_id)
     return _answered(service, answer)
 

@@ -1,4 +1,4 @@
-"""API keys: made once, shown once, kept as hashes; who may do what in which directory.
+"""API keys, stored as hashes, and what each allows in which directory.
 
 A key reads `fs_<key id>_<secret>`. The secret has 256 random bits, so that one round of SHA-256 is enough to keep it.
 """
@@ -19,7 +19,7 @@ REFRESH_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a caller may do. `directory` None means every directory."""
+    """What a caller may do; `directory` None: in every directory."""
 
     scope: str = "admin"
     directory: str | None = None
@@ -45,7 +45,7 @@ def create(scope: str, directory: str | None) -> tuple[str, ApiKey]:
 
 
 class Keys:
-    """Checks the keys of requests. A new or revoked key counts after two seconds at the latest."""
+    """Checks the keys of requests. A new or revoked key takes effect within two seconds."""
 
     def __init__(self, vectors: VectorReader) -> None:
         self._vectors = vectors
@@ -54,8 +54,8 @@ class Keys:
         self._reading = asyncio.Lock()
 
     async def access(self, text: str | None) -> Access:
-        """Raises Unauthorized. Without any key in the store everybody may do everything (the service then listens on
-        loopback only).
+        """The access of a key. Raises Unauthorized. Without any key in the store everybody may do everything; the
+        service listens on loopback only then.
         """
         if time.monotonic() - self._read_at > REFRESH_S:
             async with self._reading:

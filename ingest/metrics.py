@@ -1,4 +1,4 @@
-"""What the service counts of its requests."""
+"""Metrics of the requests."""
 
 import time
 
@@ -20,7 +20,7 @@ UPLOADED = Counter("facestream_uploaded_bytes_total", "Bytes of images taken in"
 
 @web.middleware
 async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Counts each request under its route's pattern, so that ids make no series of their own."""
+    """Counts each request under the pattern of its route, so that ids do not multiply the series."""
     resource = request.match_info.route.resource
     route = f"{request.method} {resource.canonical}" if resource else "none"
     began = time.monotonic()

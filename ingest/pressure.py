@@ -12,8 +12,8 @@ class Pressure:
         self._age_s, self._max_age = age_s, max_age
 
     def check(self) -> None:
-        """Raises TooMuchInFlight, with the seconds after which a request has a chance: what waits has to become half as
-        old as it may be, and gets younger no faster than it got old.
+        """Raises TooMuchInFlight with the seconds after which to try again: the time in which the age can fall to half
+        of the limit, at one second per second.
         """
         age = self._age_s()
         if age > self._max_age:

@@ -1,4 +1,4 @@
-"""Wakes the requests that wait for an answer: reads this replica's partition of `results` from the end."""
+"""Gives answers to the requests that wait for them: reads this replica's partition of `results` from the end."""
 
 import asyncio
 import time
@@ -16,18 +16,20 @@ log = structlog.get_logger(__name__)
 
 RATE_WINDOW = 64
 LOG_AWAY_S = 1.0
-RECENT_S = 5.0  # the answers' stage has stored an answer by then
+RECENT_S = 5.0  # the stage `answers` has stored an answer by then
 
 
 class Replies:
-    """`reply_to` is this replica's address: it goes into each event, and answers come back in its partition."""
+    """The waiting requests of this replica. `reply_to` is its address: each event carries it, and the answers come back
+    in its partition.
+    """
 
     def __init__(self, log_: EventLog) -> None:
         self._log = log_
         self._reader: Reader | None = None
         self._waiting: dict[str, list[asyncio.Future[Answer]]] = {}
         self._answered_at: deque[float] = deque(maxlen=RATE_WINDOW)
-        self._recent: dict[str, tuple[float, Answer]] = {}  # by image_id, when it was given; the oldest first
+        self._recent: dict[str, tuple[float, Answer]] = {}  # by image_id, with the time of the answer; the oldest first
         self.reply_to = f"ingest-{uuid.uuid4()}"
 
     async def start(self) -> None:
@@ -40,7 +42,7 @@ class Replies:
         while True:
             try:
                 records = await self._reader.poll(1_000, 1.0)
-            except Unavailable as error:  # those who wait go on waiting, or get their answer from the store later
+            except Unavailable as error:  # waiting requests go on waiting, or get their answer from the store later
                 log.warning("reading answers failed", reason=error.message)
                 await asyncio.sleep(LOG_AWAY_S)
                 continue
@@ -59,7 +61,7 @@ class Replies:
             await self._reader.close()
 
     def expect(self, image_id: str) -> asyncio.Future[Answer]:
-        """A future of the answer; to be called before the event is appended, and given back with `forget`."""
+        """A future of the answer. Call it before the event is appended, and give the future to `forget` at the end."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(image_id, []).append(future)
         return future
@@ -72,7 +74,7 @@ class Replies:
                 del self._waiting[image_id]
 
     def recent(self, image_id: str) -> Answer | None:
-        """What a request was answered a moment ago: the store may not have it yet."""
+        """An answer of the last seconds, which the store may not have yet."""
         return self._recent[image_id][1] if image_id in self._recent else None
 
     def _remember(self, answer: Answer) -> None:
@@ -89,7 +91,7 @@ class Replies:
         return len(self._waiting)
 
     def seconds_until_free(self) -> int:
-        """How long what waits now will take at the pace of the last answers: an honest Retry-After."""
+        """For Retry-After: half the time that the waiting requests will take at the pace of the last answers."""
         if len(self._answered_at) < 2:
             return 1
         pace = (time.monotonic() - self._answered_at[0]) / len(self._answered_at)

@@ -1,4 +1,4 @@
-"""What the routes share: the stores, the limits, and who is asking."""
+"""What the routes share: the stores, the limits, and the access of the caller."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The active of `generations` is what is listed. `checks` are what readiness depends on."""
+    """What the application works with. Listings show the active one of `generations`; readiness depends on `checks`."""
 
     log: EventLog
     objects: ObjectDeleter

@@ -23,14 +23,14 @@ class Upload:
 
 
 class UploadMemory:
-    """Counts the bytes of uploads under way against a limit."""
+    """Limits the bytes of uploads that are being read."""
 
     def __init__(self, limit: int, largest: int) -> None:
         self._limit, self._largest = limit, largest
         self._used = 0
 
     def reserve(self, content_length: int | None) -> int:
-        """Raises UploadTooLarge, and TooMuchInFlight when the memory is used up. Give back what it returns."""
+        """The number of reserved bytes, for `give_back`. Raises UploadTooLarge, TooMuchInFlight (memory is used up)."""
         if content_length is not None and content_length > self._largest + FIELDS_ROOM:
             raise UploadTooLarge(
                 f"the upload has {content_length:,} bytes, the limit is {self._largest:,}", limit=self._largest
@@ -76,7 +76,9 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
 
 
 def _unicode(header: str) -> str:
-    """A header's text without what is no UTF-8: aiohttp hands that over as lone surrogates, which no record can hold."""
+    """The text of a header. aiohttp decodes bytes that are not UTF-8 as lone surrogates, which no record can hold: they
+    are replaced.
+    """
     return header.encode(errors="surrogateescape").decode(errors="replace")
 
 

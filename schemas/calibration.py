@@ -1,4 +1,5 @@
-"""What a similarity is worth, as data: the threshold for a share of strangers, and the probability of a best match.
+"""The meaning of a similarity, as data: the threshold for a false positive identification rate (FPIR), and the
+probability that a best match is right.
 
 Both depend on how many people are enrolled. The shipped models have theirs in the manifest, others get them from their
 replay.
@@ -29,7 +30,7 @@ class Threshold(Entry):
         return self
 
     def at(self, people: int, strangers: float) -> float:
-        """The threshold above which the share `strangers` (0..1) of strangers gets a name in a gallery of `people`.
+        """The threshold at which a share `strangers` (0..1) of all strangers gets a name in a gallery of `people`.
 
         Between the measured points, and beyond them, linear in the logarithm of both. Never above 1.
         """
@@ -53,7 +54,7 @@ class Calibration(Entry):
         return self
 
     def probability(self, similarity: float, people: int) -> float:
-        """That the best match, of this similarity, in a gallery of `people` is that person. 0..1."""
+        """The probability (0..1) that a best match of this similarity in a gallery of `people` is that person."""
         size = math.log10(max(1, people))
         sizes = [math.log10(each) for each in self.people]
         z = line(size, sizes, self.slope) * (similarity - line(size, sizes, self.midpoint, extend=True))

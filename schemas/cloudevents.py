@@ -25,7 +25,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 class CloudEvent(BaseModel):
-    """The attributes that count here, and the data; further attributes are left alone."""
+    """The attributes that are used here, and the data; other attributes are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -38,7 +38,7 @@ class CloudEvent(BaseModel):
 
 
 def image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> ImageReceived:
-    """Raises UnreadableRecord, saying which member does not fit."""
+    """Decodes a record. Raises UnreadableRecord, which names the member that does not fit."""
     if headers:
         named = {name.lower(): text for name, text in headers}
         if f"{HEADER}specversion" in named:
@@ -54,7 +54,7 @@ def image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = (
 
 
 def _binary(value: bytes | None, headers: Mapping[str, bytes]) -> dict[str, Any]:
-    """As the structured mode has it."""
+    """A record in the binary mode, as the structured mode has it."""
     attributes: dict[str, Any] = {
         name.removeprefix(HEADER): text.decode(errors="replace")
         for name, text in headers.items()

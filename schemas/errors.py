@@ -1,7 +1,7 @@
-"""What can go wrong, as data: each error has a stable code, an HTTP status, a message that tells the remedy, and says
-whether it may pass.
+"""The expected failures: each has a stable code, an HTTP status, a message that says what to do, and whether a retry
+may help.
 
-Nobody matches on message text: the worker decides by `retriable`, clients by `code`.
+The worker decides by `retriable`, clients by `code`, nobody by the text of a message.
 """
 
 from typing import Any, ClassVar
@@ -106,7 +106,7 @@ class UnreadableRecord(FacestreamError):
 
 
 class ProcessingFailed(FacestreamError):
-    """Retried until its time was over, or killed its process three times: the record is in `dead-letters`."""
+    """A record was retried for too long, or killed its process three times; it is in `dead-letters` now."""
 
     code, status = "processing_failed", 500
 
@@ -116,7 +116,7 @@ class TooMuchInFlight(FacestreamError):
 
 
 class Unavailable(FacestreamError):
-    """A store or the log cannot be reached, or did not say what became of a write."""
+    """A store or the log cannot be reached, or the outcome of a write is unknown."""
 
     code, status, retriable = "unavailable", 503, True
 
@@ -138,7 +138,7 @@ class Fenced(FacestreamError):
 
 
 class TopicMismatch(FacestreamError):
-    """A topic exists with other settings than the design's."""
+    """A topic exists with other settings than those of stream/topics.py."""
 
     code, status = "topic_mismatch", 500
 

@@ -8,7 +8,7 @@ from schemas.errors import UnreadableRecord
 
 
 class EventRecord(BaseModel):
-    """Base of what a topic carries. A record that says another version is refused, one with further members is not."""
+    """Base of what a topic carries. Another version is refused, unknown members are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -29,7 +29,7 @@ class EventRecord(BaseModel):
 
 
 def misfit(error: ValidationError, what: str) -> UnreadableRecord:
-    """Names the first member that does not fit, never its content."""
+    """The error of a record that does not fit: it names the first wrong member, never the content."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the record"
     return UnreadableRecord(f"not a {what}: {where}: {first['msg']}")

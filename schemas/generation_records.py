@@ -1,4 +1,4 @@
-"""The records of `models`: generations with all that a role has to know of them, and which one is active."""
+"""The records of `models`: generations with everything that a role needs of them, and which one is active."""
 
 from typing import Annotated, Literal
 
@@ -12,8 +12,8 @@ State = Literal["added", "candidate", "complete", "retired"]
 
 
 class OnnxEmbedder(Entry):
-    """A user's own network: an ONNX file in the object store, and the pictures it wants. Pixels are p * scale + offset
-    of 0..255, (B, 3, side, side).
+    """A user's own network: an ONNX file in the object store, and its input: (B, 3, side, side), pixels of 0..255 as
+    p * scale + offset.
     """
 
     object_key: str
@@ -25,9 +25,11 @@ class OnnxEmbedder(Entry):
 
 
 class Generation(EventRecord):
-    """`models`: one detector + embedder pair as once replayed; its name is never used again. It is added, a candidate
-    that every learn is embedded with, complete once its replay is, retired at last. A user's embedder has `onnx`, a
-    shipped one a place in the manifest. `faces` is how many it had when its replay was complete.
+    """`models`: one detector + embedder pair as once replayed; its name is never reused.
+
+    It is `added`; then a `candidate`, with which every learn is embedded; `complete` once its replay is; and at last
+    `retired`. A user's embedder has `onnx`, a shipped one is in the manifest. `faces`: the number of faces at the end
+    of its replay.
     """
 
     name: GenerationName

@@ -19,8 +19,8 @@ def new_image_id() -> str:
 
 
 def image_id_of_request(directory: str, purpose: str, idempotency_key: str, *erased: int) -> str:
-    """The image_id of every request with this Idempotency-Key; of those after an erasure of what came of it, with its
-    offset.
+    """The image_id of every request with this Idempotency-Key. erased: the offset of the latest erasure of its image,
+    after which the key stands for another image.
     """
     return str(uuid.uuid5(NAMESPACE, json.dumps([directory, purpose, idempotency_key, *erased])))
 
@@ -31,7 +31,7 @@ def image_id_of_event(source: str, event_id: str) -> str:
 
 
 def image_id_of_object(bucket: str, key: str, etag: str) -> str:
-    """The image_id of an object that somebody put into a bucket: another content is another image."""
+    """The image_id of an object in a bucket: other content is another image."""
     return str(uuid.uuid5(NAMESPACE, json.dumps(["object", bucket, key, etag])))
 
 
@@ -45,29 +45,29 @@ def face_id_seen(image_id: str, index: int) -> str:
 
 
 def original_key(image_id: str, purpose: str) -> str:
-    """Where an original lies in the object store. Learned ones stay until they are erased, those of probes for some
-    days: each has its own prefix.
+    """The key of an original in the object store. Learned images stay until they are erased, probes for some days, so
+    each kind has its own prefix.
     """
     return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
 
 
 def original_keys(image_id: str) -> tuple[str, ...]:
-    """Where the original of an image may be whose purpose is not known."""
+    """The possible keys of an original whose purpose is not known."""
     return original_key(image_id, "recognize"), original_key(image_id, "learn")
 
 
 def sheet_key(image_id: str) -> str:
-    """Where the crops of a photo's faces lie while it is on its way from detect to embed: beside the photo."""
+    """The key of the sheet of crops that a photo has between the detect and the embed stage, beside the photo."""
     return f"{original_key(image_id, 'recognize')}.crops"
 
 
 def crop_key(face_id: str) -> str:
-    """Where the kept picture of a learned face lies."""
+    """The key of the stored picture of a learned face."""
     return f"crops/{face_id}"
 
 
 def source_of_face(image_sha256: str, box: list[int]) -> str:
-    """Tells one face of one picture: the same bytes and the same box give the same source (32 hex digits)."""
+    """Identifies one face of one picture: the same bytes and the same box give the same source (32 hex digits)."""
     return hashlib.sha256(json.dumps([image_sha256, box]).encode()).hexdigest()[:32]
 
 

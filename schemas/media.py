@@ -58,7 +58,7 @@ _BMP_HEADER_LENGTHS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
 def sniff(head: bytes) -> str | None:
-    """The media type of a file that begins with `head` (HEAD_BYTES of it are enough), None for an unsupported format."""
+    """The media type of a file that begins with `head` (HEAD_BYTES are enough), None for an unsupported format."""
     for signature, media_type in _SIGNATURES:
         if head.startswith(signature):
             return media_type

@@ -1,4 +1,6 @@
-"""Names of people and directories: any Unicode up to 200 characters, in NFC, without control characters."""
+"""Names of people and directories, checked here for everybody: any Unicode up to 200 characters, in NFC, without
+control characters.
+"""
 
 import unicodedata
 from typing import Annotated

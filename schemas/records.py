@@ -124,7 +124,7 @@ class ImageReceived(EventRecord):
 
     @property
     def object_key(self) -> str:
-        """Of the original."""
+        """The key of the original."""
         return original_key(self.image_id, self.purpose)
 
     def came_at(self, appended_at: int) -> int:
@@ -137,7 +137,7 @@ class ImageReceived(EventRecord):
 class FacesDetected(EventRecord):
     """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart.
     `sheet_key` names the object with the crops of a probe's faces, or of a learned face as other detectors see it.
-    `models`: those of the generation that probes are answered in. `received_at`: when the image came.
+    `models`: those of the generation in which probes are answered. `received_at`: when the image came.
     """
 
     received: ImageReceived
@@ -149,9 +149,7 @@ class FacesDetected(EventRecord):
 
 
 class FacesEmbedded(EventRecord):
-    """`faces.embedded`: the faces of an image with their vectors. `generation` is the one that probes are answered in.
-    `received_at`: when the image came.
-    """
+    """`faces.embedded`: the faces of an image with their vectors. `received_at`: when the image came."""
 
     kind: Literal["faces"] = "faces"
     received: ImageReceived
@@ -178,7 +176,7 @@ class EraseRequested(EventRecord):
 
 
 class ReembeddedFace(BaseModel):
-    """A learned face and its vector in one more generation, base64 of little-endian float32. `learned_at` as in
+    """A learned face and its vector in another generation, base64 of little-endian float32. `learned_at` as in
     FaceLearned.
     """
 
@@ -193,7 +191,7 @@ class ReembeddedFace(BaseModel):
 
 
 class FacesReembedded(EventRecord):
-    """`faces.embedded`: faces that were learned before, in one more generation; what a replay makes."""
+    """`faces.embedded`: learned faces in another generation, made by a replay."""
 
     kind: Literal["reembedded"] = "reembedded"
     directory: Name
@@ -205,9 +203,10 @@ Embedded = Annotated[FacesEmbedded | EraseRequested | FacesReembedded, Field(dis
 
 
 class FaceLearned(EventRecord):
-    """`faces.learned`: the gallery's changelog, which a replay reads; neither pixels nor vectors. `learned_at` is the
-    timestamp of the face's vectors, `generations` those it has vectors of. `box` is where `detector` has found it in
-    the original.
+    """`faces.learned`: the gallery's changelog, which a replay reads; it holds neither pixels nor vectors.
+
+    `learned_at` is the timestamp of the face's vectors, `generations` are those of its vectors, `box` is where
+    `detector` found it in the original.
     """
 
     directory: Name
