@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 @contextmanager
-def counted(label: str, total: int, *, always: bool = True) -> Iterator[Callable[[int], None]]:
+def progress_bar(label: str, total: int, *, always: bool = True) -> Iterator[Callable[[int], None]]:
     """Gives a function that is told how many more are done. A pipe gets a last line too, with `always` False only after
     others: short work then says nothing.
     """

@@ -6,15 +6,15 @@ import sys
 import structlog
 
 
-def complain(message: str) -> None:
-    print(f"facestream: {shown(message)}", file=sys.stderr, flush=True)
+def print_message(message: str) -> None:
+    print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def shown(text: str) -> str:
+def printable(text: str) -> str:
     """Text for a terminal: what is no character, or would steer the terminal, is replaced."""
     return "".join(it if it.isprintable() or it == "\u200d" else "\ufffd" for it in text)
 
 
-def quietly() -> None:
+def log_warnings_only() -> None:
     """The log holds warnings only: a command says itself what happens."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

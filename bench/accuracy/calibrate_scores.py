@@ -23,7 +23,7 @@ from bench.accuracy import lfw
 from bench.accuracy.measures import Flags, FloatArray, calibration_error, isotonic, one_to_one
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.speed.bare import find
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from processors.networks import Detector
 from weights.manifest import ScoreCalibration, manifest
 
@@ -49,7 +49,7 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, Flags, l
     scores: list[float] = []
     hits: list[bool] = []
     unmatched: list[Box] = []
-    with counted("street", len(labels)) as done:
+    with progress_bar("street", len(labels)) as done:
         for name, label in labels:
             with Image.open(folder / name) as file:
                 found = find(detector, ImageOps.exif_transpose(file).convert("RGB"))

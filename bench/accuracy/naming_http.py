@@ -9,7 +9,7 @@ import aiohttp
 
 from bench.accuracy.naming import Draw, Figures, figures
 from bench.serving import Serving
-from facestream.progress import counted
+from facestream.progress import progress_bar
 
 AT_ONCE = 8
 
@@ -41,14 +41,14 @@ async def _through(url: str, photos: Path, paths: list[str], one: Draw) -> Figur
                     done(1)
                     return body
 
-        with counted("learn", len(one.people)) as done:
+        with progress_bar("learn", len(one.people)) as done:
             await asyncio.gather(
                 *(
                     send("/learn", row, {"person": person, "face": "largest"})
                     for person, row in zip(one.people, one.learned, strict=True)
                 )
             )
-        with counted("recognize", len(one.probes) + len(one.strangers)) as done:
+        with progress_bar("recognize", len(one.probes) + len(one.strangers)) as done:
             bodies = await asyncio.gather(*(send("/recognize", row, {}) for row in one.probes + one.strangers))
     missed = [paths[row] for row, body in zip(one.probes + one.strangers, bodies, strict=True) if not body["persons"]]
     if missed:

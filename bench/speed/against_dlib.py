@@ -25,7 +25,7 @@ import torch
 from bench.speed import bare as bench_bare
 from bench.speed.photos import Photos, default_folder, gather
 from facestream.config import Settings
-from facestream.progress import counted
+from facestream.progress import progress_bar
 
 WORKER = Path(__file__).with_name("dlib_worker.py")
 TIME_LIMIT_S = 3600
@@ -46,7 +46,7 @@ def ours(
     """Images, faces, seconds."""
     torch.set_num_threads(threads)
     bench_bare.run(networks, photos.listed, 1, max_pixels, lambda _: None)
-    with counted(f"facestream, {threads} threads", len(photos.listed) * rounds) as done:
+    with progress_bar(f"facestream, {threads} threads", len(photos.listed) * rounds) as done:
         timing = bench_bare.run(networks, photos.listed * rounds, 1, max_pixels, done)
     return timing.count, timing.faces, timing.seconds
 

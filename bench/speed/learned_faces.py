@@ -14,7 +14,7 @@ from PIL import Image
 from backends.log import Committed, NewRecord, TopicPartition
 from backends.vectors import Face, FaceVector
 from bench.accuracy import lfw
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores
 from processors import embed
 from processors.align import chip_of_crop
@@ -82,7 +82,7 @@ def rate(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> float:
 async def learn(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[np.float32]) -> None:
     """What a learn leaves behind, of each."""
     now = int(time.time() * 1000)
-    with counted("learned", len(faces)) as tell:
+    with progress_bar("learned", len(faces)) as tell:
         for begin in range(0, len(faces), AT_ONCE):
             part = faces[begin : begin + AT_ONCE]
             ids = [face_id_learned(it.image_id) for it in part]
@@ -122,7 +122,7 @@ def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
 
 async def recognized_before(stores: Stores, count: int) -> None:
     """Images that were recognized long ago: in the topic, and committed past."""
-    with counted("recognized before", count) as tell:
+    with progress_bar("recognized before", count) as tell:
         for begin in range(0, count, 1_000):
             some = []
             for _ in range(min(1_000, count - begin)):

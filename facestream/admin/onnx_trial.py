@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facestream.config import Settings
-from facestream.runtime.role_process import make_detector, no_networks
+from facestream.runtime.roles.process import make_detector, no_networks
 from processors import align
 from processors.decoding.pool import DecodePool
 from processors.detect import find_faces

@@ -2,7 +2,7 @@
 
 import argparse
 
-from facestream.settings_flags import add_flags
+from facestream.flags import add_settings
 from schemas.errors import ConfigurationError
 
 EMBEDDED = ("data", "weights", "device")
@@ -36,4 +36,4 @@ def add_service(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--key", metavar="KEY", help="API key (better as FACESTREAM_KEY, which other users of the machine do not see)"
     )
-    add_flags(parser, EMBEDDED)
+    add_settings(parser, EMBEDDED)

@@ -1,7 +1,7 @@
 """The HTTP client of the command line: sends one photo and comes back with its answer, through busy and restarting
 services.
 
-It prints nothing and knows nothing of terminals; every photo it is given ends as an `Outcome`.
+It prints nothing and knows nothing of terminals; every photo it is given ends as an `PhotoResult`.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class UnexpectedAnswer(FacestreamError):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PhotoResult:
     """What became of one photo: `body` is the service's answer, or the problem where `failed`.
 
     `trouble` is what went wrong here with a photo that was answered well.
@@ -108,7 +108,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from None
 
-    async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> Outcome:
+    async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> PhotoResult:
         try:
             data = await asyncio.to_thread(read_photo, photo)
             status, body = await self._post(purpose, photo, data, fields)
@@ -116,12 +116,12 @@ class Client:
                 await asyncio.sleep(POLL_S)
                 status, body = await self._request("GET", f"/results/{body['image_id']}")
         except (UnreadablePhoto, Unavailable, UnexpectedAnswer) as error:
-            return Outcome(photo, error.status, problem(error))
+            return PhotoResult(photo, error.status, problem(error))
         if status == 400:
             raise InvalidRequest(body["detail"])
         if status in (401, 403):
             raise ConfigurationError(f"{self.url}: {body['detail']} (--key or FACESTREAM_KEY)")
-        return Outcome(photo, status, body)
+        return PhotoResult(photo, status, body)
 
     async def _post(
         self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]

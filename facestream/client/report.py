@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from facestream.client.http import Outcome
-from facestream.terminal import complain, shown
+from facestream.client.http import PhotoResult
+from facestream.terminal import print_message, printable
 from schemas.records import Purpose
 
 MANY = 5  # more photos than this get a progress bar
@@ -30,7 +30,7 @@ class Report:
     def __init__(self, purpose: Purpose, photos: Sequence[str]) -> None:
         self._purpose = purpose
         self._out = Console(highlight=False, markup=False, emoji=False) if sys.stdout.isatty() else None
-        self._photo_cells = min(LONGEST_PHOTO, max(cell_len(shown(photo)) for photo in photos))
+        self._photo_cells = min(LONGEST_PHOTO, max(cell_len(printable(photo)) for photo in photos))
         self._begun = self._dirty = False
         console = Console(stderr=True)
         self._progress = Progress(
@@ -56,7 +56,7 @@ class Report:
     ) -> None:
         self._progress.stop()
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: PhotoResult) -> None:
         self._progress.stop()  # it is on the same terminal as what is printed now
         if self._out is None:
             json_line({"photo": outcome.photo} | ({"error": outcome.body} if outcome.failed else outcome.body))
@@ -64,14 +64,14 @@ class Report:
             self._out.print(self._table(outcome, self._out.width))
             self._begun = True
         if outcome.failed:
-            complain(f"{outcome.photo}: {outcome.body['detail']}{advice(outcome.body)}")
+            print_message(f"{outcome.photo}: {outcome.body['detail']}{advice(outcome.body)}")
         if outcome.trouble is not None:
-            complain(f"{outcome.photo}: {outcome.trouble.message}")
+            print_message(f"{outcome.photo}: {outcome.trouble.message}")
         speed = self._progress.tasks[self._task].speed
         self._progress.update(self._task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
         self._progress.start()
 
-    def _table(self, outcome: Outcome, width: int) -> Table:
+    def _table(self, outcome: PhotoResult, width: int) -> Table:
         """The rows of one photo. Widths are fixed, so that the tables of all photos are one."""
         wide, learned = width >= WIDE, self._purpose == "learn"
         table = Table(
@@ -90,7 +90,7 @@ class Report:
             table.add_column("similarity" if wide else "sim.", width=10 if wide else 6, justify="right", no_wrap=True)
         table.add_column("box", width=19, no_wrap=True)
         table.add_column("reason", width=15, no_wrap=True)
-        photo = Text(_end_of(shown(outcome.photo), self._photo_cells if wide else min(self._photo_cells, 16)))
+        photo = Text(_end_of(printable(outcome.photo), self._photo_cells if wide else min(self._photo_cells, 16)))
         persons = outcome.body["persons"]
         if not persons:
             table.add_row(photo, "", "", *([] if learned else ["", ""]), "", "no-face")
@@ -99,12 +99,12 @@ class Report:
                 [] if learned else [_number(person["probability"], "{:.0%}"), _number(person["similarity"], "{:.4f}")]
             )
             box = ",".join(str(edge) for edge in person["box"])
-            name = Text("?", "yellow") if person["id"] is None else Text(shown(person["id"]), "green")
+            name = Text("?", "yellow") if person["id"] is None else Text(printable(person["id"]), "green")
             table.add_row(photo, str(number), name, *numbers, box, _reason(outcome, person, learned))
         return table
 
 
-def _reason(outcome: Outcome, person: dict[str, Any], learned: bool) -> str:
+def _reason(outcome: PhotoResult, person: dict[str, Any], learned: bool) -> str:
     if learned:
         return "learned" if outcome.status == 201 else "known already"
     return person.get("reason") or ("also-matched" if "also_matched" in person else "")

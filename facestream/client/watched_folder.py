@@ -17,11 +17,11 @@ from typing import Any
 from facestream.client.bulk.journal import Entry, Journal, Version, journal_path, version_of
 from facestream.client.bulk.lane import Lane, answer_of
 from facestream.client.bulk.source import SUFFIXES, Item
+from facestream.client.connection import connect
 from facestream.client.http import POLL_S, UnreadablePhoto
-from facestream.client.reach import reach
 from facestream.client.report import advice, json_line
-from facestream.settings_flags import settings_from
-from facestream.terminal import complain, shown
+from facestream.flags import settings_from
+from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError
 from schemas.names import normalised
 from schemas.records import Purpose, problem
@@ -54,7 +54,7 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
         stop = asyncio.Event()
         for each in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(each, stop.set)
-        async with reach(settings, url, key) as client:
+        async with connect(settings, url, key) as client:
 
             def lane_of(purpose: Purpose, directory: str) -> Lane:
                 # as for a folder: a picture is learned once, whichever run does it
@@ -63,10 +63,10 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
                     purpose,
                     {"directory": directory},
                     run="" if purpose == "learn" else journal.run,
-                    tell=complain,
+                    tell=print_message,
                 )
 
-            complain(f"watching {folder}, until Ctrl-C")
+            print_message(f"watching {folder}, until Ctrl-C")
             await Watch(folder, journal, lane_of, client.url).run(stop)
 
     path = journal_path(service=url or str(settings.data.resolve()), purpose="watch", fields={}, source=folder)
@@ -128,7 +128,7 @@ class Watch:
             reason = "lies neither in DIRECTORY/learn/PERSON nor in DIRECTORY/recognize"
         if name not in self._complained:
             self._complained.add(name)
-            complain(f"{path} is left alone: {reason}")
+            print_message(f"{path} is left alone: {reason}")
         return None
 
     async def _one(self, found: Found) -> None:
@@ -191,14 +191,14 @@ def _tell(item: Item, status: int, body: dict[str, Any]) -> None:
         person = {} if item.person is None else {"person": item.person}
         json_line({"photo": item.photo} | person | ({"error": body} if failed else body))
     elif failed:
-        complain(f"{item.photo}: {body.get('detail', '')}{advice(body)}")
+        print_message(f"{item.photo}: {body.get('detail', '')}{advice(body)}")
     elif item.person is not None:
         print(
-            f"{shown(item.photo)}: {'learned' if status == 201 else 'known already as'} {shown(item.person)}",
+            f"{printable(item.photo)}: {'learned' if status == 201 else 'known already as'} {printable(item.person)}",
             flush=True,
         )
     else:
         names = ", ".join(
-            "?" if it["id"] is None else f"{shown(it['id'])} {it['probability']:.0%}" for it in body["persons"]
+            "?" if it["id"] is None else f"{printable(it['id'])} {it['probability']:.0%}" for it in body["persons"]
         )
-        print(f"{shown(item.photo)}: {names or 'no face'}", flush=True)
+        print(f"{printable(item.photo)}: {names or 'no face'}", flush=True)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.log import EventLog
-from facestream.admin.dead_letters_shown import count_of, print_list, print_one
+from facestream.admin.dead_letter_report import count_of, print_list, print_one
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import complain, shown
+from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalised
 from stream.dead_letters import Letter, drop, open_letters, retry
@@ -76,7 +76,7 @@ def add_parser(commands: Any) -> None:
         action.add_argument("--code", metavar="C", help="only those with this code")
         action.add_argument("--directory", metavar="D", help="only those of this directory")
     for action in (listing, show, again, dropping):
-        add_flags(action, ("log", "data"))
+        add_settings(action, ("log", "data"))
         action.set_defaults(run=run)
 
 
@@ -129,15 +129,15 @@ async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Names
             _check_retry(letter, erasures)
             again.append(letter)
         except Erased as error:
-            complain(f"{letter.id}: {error.code}: {error.message}")
+            print_message(f"{letter.id}: {error.code}: {error.message}")
             gone.append(letter)
         except FacestreamError as error:
-            complain(f"{letter.id}: {error.message}")
+            print_message(f"{letter.id}: {error.message}")
             failed += 1
     for some in _batches(again):
         await retry(log, some)
         for letter in some:
-            print(f"retried\t{letter.id}\t{shown(letter.record.key)}", flush=True)
+            print(f"retried\t{letter.id}\t{printable(letter.record.key)}", flush=True)
     for some in _batches(gone):
         await drop(log, some)
     if arguments.all:
@@ -157,7 +157,7 @@ async def _drop(log: EventLog, letters: list[Letter], arguments: argparse.Namesp
     for some in _batches(letters):
         await drop(log, some)
         for letter in some:
-            print(f"dropped\t{letter.id}\t{shown(letter.record.key)}", flush=True)
+            print(f"dropped\t{letter.id}\t{printable(letter.record.key)}", flush=True)
     if arguments.all:
         _say(f"{len(letters)} dropped" if letters else count_of(0, arguments.code, arguments.directory))
     return 0
@@ -207,11 +207,11 @@ def _find(letters: Sequence[Letter], text: str) -> Letter:
     found = [letter for letter in letters if letter.id == text]
     found = found or [letter for letter in letters if text and letter.record.key.startswith(text)]
     if not found:
-        raise NotFound(f"there is no dead letter '{shown(text)}', or no more: see `facestream dead-letters list`")
+        raise NotFound(f"there is no dead letter '{printable(text)}', or no more: see `facestream dead-letters list`")
     if len(found) > 1:
         some = ", ".join(letter.id for letter in found[:3])
         raise InvalidRequest(
-            f"'{shown(text)}' may be any of {len(found)} dead letters ({some} ...): give an ID of the list"
+            f"'{printable(text)}' may be any of {len(found)} dead letters ({some} ...): give an ID of the list"
         )
     return found[0]
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backends.log import EventLog
-from facestream.admin.erased_left import (
+from facestream.admin.erasure_search import (
     CROPS,
     SEARCHED,
     InTopic,
@@ -19,10 +19,10 @@ from facestream.admin.erased_left import (
     pictures_left,
     vectors_left,
 )
-from facestream.runtime.state import State, followed
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only
 from stream.catching_up import LOOK_EVERY_S, records_left
 from stream.erase.late_writes import take_back_late
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
@@ -49,12 +49,12 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_flags(verifying, ("log", "objects", "vectors", "data", "keep_probes"))
+    add_settings(verifying, ("log", "objects", "vectors", "data", "keep_probes"))
     verifying.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(arguments))
 
 
@@ -73,7 +73,7 @@ class Found:
 async def _run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     retention = {it.name: it.retention_s or COMPACTED_S for it in topics(settings.keep_probes)}
-    async with open_stores(settings) as stores, followed(stores.log) as state:
+    async with open_stores(settings) as stores, follow_state(stores.log) as state:
         taken_back = await take_back_late(stores.log, stores.objects, state.erasures)
         found = await _look(stores, state, retention[IMAGES_RECEIVED])
         if any(found.left.values()):
@@ -104,7 +104,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _look(stores: Stores, state: State, kept_s: float) -> Found:
+async def _look(stores: Stores, state: SystemState, kept_s: float) -> Found:
     """kept_s: how long events are kept."""
     pictures = await pictures_left(stores.objects, state.erasures)
     left = {

@@ -9,11 +9,11 @@ from typing import Any
 
 from backends.log import Record, partition_of
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
-from facestream.progress import counted
-from facestream.runtime.state import State, followed
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
 from schemas.ids import original_key
 from schemas.names import normalised
@@ -31,25 +31,25 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("export", help="write a directory into a file", description=DESCRIPTION)
     parser.add_argument("file", metavar="FILE.tar", type=Path)
     parser.add_argument("--directory", required=True)
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    add_settings(parser, ("log", "objects", "vectors", "data"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
     directory = normalised(arguments.directory)
-    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+    async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         learned = await _learned(stores, directory)
         if not learned:
             raise NotFound(f"directory '{directory}' has no faces")
         vectors = await _vectors(stores, state, directory)
         head = GalleryHead(directory=directory, generations=sorted(vectors), faces=len(learned))
         left_out = 0
-        with GalleryWriter(arguments.file, head) as file, counted("exported", len(learned)) as tell:
+        with GalleryWriter(arguments.file, head) as file, progress_bar("exported", len(learned)) as tell:
             for face in learned.values():
                 try:
                     crop = (await stores.objects.get(face.crop.object_key)).data
@@ -93,7 +93,7 @@ async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
     return faces
 
 
-async def _vectors(stores: Stores, state: State, directory: str) -> dict[str, dict[str, str]]:
+async def _vectors(stores: Stores, state: SystemState, directory: str) -> dict[str, dict[str, str]]:
     """By generation and face_id."""
     found: dict[str, dict[str, str]] = {}
     for generation in state.generations.live:

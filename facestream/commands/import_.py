@@ -12,11 +12,11 @@ from typing import Any
 
 from backends.log import NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
-from facestream.progress import counted
-from facestream.runtime.state import followed
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import InvalidRequest
 from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
 from schemas.names import normalised
@@ -34,21 +34,21 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("import", help="read a directory out of a file", description=DESCRIPTION)
     parser.add_argument("file", metavar="FILE.tar", type=Path)
     parser.add_argument("--directory", help="its name here (default: the one it had)")
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    add_settings(parser, ("log", "objects", "vectors", "data"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
     head = read_head(arguments.file)
     directory = normalised(arguments.directory) if arguments.directory else head.directory
-    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+    async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         live = {it.name: it.dimension for it in state.generations.live}
-        with counted("imported", head.faces) as tell:
+        with progress_bar("imported", head.faces) as tell:
             faces = read_faces(arguments.file)
             while some := list(islice(faces, AT_ONCE)):
                 await _import(stores, some, directory, moved=directory != head.directory, generations=live)

@@ -6,8 +6,8 @@ import sys
 from typing import Any
 
 from facestream.commands.keys import new_key
-from facestream.runtime.stores import Stores, create, open_stores, patiently
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
+from facestream.runtime.stores import Stores, create, open_stores, wait_for_stores
 from schemas.errors import ConfigurationError
 
 DESCRIPTION = """\
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
         help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM); see"
         " docs/events.md",
     )
-    add_flags(parser, ("log", "objects", "vectors", "data", "keep_probes"))
+    add_settings(parser, ("log", "objects", "vectors", "data", "keep_probes"))
     parser.set_defaults(run=run)
 
 
@@ -45,7 +45,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings) as stores:
         try:
             async with asyncio.timeout(arguments.wait):
-                await patiently(stores, asyncio.Event(), create_for=settings.keep_probes)
+                await wait_for_stores(stores, asyncio.Event(), create_for=settings.keep_probes)
         except TimeoutError:
             await create(stores, settings.keep_probes)  # says what is away
         print("topics, bucket and tables are there", file=sys.stderr)

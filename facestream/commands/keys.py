@@ -8,7 +8,7 @@ from typing import Any
 from backends.open import open_vectors
 from backends.vectors import VectorStore
 from facestream.config import Settings
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
 from ingest.keys import SCOPES, create
 from schemas.errors import ConfigurationError, NotFound
 from schemas.names import normalised
@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     revoke.add_argument("key_id", metavar="KEY_ID", help="as `facestream keys list` shows it")
     revoke.set_defaults(run=lambda arguments: asyncio.run(_revoke(settings_from(arguments), arguments.key_id)))
     for action in (make, listing, revoke):
-        add_flags(action, ["data", "vectors"])
+        add_settings(action, ["data", "vectors"])
 
 
 async def _create(settings: Settings, scope: str, directory: str | None) -> int:

@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.photos import (
+    from facestream.client.send_photos import (
         checked_name,
         checked_options,
         send,

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from backends.log import Committed, Consumer, EventLog, TopicPartition
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
 from schemas.errors import ConfigurationError
 from stream.topics import GROUPS
 
@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser("recover", help="go on after records were lost", description=DESCRIPTION)
     parser.add_argument("group", choices=sorted(GROUPS), help="the consumer group that its error names")
     parser.add_argument("--yes", action="store_true", help="do it; without this, only say what was lost")
-    add_flags(parser, ("log", "data"))
+    add_settings(parser, ("log", "data"))
     parser.set_defaults(run=run)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from facestream.admin.generation_changes import generation_name, known
 from facestream.commands import reembed
 from facestream.config import Settings
-from facestream.runtime.state import followed
+from facestream.flags import settings_from
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation
 from stream.generations import Generations, generation_record
@@ -40,13 +40,13 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(settings_from(arguments), arguments.detector, arguments.name, arguments.rate))
 
 
 async def _run(settings: Settings, detector: str, name: str | None, rate: float) -> int:
     manifest().detector(detector)  # raises NotFound
-    async with open_stores(settings) as stores, followed(stores.log) as state:
+    async with open_stores(settings) as stores, follow_state(stores.log) as state:
         wanted = _wanted(state.generations, detector, name)
         if wanted.name not in {it.name for it in state.generations.all}:
             await stores.log.append([generation_record(wanted)])

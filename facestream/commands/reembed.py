@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from backends.urls import scheme_of
 from facestream.admin.generation_changes import as_candidate, complete, faces_missing
 from facestream.config import Settings
-from facestream.progress import counted
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 from facestream.runtime.data_folder import locked, serving
 from facestream.runtime.member import member_name
-from facestream.runtime.role_sink import sink_workers
-from facestream.runtime.state import State, followed
+from facestream.runtime.roles.sink import sink_workers
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import Unavailable
 from schemas.generation_records import Generation
 from stream.catching_up import LOOK_EVERY_S, records_left
@@ -78,11 +78,11 @@ def add_replay_flags(parser: argparse.ArgumentParser) -> None:
         "decoders",
         "max_pixels",
     )
-    add_flags(parser, flags)
+    add_settings(parser, flags)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(replay(settings_from(arguments), arguments.name, arguments.rate))
 
 
@@ -92,7 +92,7 @@ async def replay(settings: Settings, name: str, rate: float) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     os.nice(NICE)
-    async with open_stores(settings) as stores, followed(stores.log) as state:
+    async with open_stores(settings) as stores, follow_state(stores.log) as state:
         following = asyncio.create_task(state.run())
         try:
             async with _sink_if_nobody_serves(settings, stores, state):
@@ -107,7 +107,7 @@ async def replay(settings: Settings, name: str, rate: float) -> int:
 
 
 async def _replay(
-    settings: Settings, stores: Stores, state: State, generation: Generation, rate: float, stop: asyncio.Event
+    settings: Settings, stores: Stores, state: SystemState, generation: Generation, rate: float, stop: asyncio.Event
 ) -> None:
     """Returns when the group has passed the end as of now, and the sink has written what came of it."""
     ends = await stores.log.end_offsets(FACES_LEARNED)
@@ -134,7 +134,7 @@ async def _progress(
     stores: Stores, label: str, group: str, topic: str, ends: dict[int, int], until: Sequence[asyncio.Task[Any]]
 ) -> None:
     left = await records_left(stores.log, group, topic, ends)
-    with counted(label, left, always=label != "written") as tell:
+    with progress_bar(label, left, always=label != "written") as tell:
         while left and not any(task.done() for task in until):
             await asyncio.sleep(LOOK_EVERY_S)
             with suppress(Unavailable):  # the worker waits for the log as well
@@ -143,7 +143,7 @@ async def _progress(
                 left = now
 
 
-async def _finish(stores: Stores, state: State, generation: Generation) -> int:
+async def _finish(stores: Stores, state: SystemState, generation: Generation) -> int:
     missing = await faces_missing(stores.vectors, state.generations.active.name, generation.name)
     if missing:
         print(
@@ -163,9 +163,9 @@ async def _finish(stores: Stores, state: State, generation: Generation) -> int:
 
 @asynccontextmanager
 async def _worker(
-    settings: Settings, stores: Stores, state: State, generation: Generation, rate: float
+    settings: Settings, stores: Stores, state: SystemState, generation: Generation, rate: float
 ) -> AsyncIterator[tuple[Worker, "ReembedStage"]]:
-    from facestream.runtime.role_process import (
+    from facestream.runtime.roles.process import (
         fetch_embedder,
         make_detector,
         no_networks,
@@ -215,7 +215,7 @@ async def _worker(
 
 
 @asynccontextmanager
-async def _sink_if_nobody_serves(settings: Settings, stores: Stores, state: State) -> AsyncIterator[None]:
+async def _sink_if_nobody_serves(settings: Settings, stores: Stores, state: SystemState) -> AsyncIterator[None]:
     """On one machine, without a service that runs, this process writes the vectors itself."""
     embedded = scheme_of(settings.log_url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "sqlite"
     if not embedded or serving(settings.data) is not None:

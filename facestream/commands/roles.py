@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
 
 STORES = ("log", "objects", "vectors", "data", "watch")
 WORKER = (*STORES, "member")
@@ -44,11 +44,11 @@ def add_parser(commands: Any) -> None:
         ("sink", SINK, (*WORKER, "keep_probes", "gallery_memory")),
     ):
         parser = commands.add_parser(name, help=f"one role of a distributed system: {name}", description=text)
-        add_flags(parser, settings)
+        add_settings(parser, settings)
         parser.set_defaults(run=run, role=name)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.runtime.running import run_roles  # what it needs takes time to import: not for the other commands
+    from facestream.runtime.run_roles import run_roles  # what it needs takes time to import: not for the other commands
 
     return run_roles(settings_from(arguments), (arguments.role,), lambda url: None)

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backends.log import EventLog, Record, partition_of
-from facestream.progress import counted
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import shown
+from facestream.terminal import printable
 from schemas.cloudevents import image_received
 from schemas.errors import InvalidRequest, UnreadableRecord
 from schemas.event import EventRecord
@@ -57,7 +57,7 @@ class Step:
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("trace", help="the way of one image through the topics", description=DESCRIPTION)
     parser.add_argument("image_id", metavar="IMAGE_ID", help="as every answer has it")
-    add_flags(parser, ("log", "data"))
+    add_settings(parser, ("log", "data"))
     parser.set_defaults(run=run)
 
 
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings_from(arguments)) as stores:
-        steps = await way_of(stores.log, arguments.image_id)
+        steps = await trace_image(stores.log, arguments.image_id)
     for line in lines(steps):
         print(line)
     if not steps:
@@ -80,7 +80,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0 if steps else 1
 
 
-async def way_of(log: EventLog, image_id: str) -> list[Step]:
+async def trace_image(log: EventLog, image_id: str) -> list[Step]:
     """The records of an image, in the order of their append times."""
     found: list[Record] = []
     for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
@@ -98,7 +98,7 @@ def lines(steps: Sequence[Step]) -> Iterator[str]:
     for step in steps:
         at = step.record
         place = f"{at.topic} {at.partition}/{at.offset}"
-        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {place:<32}  {shown(step.text)}"
+        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {place:<32}  {printable(step.text)}"
         before = at.timestamp
 
 
@@ -107,7 +107,7 @@ async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str
     count = await log.partitions(topic)
     wanted = await spans(log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)])
     found: list[Record] = []
-    with counted(topic, sum(end - start for start, end in wanted.values()), always=False) as done:
+    with progress_bar(topic, sum(end - start for start, end in wanted.values()), always=False) as done:
 
         def take(records: Sequence[Record]) -> None:
             done(len(records))

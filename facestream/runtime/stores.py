@@ -54,7 +54,7 @@ async def create(stores: Stores, keep_probes: float = 7.0) -> None:
         await stores.log.append([generation_record(first), active_record(first.name)])
 
 
-async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
+async def wait_for_stores(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
     """Returns when everything is there, or `stop` is set: a server that is not up yet is waited for. Creates what is
     missing for a system that keeps probes for `create_for` days; with None somebody else does. Raises TopicMismatch.
     """

@@ -10,7 +10,7 @@ from typing import Any
 
 from facestream.client.bulk.source import Item
 from facestream.client.report import advice, json_line
-from facestream.terminal import complain, shown
+from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError
 from schemas.records import Purpose
 
@@ -63,7 +63,7 @@ class BulkReport:
         if not self._on_terminal:
             json_line(line)
         elif status < 400 and self._purpose == "recognize":
-            print(f"{shown(item.photo)}: {_named(body['persons'])}")
+            print(f"{printable(item.photo)}: {_named(body['persons'])}")
 
     def close(self, left: int) -> None:
         """Says what became of all, and what failed. left: pictures without an answer."""
@@ -72,18 +72,18 @@ class BulkReport:
             parts.append(f"{len(self._failures):,} failed")
         if left:
             parts.append(f"{left:,} left")
-        complain(", ".join(parts) or "nothing to do")
+        print_message(", ".join(parts) or "nothing to do")
         for code, failures in _grouped(self._failures):
-            complain(f"{len(failures):,} × {code}")
+            print_message(f"{len(failures):,} × {code}")
             for it in failures[:LISTED]:
-                complain(f"  {it.photo}: {it.body.get('detail', '')}{advice(it.body)}")
+                print_message(f"  {it.photo}: {it.body.get('detail', '')}{advice(it.body)}")
             if len(failures) > LISTED:
                 more = f"they are in {self._file}" if self._file else "--report FILE keeps all"
-                complain(f"  and {len(failures) - LISTED:,} more: {more}")
+                print_message(f"  and {len(failures) - LISTED:,} more: {more}")
         if self._file is not None:
             self._write(self._file)
         if left:
-            complain("the same command again goes on where this one ended")
+            print_message("the same command again goes on where this one ended")
 
     def _count(self, status: int, body: dict[str, Any]) -> None:
         if self._purpose == "learn":
@@ -111,6 +111,6 @@ def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
 
 def _named(persons: Sequence[dict[str, Any]]) -> str:
     return (
-        ", ".join("?" if it["id"] is None else f"{shown(it['id'])} {it['probability']:.0%}" for it in persons)
+        ", ".join("?" if it["id"] is None else f"{printable(it['id'])} {it['probability']:.0%}" for it in persons)
         or "no face"
     )

@@ -17,11 +17,11 @@ from facestream.client.bulk.journal import Journal, Version, journal_path
 from facestream.client.bulk.lane import Lane, answer_of
 from facestream.client.bulk.report import BulkReport
 from facestream.client.bulk.source import Item, people_of, pictures_of
+from facestream.client.connection import connect
 from facestream.client.http import POLL_S, Client, Reply, UnreadablePhoto
-from facestream.client.reach import reach
-from facestream.progress import counted
-from facestream.settings_flags import settings_from
-from facestream.terminal import complain
+from facestream.flags import settings_from
+from facestream.progress import progress_bar
+from facestream.terminal import print_message
 from schemas.records import Purpose, problem
 
 UPLOADS, POLLS = 4, 4  # requests at once
@@ -62,9 +62,9 @@ def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[s
     )
 
     async def run(journal: Journal) -> None:
-        async with reach(settings, url, key) as client:
+        async with connect(settings, url, key) as client:
             # A picture is learned once, whichever run does it; recognizing it again later may well say something else.
-            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=complain)
+            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=print_message)
             bulk = Bulk(client, lane, journal, report, purpose)
             try:
                 await bulk.run(items)
@@ -96,8 +96,8 @@ class Bulk:
         self.left = len(items)
         before = await self._sort(items)
         if before:
-            complain(f"{before:,} of {len(items):,} were done before: --again does them all")
-        with counted("pictures", self.left) as self._advance:
+            print_message(f"{before:,} of {len(items):,} were done before: --again does them all")
+        with progress_bar("pictures", self.left) as self._advance:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(UPLOADS):

@@ -20,7 +20,7 @@ from facestream.client.bulk.report import LISTED, BulkReport
 from facestream.client.bulk.source import Item, people_of
 from facestream.client.bulk.uploads import Bulk
 from facestream.client.http import Client
-from facestream.terminal import complain
+from facestream.terminal import print_message
 from schemas.errors import ConfigurationError, InvalidRequest, Unavailable
 from schemas.records import Purpose
 
@@ -131,7 +131,9 @@ async def learn(
     report = report or BulkReport(purpose, tmp_path / "report.jsonl")
     with Journal(tmp_path / "state" / "journal.jsonl", again=again) as journal:
         async with service.client() as client:
-            run = Bulk(client, Lane(client, purpose, {"directory": "acme"}, tell=complain), journal, report, purpose)
+            run = Bulk(
+                client, Lane(client, purpose, {"directory": "acme"}, tell=print_message), journal, report, purpose
+            )
             try:
                 await run.run(items)
             finally:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from facestream.client import http as client_module
 from facestream.client.draw import NotDrawn, draw, label, targets
-from facestream.client.http import ATTEMPTS, Client, Outcome, UnreadablePhoto, read_photo
-from facestream.client.photos import checked_name, checked_options
+from facestream.client.http import ATTEMPTS, Client, PhotoResult, UnreadablePhoto, read_photo
 from facestream.client.report import Report, advice
+from facestream.client.send_photos import checked_name, checked_options
 from schemas.errors import ConfigurationError, InvalidRequest
 
 Reply = Callable[[], web.Response]
@@ -72,7 +72,7 @@ async def test_a_busy_service_is_asked_again_with_one_idempotency_key(photo: str
     script = Scripted(busy, saying(503, {}), saying(202, WORKING), saying(202, WORKING), saying(200, {"persons": []}))
     async with script.client() as client:
         begun = asyncio.get_running_loop().time()
-        assert await client.send("recognize", photo, {"directory": "dé"}) == Outcome(photo, 200, {"persons": []})
+        assert await client.send("recognize", photo, {"directory": "dé"}) == PhotoResult(photo, 200, {"persons": []})
         assert asyncio.get_running_loop().time() - begun > 1  # what Retry-After asked for
     assert [it["path"] for it in script.requests] == ["/recognize"] * 3 + ["/results/42"] * 2
     assert len({it["key"] for it in script.requests[:3]}) == 1
@@ -165,8 +165,8 @@ def test_options_are_checked_before_a_photo_is_sent() -> None:
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = b"caf\xe9 \xe6\x97\xa5\n.jpg".decode("utf-8", "surrogateescape")
     with Report("recognize", [path, "b"]) as report:
-        report.add(Outcome(path, 200, {"persons": [{"id": "日本"}]}))
-        report.add(Outcome("b", 422, {"code": "no_face", "detail": "no face\x1b[2J"}))
+        report.add(PhotoResult(path, 200, {"persons": [{"id": "日本"}]}))
+        report.add(PhotoResult("b", 422, {"code": "no_face", "detail": "no face\x1b[2J"}))
     out, err = capfdbinary.readouterr()
     assert [json.loads(line) for line in out.decode().splitlines()] == [
         {"photo": path, "persons": [{"id": "日本"}]},

@@ -14,10 +14,10 @@ import structlog
 from PIL import Image
 
 from backends.vectors import Face, FaceVector
-from facestream.admin.compare_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
-from facestream.admin.compare_shown import of_both_kinds
+from facestream.admin.comparison_report import of_both_kinds
+from facestream.admin.comparison_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
 from facestream.cli import main
-from facestream.commands import compare
+from facestream.commands.models import compare
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
 from schemas.arrays import Float32Array

@@ -19,7 +19,7 @@ from backends.log import EventLog, NewRecord, Record, TopicPartition
 from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
-from facestream.commands.trace import way_of
+from facestream.commands.trace import trace_image
 from schemas.erased import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
 from schemas.ids import face_id_learned
@@ -169,7 +169,7 @@ class TestInBothSettings:
             await until(lambda: _is(answered(log), statuses("broken", "other")))
         assert await run("list") == (0, "", "there are no dead letters\n")
         assert await run("retry", "--all") == (0, "", "there are no dead letters\n")
-        told = [step.text for step in await way_of(log, broken)]
+        told = [step.text for step in await trace_image(log, broken)]
         since = datetime.fromtimestamp(original.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
         assert sum(text.startswith(f"accepted to recognize again, as of {since}") for text in told) == 2
         assert sum(text.startswith("dead letter after 3 attempts: processing_failed") for text in told) == 2

@@ -18,7 +18,7 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
 from facestream.runtime import housekeeping
 from facestream.runtime.housekeeping import DAY_S, Housekeeping
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.errors import Unavailable
 from schemas.ids import crop_key, face_id_learned, original_key
 from stream import listing
@@ -34,7 +34,7 @@ class Stores:
         self.log = SqliteLog(folder / "log.db")
         self.objects = FileObjects(folder / "objects")
         self.vectors = SqliteVectors(folder / "vectors.db")
-        self.state = State(
+        self.state = SystemState(
             Generations(self.log, manifest().generation(manifest().default_generation)), Erasures(self.log)
         )
 

@@ -16,7 +16,7 @@ from PIL import Image
 from facestream.admin.onnx_trial import drawn_face
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.role_process import fetch_embedder
+from facestream.runtime.roles.process import fetch_embedder
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.align import warp_chip
 from schemas.errors import WeightsInvalid

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
-from facestream.runtime.state import followed
 from facestream.runtime.stores import create, open_stores
+from facestream.runtime.system_state import follow_state
 from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
 from stream.generations import Generations, active_record, generation_record
@@ -114,7 +114,7 @@ async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, gene
 
 
 async def test_the_switch_is_heard_of_while_following(log: SqliteLog) -> None:
-    async with followed(log) as state:
+    async with follow_state(log) as state:
         following = asyncio.create_task(state.run())
         await log.append([generation_record(generation("new")), active_record("new")])
         await until(lambda: state.generations.active.name == "new")
@@ -132,7 +132,7 @@ async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> N
         records = await reader.poll(10, 1.0)
         await reader.close()
         assert [it.key for it in records] == [f"generation:{DEFAULT}", "active", "generation:new", "active"]
-        async with followed(stores.log) as state:
+        async with follow_state(stores.log) as state:
             assert state.generations.active.name == "new"
             assert names(state.generations.live) == [DEFAULT, "new"]
 

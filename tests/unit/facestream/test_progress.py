@@ -3,7 +3,7 @@
 import pytest
 
 from facestream import progress
-from facestream.progress import counted
+from facestream.progress import progress_bar
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_line_now_and_then_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, between_s: float, always: bool, said: list[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", between_s)
-    with counted("crops", 8, always=always) as done:
+    with progress_bar("crops", 8, always=always) as done:
         done(3)
         done(5)
     out, err = capsys.readouterr()

@@ -11,8 +11,8 @@ from aiohttp import web
 from backends.vectors import VectorStore
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from ingest.accept import Accept
 from ingest.app import create_app
 from ingest.keys import Access, Keys
@@ -66,7 +66,7 @@ class HttpService:
 
 @asynccontextmanager
 async def http_service(
-    settings: Settings, stores: Stores, state: State, checks: Checks, owners_socket: Path | None
+    settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
 ) -> AsyncIterator[HttpService]:
     """The service, its reader of answers positioned; not listening yet. Raises ConfigurationError."""
     if owners_socket is None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from facestream.client.http import Client, Outcome
-from facestream.client.reach import reach
+from facestream.client.connection import connect
+from facestream.client.http import Client, PhotoResult
 from facestream.client.report import Report
-from facestream.settings_flags import settings_from
+from facestream.flags import settings_from
 from schemas.errors import ConfigurationError, FacestreamError
 from schemas.names import normalised
 from schemas.records import Options, Purpose
@@ -32,7 +32,7 @@ def send(
 
     async def run() -> int:
         failed = False
-        async with reach(settings_from(arguments), url, key) as client:
+        async with connect(settings_from(arguments), url, key) as client:
             with Report(purpose, arguments.photos) as report:
                 async with aclosing(_in_order(client, purpose, arguments.photos, fields, drawings)) as outcomes:
                     async for outcome in outcomes:
@@ -45,10 +45,10 @@ def send(
 
 async def _in_order(
     client: Client, purpose: Purpose, photos: Sequence[str], fields: Mapping[str, str], drawings: Sequence[Path] | None
-) -> AsyncGenerator[Outcome, None]:
+) -> AsyncGenerator[PhotoResult, None]:
     at_once = asyncio.Semaphore(AT_ONCE)
 
-    async def one(photo: str, drawing: Path | None) -> Outcome:
+    async def one(photo: str, drawing: Path | None) -> PhotoResult:
         async with at_once:
             outcome = await client.send(purpose, photo, fields)
             if drawing is None or outcome.failed:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from facestream.config import Settings
-from facestream.runtime.system import Role, serve
+from facestream.runtime.serve import Role, serve
 from schemas.errors import FacestreamError
 
 

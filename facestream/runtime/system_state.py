@@ -12,7 +12,7 @@ from weights.manifest import manifest
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SystemState:
     generations: Generations
     erasures: Erasures
 
@@ -23,10 +23,10 @@ class State:
 
 
 @asynccontextmanager
-async def followed(log_: EventLog) -> AsyncIterator[State]:
+async def follow_state(log_: EventLog) -> AsyncIterator[SystemState]:
     """As of now; `run` keeps it so. Raises Unavailable."""
     known = manifest()
-    state = State(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
+    state = SystemState(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
     async with AsyncExitStack() as stack:
         for following in (state.generations, state.erasures):
             stack.push_async_callback(following.close)

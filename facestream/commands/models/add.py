@@ -13,10 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from facestream.admin.generation_changes import generation_name
-from facestream.runtime.state import followed
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import complain
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import print_message
 from schemas.errors import ConfigurationError, InvalidRequest
 from schemas.generation_records import Generation, OnnxEmbedder
 from stream.generations import Generations, generation_record
@@ -80,7 +80,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--try", dest="picture", metavar="PICTURE", type=Path, help="a photo with a face, or better two, to try it on"
     )
-    add_flags(parser, ("log", "objects", "vectors", "data", "weights", "device"))
+    add_settings(parser, ("log", "objects", "vectors", "data", "weights", "device"))
     parser.set_defaults(run=run)
 
 
@@ -94,7 +94,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     picture = None if arguments.picture is None else _read(arguments.picture)
     async with open_stores(settings) as stores:
         await stores.log.require_topics(TOPICS)
-        async with followed(stores.log) as state:
+        async with follow_state(stores.log) as state:
             generation = _described(arguments, content, state.generations.active.detector)
             _check_new(generation.name, state.generations)
             from facestream.admin.onnx_trial import try_network  # torch: not for the other commands
@@ -106,7 +106,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             )
             print(f"similarity: {trial.same:.3f} the same face cut twice, {trial.other:.3f} another face")
             if trial.same <= trial.other:
-                complain(
+                print_message(
                     "the same face is no nearer than another one: are --range, --channels and --template those of its training?"
                 )
             await state.generations.refresh()

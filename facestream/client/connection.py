@@ -25,7 +25,7 @@ POLL_S = 0.1
 
 
 @asynccontextmanager
-async def reach(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
+async def connect(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
     """A client of a service that answers. Raises Unavailable, ConfigurationError, WeightsInvalid."""
     async with AsyncExitStack() as stack:
         found = url or await _serving_or_locked(settings.data, stack)
@@ -57,7 +57,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
     if sys.stderr.isatty():
         print("no service runs here: loading the models (`facestream up` keeps them loaded)", file=sys.stderr)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    from facestream.runtime.system import serve  # torch takes a second to import: only where there is no service
+    from facestream.runtime.serve import serve  # torch takes a second to import: only where there is no service
 
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700

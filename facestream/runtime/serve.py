@@ -13,10 +13,10 @@ from aiohttp import web
 from facestream.config import Settings
 from facestream.runtime.listening import listening_socket, url_of
 from facestream.runtime.member import member_name
-from facestream.runtime.role_ingest import HttpService, http_service
-from facestream.runtime.role_sink import sink_workers
-from facestream.runtime.state import followed
-from facestream.runtime.stores import Stores, open_stores, patiently
+from facestream.runtime.roles.ingest import HttpService, http_service
+from facestream.runtime.roles.sink import sink_workers
+from facestream.runtime.stores import Stores, open_stores, wait_for_stores
+from facestream.runtime.system_state import follow_state
 from stream.lag import LagWatch
 from stream.topics import GROUPS, INTERACTIVE
 from stream.watching import Checks, watch_app
@@ -46,16 +46,16 @@ async def serve(
     """
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await patiently(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
+        await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
-        state = await stack.enter_async_context(followed(stores.log))
+        state = await stack.enter_async_context(follow_state(stores.log))
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
         background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
         service: HttpService | None = None
         if "process" in roles:
-            from facestream.runtime.role_process import (
+            from facestream.runtime.roles.process import (
                 process_workers,
             )  # torch takes a second to import: not for the other roles
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from backends.objects import ObjectStore
-from facestream.admin.compare_shown import of_both_kinds, person_of
+from facestream.admin.comparison_report import of_both_kinds, person_of
 from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_for
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from schemas.errors import ConfigurationError, ObjectMissing
 from schemas.ids import crop_key
 from sink.evaluate.comparing import Difference, First
@@ -45,7 +45,7 @@ async def draw_sheet(objects: ObjectStore, found: Sequence[Difference], names: t
     left = f" ({len(found) - len(some):,} more)" if len(some) < len(found) else ""
     title = f"{len(some):,} faces{left}: the face, whom {names[0]} says, whom {names[1]} says; (below the threshold)"
     _write(drawing, (GAP, GAP // 2), title, sheet.width - 2 * GAP)
-    with counted("drawing", len(some), always=False) as done:
+    with progress_bar("drawing", len(some), always=False) as done:
         for i, it in enumerate(some):
             corner = (GAP + i % COLUMNS * wide, GAP + LINE + i // COLUMNS * high)
             pictures = [await _crop(objects, face_id) for face_id in (it.face_id, it.old.face_id, it.new.face_id)]

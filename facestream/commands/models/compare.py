@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from backends.vectors import VectorStore
-from facestream.admin.compare_sheet import check_target, draw_sheet
-from facestream.admin.compare_shown import print_comparison
-from facestream.progress import counted
-from facestream.runtime.state import followed
+from facestream.admin.comparison_report import print_comparison
+from facestream.admin.comparison_sheet import check_target, draw_sheet
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError, NotFound
 from schemas.generation_records import Generation
 from schemas.names import normalised
@@ -63,12 +63,12 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument("--directory", metavar="D", help="only this one (default: all)")
     parser.add_argument("--sheet", type=Path, metavar="FILE.jpg", help="draw the faces where the two differ")
     parser.add_argument("--json", action="store_true", help="everything as one JSON object, every difference too")
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    add_settings(parser, ("log", "objects", "vectors", "data"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(arguments))
 
 
@@ -79,7 +79,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     if arguments.old == arguments.new:
         raise ConfigurationError(f"OLD and NEW are both '{arguments.old}': compare two generations")
     async with open_stores(settings_from(arguments)) as stores:
-        async with followed(stores.log) as state:
+        async with follow_state(stores.log) as state:
             old, new = state.generations.get(arguments.old), state.generations.get(arguments.new)
         comparison = await compared(stores.vectors, old, new, directory)
         print_comparison(comparison, as_json=arguments.json)
@@ -114,7 +114,7 @@ async def compared(vectors: VectorStore, old: Generation, new: Generation, direc
     outcomes_new: list[Outcome] = []
     found: list[Difference] = []
     done_directories, faces = [], 0
-    with counted("comparing", 2 * sum(in_both.values())) as done:
+    with progress_bar("comparing", 2 * sum(in_both.values())) as done:
         for name in in_both:
             of_old, of_new = common(await read(vectors, name, old.name), await read(vectors, name, new.name))
             if not of_old.keys:  # erased since they were listed

@@ -9,7 +9,7 @@ from facestream.config import Settings
 from schemas.errors import ConfigurationError
 
 
-def add_flags(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Settings.model_fields)) -> None:
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Settings.model_fields)) -> None:
     group = parser.add_argument_group("settings", "each also as an environment variable FACESTREAM_<NAME>; a flag wins")
     for name in names:
         field = Settings.model_fields[name]

@@ -9,8 +9,8 @@ import torch
 
 from backends.objects import ObjectStore
 from facestream.config import Settings
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from processors.align import template_named
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
@@ -35,7 +35,9 @@ CHUNK_PIXELS_GPU, CHUNK_CHIPS_GPU = 32_000_000, 512
 
 
 @asynccontextmanager
-async def process_workers(settings: Settings, stores: Stores, state: State, member: str) -> AsyncIterator[list[Worker]]:
+async def process_workers(
+    settings: Settings, stores: Stores, state: SystemState, member: str
+) -> AsyncIterator[list[Worker]]:
     """The workers of `settings.stage`: detect and embed in one, or one of them."""
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)

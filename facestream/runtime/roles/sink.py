@@ -2,8 +2,8 @@
 
 from facestream.config import Settings
 from facestream.runtime.housekeeping import Housekeeping
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from sink.answers import Answers
 from sink.sink import Sink
 from stream.bridge import Bridge
@@ -17,7 +17,9 @@ ANSWERS_LINGER_S = (
 )
 
 
-def sink_workers(settings: Settings, stores: Stores, state: State, member: str) -> tuple[list[Worker], Housekeeping]:
+def sink_workers(
+    settings: Settings, stores: Stores, state: SystemState, member: str
+) -> tuple[list[Worker], Housekeeping]:
     sink = Sink(stores.log, stores.objects, stores.vectors, state.generations, state.erasures, settings.gallery_memory)
     answers = Answers(stores.vectors, stores.objects, state.erasures, keep_probes=settings.keep_probes > 0)
     workers = [

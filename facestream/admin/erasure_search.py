@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from backends.log import EventLog, Record
 from backends.objects import ObjectStore
 from backends.vectors import VectorStore
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import image_received
 from schemas.errors import UnreadableRecord
@@ -81,7 +81,7 @@ async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
 
 async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
-    with counted("objects", 0, always=False) as tell:
+    with progress_bar("objects", 0, always=False) as tell:
         async for info, metadata in listed(objects, *PICTURES, CROPS):
             tell(1)
             if "received" not in metadata:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from facestream.terminal import shown
+from facestream.terminal import printable
 from stream.dead_letters import Letter
 
 COLUMNS = ("id", "when", "code", "attempts", "from", "purpose", "directory", "reason")
@@ -37,7 +37,7 @@ def print_one(letter: Letter, *, as_json: bool) -> None:
         print(json.dumps(_summary(letter) | {"event": event}))
         return
     for name, value in _summary(letter).items():
-        print(f"{name:<10} {'' if value is None else shown(str(value))}".rstrip())
+        print(f"{name:<10} {'' if value is None else printable(str(value))}".rstrip())
     print(
         f"{'event':<10} {'none: the record is no image, or cannot be read' if event is None else json.dumps(event, indent=2)}"
     )
@@ -46,8 +46,8 @@ def print_one(letter: Letter, *, as_json: bool) -> None:
 def count_of(letters: int, code: str | None = None, directory: str | None = None) -> str:
     """How many, and which are meant."""
     count = f"{letters} dead letter{'' if letters == 1 else 's'}" if letters else "there are no dead letters"
-    with_code = "" if code is None else f" with code '{shown(code)}'"
-    of_directory = "" if directory is None else f" of directory '{shown(directory)}'"
+    with_code = "" if code is None else f" with code '{printable(code)}'"
+    of_directory = "" if directory is None else f" of directory '{printable(directory)}'"
     return f"{count}{with_code}{of_directory}"
 
 
@@ -77,7 +77,7 @@ def _row(letter: Letter) -> list[str]:
     place = f"{content.topic} {content.partition}/{content.offset}"
     purpose, directory = (event.purpose, event.directory or "") if event else ("", "")
     cells = (letter.id, _when(letter), content.code, str(content.attempts), place, purpose, directory, content.reason)
-    return [shown(cell) for cell in cells]
+    return [printable(cell) for cell in cells]
 
 
 def _print_table(letters: Sequence[Letter]) -> None:

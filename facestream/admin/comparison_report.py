@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from facestream.terminal import shown
+from facestream.terminal import printable
 from sink.evaluate.comparing import STRANGERS, Difference, Figures, First
 
 if TYPE_CHECKING:
-    from facestream.commands.compare import Comparison
+    from facestream.commands.models.compare import Comparison
 
 MOST_SHOWN = 20  # differences; --json has all
 NOTHING = "—"
@@ -76,7 +76,7 @@ def _print_differences(out: Console, comparison: "Comparison") -> None:
         table.add_column(Text(column), no_wrap=column == "face_id", overflow="fold")
     some = of_both_kinds(comparison.differences, MOST_SHOWN)
     for it in some:
-        table.add_row(*(Text(shown(cell)) for cell in _row(it)))
+        table.add_row(*(Text(printable(cell)) for cell in _row(it)))
     out.print(table)
     if len(some) < len(comparison.differences):
         print(f"{len(comparison.differences) - len(some):,} more: --json has all")

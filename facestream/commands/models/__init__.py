@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from facestream.admin.generation_changes import activate, retire
-from facestream.commands import compare, models_add
-from facestream.runtime.state import State, followed
+from facestream.commands.models import add as models_add
+from facestream.commands.models import compare
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only
 from weights.manifest import manifest
 
 DESCRIPTION = """\
@@ -41,7 +42,7 @@ def add_parser(commands: Any) -> None:
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     listing = subcommands.add_parser("list", help="show the generations")
     listing.add_argument("--json", action="store_true", help="one JSON object a line")
-    add_flags(listing, STORES)
+    add_settings(listing, STORES)
     listing.set_defaults(run=run, action=_list)
     models_add.add_parser(subcommands)
     compare.add_parser(subcommands)
@@ -53,7 +54,7 @@ def add_parser(commands: Any) -> None:
     )
     activating.add_argument("name", metavar="NAME")
     activating.add_argument("--force", action="store_true", help="even though it lacks faces")
-    add_flags(activating, STORES)
+    add_settings(activating, STORES)
     activating.set_defaults(run=run, action=_activate)
     retiring = subcommands.add_parser(
         "retire",
@@ -61,25 +62,28 @@ def add_parser(commands: Any) -> None:
         description="Delete a generation's vectors. Its name is never used again.",
     )
     retiring.add_argument("name", metavar="NAME")
-    add_flags(retiring, STORES)
+    add_settings(retiring, STORES)
     retiring.set_defaults(run=run, action=_retire)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
+    log_warnings_only()
     return asyncio.run(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+    async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         await arguments.action(stores, state, arguments)
     return 0
 
 
-async def _list(stores: Stores, state: State, arguments: argparse.Namespace) -> None:
+async def _list(stores: Stores, state: SystemState, arguments: argparse.Namespace) -> None:
     generations = state.generations
     used = {it.name for it in generations.all}
-    shown = [*generations.all, *(manifest().generation(name) for name in manifest().generations if name not in used)]
+    printable = [
+        *generations.all,
+        *(manifest().generation(name) for name in manifest().generations if name not in used),
+    ]
     rows = [
         {
             "name": it.name,
@@ -91,7 +95,7 @@ async def _list(stores: Stores, state: State, arguments: argparse.Namespace) -> 
             "threshold": it.threshold is not None,
             "calibration": it.calibration is not None,
         }
-        for it in shown
+        for it in printable
     ]
     if arguments.json:
         for row in rows:
@@ -113,12 +117,12 @@ async def _faces(stores: Stores, generation: str) -> int:
     return count
 
 
-async def _activate(stores: Stores, state: State, arguments: argparse.Namespace) -> None:
+async def _activate(stores: Stores, state: SystemState, arguments: argparse.Namespace) -> None:
     before = state.generations.active.name
     await activate(stores, state.generations, arguments.name, force=arguments.force)
     print(f"'{arguments.name}' is active. Back: facestream models activate {before}", file=sys.stderr)
 
 
-async def _retire(stores: Stores, state: State, arguments: argparse.Namespace) -> None:
+async def _retire(stores: Stores, state: SystemState, arguments: argparse.Namespace) -> None:
     deleted = await retire(stores, state.generations, arguments.name)
     print(f"'{arguments.name}' is retired: {deleted} vectors deleted", file=sys.stderr)
