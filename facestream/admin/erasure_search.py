@@ -1,4 +1,4 @@
-"""Looks for what was erased: what is left of it in a store, and what topics still tell of it."""
+"""Searches for what was erased: what is left of it in a store, and the records of topics that still tell of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ CROPS = "crops/"
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """An object that was put before its image, person or directory was erased; `put_at` in seconds since the epoch."""
+    """An object that was stored before its image, person or directory was erased. put_at: seconds since the epoch."""
 
     key: str
     image_id: str
@@ -52,14 +52,14 @@ class StoredPicture:
 
 @dataclass(frozen=True, slots=True)
 class InTopic:
-    """How many records of a topic tell of what was erased, and when the last of them was appended (ms)."""
+    """The number of records of a topic that tell of what was erased, and when the last one was appended (ms)."""
 
     records: int = 0
     last: int = 0
 
 
 async def vectors_left(vectors: VectorStore, generations: Generations, erasures: Erasures) -> list[str]:
-    """The face_ids. Raises Unavailable, as all of these do."""
+    """The face_ids of erased faces. Raises Unavailable, as the other searches do."""
     found: list[str] = []
     for generation in generations.all:
         for directory in await vectors.directories(generation.name):
@@ -69,7 +69,7 @@ async def vectors_left(vectors: VectorStore, generations: Generations, erasures:
 
 
 async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
-    """The image_ids of answers that show somebody."""
+    """The image_ids of answers that still name an erased person."""
     found: list[str] = []
     async for page in vectors.read_answers():
         for stored in page:
@@ -81,9 +81,9 @@ async def answers_left(vectors: VectorStore, erasures: Erasures) -> list[str]:
 
 async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
-    with progress_bar("objects", 0, always=False) as tell:
+    with progress_bar("objects", 0, always=False) as advance:
         async for info, metadata in listed(objects, *PICTURES, CROPS):
-            tell(1)
+            advance(1)
             if "received" not in metadata:
                 continue
             image_id = metadata.get("image_id") or info.key.partition("/")[2].removesuffix(".crops")
@@ -95,8 +95,8 @@ async def pictures_left(objects: ObjectStore, erasures: Erasures) -> list[Stored
 
 
 async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
-    """announced: images, which get whether all events that they have here fall under an erasure; None where there is no
-    event.
+    """announced: by image_id; is set to whether all its events in this topic fall under an erasure, stays None without
+    an event.
     """
     found = InTopic()
 
@@ -133,7 +133,7 @@ def _detected(record: Record, erasures: Erasures) -> bool:
 def _embedded(record: Record, erasures: Erasures) -> bool:
     event = decode_embedded(record.value)
     if isinstance(event, EraseRequested):
-        return True  # by name
+        return True  # it names them
     if isinstance(event, FacesEmbedded):
         return is_erased(event.received, event.received_at, erasures)
     return any(erasures.covers(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
@@ -155,9 +155,7 @@ def _dead(record: Record, erasures: Erasures) -> bool:
 
 
 def _notified(record: Record, erasures: Erasures) -> bool:
-    """What a store told of has the names of directories and people in its own names; a prefix of ours may stand before
-    them.
-    """
+    """The names of objects contain those of directories and people; a prefix of the bucket may come before them."""
     for it in BucketNotified.decode(record.value).records:
         bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
         place = place_of(name[max(0, name.find(INCOMING)) :])

@@ -1,7 +1,6 @@
-"""The HTTP client of the command line: sends one photo and comes back with its answer, through busy and restarting
-services.
+"""The HTTP client of the command line: sends a photo and returns its answer, also from a busy service.
 
-It prints nothing and knows nothing of terminals; every photo it is given ends as an `PhotoResult`.
+It prints nothing; every photo that it is given ends as a `PhotoResult`.
 """
 
 import asyncio
@@ -21,11 +20,10 @@ from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, 
 from schemas.records import Purpose, problem
 
 ATTEMPTS = 8
-RETRIED = (429, 502, 503, 504)  # the gateways' are for a service behind one that restarts
+RETRIED = (429, 502, 503, 504)  # a gateway answers 502 or 504 while the service behind it restarts
 LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S = 8.0, 60.0
-TIMEOUT = aiohttp.ClientTimeout(
-    total=None, sock_connect=10, sock_read=120
-)  # an answer or a 202 comes after 30 s at the latest
+# an answer or a 202 comes after 30 s at the latest
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 POLL_S = 1.0
 SOCKET_URL = "http://facestream"  # what requests through a Unix socket are addressed to
 
@@ -40,15 +38,14 @@ class UnexpectedAnswer(FacestreamError):
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """What became of one photo: `body` is the service's answer, or the problem where `failed`.
-
-    `trouble` is what went wrong here with a photo that was answered well.
+    """The result of one photo. body: the service's answer, or the problem where `failed`. drawing_error: why a photo
+    could not be drawn.
     """
 
     photo: str
     status: int
     body: dict[str, Any]
-    trouble: FacestreamError | None = None
+    drawing_error: FacestreamError | None = None
 
     @property
     def failed(self) -> bool:
@@ -57,7 +54,7 @@ class PhotoResult:
 
 @dataclass(frozen=True)
 class Reply:
-    """`body` is None where it is no JSON object; `retry_after_s` where the service did not say."""
+    """body: None where it is no JSON object. retry_after_s: None where the service gave none."""
 
     status: int
     body: dict[str, Any] | None
@@ -67,8 +64,7 @@ class Reply:
 class Client:
     """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
 
-    What would be the same for every photo is raised: ConfigurationError for a missing key, InvalidRequest for a wrong
-    option.
+    Raises errors that every photo would get: ConfigurationError for a missing key, InvalidRequest for a wrong option.
     """
 
     _lost: Unavailable | None = None
@@ -76,10 +72,10 @@ class Client:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url, path = url.rstrip("/"), url.removeprefix("unix:")
         self._base = SOCKET_URL if path != url else self.url
-        if urlsplit(self._base).scheme not in ("http", "https") or not urlsplit(self._base).hostname:
+        if not _is_http(self._base):
             raise ConfigurationError(f"'{url}' is no URL of a service: write it as http://127.0.0.1:8080")
         if key and not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("this is no API key: --key or FACESTREAM_KEY")
+            raise ConfigurationError("the API key of --key or FACESTREAM_KEY has characters that no key has")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path) if path != url else aiohttp.TCPConnector(),
             headers={"x-api-key": key} if key else None,
@@ -95,7 +91,7 @@ class Client:
         await self._session.close()
 
     async def check(self) -> None:
-        """Raises Unavailable when nobody answers there, ConfigurationError when it is somebody else."""
+        """Raises Unavailable when nothing answers there, ConfigurationError when it is no facestream service."""
         try:
             async with self._session.get(f"{self._base}/healthz", allow_redirects=False) as response:
                 body = await _json(response)
@@ -136,7 +132,7 @@ class Client:
         headers: dict[str, str] | None = None,
         form: Callable[[], aiohttp.FormData | None] = lambda: None,
     ) -> tuple[int, dict[str, Any]]:
-        """Status and body. Raises Unavailable when the service cannot be reached any more, at once from then on."""
+        """Status and body. Raises Unavailable after ATTEMPTS without an answer, and at once from then on."""
         for attempt in count(1):
             if self._lost:
                 raise self._lost
@@ -157,7 +153,7 @@ class Client:
     async def exchange(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, form: aiohttp.FormData | None = None
     ) -> Reply:
-        """One request, tried once. Raises Unavailable when nobody answers."""
+        """One request, tried once. Raises Unavailable when nothing answers."""
         try:
             async with self._session.request(
                 method, self._base + path, data=form, headers=headers, allow_redirects=False
@@ -167,7 +163,7 @@ class Client:
             raise self._unreachable(error) from None
 
     def body_of(self, reply: Reply) -> dict[str, Any]:
-        """Raises UnexpectedAnswer where there is none."""
+        """Raises UnexpectedAnswer for a reply without a body."""
         if reply.body is None:
             raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} without JSON")
         return reply.body
@@ -175,12 +171,23 @@ class Client:
     def _unreachable(self, error: Exception) -> Unavailable:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Unavailable(
-            f"no service can be reached at {self.url} ({reason}): start one with `facestream up`, or see --url"
+            f"no service can be reached at {self.url} ({reason}): start one with `facestream up`, or check --url"
         )
 
 
+def _is_http(url: str) -> bool:
+    if any(it.isspace() or not it.isprintable() for it in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an impossible port, IPv6 address or host name
+        return False
+
+
 def read_photo(photo: str) -> bytes:
-    """Raises UnreadablePhoto; the message leaves out the name, which stands before it wherever it is shown."""
+    """Raises UnreadablePhoto. Its message lacks the name, which whoever prints it puts first."""
     try:
         data = Path(photo).read_bytes()
     except IsADirectoryError:
@@ -202,7 +209,7 @@ def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormD
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any] | None:
-    """The body where it is a JSON object, as all of a facestream service are."""
+    """The body, where it is a JSON object, as every body of a facestream service is."""
     try:
         body = await response.json(content_type=None)
     except ValueError:

@@ -1,82 +1,72 @@
-"""What the commands print: a table on a terminal, JSON Lines on a pipe; on stderr errors, and progress when there are
-many.
-"""
+"""Prints the results of photos: a table on a terminal or JSON Lines; errors and progress go to the standard error."""
 
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from facestream.client.http import PhotoResult
+from facestream.progress import Progress, progress_bar
 from facestream.terminal import print_message, printable
 from schemas.records import Purpose
 
 MANY = 5  # more photos than this get a progress bar
-LONGEST_PHOTO = 32  # cells of the terminal
+LONGEST_PHOTO = 32  # cells of a terminal
 WIDE = 100
 
 
 class Report:
-    """Takes outcomes in the order of the photos and prints each at once."""
+    """Gets the results in the order of the photos and prints each at once."""
 
-    def __init__(self, purpose: Purpose, photos: Sequence[str]) -> None:
-        self._purpose = purpose
-        self._out = Console(highlight=False, markup=False, emoji=False) if sys.stdout.isatty() else None
+    def __init__(self, purpose: Purpose, photos: Sequence[str], *, as_json: bool) -> None:
+        self._purpose, self._count = purpose, len(photos)
+        self._out = None if as_json else Console(highlight=False, markup=False, emoji=False)
         self._photo_cells = min(LONGEST_PHOTO, max(cell_len(printable(photo)) for photo in photos))
-        self._begun = self._dirty = False
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not (console.is_terminal and len(photos) > MANY),
-        )
-        self._task = self._progress.add_task(purpose, total=len(photos), rate="")
+        self._has_header = False
+        self._stack = ExitStack()
+        self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._count > MANY:
+            self._progress = self._stack.enter_context(progress_bar(self._purpose, self._count, always=False))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._stack.__exit__(kind, error, trace)
 
     def add(self, outcome: PhotoResult) -> None:
-        self._progress.stop()  # it is on the same terminal as what is printed now
+        with self._progress.paused() if self._progress else nullcontext():
+            self._print(outcome)
+        if self._progress:
+            self._progress(1)
+
+    def _print(self, outcome: PhotoResult) -> None:
         if self._out is None:
             json_line({"photo": outcome.photo} | ({"error": outcome.body} if outcome.failed else outcome.body))
         elif not outcome.failed:
             self._out.print(self._table(outcome, self._out.width))
-            self._begun = True
+            self._has_header = True
         if outcome.failed:
             print_message(f"{outcome.photo}: {outcome.body['detail']}{advice(outcome.body)}")
-        if outcome.trouble is not None:
-            print_message(f"{outcome.photo}: {outcome.trouble.message}")
-        speed = self._progress.tasks[self._task].speed
-        self._progress.update(self._task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
-        self._progress.start()
+        if outcome.drawing_error is not None:
+            print_message(f"{outcome.photo}: {outcome.drawing_error.message}")
 
     def _table(self, outcome: PhotoResult, width: int) -> Table:
-        """The rows of one photo. Widths are fixed, so that the tables of all photos are one."""
+        """The rows of one photo. All photos have the same widths, so that their tables look like one."""
         wide, learned = width >= WIDE, self._purpose == "learn"
         table = Table(
             box=None,
-            show_header=not self._begun,
+            show_header=not self._has_header,
             padding=(0, 1, 0, 0),
             pad_edge=False,
             width=width,
@@ -115,7 +105,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def advice(problem: dict[str, Any]) -> str:
-    """What the service says in the words of its fields, in those of the command line."""
+    """The flags that would solve the problem, to be put after its detail."""
     if problem.get("code") in ("not_one_face", "no_face") and problem.get("faces"):
         points = [((x1 + x2) // 2, (y1 + y2) // 2) for x1, y1, x2, y2 in (face["box"] for face in problem["faces"][:3])]
         return "".join(f"{' or' if i else ': here'} --face {x},{y}" for i, (x, y) in enumerate(points))
@@ -123,7 +113,7 @@ def advice(problem: dict[str, Any]) -> str:
 
 
 def _end_of(text: str, cells: int) -> str:
-    """Paths differ at their ends."""
+    """The end of a path that is too long: paths differ there."""
     if cell_len(text) <= cells:
         return text
     while cell_len(text) > cells - 1:
@@ -132,7 +122,8 @@ def _end_of(text: str, cells: int) -> str:
 
 
 def json_line(line: dict[str, Any]) -> None:
-    # A path need not be UTF-8: its stray bytes are lone surrogates here, which JSON can write as escapes.
-    text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    # A path need not be UTF-8: its other bytes are lone surrogates here, which JSON writes as escapes.
+    # On a terminal everything but ASCII is escaped: it could steer the terminal.
+    text = json.dumps(line, ensure_ascii=sys.stdout.isatty()).encode("utf-8", "backslashreplace")
     sys.stdout.buffer.write(text + os.linesep.encode())
     sys.stdout.buffer.flush()

@@ -1,15 +1,15 @@
-"""`facestream export`: a directory into one file."""
+"""`facestream export`: writes a directory into one file."""
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from backends.log import Record, partition_of
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
-from facestream.flags import add_settings, settings_from
+from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
@@ -22,39 +22,46 @@ from stream.reading import read_through, spans
 from stream.topics import FACES_LEARNED
 
 DESCRIPTION = """\
-Write a directory into one file: people, portraits, crops, and the vectors of every generation in use. `facestream import` reads
-it, here or in another installation. It holds pictures of people: keep it as safe as those.
+Write a directory into one file: people, portraits, crops, and the vectors of every generation in use.
+`facestream import` reads the file, here or in another installation. It contains pictures of people: store it as
+safely as those.
 """
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("export", help="write a directory into a file", description=DESCRIPTION)
-    parser.add_argument("file", metavar="FILE.tar", type=Path)
-    parser.add_argument("--directory", required=True)
-    add_settings(parser, ("log", "objects", "vectors", "data"))
+    parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to write")
+    parser.add_argument(
+        "--directory",
+        required=True,
+        metavar="D",
+        type=checked("--directory", normalised),
+        help="the directory to write",
+    )
+    add_settings(parser, STORES)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     log_warnings_only()
-    return asyncio.run(_run(arguments))
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    directory = normalised(arguments.directory)
+    directory = arguments.directory
     async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         learned = await _learned(stores, directory)
         if not learned:
             raise NotFound(f"directory '{directory}' has no faces")
         vectors = await _vectors(stores, state, directory)
         head = GalleryHead(directory=directory, generations=sorted(vectors), faces=len(learned))
-        left_out = 0
-        with GalleryWriter(arguments.file, head) as file, progress_bar("exported", len(learned)) as tell:
+        erased = 0
+        with GalleryWriter(arguments.file, head) as file, progress_bar("exported", len(learned)) as advance:
             for face in learned.values():
                 try:
                     crop = (await stores.objects.get(face.crop.object_key)).data
                 except ObjectMissing:  # erased a moment ago
-                    left_out += 1
+                    erased += 1
                     continue
                 exported = ExportedFace(
                     person=face.person,
@@ -68,13 +75,13 @@ async def _run(arguments: argparse.Namespace) -> int:
                 )
                 original = await _original(stores, face.image_id)
                 await asyncio.to_thread(file.add, FaceWithPictures(face=exported, crop=crop, original=original))
-                tell(1)
-    print(f"{len(learned) - left_out} faces of '{directory}' are in {arguments.file}", file=sys.stderr)
+                advance(1)
+    print(f"{len(learned) - erased} faces of '{directory}' are in {arguments.file}", file=sys.stderr)
     return 0
 
 
 async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
-    """What the changelog has of a directory, by its key."""
+    """The faces of a directory in the changelog, by record key."""
     faces: dict[str, FaceLearned] = {}
 
     def take(records: Sequence[Record]) -> None:
@@ -94,7 +101,7 @@ async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
 
 
 async def _vectors(stores: Stores, state: SystemState, directory: str) -> dict[str, dict[str, str]]:
-    """By generation and face_id."""
+    """Base64 vectors by generation and face_id."""
     found: dict[str, dict[str, str]] = {}
     for generation in state.generations.live:
         of_one: dict[str, str] = {}

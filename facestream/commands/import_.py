@@ -1,18 +1,17 @@
-"""`facestream import`: a directory out of the file that `facestream export` wrote."""
+"""`facestream import`: reads a directory from a file that `facestream export` wrote."""
 
 import argparse
-import asyncio
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from backends.log import NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
-from facestream.flags import add_settings, settings_from
+from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import follow_state
@@ -24,35 +23,41 @@ from schemas.records import Crop, FaceLearned, FacesReembedded, ReembeddedFace, 
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 
 DESCRIPTION = """\
-Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again. Vectors
-count where this installation has their generation; where it has not, `facestream reembed` makes them from the crops.
+Read a directory from a file of `facestream export`. Faces that exist already stay, so that it can be run again.
+Vectors are used where this installation has their generation; otherwise `facestream reembed` makes them from
+the crops.
 """
-AT_ONCE = 64
+FACES_PER_APPEND = 64
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("import", help="read a directory out of a file", description=DESCRIPTION)
-    parser.add_argument("file", metavar="FILE.tar", type=Path)
-    parser.add_argument("--directory", help="its name here (default: the one it had)")
-    add_settings(parser, ("log", "objects", "vectors", "data"))
+    parser = commands.add_parser("import", help="read a directory from a file", description=DESCRIPTION)
+    parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to read")
+    parser.add_argument(
+        "--directory",
+        metavar="D",
+        type=checked("--directory", normalised),
+        help="the name of the directory here (default: the name it had)",
+    )
+    add_settings(parser, STORES)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     log_warnings_only()
-    return asyncio.run(_run(arguments))
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
     head = read_head(arguments.file)
-    directory = normalised(arguments.directory) if arguments.directory else head.directory
+    directory = arguments.directory or head.directory
     async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         live = {it.name: it.dimension for it in state.generations.live}
-        with progress_bar("imported", head.faces) as tell:
+        with progress_bar("imported", head.faces) as advance:
             faces = read_faces(arguments.file)
-            while some := list(islice(faces, AT_ONCE)):
+            while some := list(islice(faces, FACES_PER_APPEND)):
                 await _import(stores, some, directory, moved=directory != head.directory, generations=live)
-                tell(len(some))
+                advance(len(some))
         active = state.generations.active.name
     if active not in head.generations:
         print(f"the file has no vectors of '{active}': make them with `facestream reembed {active}`", file=sys.stderr)
@@ -63,8 +68,8 @@ async def _run(arguments: argparse.Namespace) -> int:
 async def _import(
     stores: Stores, faces: Sequence[FaceWithPictures], directory: str, *, moved: bool, generations: dict[str, int]
 ) -> None:
-    """Pictures first, then the vectors, then the changelog. moved: to a directory of another name, where faces are
-    others.
+    """Writes pictures first, then vectors, then the changelog. moved: the directory has another name here, and its
+    faces and images other ids.
     """
     now = int(time.time() * 1000)
     vectors: dict[str, list[ReembeddedFace]] = {}

@@ -1,4 +1,4 @@
-"""What is done now and then: retention and compaction of the log, answers past their day, pictures that are of no use."""
+"""Periodic cleaning: retention and compaction of the log, expired answers, pictures that are no longer needed."""
 
 import asyncio
 import time
@@ -20,14 +20,14 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
-# An image that was to be learned so long ago was learned, or was given up and is no dead letter any more. Older ones
-# were looked at before.
+# After 15 days an image to be learned has been learned, or it has failed and its dead letter is gone. Images that are
+# older than 22 days were checked on an earlier day.
 DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
 
 
 class Housekeeping:
-    """`keep_probes` in days; with 0 the answers' stage deletes pictures at once and this sweeps what a crash left
-    behind. Of several sinks the one for which `is_mine` holds does it.
+    """keep_probes: days. With 0 the stage of the answers deletes pictures at once, and this deletes what a crash left.
+    is_mine: whether this process cleans; of several sinks only one does.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Housekeeping:
                 yield info.key
 
     async def _not_learned(self) -> AsyncIterator[str]:
-        """What is kept of images that were to be learned and were not: without an event, or given up."""
+        """The objects of images that were to be learned and were not: they have no event, or they failed."""
         async for info in self._objects.list("originals/"):
             if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
                 image_id = info.key.removeprefix("originals/")
@@ -81,7 +81,7 @@ class Housekeeping:
         crop = await self._objects.metadata(crop_key(face_id_learned(image_id)))
         if crop is None:
             return False
-        for generation in self._state.generations.live:  # one that was made active by force may lack faces
+        for generation in self._state.generations.live:  # a generation that was activated by force may lack faces
             faces = await self._vectors.faces(crop["directory"], generation.name, crop["person"])
             if any(it.image_id == image_id for it in faces):
                 return True

@@ -1,10 +1,12 @@
-"""`facestream learn` and `recognize` with a folder, as processes: cut off and gone on with, with a service and without."""
+"""`facestream learn` and `recognize` with a folder, as processes: interrupted and continued, with a service or not."""
 
 import json
 import os
 import signal
 import subprocess
+import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ PICTURES = 12
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The journals of a test are its own."""
+    """Each test has journals of its own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -45,11 +47,15 @@ def start(data: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment(data), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def cut_off(process: subprocess.Popen[str], answers: int, with_signal: signal.Signals) -> tuple[int, str]:
-    """Ends the process once it has printed so many answers: its exit code, and what it said."""
+def read_answers(process: subprocess.Popen[str], count: int) -> None:
     assert process.stdout is not None
-    for _ in range(answers):
+    for _ in range(count):
         assert process.stdout.readline()
+
+
+def cut_off(process: subprocess.Popen[str], answers: int, with_signal: signal.Signals) -> tuple[int, str]:
+    """Ends the process once it has printed so many answers; returns its exit code and its errors."""
+    read_answers(process, answers)
     process.send_signal(with_signal)
     _, said = process.communicate(timeout=60)
     return process.returncode, said
@@ -112,11 +118,31 @@ async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weigh
 
 
 def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
+    """One picture is a pipe that nothing is written to, so that the run cannot end before Ctrl-C."""
     command = "recognize", people, "--directory", "bulk-none"
-    code, said = cut_off(start(serving.data, *command), 3, signal.SIGINT)
-    assert code == 130
+    slow = people / "biden" / "01.jpg"
+    picture = slow.read_bytes()
+    slow.unlink()
+    os.mkfifo(slow)
+    process = start(serving.data, *command)
+    read_answers(process, 3)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = ""
+    while "the same command again goes on" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    while process.poll() is None:  # it waits for the thread that reads the picture
+        with suppress(OSError):  # no reader yet
+            os.close(os.open(slow, os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.05)
+    _, rest = process.communicate(timeout=60)
+    said += rest
+    assert process.returncode == 130
+    slow.unlink()
+    slow.write_bytes(picture)
     assert "left" in said
-    assert "the same command again goes on" in said
     assert "Traceback" not in said
     done = facestream(serving.data, *command)
     assert len(lines(done)) == PICTURES + 2
@@ -124,7 +150,7 @@ def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
 
 
 def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Path) -> None:
-    """Who is in a picture depends on who was learned: only a run that was cut off goes on with what it was told."""
+    """Answers depend on who was learned: only an interrupted run continues with earlier answers."""
     (people / "biden" / "empty.jpg").unlink()
     (people / "biden" / "text.jpg").unlink()
     command = "recognize", people, "--directory", "bulk-anew"
@@ -139,7 +165,7 @@ def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Pat
 async def test_a_table_and_portraits_of_several_faces(
     serving: Serving, client: Client, people: Path, two_people: bytes, tmp_path: Path
 ) -> None:
-    """What failed is tried again with another wish."""
+    """Failed pictures are tried again with another --face."""
     (people / "both.jpg").write_bytes(two_people)
     (people / "table.csv").write_text("person,file\nobama,obama/01.jpg\nJosé,both.jpg\nJosé,none.jpg\n")
     command = "learn", people / "table.csv", "--directory", "bulk-table"

@@ -1,7 +1,6 @@
-"""What a bulk command says: each answer as it comes, and at the end what failed and why."""
+"""Prints the answers of a bulk command as they come, and at the end what failed and why."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError
 from schemas.records import Purpose
 
-LISTED = 20  # of each code; all are in the file
+LISTED = 20  # failures of each code; the file of --report has all
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +25,12 @@ class Failure:
 
 
 class BulkReport:
-    """`file` takes what failed, as JSON Lines, also when nothing did."""
+    """file: gets the failures as JSON Lines; without failures it is empty."""
 
-    def __init__(self, purpose: Purpose, file: Path | None) -> None:
-        self._purpose, self._file = purpose, file
+    def __init__(self, purpose: Purpose, file: Path | None, *, as_json: bool) -> None:
+        self._purpose, self._file, self._as_json = purpose, file, as_json
         self._counts: Counter[str] = Counter()
         self._failures: list[Failure] = []
-        self._on_terminal = sys.stdout.isatty()
 
     @property
     def failed(self) -> bool:
@@ -40,11 +38,11 @@ class BulkReport:
 
     @property
     def service_failed(self) -> bool:
-        """Whether a picture failed that is not to blame for it."""
+        """Whether a failure was the service's, not the picture's."""
         return any(it.status >= 500 for it in self._failures)
 
     def check(self) -> None:
-        """Raises ConfigurationError when the file cannot be written, which would be late at the end."""
+        """Raises ConfigurationError when the file cannot be written. Call it before the work."""
         if self._file is not None:
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,13 +58,13 @@ class BulkReport:
         else:
             self._count(status, body)
             line = {"photo": item.photo} | body
-        if not self._on_terminal:
+        if self._as_json:
             json_line(line)
         elif status < 400 and self._purpose == "recognize":
             print(f"{printable(item.photo)}: {_named(body['persons'])}")
 
     def close(self, left: int) -> None:
-        """Says what became of all, and what failed. left: pictures without an answer."""
+        """Prints the totals and the failures. left: the number of pictures without an answer."""
         parts = [f"{count:,} {what}" for what, count in self._counts.items()]
         if self._failures:
             parts.append(f"{len(self._failures):,} failed")

@@ -1,4 +1,4 @@
-"""The sink's part of a process: the workers that write, match and keep answers, and the housekeeping of all stores."""
+"""The sink role: the workers that write faces, match probes and keep answers, and the housekeeping of all stores."""
 
 from facestream.config import Settings
 from facestream.runtime.housekeeping import Housekeeping
@@ -11,10 +11,9 @@ from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, RESULTS
 from stream.worker import Worker
 
 IN_FLIGHT = 512
-BRIDGE_LINGER_S = 0.5  # nobody waits for what comes from a bucket
-ANSWERS_LINGER_S = (
-    0.5  # who asks for a stored answer was told to wait a second; one at a time they cost half of a request
-)
+BRIDGE_LINGER_S = 0.5  # no request waits for events of a bucket
+# A client that asks for a stored answer was told to wait a second. Stored one by one, answers cost half of a request.
+ANSWERS_LINGER_S = 0.5
 
 
 def sink_workers(

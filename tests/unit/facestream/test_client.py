@@ -1,4 +1,4 @@
-"""The client of the command line against an HTTP server that says what the test tells it, and what it prints and draws."""
+"""The client of the command line against a server with scripted answers; what it prints and draws."""
 
 import asyncio
 import json
@@ -16,8 +16,10 @@ from facestream.client import http as client_module
 from facestream.client.draw import NotDrawn, draw, label, targets
 from facestream.client.http import ATTEMPTS, Client, PhotoResult, UnreadablePhoto, read_photo
 from facestream.client.report import Report, advice
-from facestream.client.send_photos import checked_name, checked_options
+from facestream.client.send_photos import checked_options
+from facestream.flags import checked
 from schemas.errors import ConfigurationError, InvalidRequest
+from schemas.names import normalised
 
 Reply = Callable[[], web.Response]
 WORKING = {"status": "working", "image_id": "42"}
@@ -157,14 +159,14 @@ def test_options_are_checked_before_a_photo_is_sent() -> None:
     for wrong, flag in (({"top": "11"}, "--top"), ({"min_score": "x"}, "--min-score"), ({"face": "left"}, "--face")):
         with pytest.raises(ConfigurationError, match=flag):
             checked_options(wrong)
-    assert checked_name("e\u0301", "--person") == "é"
+    assert checked("--person", normalised)("e\u0301") == "é"
     with pytest.raises(ConfigurationError, match="--person"):
-        checked_name("a\nb", "--person")
+        checked("--person", normalised)("a\nb")
 
 
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = b"caf\xe9 \xe6\x97\xa5\n.jpg".decode("utf-8", "surrogateescape")
-    with Report("recognize", [path, "b"]) as report:
+    with Report("recognize", [path, "b"], as_json=True) as report:
         report.add(PhotoResult(path, 200, {"persons": [{"id": "日本"}]}))
         report.add(PhotoResult("b", 422, {"code": "no_face", "detail": "no face\x1b[2J"}))
     out, err = capfdbinary.readouterr()

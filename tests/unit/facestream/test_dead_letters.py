@@ -1,4 +1,4 @@
-"""`facestream dead-letters`, on a log with the worker that makes them."""
+"""`facestream dead-letters`, on a log with a worker that writes dead letters."""
 
 import asyncio
 import io
@@ -115,7 +115,7 @@ async def received(log: SqliteLog) -> list[ImageReceived]:
 
 
 class Broken(Stage):
-    """Cannot do anything as long as `is_broken`."""
+    """A stage that fails while `is_broken`."""
 
     is_broken = True
 
@@ -351,7 +351,9 @@ async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, ru
     assert everything.err.endswith("1 retried, 0 dropped, 1 left\n")
     assert await ids(log) == [bad]
     assert len(await received(log)) == 1
-    assert await run("drop", bad) == (0, f"dropped\t{bad}\tkey\n", "")
+    dropped = await run("drop", bad, "--json")
+    assert json.loads(dropped.out) == {"action": "dropped", "id": bad, "image_id": "key"}
+    assert (dropped.code, dropped.err) == (0, "")
     assert await ids(log) == []
 
 
@@ -389,7 +391,7 @@ async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) 
 
 
 class CutOff(SqliteLog):
-    """A log that appends no dead letters any more: as if the process had ended there."""
+    """A log that appends no more dead letters, as if the process had ended."""
 
     is_cut_off = False
 

@@ -1,4 +1,4 @@
-"""A process of the system: it starts when its stores are there, and ends when it is told to, or when it cannot go on."""
+"""A process starts once its stores are there, and ends when it is stopped or cannot continue."""
 
 import asyncio
 from collections.abc import Sequence
