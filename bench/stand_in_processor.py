@@ -15,9 +15,9 @@ import numpy as np
 from backends.log import Committed, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from facestream.config import Settings
-from facestream.runtime.role_process import IN_FLIGHT
-from facestream.runtime.stores import open_stores, patiently
-from facestream.runtime.system import watch
+from facestream.runtime.roles.process import IN_FLIGHT
+from facestream.runtime.serve import watch
+from facestream.runtime.stores import open_stores, wait_for_stores
 from schemas.answers import Models
 from schemas.faces import Crop, EmbeddedFace, encoded_vector
 from schemas.ids import crop_key, face_id_learned, face_id_seen, source_of_face
@@ -80,7 +80,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = Settings()
     async with open_stores(settings) as stores, AsyncExitStack() as stack:
-        await patiently(stores, stop)
+        await wait_for_stores(stores, stop)
         worker = Worker(
             stores.log,
             StandInStage(stores.objects, manifest()),

@@ -1,104 +1,55 @@
-"""The command line: one module per command, each with its own --help."""
+"""The entry point of the command line: runs a command and turns the way it ends into an exit code.
 
-import argparse
-import logging
+The commands are imported inside `main`, so that Ctrl-C gives the same exit code while they load.
+"""
+
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
-from importlib.metadata import version
+from types import FrameType
 
-import structlog
-
-from facestream.commands import (
-    dead_letters,
-    erase,
-    export,
-    import_,
-    init,
-    keys,
-    learn,
-    models,
-    recognize,
-    recover,
-    redetect,
-    reembed,
-    roles,
-    trace,
-    up,
-    watch,
-    weights,
-)
 from schemas.errors import FacestreamError
 
-COMMANDS = (
-    up,
-    weights,
-    keys,
-    learn,
-    recognize,
-    watch,
-    models,
-    reembed,
-    redetect,
-    erase,
-    export,
-    import_,
-    init,
-    roles,
-    trace,
-    dead_letters,
-    recover,
-)
-DESCRIPTION = """\
-Learn and recognize people in images, as an event stream.
-
-A first try, in two terminals:
-  facestream up
-  facestream learn obama.jpg --person obama --directory demo
-  facestream recognize obama2.jpg --directory demo
-"""
+DONE, FAILED, WRONG_COMMAND, INTERRUPTED = 0, 1, 2, 130
+WRONG_COMMAND_CODES = ("configuration_error", "invalid_request", "missing_field")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 it failed, 2 the command line or the settings are wrong."""
-    parser = argparse.ArgumentParser(
-        "facestream", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--version", action="version", version=f"facestream {version('facestream')}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in COMMANDS:
-        command.add_parser(commands)
-    arguments = parser.parse_args(argv)
-    _log_to_stderr()
+    """Returns the exit code: 0 done, 1 failed, 2 the command line or a setting is wrong, 130 ended by Ctrl-C."""
     try:
-        code: int = arguments.run(arguments)
+        from facestream.parser import run_command
+
+        code = run_command(argv)
+        sys.stdout.flush()
         return code
     except FacestreamError as error:
-        print(f"facestream: {error.message}", file=sys.stderr)
-        return 2 if error.code in ("configuration_error", "invalid_request", "missing_field") else 1
+        from facestream.terminal import print_message
+
+        print_message(error.message)
+        return WRONG_COMMAND if error.code in WRONG_COMMAND_CODES else FAILED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        _discard_output()
+        return FAILED
     except KeyboardInterrupt:
-        return 130
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, _exit_at_once)
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _discard_output()
+        return INTERRUPTED
 
 
-def _log_to_stderr() -> None:
-    renderer = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+def _discard_output() -> None:
+    """Without this the interpreter would fail as it flushes the closed pipe at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    """A second Ctrl-C does not wait for threads that are still at work."""
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MEBI = 1 << 20
@@ -19,7 +19,8 @@ class Settings(BaseSettings):
     data: Path = Field(Path("data"), description="folder of the embedded stores and of the weights")
     watch: str = Field(
         "",
-        description="address and port of health and metrics alone (default: a free port of loopback for a role without service)",
+        description="address and port of a separate server for health and metrics (default: none with the HTTP service,"
+        " else a free port on loopback)",
     )
     log: str = Field(
         "", description="URL of the event log, sqlite:// or kafka:// (default: sqlite:///DATA/log.db)", repr=False
@@ -35,40 +36,61 @@ class Settings(BaseSettings):
     member: str = Field(
         "", description="stable name of this process in its consumer groups (default: host, role and a number)"
     )
-    stage: Literal["both", "detect", "embed"] = Field("both", description="what a processor does")
+    stage: Literal["both", "detect", "embed"] = Field("both", description="stages that a processor runs")
     weights: Path | None = Field(None, description="folder of the model weights (default: DATA/weights)")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     dtype: str = Field("auto", description="auto, float32, bfloat16 or float16")
-    open: bool = Field(False, description="serve beyond loopback without any API key")
+    open: bool = Field(False, description="serve other machines without any API key")
     keep_probes: float = Field(
-        7.0, ge=0, description="days that pictures of recognize and detect are kept; 0 deletes them once answered"
+        7.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="days that pictures of recognize and detect are kept; 0 deletes them once they are answered",
     )
     max_upload: int = Field(32 * MEBI, ge=1, description="largest upload in bytes")
     sources: str = Field(
         "",
-        description="buckets of other systems, by commas, that their events may refer to beside incoming/ in our own",
+        description="buckets of other systems, separated by commas, that their events may refer to besides"
+        " incoming/ in the own bucket",
     )
-    max_pixels: int = Field(120_000_000, ge=1, description="most pixels an image may have")
+    max_pixels: int = Field(120_000_000, ge=1, description="most pixels of an image")
     max_in_flight: int = Field(
-        256, ge=1, description="most requests that wait for an answer at once; one more gets 429"
+        256, ge=1, description="most requests that wait for an answer at once; further ones get 429"
     )
     max_age: float = Field(
         30.0,
         gt=0,
-        description="seconds that the oldest image may wait for its turn; beyond it, requests that wait get 429",
+        allow_inf_nan=False,
+        description="seconds that the oldest image may wait to be processed; beyond it, waiting requests get 429",
     )
     upload_memory: int = Field(
-        256 * MEBI, ge=1, description="memory for uploads under way in bytes; when it is used up, 429"
+        256 * MEBI, ge=1, description="memory in bytes for uploads in progress; when it is full, further ones get 429"
     )
     gallery_memory: int = Field(
-        2048 * MEBI, ge=1, description="memory for galleries in bytes; the least recently used are dropped"
+        2048 * MEBI, ge=1, description="memory in bytes for galleries; the least recently used are dropped"
     )
     threads: int = Field(
         0,
         ge=0,
-        description="threads of the networks on a CPU (0: one a core); several processors on one machine want a share each",
+        description="threads of the networks on a CPU (0: one for each core); with several processors on a machine give"
+        " each a share",
     )
-    decoders: int = Field(0, ge=0, description="decoding processes (0: one a core, at most 4)")
+    decoders: int = Field(0, ge=0, description="decoding processes (0: one for each core, at most 4)")
+
+    @field_validator("data", "weights", mode="before")
+    @classmethod
+    def _is_a_path(cls, value: object) -> object:
+        """A blank path would be the current folder."""
+        if isinstance(value, str) and not value.strip():
+            raise ValueError("it must not be empty")
+        return value
+
+    @field_validator("log", "objects", "vectors")
+    @classmethod
+    def _is_a_url(cls, value: str) -> str:
+        """Raises ValueError for an IPv6 address that cannot be parsed, without the URL, which may have a password."""
+        urlsplit(value)
+        return value
 
     @property
     def source_buckets(self) -> list[str]:

@@ -1,18 +1,18 @@
-"""Settings of the libraries beneath torch and numpy that count only before these are imported; whoever has set them
-otherwise keeps theirs.
+"""Environment variables of the libraries under numpy and torch, which have an effect only before those are imported.
+Variables that are set already stay.
 """
 
 import os
 
 SETTINGS = {
-    # Threads of OpenMP that spin for milliseconds while they wait take the cores from the decoders and the event loop:
-    # beside one busy process a forward of 21 ms took over a second. A few microseconds of spinning are enough.
+    # Waiting threads of OpenMP spin for milliseconds and take the cores from the decoders and the event loop: beside a
+    # busy process a forward of 21 ms took over a second. A few microseconds of spinning are enough.
     "GOMP_SPINCOUNT": "1000",
-    # Those of OpenBLAS spin for a tenth of a second after each product, over a whole core for a few requests a second:
-    # 2 to the power of this many cycles, of which 4 is the least. A gallery of 65,536 is matched as fast.
+    # Threads of OpenBLAS spin for a tenth of a second after each product: a few requests a second take a whole core.
+    # The value is a power of 2 of cycles, 4 is the least. A gallery of 65,536 is matched as fast.
     "OPENBLAS_THREAD_TIMEOUT": "4",
-    # Large activations come fresh from the kernel each time, page by page: with huge pages a picture of 2,048 × 1,536
-    # takes 300 ms and not 570.
+    # The kernel hands out the memory of large activations page by page each time: with huge pages a picture of
+    # 2,048 × 1,536 takes 300 ms instead of 570.
     "THP_MEM_ALLOC_ENABLE": "1",
 }
 

@@ -1,20 +1,63 @@
-"""What commands say to people: on stderr, and nothing that would steer the terminal."""
+"""What commands print for people: messages on the standard error, tables, and text that cannot steer a terminal."""
 
+import json
 import logging
 import sys
+from collections.abc import Mapping, Sequence
 
 import structlog
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+ZERO_WIDTH_JOINER = "\u200d"  # holds emoji together
+WIDE = 120  # cells of a terminal that shows every column
+
+Cell = str | int | float | bool | None
 
 
-def complain(message: str) -> None:
-    print(f"facestream: {shown(message)}", file=sys.stderr, flush=True)
+def print_message(message: str) -> None:
+    """One message on the standard error."""
+    print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def shown(text: str) -> str:
-    """Text for a terminal: what is no character, or would steer the terminal, is replaced."""
-    return "".join(it if it.isprintable() or it == "\u200d" else "\ufffd" for it in text)
+def printable(text: str) -> str:
+    """The text with every character replaced that could steer a terminal, or that no terminal can show."""
+    return "".join(it if it.isprintable() or it == ZERO_WIDTH_JOINER else "\ufffd" for it in text)
 
 
-def quietly() -> None:
-    """The log holds warnings only: a command says itself what happens."""
+def print_rows(
+    rows: Sequence[Mapping[str, Cell]], *, as_json: bool, whole: Sequence[str] = (), narrow: Sequence[str] = ()
+) -> None:
+    """Rows that have the same columns: JSON Lines, a table on a terminal, and on a pipe a line each, columns between
+    tabs and no header.
+
+    whole: columns that a terminal does not break. narrow: the only columns that a terminal under 120 cells shows.
+    """
+    if as_json:
+        for row in rows:
+            print(json.dumps(row))
+    elif not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(map(_cell, row.values())))
+    elif rows:
+        console = Console(highlight=False, markup=False, emoji=False)
+        columns = [name for name in rows[0] if not narrow or console.width >= WIDE or name in narrow]
+        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+        for name in columns:
+            is_number = all(isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows)
+            table.add_column(name, no_wrap=name in whole, overflow="fold", justify="right" if is_number else "left")
+        for row in rows:
+            table.add_row(*(Text(_cell(row[name])) for name in columns))
+        console.print(table)
+
+
+def _cell(value: Cell) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else printable(str(value))
+
+
+def log_warnings_only() -> None:
+    """Leaves out of the log what the command prints itself."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -1,12 +1,13 @@
-"""Makes the virtual environment .venv with everything that facestream needs: called by `make run` and `make test`.
+"""Makes the virtual environment .venv with everything that facestream needs: `make run` and `make test` call it.
 
-Runs on a bare Python 3.11 or newer. Says beforehand what it downloads, checks the disk, and does nothing when the
-environment is as it has to be. What pip has downloaded it does not download again, so one that was cut off goes on
-where it was.
+Runs on a bare Python 3.11 or newer. It says beforehand what it downloads, checks the free disk space, and does nothing
+when the environment is complete. pip keeps what it has downloaded, so that an interrupted run continues.
 
-  TORCH=cuda       the default: torch as the package index has it, on Linux with CUDA (about 3 GB to download, 6 GB on disk)
+  TORCH=cuda       the default: torch as the package index has it, on Linux with CUDA (about 3 GB to download, 6 GB on
+                   disk)
   TORCH=installed  use the torch and torchvision that this Python has already
-  TORCH_INDEX=URL  take torch from another index, for example that of the CPU-only builds, 0.2 GB (pytorch.org, "Get Started")
+  TORCH_INDEX=URL  get torch from another index, for example that of the CPU-only builds, 0.2 GB (pytorch.org, "Get
+                   Started")
 """
 
 import argparse
@@ -28,10 +29,10 @@ GIGA = 1e9
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dev", action="store_true", help="with what the tests need")
+    parser.add_argument("--dev", action="store_true", help="with the packages that the tests need")
     arguments = parser.parse_args()
     torch, index = os.environ.get("TORCH", "cuda"), os.environ.get("TORCH_INDEX", "")
-    if sys.version_info < (3, 11):  # noqa: UP036 - whoever starts this may have an older one
+    if sys.version_info < (3, 11):  # noqa: UP036 - the Python that runs this may be older
         return fail(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 …")
     if torch not in ("cuda", "installed"):
         return fail(
@@ -67,19 +68,17 @@ def main() -> int:
 
 
 def pip(*arguments: str) -> None:
-    """Installs, within the constraints. Ends this program when pip fails."""
+    """Installs within the constraints, with pip's output as progress. Ends this program when pip fails."""
     command = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(CONSTRAINTS), *arguments]
     if "pip" not in arguments:
         command.append("--resume-retries=10")
-    if not sys.stdout.isatty():
-        command.append("--quiet")
     code = subprocess.run(command).returncode
     if code:
-        sys.exit(fail("pip could not install (see above). Call the same command again: what is downloaded stays."))
+        sys.exit(fail("pip could not install (see above). Run the same command again: it continues."))
 
 
 def stamp(dev: bool, torch: str, index: str) -> str:
-    """Tells an environment that is as it has to be."""
+    """Identifies a complete environment."""
     parts = [sys.version, str(dev), torch, index, CONSTRAINTS.read_text(), (ROOT / "pyproject.toml").read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -1,6 +1,6 @@
 """Gets a few photos of two people to try with, into ./photos: `make photos`.
 
-They are the test images of the package face_recognition 1.3.0 (MIT, 3 MB), taken out of it through pip; it is not
+They are the test images of the package face_recognition 1.3.0 (MIT, 3 MB). pip downloads the package; it is not
 installed.
 """
 

@@ -1,18 +1,18 @@
-"""Starts a real Kafka, Cassandra and MinIO for tests and for trying out, on free ports of 127.0.0.1.
+"""Starts a real Kafka, Cassandra and MinIO on free ports of 127.0.0.1, for tests and for trying them out.
 
-  up            starts what does not run, waits until all three serve, and prints the settings that facestream takes:
+  up            starts those that do not run, waits until all three serve, and prints the settings for facestream:
                 eval "$(python scripts/services.py up)"
   down          ends those that `up` started, and deletes their data
-  prepare       gets what `up` needs and starts nothing; `up` does so too: minutes, the first time
-  status        says what runs
+  prepare       downloads what `up` needs and starts nothing; `up` does so too: minutes, the first time
+  status        prints which run
   start, stop, restart, kill, pause, resume NAME
                 one of kafka, cassandra, minio; its data stays
 
-With docker compose where a Docker engine answers, else from public packages, which takes Java 17 or newer, Maven and
-Go, and 2.5 GB of disk, most of it in the caches of Maven and Go. Ends with 3 where neither is there.
+Uses docker compose where a Docker engine answers, else public packages: they need Java 17 or newer, Maven and Go, and
+2.5 GB of disk, most of it in the caches of Maven and Go. Exit code 3: this machine has neither.
 
-  FACESTREAM_SERVICES        where all is kept, by default .services: another folder is another three servers
-  FACESTREAM_SERVICES_CACHE  where the packages are kept, by default .services/packages
+  FACESTREAM_SERVICES        folder of data and settings, by default .services: another folder is other servers
+  FACESTREAM_SERVICES_CACHE  folder of the packages, by default .services/packages
 """
 
 import argparse
@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # run as a file it sees only its own folder
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # run as a file, Python knows only the folder of the file
 
 from scripts import services_compose  # noqa: E402
 from scripts.services_compose import ComposeServers  # noqa: E402
@@ -36,23 +36,23 @@ from scripts.services_ready import serves  # noqa: E402
 from scripts.services_state import State  # noqa: E402
 
 NAMES = ("kafka", "cassandra", "minio")
-PATIENCE = 180.0  # seconds for a server to serve: it takes 12 at most on two busy cores
+START_S = 180.0  # how long a server has to start: it takes 12 s at most on two busy cores
 
 
 class Services:
-    """The three servers. Every call may be made by several processes at once: one waits for the other."""
+    """The three servers. Several processes may call at once: they wait for each other."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or Path(os.environ.get("FACESTREAM_SERVICES") or ROOT / ".services")).resolve()
         self._state_file = self.folder / "state.json"
 
     def prepare(self) -> None:
-        """Gets what is needed to start them: minutes, the first time. Raises MissingTools, ServiceFailed."""
+        """Downloads what is needed to start them: minutes, the first time. Raises MissingTools, ServiceFailed."""
         with self._locked():
             self._prepared()
 
     def up(self) -> dict[str, str]:
-        """Starts what does not run; returns the settings once all serve. Raises MissingTools, ServiceFailed."""
+        """Starts those that do not run; returns the settings once all serve. Raises MissingTools, ServiceFailed."""
         with self._locked():
             if not all(self._serves(name) for name in NAMES):
                 servers = self._prepared()
@@ -63,7 +63,7 @@ class Services:
             return self.settings()
 
     def down(self) -> None:
-        """Ends those that were started here and deletes their data."""
+        """Stops those that were started here and deletes their data."""
         with self._locked():
             if self._state_file.exists():
                 self._servers().remove()
@@ -96,12 +96,12 @@ class Services:
             self._wait(name)
 
     def stop(self, name: str) -> None:
-        """Ends it orderly and returns when it is gone."""
+        """Stops it gracefully and returns when it has ended."""
         with self._locked():
             self._servers().stop(name)
 
     def kill(self, name: str) -> None:
-        """Ends it with SIGKILL and returns when it is gone."""
+        """Kills it with SIGKILL and returns when it has ended."""
         with self._locked():
             self._servers().kill(name)
 
@@ -110,12 +110,12 @@ class Services:
         self.start(name)
 
     def pause(self, name: str) -> None:
-        """Holds it with SIGSTOP: its connections stay open, and nothing is answered."""
+        """Pauses it with SIGSTOP: its connections stay open, and it answers nothing."""
         with self._locked():
             self._servers().pause(name)
 
     def resume(self, name: str) -> None:
-        """Lets a paused one go on, and returns when it serves."""
+        """Resumes a paused server and returns when it serves."""
         with self._locked():
             self._servers().resume(name)
             self._wait(name)
@@ -124,7 +124,7 @@ class Services:
         return locked(self.folder / "lock")
 
     def _prepared(self) -> LocalServers | ComposeServers:
-        """The way is chosen once, and with it ports and passwords."""
+        """Chooses docker compose or packages, ports and passwords, once."""
         chosen = State.read(self._state_file) or State.new("compose" if services_compose.answers() else "packages")
         servers = self._servers(chosen)
         servers.prepare()
@@ -142,7 +142,7 @@ class Services:
     def _state(self) -> State:
         state = State.read(self._state_file)
         if state is None:
-            raise ServiceFailed("they were not started yet: make services")
+            raise ServiceFailed("the servers were not started yet: make services")
         return state
 
     def _serves(self, name: str) -> bool:
@@ -151,11 +151,11 @@ class Services:
         return self._servers().alive(name) and serves(name, self._state().ports[name])
 
     def _wait(self, name: str) -> None:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + START_S
         while not self._serves(name):
             alive = self._servers().alive(name)
             if not alive or time.monotonic() > until:
-                why = f"does not serve after {PATIENCE:.0f} s" if alive else "ended"
+                why = f"does not serve after {START_S:.0f} s" if alive else "ended"
                 raise ServiceFailed(f"{name} {why}. The end of its log:\n{self._servers().log(name)}")
             time.sleep(0.1)
 

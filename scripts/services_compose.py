@@ -1,4 +1,4 @@
-"""The three servers as containers, with the images of docker-compose.yml: one node each, published on 127.0.0.1 only."""
+"""The three servers as containers, with the images of docker-compose.yml: one node each, on 127.0.0.1 only."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ def answers() -> bool:
 class ComposeServers:
     """Starts and stops containers of a compose project of their own; `folder` is for its file.
 
-    Nothing here waits until a server serves, or minds what other processes do at the same time.
+    It neither waits until a server serves, nor keeps other processes from doing the same.
     """
 
     def __init__(self, state: State, folder: Path) -> None:
@@ -35,7 +35,7 @@ class ComposeServers:
         self._file = folder / "compose.json"
 
     def prepare(self) -> None:
-        """Gets the images that are not there yet. Raises ServiceFailed."""
+        """Pulls the images that are missing. Raises ServiceFailed."""
         read = _docker("compose", "--file", str(OURS), "config", "--no-interpolate", "--format", "json")
         services = json.loads(read)["services"]
         images = {name: services[name]["image"] for name in ("kafka", "cassandra", "minio")}
@@ -43,11 +43,11 @@ class ComposeServers:
         self._compose("pull", "--quiet", "--policy", "missing")
 
     def alive(self, name: str) -> bool:
-        """Whether it runs; one that is paused does."""
+        """Whether it runs, paused or not."""
         return self._file.exists() and (self._is("running", name) or self._is("paused", name))
 
     def start(self, name: str) -> None:
-        """Starts it where it does not run, lets it go on where it is paused."""
+        """Starts it if it does not run, resumes it if it is paused."""
         self.resume(name)
         self._compose("up", "--detach", "--no-recreate", name)
 
@@ -80,21 +80,21 @@ class ComposeServers:
         return bool(self._compose("ps", "--all", "--quiet", "--status", what, name).strip())
 
     def _compose(self, *command: str) -> str:
-        # The name keeps the containers of two checkouts apart.
+        # The name separates the containers of two checkouts.
         name = f"facestream-services-{self._state.cluster.lower()}"
         return _docker("compose", "--project-name", name, "--file", str(self._file), *command)
 
 
 def project(state: State, images: dict[str, str]) -> dict[str, Any]:
-    """The compose project, as a compose file has it."""
+    """The compose project, in the form of a compose file."""
     port = state.ports["kafka"]
     kafka = services_start.kafka_settings(port, controller_port=9093, data="/var/lib/kafka/data") | {
         "listeners": f"PLAINTEXT://:{port},INTERNAL://:9092,CONTROLLER://:9093",
-        # inside the container and outside it the same; the second is for MinIO's container
+        # the first is the same inside and outside of the container; the second is for MinIO's container
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},INTERNAL://kafka:9092",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
     }
-    # What is acknowledged has to outlive a kill, see services_start.
+    # Acknowledged writes have to survive a kill, see services_start.
     durable = "sed -i -e 's/^commitlog_sync:.*/commitlog_sync: batch/' -e '/^commitlog_sync_period:/d'"
     cassandra = f"{durable} /etc/cassandra/cassandra.yaml && exec docker-entrypoint.sh cassandra -f"
     return {

@@ -9,13 +9,13 @@ from scripts import services_start
 from scripts.services_process import Process, spawn
 from scripts.services_state import State
 
-PATIENCE = 30.0  # seconds that a server gets to stop by itself: Cassandra takes 5
+STOP_S = 30.0  # how long a server has to stop by itself: Cassandra takes 5 s
 
 
 class LocalServers:
     """Starts and stops servers. `folder` is for their settings, data and logs, `cache` for the packages.
 
-    Nothing here waits until a server serves, or minds what other processes do at the same time.
+    It neither waits until a server serves, nor keeps other processes from doing the same.
     """
 
     def __init__(self, state_file: Path, folder: Path, cache: Path) -> None:
@@ -24,16 +24,16 @@ class LocalServers:
         self._cache = cache
 
     def prepare(self) -> None:
-        """Gets the packages that are not there yet. Raises MissingTools, ServiceFailed."""
+        """Downloads the packages that are missing. Raises MissingTools, ServiceFailed."""
         packages.get(self._cache)
 
     def alive(self, name: str) -> bool:
-        """Whether it runs; one that is paused does."""
+        """Whether it runs, paused or not."""
         process = self._process(name)
         return process is not None and process.alive()
 
     def start(self, name: str) -> None:
-        """Starts it where it does not run, lets it go on where it is paused."""
+        """Starts it if it does not run, resumes it if it is paused."""
         if self.alive(name):
             self.resume(name)
             return
@@ -53,7 +53,7 @@ class LocalServers:
 
     def stop(self, name: str) -> None:
         if process := self._process(name):
-            process.end(patience=PATIENCE)
+            process.end(patience=STOP_S)
 
     def kill(self, name: str) -> None:
         if process := self._process(name):
@@ -79,7 +79,7 @@ class LocalServers:
             shutil.rmtree(self._folder)
 
     def _process(self, name: str) -> Process | None:
-        """The one that was started last; it may be gone."""
+        """The process that was started last; it may have ended."""
         return self._state().processes.get(name)
 
     def _state(self) -> State:

@@ -1,4 +1,4 @@
-"""A lock between processes: it is let go when its holder ends, however it ends."""
+"""A lock between processes: it ends with its holder, however that ends."""
 
 import fcntl
 import sys

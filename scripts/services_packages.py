@@ -1,8 +1,7 @@
-"""Gets Kafka, Cassandra and MinIO from public packages, through Maven and Go: what is there already is not fetched
-again.
+"""Gets Kafka, Cassandra and MinIO from public packages, with Maven and Go; those that are there already stay.
 
-Each is made under a temporary name and renamed when it is complete, so one that was cut off is never taken for
-complete; what Maven and Go had downloaded by then they keep in caches of their own.
+Each is made under a temporary name and renamed when it is complete, so that an interrupted download does not count.
+Maven and Go keep what they have downloaded in their caches.
 """
 
 import os
@@ -23,11 +22,11 @@ ATTEMPTS = 3
 
 
 class MissingTools(ServiceFailed):
-    """This machine lacks a program that is needed to get or start the servers."""
+    """This machine lacks a program that is needed to get or to start the servers."""
 
 
 def missing(cache: Path) -> list[str]:
-    """What this machine lacks to get and start them; what is needed only to get a package that is there does not count."""
+    """The programs that this machine lacks to start the servers, and to get those that are missing."""
     lacks = [] if _java_version() >= 17 else ["Java 17 or newer (java)"]
     if not (_jars(cache, KAFKA).exists() and _jars(cache, CASSANDRA).exists()) and not shutil.which("mvn"):
         lacks.append("Maven (mvn)")
@@ -37,7 +36,7 @@ def missing(cache: Path) -> list[str]:
 
 
 def get(cache: Path) -> None:
-    """Gets what is not there yet. Raises MissingTools, ServiceFailed."""
+    """Gets those that are missing. Raises MissingTools, ServiceFailed."""
     if lacks := missing(cache):
         raise MissingTools(f"no Docker engine answers, and this machine lacks {', '.join(lacks)}")
     with locked(cache / "lock"):
@@ -94,14 +93,14 @@ def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Again when it fails, because what fails is most often the network. Raises ServiceFailed after the last attempt."""
+    """Repeats a failed command: the network is the usual cause. Raises ServiceFailed after the last attempt."""
     for attempt in range(1, ATTEMPTS + 1):
         done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
         if done.returncode == 0:
             return
         print(f"{done.stdout}\n{command[0]} failed, attempt {attempt} of {ATTEMPTS}", file=sys.stderr)
     raise ServiceFailed(
-        f"{command[0]} failed {ATTEMPTS} times, see above. The next call goes on with what is downloaded."
+        f"{command[0]} failed {ATTEMPTS} times, see above. The next call continues with what is downloaded."
     )
 
 
@@ -114,7 +113,7 @@ def _minio(cache: Path) -> Path:
 
 
 def _java_version() -> int:
-    """The major version; 0 where there is none."""
+    """The major version; 0 without Java."""
     if not shutil.which("java"):
         return 0
     told = subprocess.run(["java", "-version"], capture_output=True, text=True).stderr  # noqa: S607

@@ -1,4 +1,4 @@
-"""Programs that go on after the one that started them has ended, and are told from others that got the same pid later."""
+"""Processes that outlive the one that started them, identified by their pid and start time."""
 
 import os
 import signal
@@ -10,12 +10,12 @@ from pathlib import Path
 
 
 class ServiceFailed(Exception):
-    """A server, or a program that it takes, failed. Says what there is to see of it."""
+    """A server, or a program that it needs, failed. The message has the end of its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A program that was started here: its pid, and when it was started, as the system tells it."""
+    """A program that was started here: its pid, and its start time as the system has it."""
 
     pid: int
     started: str
@@ -28,14 +28,14 @@ class Process:
             os.kill(self.pid, what)
 
     def end(self, *, patience: float) -> None:
-        """Ends it with SIGTERM, or after `patience` seconds with SIGKILL, and returns when it is gone."""
+        """Ends it with SIGTERM, or after `patience` seconds with SIGKILL, and returns when it has ended."""
         self.send(signal.SIGTERM)
-        self.send(signal.SIGCONT)  # one that is paused would not see the other
+        self.send(signal.SIGCONT)  # a paused process does not handle SIGTERM
         if not self._gone_within(patience):
             self.kill()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL and returns when it is gone."""
+        """Ends it with SIGKILL and returns when it has ended."""
         self.send(signal.SIGKILL)
         if not self._gone_within(30):
             raise ServiceFailed(f"process {self.pid} does not end")
@@ -50,8 +50,8 @@ class Process:
 
 
 def spawn(command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> Process:
-    """Starts a program in a session of its own and in `folder`, all that it prints appended to the file `log` there."""
-    # A shell between, which ends at once, makes the program no child of ours: nobody has to wait for it.
+    """Starts a program in its own session and in `folder`; its output is appended to the file `log` there."""
+    # The shell ends at once, so that the program is no child of this process, which need not wait for it.
     script = '"$@" </dev/null >>"$0" 2>&1 & echo $!'
     shell = subprocess.run(
         ["/bin/sh", "-c", script, str(folder / "log"), *command],
@@ -67,7 +67,7 @@ def spawn(command: Sequence[str], *, folder: Path, environment: Mapping[str, str
 
 
 def _started(pid: int) -> str | None:
-    """When the process was started, in a form that differs between two with the same pid. None: it is not there."""
+    """The start time of a process, which tells it from others with the same pid; None where it does not run."""
     if Path("/proc/self/stat").exists():
         try:
             state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Asks a server, in its own protocol and with nothing but the standard library, whether it serves."""
+"""Checks whether a server serves, in its own protocol and with the standard library only."""
 
 import http.client
 import socket
@@ -37,7 +37,7 @@ def cassandra(port: int) -> bool:
 
 
 def minio(port: int) -> bool:
-    """It lives, and its store can be written to: it answers that it lives before it can."""
+    """It is live, and its store can be written to, which may come later."""
     return all(_status(port, f"/minio/health/{what}") == 200 for what in ("live", "cluster"))
 
 
@@ -51,7 +51,7 @@ def _status(port: int, path: str) -> int:
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:
-    """Exactly so many bytes. Raises ConnectionError when the other side ends before."""
+    """Receives exactly so many bytes. Raises ConnectionError when the connection ends before."""
     received = b""
     while len(received) < count:
         more = connection.recv(count - len(received))

@@ -1,6 +1,6 @@
-"""How Kafka, Cassandra and MinIO start from their packages: one node each, on 127.0.0.1, with little memory.
+"""Prepares starting Kafka, Cassandra and MinIO from their packages: one node each, on 127.0.0.1, in little memory.
 
-Each writes its settings into its folder, where its data and its log are too, and returns the command.
+Each function writes the settings into the server's folder, beside its data and its log, and returns the command.
 """
 
 import json
@@ -12,14 +12,14 @@ from pathlib import Path
 from scripts import services_packages as packages
 from scripts.services_process import ServiceFailed
 
-# MinIO's targets and their topics: that of a system without a prefix, and that of tests/e2e/test_events.py.
+# MinIO's targets and their topics: one for a system without a prefix, one for tests/e2e/test_events.py.
 NOTIFICATIONS = {"FACESTREAM": "bucket.events", "TEST": "test-events.bucket.events"}
 RECORD_BYTES = 10 * 1024 * 1024  # the largest record of the system is 8 MB
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A command that starts a server, and what its environment has besides ours."""
+    """A command that starts a server, and the variables that it needs in addition."""
 
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict, repr=False)
@@ -48,7 +48,7 @@ def kafka_settings(port: int, controller_port: int, data: str) -> dict[str, str]
 
 
 def kafka(folder: Path, cache: Path, port: int, controller_port: int, cluster: str) -> Start:
-    """`cluster` is a random uuid as Kafka writes it. The storage is made at the first start."""
+    """cluster: a random uuid in the form of Kafka. Makes the storage before the first start."""
     data, settings, logging = folder / "data", folder / "server.properties", folder / "log4j2.properties"
     settings.write_text(
         "".join(f"{name}={value}\n" for name, value in kafka_settings(port, controller_port, str(data)).items())
@@ -92,7 +92,7 @@ def cassandra(folder: Path, cache: Path, port: int, storage_port: int) -> Start:
                 "storage_port": storage_port,
                 "native_transport_port": port,
                 "endpoint_snitch": "SimpleSnitch",
-                # With "periodic", a kill -9 loses what was acknowledged in the last 100 ms: measured, 89 rows of 2784.
+                # With "periodic", a kill -9 loses the acknowledged writes of 100 ms: measured, 89 rows of 2784.
                 "commitlog_sync": "batch",
                 "auto_snapshot": False,
                 "hinted_handoff_enabled": False,
@@ -169,8 +169,8 @@ def cassandra(folder: Path, cache: Path, port: int, storage_port: int) -> Start:
 
 
 def minio_notifications(brokers: str, queues: str) -> dict[str, str]:
-    """Settings of MinIO: where it tells of objects, once a bucket is told to. `queues` is a folder for what Kafka has
-    not yet.
+    """Settings of MinIO: the Kafka topics for the notifications of a bucket. queues: a folder for notifications that
+    Kafka does not have yet.
     """
     settings: dict[str, str] = {}
     for target, topic in NOTIFICATIONS.items():

@@ -1,4 +1,4 @@
-"""What a call of the services' script has to know of those before: ports, passwords, and which processes were started."""
+"""The state between calls of the services' script: ports, passwords, and the processes that were started."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.services_process import Process
 
-# Below those that systems give to outgoing connections: one of these could take the port of a server that is stopped.
+# Below those of outgoing connections: one of these could take the port of a stopped server.
 PORTS = range(20_000, 32_000)
 
 
@@ -29,7 +29,7 @@ class State:
 
     @classmethod
     def new(cls, way: str) -> "State":
-        # Kafka's way to write a uuid; one that begins with '-' its tool would take for an option.
+        # A uuid in the form of Kafka; its tool would take a leading '-' for an option.
         cluster = "-"
         while cluster.startswith("-"):
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -38,7 +38,7 @@ class State:
 
     @classmethod
     def read(cls, file: Path) -> "State | None":
-        """None where nothing was started."""
+        """None where nothing was started yet."""
         try:
             read = json.loads(file.read_text())
         except FileNotFoundError:
@@ -50,7 +50,7 @@ class State:
 
 
 def write_private(file: Path, text: str) -> None:
-    """Whole or not at all, and for nobody else's eyes."""
+    """Writes the file atomically, readable by its owner only."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     unfinished.unlink(missing_ok=True)

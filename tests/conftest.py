@@ -12,7 +12,7 @@ import pytest
 
 import facestream  # noqa: F401 - prepares the environment before anything imports numpy or torch
 from backends.sqlite.log import SqliteLog
-from facestream.runtime.state import State, followed
+from facestream.runtime.system_state import SystemState, follow_state
 from scripts.photos import get as get_photos
 from scripts.services_lock import locked
 from stream.topics import TOPICS
@@ -48,7 +48,7 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 
 @pytest.fixture
-async def state(log: SqliteLog) -> AsyncIterator[State]:
+async def state(log: SqliteLog) -> AsyncIterator[SystemState]:
     """What a role follows, as of now, on `log`."""
-    async with followed(log) as state:
+    async with follow_state(log) as state:
         yield state

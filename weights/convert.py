@@ -1,8 +1,7 @@
-"""Turns the files as their authors publish them into safetensors with the names of processors/models, normalization
-folded in.
+"""Converts the published files to safetensors with the names of processors/models, with the normalization folded in.
 
-Folding is done in float64 with elementwise IEEE operations only and rounded once, so that the result is the same bytes
-on every machine: its sha256 is in the manifest. No torch and nothing that unpickles.
+Folding uses float64 and elementwise IEEE operations only, and rounds once, so that every machine gets the same bytes:
+their sha256 is in the manifest. Nothing here imports torch or unpickles.
 """
 
 from collections.abc import Callable, Iterator
@@ -40,13 +39,13 @@ def packed(tensors: Tensors) -> bytes:
     return save(tensors)
 
 
-@np.errstate(all="ignore")  # damaged numbers are found by packed()
+@np.errstate(all="ignore")  # packed() finds damaged numbers
 def centerface(content: bytes) -> bytes:
     """CenterFace from ONNX. content: the file. Returns the safetensors file. Raises WeightsInvalid."""
     try:
         graph = onnx.load_model_from_string(content).graph
         constants = {each.name: np.array(onnx.numpy_helper.to_array(each), np.float64) for each in graph.initializer}
-    except Exception as error:  # onnx and protobuf let many kinds through: KeyError of a dtype, DecodeError, ValueError
+    except Exception as error:  # onnx and protobuf raise many kinds: KeyError, DecodeError, ValueError
         raise WeightsInvalid(f"not CenterFace's ONNX file: {error}") from error
 
     convolutions: list[list[NDArray[np.float64]]] = []
@@ -62,7 +61,7 @@ def centerface(content: bytes) -> bytes:
             if not gamma.shape == beta.shape == mean.shape == variance.shape == (weight.shape[1],):
                 raise WeightsInvalid("not CenterFace's ONNX file: a normalization does not fit its convolution")
             factor = gamma / np.sqrt(variance + epsilon)
-            # (in, out, rows, columns): only the transposed convolutions still have a normalization of their own
+            # (in, out, rows, columns): only transposed convolutions still have a separate normalization
             convolutions[-1] = [weight * factor[None, :, None, None], (bias - mean) * factor + beta]
 
     names = list(centerface_names())

@@ -1,8 +1,8 @@
 """Reads dlib's serialized face recognition network (`.dat`): convolutions, affine layers and the last matrix, as numpy
 arrays.
 
-The format is a flat stream without an index, so each value is only found by reading all before it. Whatever does not
-fit raises WeightsInvalid. Folding and naming are weights/convert.py's.
+The format is a flat stream without an index: a value is found only by reading everything before it. Anything unexpected
+raises WeightsInvalid. weights/convert.py folds and names the layers.
 """
 
 import math
@@ -15,7 +15,7 @@ from schemas.errors import WeightsInvalid
 
 Array = NDArray[np.float32]
 
-# From the loss inwards. The file holds every layer's version number in this order, then the bodies in reverse.
+# From the loss to the input. The file has the version numbers of all layers in this order, then the layers in reverse.
 _BLOCK = ["affine", "con", "relu", "affine", "con"]
 _KEEP = ["relu", "add_prev", *_BLOCK, "tag"]
 _DOWN = ["relu", "add_prev", "avg_pool", "skip", "tag", *_BLOCK, "tag"]
@@ -46,7 +46,7 @@ Layer = Convolution | Affine | FullyConnected
 
 
 class Reader:
-    """The primitive values of dlib's serialization, each checked against the end of the file."""
+    """Reads the primitive values of dlib's serialization, and checks each against the end of the file."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0
@@ -70,7 +70,7 @@ class Reader:
         return -value if head & 0x80 else value
 
     def real(self) -> None:
-        """Mantissa and exponent. No floating point setting of the file is needed here."""
+        """Skips a mantissa and an exponent: no such number of the file is needed."""
         self.integer()
         self.integer()
 
@@ -97,7 +97,7 @@ def convolution(reader: Reader) -> Convolution:
     tag = reader.string()
     reader.expect(tag in ("con_4", "con_5", "con_6"), "a convolution")
     parameters = reader.tensor().reshape(-1)
-    for _ in range(7):  # filters, rows, columns, strides and padding: the network's own module says them
+    for _ in range(7):  # filters, rows, columns, strides and padding: the network's module has them
         reader.integer()
     shape, _ = reader.alias(), reader.alias()
     for _ in range(4):
@@ -136,7 +136,7 @@ def fully_connected(reader: Reader) -> FullyConnected:
 
 
 def body(reader: Reader, name: str) -> Layer | None:
-    """One layer. None: a layer without weights."""
+    """One layer; None for a layer without weights."""
     match name:
         case "con":
             return convolution(reader)

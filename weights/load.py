@@ -1,7 +1,6 @@
-"""Loads converted weights into the networks, refusing a file whose sha256 is not the manifest's; chooses device and
-dtype.
+"""Loads converted weights into networks, after checking their sha256; chooses device and dtype.
 
-The manifest names the class of each network: weights stays below processors in the order of imports.
+The manifest names the class of each network, so that this package imports nothing from processors.
 """
 
 import hashlib
@@ -51,7 +50,7 @@ def _load(
         raise WeightsInvalid(f"{path} is not the file that the manifest describes (sha256 differs): {remedy}")
     network = _network(model.network)
     network.load_state_dict(load_tensors(content))
-    return _placed(network, device, dtype)
+    return _prepared(network, device, dtype)
 
 
 def _network(name: str) -> nn.Module:
@@ -59,11 +58,11 @@ def _network(name: str) -> nn.Module:
     return network
 
 
-def _placed(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     network = network.eval().requires_grad_(False).to(device, dtype)
-    # small convolutions gain from channels_last on a CPU only together with bfloat16
-    narrow = device.type == "cuda" or dtype == torch.bfloat16
-    return network.to(memory_format=torch.channels_last) if narrow else network
+    # on a CPU, channels_last makes small convolutions faster only together with bfloat16
+    channels_last = device.type == "cuda" or dtype == torch.bfloat16
+    return network.to(memory_format=torch.channels_last) if channels_last else network
 
 
 def choose_device(requested: str = "auto") -> torch.device:
@@ -86,9 +85,9 @@ def choose_device(requested: str = "auto") -> torch.device:
 def choose_dtype(device: torch.device, requested: str = "auto") -> torch.dtype:
     """requested: 'auto', 'float32', 'bfloat16' or 'float16'. Raises ConfigurationError.
 
-    'auto' is float16 on a GPU: no activation of either network exceeds 50, so its finer steps are worth more than
-    bfloat16's range. On a CPU it is bfloat16 where the CPU multiplies it and the detector is faster with it, else
-    float32.
+    'auto' is float16 on a GPU: no activation of either network exceeds 50, so that its precision is worth more than the
+    range of bfloat16. On a CPU it is bfloat16 where the CPU has instructions for it and the detector is faster with it,
+    else float32.
     """
     if requested != "auto":
         if requested not in DTYPES:
@@ -106,11 +105,11 @@ def _multiplies_bfloat16() -> bool:
 
 @lru_cache
 def _bfloat16_is_faster() -> bool:
-    """Times the detector, whose weights do not matter for that, on a picture of 320×320."""
+    """Times the detector, with random weights, on a picture of 320 × 320."""
     cpu = torch.device("cpu")
     known = manifest()
     model = known.detector_model(known.detector(known.generation(known.default_generation).detector).model)
-    networks = {dtype: _placed(_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    networks = {dtype: _prepared(_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
     seconds = dict.fromkeys(networks, math.inf)
     with torch.inference_mode():
         for turn in range(4):

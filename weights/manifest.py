@@ -1,7 +1,6 @@
-"""The manifest of models as data: where each comes from, what it promises, and the thresholds and calibrations that
-belong to it.
+"""The manifest of models: the source of each, its measured accuracy, and its thresholds and calibrations.
 
-Ingest and sink read it too, so nothing here loads torch.
+Ingest and sink read it too, so that nothing here may import torch.
 """
 
 import tomllib
@@ -31,13 +30,13 @@ class ScoreCalibration(Entry):
         return self
 
     def probability(self, score: float) -> float:
-        """That a box of this raw score is a face. Linear between the points, level beyond them."""
+        """The probability that a box of this raw score is a face. Linear between the points, constant beyond them."""
         return line(score, self.scores, self.precision)
 
 
 class Accuracy(Entry):
-    """LFW: verification of 6,000 pairs with one pass and with the mirrored chip, and identification (TPIR) by gallery
-    size.
+    """On LFW: verification of 6,000 pairs, with one pass and with the mirrored chip; and the true positive
+    identification rate (TPIR) by gallery size.
     """
 
     lfw: Share
@@ -49,14 +48,14 @@ class Accuracy(Entry):
 
 
 class Model(Entry):
-    """What detectors and embedders have in common: where the weights come from."""
+    """The common fields of detectors and embedders: where the weights come from."""
 
     network: str  # module:class, loaded by weights/load.py
     package: str  # in the Python package index
     version: str
     package_sha256: Sha256
     package_bytes: int
-    file: str  # the one member that is wanted
+    file: str  # the member of the package with the weights
     file_sha256: Sha256
     file_bytes: int
     sha256: Sha256  # of the converted safetensors
@@ -69,7 +68,7 @@ class DetectorModel(Model):
 
 
 class ShippedDetector(Entry):
-    """A network and how it is asked. mirror: what it says of the picture and of the mirrored picture, on average."""
+    """A network and how it is run. mirror: averages the results of the picture and of the mirrored picture."""
 
     model: str
     mirror: bool
@@ -82,12 +81,12 @@ class EmbedderModel(Model):
     kind: Literal["embedder"]
     metric: Literal["cosine"]
     dimension: int
-    template: str  # as processors.align.template_named takes it
+    template: str  # for processors.align.template_named
     accuracy: Accuracy
 
 
 class ShippedGeneration(Entry):
-    """One detector + embedder pair. What has neither threshold nor calibration gets them from its replay."""
+    """A detector and an embedder. Without threshold or calibration, its replay measures them."""
 
     detector: str
     embedder: str
@@ -113,9 +112,7 @@ class Manifest(Entry):
         return self
 
     def generation(self, name: str) -> Generation:
-        """A shipped generation as it goes into the topic `models`, added; the default one is complete from the start.
-        Raises NotFound.
-        """
+        """A shipped generation in the state `added`; the default one is `complete`. Raises NotFound."""
         if name not in self.generations:
             raise NotFound(f"no generation {name!r}; the manifest has {', '.join(self.generations)}")
         shipped = self.generations[name]

@@ -22,7 +22,7 @@ from bench.accuracy import lfw
 from bench.accuracy.measures import calibration_error, isotonic, one_to_one
 from bench.accuracy.models import LFW, STREET, add_arguments, load_chosen
 from bench.speed.bare import find
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from processors.networks import Detector
 from schemas.arrays import BoolArray, FloatArray
 from weights.manifest import ScoreCalibration, manifest
@@ -50,7 +50,7 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArra
     scores: list[float] = []
     hits: list[bool] = []
     unmatched: list[Box] = []
-    with counted("street", len(labels)) as done:
+    with progress_bar("street", len(labels)) as done:
         for name, label in labels:
             with Image.open(folder / name) as file:
                 found = find(detector, ImageOps.exif_transpose(file).convert("RGB"))

@@ -20,7 +20,7 @@ from bench.accuracy.lfw import Faces
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.accuracy.naming_trials import run_trials
 from bench.speed.bare import ShippedNetworks
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from processors import align, embed
 from schemas.arrays import Float32Array
 from schemas.generation_records import Generation
@@ -102,7 +102,7 @@ def main() -> int:
     there = np.flatnonzero(faces.found)
     rows = np.random.default_rng(chosen.seed).choice(there, min(chosen.faces, len(there)), replace=False).tolist()
 
-    with counted("crops", len(rows)) as done:
+    with progress_bar("crops", len(rows)) as done:
         kept = crops(chosen.photos, faces, rows)
         done(len(rows))
     size = np.mean([len(data) for data, _ in kept]) / 1024

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bench.speed.bare import ShippedNetworks, find, side
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from processors import align, boxes, embed, networks, passes
 from schemas.arrays import Float32Array
 from weights.manifest import manifest
@@ -64,7 +64,7 @@ def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarg
     rows = _read(file)
     missing = [path for path in paths if path not in rows]
     if missing:
-        with counted(f"LFW ×{enlarge}, {models.dtype}", len(missing)) as done:
+        with progress_bar(f"LFW ×{enlarge}, {models.dtype}", len(missing)) as done:
             for at, path in enumerate(missing, 1):
                 rows[path] = _one(photos / "lfw" / path, models, enlarge)
                 if at % SAVE_EVERY == 0 or at == len(missing):

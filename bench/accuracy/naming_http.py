@@ -9,7 +9,7 @@ import aiohttp
 
 from bench.accuracy.naming_trials import NamingRates, Trial, naming_rates
 from bench.serving import Serving
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from schemas.answers import RecognizedBody, RecognizedPerson
 
 CONCURRENCY = 8
@@ -44,14 +44,14 @@ async def _run_trial(url: str, photos: Path, paths: list[str], trial: Trial) -> 
                     done(1)
                     return body
 
-        with counted("learn", len(trial.people)) as done:
+        with progress_bar("learn", len(trial.people)) as done:
             await asyncio.gather(
                 *(
                     send("/learn", row, {"person": person, "face": "largest"})
                     for person, row in zip(trial.people, trial.learned, strict=True)
                 )
             )
-        with counted("recognize", len(trial.probes) + len(trial.strangers)) as done:
+        with progress_bar("recognize", len(trial.probes) + len(trial.strangers)) as done:
             bodies = await asyncio.gather(*(send("/recognize", row, {}) for row in trial.probes + trial.strangers))
     missed = [
         paths[row] for row, body in zip(trial.probes + trial.strangers, bodies, strict=True) if not body["persons"]

@@ -14,8 +14,8 @@ from bench.speed.http import Load, learn, recognize_all
 from bench.speed.photos import Photos, select_photos
 from bench.speed.report import Measurements, PartTimes
 from facestream.config import Settings
-from facestream.progress import counted
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
+from facestream.progress import progress_bar
 
 DESCRIPTION = """\
 Measure this machine on a fixed selection of the photos in a folder, in one run:
@@ -55,7 +55,7 @@ def main() -> int:
     )
     parser.add_argument("--memory", action="store_true", help="also measure whether memory grows over 2,000 requests")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all figures to this file")
-    add_flags(parser, ["data", "weights", "device", "dtype", "max_pixels"])
+    add_settings(parser, ["data", "weights", "device", "dtype", "max_pixels"])
     return run(parser.parse_args())
 
 
@@ -81,7 +81,7 @@ def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *
     networks = bare.load_networks(settings)
 
     def run_bare(batch: int) -> bare.Timing:
-        with counted(f"bare, batch {batch}", len(photos.listed)) as done:
+        with progress_bar(f"bare, batch {batch}", len(photos.listed)) as done:
             return bare.run(networks, photos.listed, batch, settings.max_pixels, done)
 
     bare.run(networks, photos.listed, 1, settings.max_pixels, lambda _: None)  # the first calls set up kernels
@@ -99,7 +99,7 @@ def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *
         asyncio.run(learn(serving.url, photos.learned))
 
         def through_http(concurrency: int, count: int, sample_every: int = 0) -> Load:
-            with counted(f"HTTP, {concurrency} at once", count) as done:
+            with progress_bar(f"HTTP, {concurrency} at once", count) as done:
                 return asyncio.run(recognize_all(serving, photos.repeated(count), concurrency, done, sample_every))
 
         for concurrency in (1, max(CONCURRENCIES)):  # warm up, one request at a time and many

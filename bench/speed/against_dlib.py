@@ -27,7 +27,7 @@ from bench.photos import add_photos_argument
 from bench.speed import bare
 from bench.speed.photos import Photos, select_photos
 from facestream.config import Settings
-from facestream.progress import counted
+from facestream.progress import progress_bar
 
 WORKER = Path(__file__).with_name("dlib_worker.py")
 TIME_LIMIT_S = 3600
@@ -48,7 +48,7 @@ def run_facestream(
     """Images, faces, seconds."""
     torch.set_num_threads(threads)
     bare.run(networks, photos.listed, 1, max_pixels, lambda _: None)
-    with counted(f"facestream, {threads} threads", len(photos.listed) * rounds) as done:
+    with progress_bar(f"facestream, {threads} threads", len(photos.listed) * rounds) as done:
         timing = bare.run(networks, photos.listed * rounds, 1, max_pixels, done)
     return timing.count, timing.faces, timing.seconds
 

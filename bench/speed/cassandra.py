@@ -33,7 +33,7 @@ from backends.cassandra.connect import OPTIONS, PORT, cluster_of
 from backends.urls import server_of
 from backends.vectors import Face, FaceVector
 from bench.stores import drop_keyspace
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from sink.match.galleries import Galleries
 from sink.match.gallery import Gallery
 
@@ -77,7 +77,7 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
     insert = session.prepare(store._PUT_FACE.cql.format(keyspace=session.keyspace))
     insert.is_idempotent = True
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
-    with counted("writing", 2 * count * rounds) as tell:
+    with progress_bar("writing", 2 * count * rounds) as tell:
         for number in range(rounds):
             faces = some_faces(f"bare {number}", count, 10)
             rows = [store._row(it) for it in faces]
@@ -108,7 +108,7 @@ def bare_read(session: Session, directory: str) -> None:
 
 async def loading(vectors: store.CassandraVectors, session: Session, directory: str, faces: int, rounds: int) -> Line:
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
-    with counted("loading", 2 * rounds) as tell:
+    with progress_bar("loading", 2 * rounds) as tell:
         for _ in range(rounds):
             gc.collect()
             begin = time.perf_counter()
@@ -173,7 +173,7 @@ def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     random = np.random.default_rng(2)
     lines = []
-    with counted("matching", 20 * rounds * len(BATCHES)) as tell:
+    with progress_bar("matching", 20 * rounds * len(BATCHES)) as tell:
         for count in BATCHES:
             probes = (1.2 + random.standard_normal((count, DIMENSION))).astype(np.float32)
             known = random.choice(len(faces), -(-count // 2))
@@ -200,7 +200,7 @@ async def measured(url: str, session: Session, chosen: argparse.Namespace) -> li
     try:
         lines = [await writing(vectors, session, chosen.written, chosen.rounds)]
         faces = some_faces("gallery", chosen.faces, chosen.per_person)
-        with counted("writing the gallery", len(faces)) as tell:
+        with progress_bar("writing the gallery", len(faces)) as tell:
             for first in range(0, len(faces), 5_000):
                 await vectors.put_faces(faces[first : first + 5_000])
                 tell(len(faces[first : first + 5_000]))

@@ -14,7 +14,7 @@ from PIL import Image
 from backends.log import Committed, NewRecord, TopicPartition
 from backends.vectors import Face, FaceVector
 from bench.accuracy import lfw
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores
 from processors import embed
 from processors.align import chip_of_crop
@@ -86,7 +86,7 @@ def bare_rate(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> float:
 async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: NDArray[np.float32]) -> None:
     """Writes crop, vector and changelog of each face, as a learn does."""
     now = int(time.time() * 1000)
-    with counted("learned", len(faces)) as tell:
+    with progress_bar("learned", len(faces)) as tell:
         for begin in range(0, len(faces), FACES_PER_STEP):
             part = faces[begin : begin + FACES_PER_STEP]
             ids = [face_id_learned(it.image_id) for it in part]
@@ -126,7 +126,7 @@ def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
 
 async def write_recognized(stores: Stores, count: int) -> None:
     """Appends images that were recognized before, and commits the offsets behind them."""
-    with counted("recognized", count) as tell:
+    with progress_bar("recognized", count) as tell:
         for begin in range(0, count, 1_000):
             some = []
             for _ in range(min(1_000, count - begin)):

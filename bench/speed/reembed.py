@@ -36,7 +36,7 @@ from bench.speed.bare import load_networks
 from bench.speed.learned_faces import OLD, bare_rate, cut_faces, embed_faces, write_learned, write_recognized
 from bench.stores import temporary_stores
 from facestream.config import Settings
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.networks import TorchEmbedder
 from processors.stages.reembed import GROUP
@@ -171,7 +171,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     bare_embedder = TorchEmbedder(models.embedder.module, models.embedder.device, mirror=False)
     known = lfw.faces(arguments.photos, lfw.images(arguments.photos), models)
     faces = []
-    with counted("cut", arguments.faces) as tell:
+    with progress_bar("cut", arguments.faces) as tell:
         for face in cut_faces(arguments.photos, known, arguments.faces):
             faces.append(face)
             tell(1)

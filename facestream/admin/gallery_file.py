@@ -1,24 +1,24 @@
-"""The file of an exported directory: a tar of one JSON line a face, its crop and its original, so that any tool can
-read it.
+"""The file of an exported directory: a tar with a JSON file, a crop and an original for each face.
 
     gallery.json            version, directory, generations, how many faces
     faces/FACE_ID.json      ExportedFace, with its vectors by generation
     crops/FACE_ID.jpg       the kept picture of the face
-    originals/IMAGE_ID      the picture it was learned from, as it was uploaded
+    originals/IMAGE_ID      the picture that it was learned from, as uploaded
 
-Nothing of it is ever written to a path that it names.
+Nothing is ever written to a path that the file names.
 """
 
 import io
 import os
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from schemas.errors import InvalidRequest
+from schemas.errors import ConfigurationError, InvalidRequest, StorageFull
 from schemas.faces import Box, Landmarks
 from schemas.ids import Uuid
 from schemas.names import Name
@@ -62,28 +62,41 @@ class FaceWithPictures(BaseModel):
 
 
 class GalleryWriter:
-    """As a context manager; a file that was not finished is taken away. Only its owner may read it."""
+    """A context manager that writes the file; one that is not finished is deleted. Only its owner may read it."""
 
     def __init__(self, path: Path, head: GalleryHead) -> None:
-        self._path, self._part = path, path.with_name(path.name + ".part")
+        self._path, self._part = path, path.parent / f"{path.name}.part"
         self._head = head
 
     def __enter__(self) -> "GalleryWriter":
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        """Raises ConfigurationError where the file cannot be written."""
+        if os.path.isdir(self._path):
+            raise ConfigurationError(f"{self._path} is a folder: name a file")
+        try:
+            descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from None
         self._file = os.fdopen(descriptor, "wb")
         self._tar = tarfile.open(fileobj=self._file, mode="w")
-        self._add(GALLERY, self._head.model_dump_json().encode())
+        self._add(GALLERY, self._head.model_dump_json().encode())  # into the buffer of the file
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._tar.close()
-        self._file.close()
-        if error is None:
-            self._part.replace(self._path)
-        else:
+        """Raises StorageFull, as `add` does."""
+        try:
+            if error is None:
+                self._tar.close()
+                self._file.close()
+                self._part.replace(self._path)
+        except OSError as failed:
+            raise self._full(failed) from None
+        finally:
+            with suppress(OSError):  # what could not be written is still buffered
+                self._file.close()
             self._part.unlink(missing_ok=True)
 
     def add(self, it: FaceWithPictures) -> None:
+        """Raises StorageFull."""
         if it.original is not None:
             self._add(f"originals/{it.face.image_id}", it.original)
         self._add(f"crops/{it.face.face_id}.jpg", it.crop)
@@ -92,7 +105,13 @@ class GalleryWriter:
     def _add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
         member.size = len(data)
-        self._tar.addfile(member, io.BytesIO(data))
+        try:
+            self._tar.addfile(member, io.BytesIO(data))
+        except OSError as error:
+            raise self._full(error) from None
+
+    def _full(self, error: OSError) -> StorageFull:
+        return StorageFull(f"{self._path} cannot be written: {error.strerror}")
 
 
 def read_head(path: Path) -> GalleryHead:
@@ -120,7 +139,7 @@ def read_faces(path: Path) -> Iterator[FaceWithPictures]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """The folder and the name of each member, and its bytes. The first is GALLERY."""
+    """Yields folder, name and bytes of each member; the first is GALLERY."""
     try:
         with tarfile.open(path, "r|") as tar:
             for number, member in enumerate(tar):
@@ -132,7 +151,7 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
                     )
                 yield folder, name, _read(tar.extractfile(member))
     except (tarfile.TarError, EOFError) as error:
-        raise InvalidRequest(f"{path} is no export of facestream, or was cut off: {error}") from None
+        raise InvalidRequest(f"{path} is no export of facestream, or is cut off: {error}") from None
     except OSError as error:
         raise InvalidRequest(f"{path} cannot be read: {error.strerror}") from None
 

@@ -1,4 +1,4 @@
-"""What the commands do to the generations of models: each step is one record of the topic `models`."""
+"""Changes the state of generations: each change is one record of the topic `models`."""
 
 import asyncio
 
@@ -16,19 +16,19 @@ from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED
 from weights.manifest import manifest
 
-ANNOUNCED_S = 2.0  # by then every process has read a record of `models`
+ANNOUNCED_S = 2.0  # after so long every process has read a record of `models`
 SINK_S = 120.0
 
 
 def known(generations: Generations, name: str) -> Generation:
-    """One that the topic has, or a shipped one that is not in use yet. Raises NotFound."""
+    """A generation of the topic, or a shipped one that is not in use yet. Raises NotFound."""
     if name in manifest().generations and name not in {it.name for it in generations.all}:
         return manifest().generation(name)
     return generations.get(name)
 
 
 def generation_name(text: str) -> str:
-    """A name for a new one. Raises ConfigurationError."""
+    """Checks the name of a new generation. Raises ConfigurationError."""
     try:
         return TypeAdapter(GenerationName).validate_python(text)
     except ValidationError:
@@ -38,14 +38,14 @@ def generation_name(text: str) -> str:
 
 
 async def as_candidate(log: EventLog, generations: Generations, name: str) -> Generation:
-    """The generation as a candidate, which every learn is embedded with from now on; one that is complete stays so.
-    Raises NotFound, ConfigurationError.
+    """Makes the generation a candidate, with which every learned face is embedded from now on; a complete one stays
+    complete. Raises NotFound, ConfigurationError.
     """
     await generations.refresh()
     generation = known(generations, name)
     if generation.state == "retired":
         raise ConfigurationError(
-            f"'{name}' was retired, and a name is never used again: add the model under another one"
+            f"'{name}' was retired, and a name is used once only: add the model under another name"
         )
     if generation.state == "added":
         generation = generation.model_copy(update={"state": "candidate"})
@@ -56,8 +56,9 @@ async def as_candidate(log: EventLog, generations: Generations, name: str) -> Ge
 
 
 async def complete(stores: Stores, generations: Generations, name: str) -> tuple[Generation, str]:
-    """Marks a candidate as complete. One without threshold or calibration gets them from its galleries, as far as they
-    tell; the second says why they do not tell more, '' where they do.
+    """Marks a candidate as complete. One without threshold or calibration gets them from its galleries.
+
+    Returns the generation, and why it still lacks one of them, '' where it has both.
     """
     generation = generations.get(name)
     galleries = [
@@ -80,20 +81,20 @@ async def complete(stores: Stores, generations: Generations, name: str) -> tuple
 
 
 async def activate(stores: Stores, generations: Generations, name: str, *, force: bool) -> None:
-    """Probes are embedded with it from now on. Raises NotFound, ConfigurationError."""
+    """Makes the processors embed probes with it from now on. Raises NotFound, ConfigurationError."""
     await generations.refresh()
     generation = known(generations, name)
     if generation.state not in ("candidate", "complete"):
         raise ConfigurationError(f"'{name}' is {generation.state}: make its vectors first (facestream reembed {name})")
     if generation.threshold is None:
         raise ConfigurationError(
-            f"'{name}' has no threshold, so nobody could be named: its replay found too few people to measure one; learn more of"
-            f" them and run `facestream reembed {name}` again"
+            f"'{name}' has no threshold, so nobody could be named: its replay found too few people to measure one."
+            f" Learn more people and run `facestream reembed {name}` again"
         )
     if not force:
         if generation.state != "complete":
             raise ConfigurationError(f"the replay of '{name}' is not complete: facestream reembed {name} (or --force)")
-        await _sink_is_through(stores.log)
+        await _wait_for_sink(stores.log)
         if missing := await faces_missing(stores.vectors, generations.active.name, name):
             raise ConfigurationError(
                 f"'{name}' lacks {len(missing)} faces that '{generations.active.name}' has, the first: {missing[0]}:"
@@ -112,8 +113,8 @@ async def retire(stores: Stores, generations: Generations, name: str) -> int:
     if generation.state != "retired":
         await stores.log.append([generation_record(generation.model_copy(update={"state": "retired"}))])
         await generations.refresh()
-        await asyncio.sleep(ANNOUNCED_S)  # who has not heard of it may still write
-        await _sink_is_through(stores.log)
+        await asyncio.sleep(ANNOUNCED_S)  # until then other processes may still write its vectors
+        await _wait_for_sink(stores.log)
     deleted = await stores.vectors.delete_generation(name)
     if generation.onnx is not None:
         others = {it.onnx.object_key for it in generations.all if it.onnx is not None and it.state != "retired"}
@@ -123,7 +124,7 @@ async def retire(stores: Stores, generations: Generations, name: str) -> int:
 
 
 async def faces_missing(vectors: VectorReader, has: str, lacks: str) -> list[str]:
-    """The faces of one generation that another one does not have, as directory/person/face_id."""
+    """The faces that one generation has and the other lacks, as directory/person/face_id."""
     missing: list[str] = []
     for directory in await vectors.directories(has):
         there = {it.face_id async for page in vectors.read_faces(directory, lacks) for it in page}
@@ -133,15 +134,15 @@ async def faces_missing(vectors: VectorReader, has: str, lacks: str) -> list[str
 
 
 async def _gallery(vectors: VectorReader, directory: str, generation: str) -> tuple[list[str], np.ndarray]:
-    """The people of a gallery's faces and the vectors, (n, D)."""
+    """The person of each face of a gallery, and the vectors, (n, D)."""
     blocks = [block async for block in vectors.read_gallery(directory, generation)]
     return [person for block in blocks for person in block.persons], np.concatenate([block.vectors for block in blocks])
 
 
-async def _sink_is_through(log: EventLog) -> None:
-    """Raises ConfigurationError when the sink does not get through what is on its way."""
+async def _wait_for_sink(log: EventLog) -> None:
+    """Returns when the sink has handled the topic up to now. Raises ConfigurationError after SINK_S."""
     try:
         async with asyncio.timeout(SINK_S):
             await wait_until_caught_up(log, "sink", FACES_EMBEDDED)
     except TimeoutError:
-        raise ConfigurationError("the sink does not get through what is on its way: is one running?") from None
+        raise ConfigurationError("the sink has not handled all records in time: is one running?") from None

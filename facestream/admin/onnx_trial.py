@@ -1,7 +1,7 @@
-"""Tries a user's own embedder as the service will run it, in the inference thread, before it is added.
+"""Tries a user's own embedder before it is added, in the inference thread, as the service will run it.
 
-Two faces: one as a probe and as it is learned, out of its kept crop, and another. They are drawn, or found in a
-picture.
+It embeds two faces: one of them twice, as a probe and from its kept crop, as it would be learned. They are drawn, or
+found in a picture.
 """
 
 import time
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facestream.config import Settings
-from facestream.runtime.role_process import make_detector, no_networks
+from facestream.runtime.roles.process import make_detector, no_networks
 from processors import align
 from processors.decoding.pool import DecodePool
 from processors.detect import find_faces
@@ -27,10 +27,10 @@ from schemas.errors import NoFace, WeightsInvalid
 from schemas.generation_records import Generation
 from weights.load import choose_device, choose_dtype
 
-Face = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3), and landmarks (5, 2) in its pixels
+Face = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3) and its landmarks (5, 2), in pixels
 
 TOGETHER = 8  # faces in one forward
-TIMES = 3
+TIMES = 3  # forwards that are timed for each face
 # Shares of the distance of the two faces, or of a vector's length: float32 leaves 1e-6, TF32 on a GPU 1e-3.
 SAME = 0.05
 CONSTANT = 1e-3
@@ -39,10 +39,10 @@ CONSTANT = 1e-3
 @dataclass(frozen=True)
 class Trial:
     dimension: int
-    alone_ms: float  # a face by itself
-    together_ms: float  # a face of eight
-    same: float  # cosine of one face as a probe and as it is learned
-    other: float  # and of another face
+    alone_ms: float  # for a face in a forward of its own
+    together_ms: float  # for a face in a forward of eight
+    same: float  # cosine of one face as a probe and as a learned face
+    other: float  # cosine of that probe and another face
     device: str
 
 
@@ -69,7 +69,7 @@ async def try_network(settings: Settings, content: bytes, generation: Generation
 
 
 def drawn_face(seed: int) -> Face:
-    """Like a kept crop: eyes, nose and mouth where the landmarks are."""
+    """Draws a picture like a kept crop, with eyes, nose and mouth at the landmarks."""
     chance = np.random.default_rng(seed)
     colours = [tuple(int(it) for it in chance.integers(30, 226, 3)) for _ in range(4)]
     points = (np.array(align.DLIB.points) * align.DLIB.half + (align.CROP - 1) / 2).astype(np.float32)
@@ -88,7 +88,7 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
     with await decoders.decode(picture) as image:
         found = await find_faces(image, detector, inference, time.monotonic())
     if not len(found):
-        raise NoFace("no face was found in the picture to try it on: take one that shows a face from the front")
+        raise NoFace("no face was found in the picture of --try: choose one that shows a face from the front")
     with await decoders.decode(picture, full=True) as image:
         pixels = image.pixels.copy()
     sizes = [float(np.prod(box[2:] - box[:2])) for box in found.boxes]
@@ -96,7 +96,7 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
 
 
 def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
-    """A probe's chip, from the picture, and a learned face's, from the crop that is kept. (side, side, 3) each."""
+    """The chip of the face as a probe, from the picture, and as a learned face, from its crop. (side, side, 3) each."""
     learned = chips_of_crop(through_jpeg(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
@@ -122,27 +122,24 @@ async def _tried(
 
 
 def _check(alone: Sequence[Float32Array], together: Float32Array) -> None:
-    """alone: of a probe, its crop, another face, and again. together: of probe and other, by turns. (D,) each."""
+    """alone: vectors of probe, crop and other face, repeated. together: of probe and other face, in turn. (D,) each."""
     probe, other = alone[0], alone[2]
     if not np.isfinite(alone).all() or not np.isfinite(together).all():
-        raise WeightsInvalid(
-            "the network gives numbers that are not finite: is --range the one that it was trained with?"
-        )
+        raise WeightsInvalid("the network gives numbers that are not finite: does --range match its training?")
     length, distance = float(np.linalg.norm(probe)), float(np.linalg.norm(probe - other))
     if distance <= CONSTANT * length or length == 0:
-        raise WeightsInvalid(
-            "the network gives the same vector for different faces: is --range the one that it was trained with?"
-        )
+        raise WeightsInvalid("the network gives the same vector for different faces: does --range match its training?")
     if max(np.linalg.norm(again - first) for again, first in zip(alone[3:], alone, strict=False)) > SAME * distance:
         raise WeightsInvalid(
-            "the network gives another vector each time: export it for inference, in torch after .eval()"
+            "the network gives a different vector each time: export it for inference, in torch after .eval()"
         )
     if (
         max(np.linalg.norm(together[0::2] - probe, axis=1).max(), np.linalg.norm(together[1::2] - other, axis=1).max())
         > SAME * distance
     ):
         raise WeightsInvalid(
-            f"of {TOGETHER} faces at once the network gives other vectors than of each alone: export it with a batch fixed at 1"
+            f"in a batch of {TOGETHER} faces the network gives other vectors than for each alone: export it with a"
+            " batch fixed at 1"
         )
 
 

@@ -3,6 +3,7 @@
 The pixels come from the service's own decoder, so that they lie upright in the same way and the boxes fit.
 """
 
+import os
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -17,13 +18,17 @@ from schemas.errors import ConfigurationError, FacestreamError
 from schemas.media import SUFFIXES
 
 QUALITY = 92
-NAMED, UNKNOWN, INK = (0, 114, 62), (176, 72, 0), (255, 255, 255)  # white on either is read with any kind of eyes
-LONGEST_LABEL = 40
+NAMED, UNKNOWN, INK = (
+    (0, 114, 62),
+    (176, 72, 0),
+    (255, 255, 255),
+)  # white text on either can be read by colour-blind people
+LONGEST_LABEL = 40  # characters
 SMALLEST_FONT = 10.0  # pixels, below which the built-in font cannot be read
 
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-# The built-in font has little more than ASCII; for other names the system's are asked, those of most characters first.
+# The built-in font has little more than ASCII. For other names fonts of the system are tried, large ones first.
 FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSans-Regular.ttf",
@@ -38,14 +43,14 @@ class NotDrawn(FacestreamError):
 
 
 def targets(out: str, photos: Sequence[str]) -> list[Path]:
-    """Where each photo's drawing goes: `out` itself for one photo, files of the photos' names in the folder `out` for
-    several.
+    """The path of each photo's drawing: `out` itself for one photo, for several a file with the photo's name in the
+    folder `out`.
 
-    Raises ConfigurationError when `out` is of no format that can be written, or a drawing would replace a photo.
+    Raises ConfigurationError when the format of `out` cannot be written, or a drawing would replace a photo.
     """
-    folder = len(photos) > 1 or out.endswith("/") or Path(out).is_dir()
+    folder = len(photos) > 1 or out.endswith("/") or os.path.isdir(out)
     paths = _in_folder(Path(out), photos) if folder else [Path(out)]
-    if folder and Path(out).exists() and not Path(out).is_dir():
+    if folder and os.path.exists(out) and not os.path.isdir(out):
         raise ConfigurationError(f"--draw {out}: the drawings of several photos need a folder, this is a file")
     if paths[0].suffix.lower() not in SUFFIXES:
         raise ConfigurationError(f"--draw {out}: its suffix says the format, one of {' '.join(SUFFIXES)}")
@@ -57,7 +62,7 @@ def targets(out: str, photos: Sequence[str]) -> list[Path]:
 
 
 def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
-    """Photos of one name, out of different folders, get different drawings."""
+    """Photos that have the same name, in different folders, get different drawings."""
     paths: list[Path] = []
     taken: set[Path] = set()
     for photo in photos:
@@ -77,7 +82,7 @@ def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
     try:
         image = upright(read_photo(photo))
         drawing = ImageDraw.Draw(image)
-        for person in sorted(persons, key=lambda it: it.id is not None):  # names lie on top
+        for person in sorted(persons, key=lambda it: it.id is not None):  # names are drawn last, on top
             _mark(drawing, image.size, person)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=QUALITY)
@@ -99,7 +104,7 @@ def upright(data: bytes) -> Image.Image:
 
 
 def label(person: RecognizedPerson) -> str:
-    """The name with its probability, or '?' with the similarity that was not enough."""
+    """The name with its probability, or '?' with the similarity that was too low."""
     if person.id is None:
         return "?" if person.similarity is None else f"? {person.similarity:.2f}"
     name = person.id if len(person.id) <= LONGEST_LABEL else f"{person.id[: LONGEST_LABEL - 1]}…"
@@ -113,7 +118,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: Recognize
     line = max(1, round(min(max(size) / 300, (x2 - x1) / 12)))
     drawing.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
-    # As large as the face allows, within what can be read and what does not cover the picture.
+    # As large as the face allows, but large enough to read, and not so large that it covers the picture.
     height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
     text, margin = label(person), round(height_of_font / 4)
     font = font_for(text, height_of_font)
@@ -126,7 +131,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: Recognize
 
 
 def font_for(text: str, size: float) -> Font:
-    """The font with most characters of the text; what it has not, it draws as empty boxes."""
+    """The font that has the most characters of the text. Missing ones are drawn as empty boxes."""
     built_in = ImageFont.load_default(size)
     if text.isascii():
         return built_in
@@ -143,6 +148,6 @@ def _of_system(name: str) -> ImageFont.FreeTypeFont | None:
 
 
 def _missing(font: Font, text: str) -> int:
-    """How many characters look as one does that no font has."""
+    """The number of characters that are drawn like one that no font has."""
     nothing = bytes(font.getmask("\U0010ffff"))
     return sum(bytes(font.getmask(it)) == nothing for it in text if not it.isspace())

@@ -1,8 +1,10 @@
 """The flags of commands that talk to a service."""
 
 import argparse
+import os
+import sys
 
-from facestream.settings_flags import add_flags
+from facestream.flags import add_settings, checked, not_blank, path
 from schemas.errors import ConfigurationError
 from schemas.media import FORMATS
 
@@ -10,31 +12,62 @@ EMBEDDED = ("data", "weights", "device")
 
 
 def add_photos(parser: argparse.ArgumentParser, metavar: str) -> None:
-    parser.add_argument("photos", nargs="+", metavar=metavar, help=FORMATS)
+    parser.add_argument(
+        "photos",
+        nargs="+",
+        metavar=metavar,
+        type=checked(metavar, not_blank),
+        help=FORMATS,
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="JSON Lines on a terminal too")
+
+
+def prints_json(arguments: argparse.Namespace) -> bool:
+    return arguments.json or not sys.stdout.isatty()
 
 
 def add_bulk(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group(
-        "many pictures at once", "they go through the bulk lane; the same command again goes on"
+    group = parser.add_argument_group("folders", "they go through the bulk lane; the same command again continues")
+    group.add_argument(
+        "--report",
+        metavar="FILE",
+        type=checked("--report", path),
+        help="write the failures to this file, as JSON Lines",
     )
-    group.add_argument("--report", metavar="FILE", help="write what failed, and why, as JSON Lines")
-    group.add_argument("--again", action="store_true", help="begin anew, whatever was done before")
+    group.add_argument("--again", action="store_true", help="start anew, whatever was done before")
 
 
 def require_no_bulk(arguments: argparse.Namespace) -> None:
     """Raises ConfigurationError where flags of a folder come with photos."""
     if arguments.report is not None or arguments.again:
-        raise ConfigurationError("--report and --again are for a folder: give one instead of photos")
+        raise ConfigurationError("--report and --again are for a folder: give a folder instead of photos")
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "service", "without --url: the one that serves the data folder; without one, this process itself"
+        "service", "without --url: the service of the data folder; where none runs, this process serves itself"
     )
     group.add_argument(
-        "--url", metavar="URL", help="of the service (or FACESTREAM_URL), for example http://127.0.0.1:8080"
+        "--url",
+        metavar="URL",
+        type=checked("--url", not_blank),
+        help="URL of the service (or FACESTREAM_URL), for example http://127.0.0.1:8080",
     )
     group.add_argument(
-        "--key", metavar="KEY", help="API key (better as FACESTREAM_KEY, which other users of the machine do not see)"
+        "--key",
+        metavar="KEY",
+        type=checked("--key", not_blank),
+        help="API key (better as FACESTREAM_KEY, which other users of the machine cannot see)",
     )
-    add_flags(parser, EMBEDDED)
+    add_settings(parser, EMBEDDED)
+
+
+def url_and_key(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The URL of the service and the API key, from the flags or the environment."""
+    return (
+        arguments.url or os.environ.get("FACESTREAM_URL") or None,
+        arguments.key or os.environ.get("FACESTREAM_KEY") or None,
+    )

@@ -1,7 +1,6 @@
-"""The HTTP client of the command line: sends one photo and comes back with its answer, through busy and restarting
-services.
+"""The HTTP client of the command line: sends a photo and returns its answer, also from a busy service.
 
-It prints nothing and knows nothing of terminals; every photo it is given ends as an `Outcome`.
+It prints nothing; every photo that it is given ends as a `PhotoResult`.
 """
 
 import asyncio
@@ -25,11 +24,10 @@ from schemas.http_bodies import WorkingBody
 from schemas.records import Purpose
 
 ATTEMPTS = 8
-RETRIED = (429, 502, 503, 504)  # the gateways' are for a service behind one that restarts
+RETRIED = (429, 502, 503, 504)  # a gateway answers 502 or 504 while the service behind it restarts
 LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S = 8.0, 60.0
-TIMEOUT = aiohttp.ClientTimeout(
-    total=None, sock_connect=10, sock_read=120
-)  # an answer or a 202 comes after 30 s at the latest
+# an answer or a 202 comes after 30 s at the latest
+TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 POLL_S = 1.0
 SOCKET_URL = "http://facestream"  # what requests through a Unix socket are addressed to
 
@@ -46,16 +44,15 @@ class UnexpectedAnswer(FacestreamError):
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one photo: `body` is the service's answer, or the problem where `failed`.
-
-    `trouble` is what went wrong here with a photo that was answered well.
+class PhotoResult:
+    """The result of one photo. body: the service's answer, or the problem where `failed`. drawing_error: why a photo
+    could not be drawn.
     """
 
     photo: str
     status: int
     body: Body
-    trouble: FacestreamError | None = None
+    drawing_error: FacestreamError | None = None
 
     @property
     def failed(self) -> bool:
@@ -64,7 +61,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Reply:
-    """`body` is None where it is no JSON object; `retry_after_s` where the service did not say."""
+    """body: None where it is no JSON object. retry_after_s: None where the service gave none."""
 
     status: int
     body: dict[str, Any] | None
@@ -74,8 +71,7 @@ class Reply:
 class Client:
     """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
 
-    What would be the same for every photo is raised: ConfigurationError for a missing key, InvalidRequest for a wrong
-    option.
+    Raises errors that every photo would get: ConfigurationError for a missing key, InvalidRequest for a wrong option.
     """
 
     _lost: Unavailable | None = None
@@ -83,10 +79,10 @@ class Client:
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url, path = url.rstrip("/"), url.removeprefix("unix:")
         self._base = SOCKET_URL if path != url else self.url
-        if urlsplit(self._base).scheme not in ("http", "https") or not urlsplit(self._base).hostname:
+        if not _is_http(self._base):
             raise ConfigurationError(f"'{url}' is no URL of a service: write it as http://127.0.0.1:8080")
         if key and not (key.isascii() and key.isprintable()):
-            raise ConfigurationError("this is no API key: --key or FACESTREAM_KEY")
+            raise ConfigurationError("the API key of --key or FACESTREAM_KEY has characters that no key has")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path) if path != url else aiohttp.TCPConnector(),
             headers={"x-api-key": key} if key else None,
@@ -102,7 +98,7 @@ class Client:
         await self._session.close()
 
     async def check(self) -> None:
-        """Raises Unavailable when nobody answers there, ConfigurationError when it is somebody else."""
+        """Raises Unavailable when nothing answers there, ConfigurationError when it is no facestream service."""
         try:
             async with self._session.get(f"{self._base}/healthz", allow_redirects=False) as response:
                 body = await _json(response)
@@ -115,7 +111,7 @@ class Client:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._unreachable(error) from None
 
-    async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> Outcome:
+    async def send(self, purpose: Purpose, photo: str, fields: Mapping[str, str]) -> PhotoResult:
         try:
             data = await asyncio.to_thread(read_photo, photo)
             reply = await self._post(purpose, photo, data, fields)
@@ -124,13 +120,13 @@ class Client:
                 reply = await self._request("GET", f"/results/{self.decoded(reply, WorkingBody).image_id}")
             body = self.answer_of(reply, purpose)
         except (UnreadablePhoto, Unavailable, UnexpectedAnswer) as error:
-            return Outcome(photo, error.status, problem(error))
+            return PhotoResult(photo, error.status, problem(error))
         if isinstance(body, Problem):
             if reply.status == 400:
                 raise InvalidRequest(body.detail)
             if reply.status in (401, 403):
                 raise ConfigurationError(f"{self.url}: {body.detail} (--key or FACESTREAM_KEY)")
-        return Outcome(photo, reply.status, body)
+        return PhotoResult(photo, reply.status, body)
 
     async def _post(self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]) -> Reply:
         headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request has one effect
@@ -143,7 +139,7 @@ class Client:
         headers: dict[str, str] | None = None,
         form: Callable[[], aiohttp.FormData | None] = lambda: None,
     ) -> Reply:
-        """Raises Unavailable when the service cannot be reached any more, at once from then on."""
+        """Raises Unavailable after ATTEMPTS without an answer, and at once from then on."""
         for attempt in count(1):
             if self._lost:
                 raise self._lost
@@ -164,7 +160,7 @@ class Client:
     async def exchange(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, form: aiohttp.FormData | None = None
     ) -> Reply:
-        """One request, tried once. Raises Unavailable when nobody answers."""
+        """One request, tried once. Raises Unavailable when nothing answers."""
         try:
             async with self._session.request(
                 method, self._base + path, data=form, headers=headers, allow_redirects=False
@@ -190,12 +186,23 @@ class Client:
     def _unreachable(self, error: Exception) -> Unavailable:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         return Unavailable(
-            f"no service can be reached at {self.url} ({reason}): start one with `facestream up`, or see --url"
+            f"no service can be reached at {self.url} ({reason}): start one with `facestream up`, or check --url"
         )
 
 
+def _is_http(url: str) -> bool:
+    if any(it.isspace() or not it.isprintable() for it in url):
+        return False
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # an impossible port, IPv6 address or host name
+        return False
+
+
 def read_photo(photo: str) -> bytes:
-    """Raises UnreadablePhoto; the message leaves out the name, which stands before it wherever it is shown."""
+    """Raises UnreadablePhoto. Its message lacks the name, which whoever prints it puts first."""
     try:
         data = Path(photo).read_bytes()
     except IsADirectoryError:
@@ -217,7 +224,7 @@ def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormD
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any] | None:
-    """The body where it is a JSON object, as all of a facestream service are."""
+    """The body, where it is a JSON object, as every body of a facestream service is."""
     try:
         body = await response.json(content_type=None)
     except ValueError:

@@ -1,84 +1,74 @@
-"""What the commands print: a table on a terminal, JSON Lines on a pipe; on stderr errors, and progress when there are
-many.
-"""
+"""Prints the results of photos: a table on a terminal or JSON Lines; errors and progress go to the standard error."""
 
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from types import TracebackType
 from typing import Any, Self
 
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from facestream.client.http import Outcome
-from facestream.terminal import complain, shown
+from facestream.client.http import PhotoResult
+from facestream.progress import Progress, progress_bar
+from facestream.terminal import print_message, printable
 from schemas.answers import LearnedBody, LearnedPerson, Problem, RecognizedBody, RecognizedPerson
 from schemas.records import Purpose
 
 MANY = 5  # more photos than this get a progress bar
-LONGEST_PHOTO = 32  # cells of the terminal
+LONGEST_PHOTO = 32  # cells of a terminal
 WIDE = 100
 
 
 class Report:
-    """Takes outcomes in the order of the photos and prints each at once."""
+    """Gets the results in the order of the photos and prints each at once."""
 
-    def __init__(self, purpose: Purpose, photos: Sequence[str]) -> None:
-        self._purpose = purpose
-        self._out = Console(highlight=False, markup=False, emoji=False) if sys.stdout.isatty() else None
-        self._photo_cells = min(LONGEST_PHOTO, max(cell_len(shown(photo)) for photo in photos))
-        self._begun = self._dirty = False
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            disable=not (console.is_terminal and len(photos) > MANY),
-        )
-        self._task = self._progress.add_task(purpose, total=len(photos), rate="")
+    def __init__(self, purpose: Purpose, photos: Sequence[str], *, as_json: bool) -> None:
+        self._purpose, self._count = purpose, len(photos)
+        self._out = None if as_json else Console(highlight=False, markup=False, emoji=False)
+        self._photo_cells = min(LONGEST_PHOTO, max(cell_len(printable(photo)) for photo in photos))
+        self._has_header = False
+        self._stack = ExitStack()
+        self._progress: Progress | None = None
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self._count > MANY:
+            self._progress = self._stack.enter_context(progress_bar(self._purpose, self._count, always=False))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        self._stack.__exit__(kind, error, trace)
 
-    def add(self, outcome: Outcome) -> None:
-        self._progress.stop()  # it is on the same terminal as what is printed now
+    def add(self, outcome: PhotoResult) -> None:
+        with self._progress.paused() if self._progress else nullcontext():
+            self._print(outcome)
+        if self._progress:
+            self._progress(1)
+
+    def _print(self, outcome: PhotoResult) -> None:
         if self._out is None:
             members = outcome.body.members()
             json_line({"photo": outcome.photo} | ({"error": members} if outcome.failed else members))
         elif isinstance(outcome.body, LearnedBody | RecognizedBody):
             self._out.print(self._table(outcome, outcome.body.persons, self._out.width))
-            self._begun = True
+            self._has_header = True
         if isinstance(outcome.body, Problem):
-            complain(f"{outcome.photo}: {outcome.body.detail}{advice(outcome.body)}")
-        if outcome.trouble is not None:
-            complain(f"{outcome.photo}: {outcome.trouble.message}")
-        speed = self._progress.tasks[self._task].speed
-        self._progress.update(self._task, advance=1, rate=f"{speed:.1f}/s" if speed else "")
-        self._progress.start()
+            print_message(f"{outcome.photo}: {outcome.body.detail}{advice(outcome.body)}")
+        if outcome.drawing_error is not None:
+            print_message(f"{outcome.photo}: {outcome.drawing_error.message}")
 
-    def _table(self, outcome: Outcome, persons: Sequence[LearnedPerson | RecognizedPerson], width: int) -> Table:
-        """The rows of one photo. Widths are fixed, so that the tables of all photos are one."""
+    def _table(self, outcome: PhotoResult, persons: Sequence[LearnedPerson | RecognizedPerson], width: int) -> Table:
+        """The rows of one photo. All photos have the same widths, so that their tables look like one."""
         wide, learned = width >= WIDE, self._purpose == "learn"
         table = Table(
             box=None,
-            show_header=not self._begun,
+            show_header=not self._has_header,
             padding=(0, 1, 0, 0),
             pad_edge=False,
             width=width,
@@ -92,7 +82,7 @@ class Report:
             table.add_column("similarity" if wide else "sim.", width=10 if wide else 6, justify="right", no_wrap=True)
         table.add_column("box", width=19, no_wrap=True)
         table.add_column("reason", width=15, no_wrap=True)
-        photo = Text(_end_of(shown(outcome.photo), self._photo_cells if wide else min(self._photo_cells, 16)))
+        photo = Text(_end_of(printable(outcome.photo), self._photo_cells if wide else min(self._photo_cells, 16)))
         if not persons:
             table.add_row(photo, "", "", *([] if learned else ["", ""]), "", "no-face")
         for number, person in enumerate(persons, 1):
@@ -102,12 +92,12 @@ class Report:
                 else []
             )
             box = ",".join(str(edge) for edge in person.box)
-            name = Text("?", "yellow") if person.id is None else Text(shown(person.id), "green")
+            name = Text("?", "yellow") if person.id is None else Text(printable(person.id), "green")
             table.add_row(photo, str(number), name, *numbers, box, _reason(outcome, person))
         return table
 
 
-def _reason(outcome: Outcome, person: LearnedPerson | RecognizedPerson) -> str:
+def _reason(outcome: PhotoResult, person: LearnedPerson | RecognizedPerson) -> str:
     if isinstance(person, LearnedPerson):
         return "learned" if outcome.status == 201 else "known already"
     return person.reason or ("also-matched" if person.also_matched else "")
@@ -118,7 +108,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def advice(problem: Problem) -> str:
-    """What the service says in the words of its fields, in those of the command line."""
+    """The flags that would solve the problem, to be put after its detail."""
     if problem.code in ("not_one_face", "no_face") and problem.faces:
         points = [((x1 + x2) // 2, (y1 + y2) // 2) for x1, y1, x2, y2 in (face.box for face in problem.faces[:3])]
         return "".join(f"{' or' if i else ': here'} --face {x},{y}" for i, (x, y) in enumerate(points))
@@ -126,7 +116,7 @@ def advice(problem: Problem) -> str:
 
 
 def _end_of(text: str, cells: int) -> str:
-    """Paths differ at their ends."""
+    """The end of a path that is too long: paths differ there."""
     if cell_len(text) <= cells:
         return text
     while cell_len(text) > cells - 1:
@@ -135,7 +125,8 @@ def _end_of(text: str, cells: int) -> str:
 
 
 def json_line(line: dict[str, Any]) -> None:
-    # A path need not be UTF-8: its stray bytes are lone surrogates here, which JSON can write as escapes.
-    text = json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    # A path need not be UTF-8: its other bytes are lone surrogates here, which JSON writes as escapes.
+    # On a terminal everything but ASCII is escaped: it could steer the terminal.
+    text = json.dumps(line, ensure_ascii=sys.stdout.isatty()).encode("utf-8", "backslashreplace")
     sys.stdout.buffer.write(text + os.linesep.encode())
     sys.stdout.buffer.flush()

@@ -1,13 +1,12 @@
-"""The way of `watch`: a file is sent, in the bulk lane, once it has stayed as it is from one look to the next.
+"""Watches a folder for `facestream watch`: a file is sent, through the bulk lane, once it does not change any more.
 
-What was done is in a journal as learning a folder has it, so that the same command goes on where it ended.
+A journal records what was done, as for learning a folder, so that the same command continues where it ended.
 """
 
 import argparse
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from facestream.client.bulk.journal import Entry, Journal, Version, journal_path
 from facestream.client.bulk.lane import Lane
 from facestream.client.bulk.report import people_of
 from facestream.client.bulk.source import Item
+from facestream.client.connection import connect
+from facestream.client.flags import prints_json, url_and_key
 from facestream.client.http import POLL_S, UnreadablePhoto
-from facestream.client.reach import reach
 from facestream.client.report import advice, json_line
-from facestream.settings_flags import settings_from
-from facestream.terminal import complain, shown
+from facestream.flags import settings_from
+from facestream.terminal import print_message, printable
 from schemas.answers import Body, Problem, RecognizedBody, problem
 from schemas.errors import ConfigurationError
 from schemas.media import SUFFIXES
@@ -29,15 +29,15 @@ from schemas.names import normalised
 from schemas.records import Purpose
 
 LOOK_EVERY_S = 1.0
-AT_ONCE = 16
-ATTEMPTS = 3  # to get an answer for a picture whose answer is gone
+PICTURES_AT_ONCE = 16
+ATTEMPTS = 3  # uploads of a picture whose answer is gone
 GONE = (404, 410)
-OUR_FAULT = 500  # from this status on the picture is not to blame: another start tries it again
+SERVICE_FAILED = 500  # from this status on the service failed, not the picture: the next start tries it again
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture in the folder, and what its place says of it."""
+    """A picture in the folder, with the purpose and the directory that its path says."""
 
     item: Item
     purpose: Purpose
@@ -45,31 +45,30 @@ class Found:
 
 
 def watch(arguments: argparse.Namespace, folder: Path) -> int:
-    """Returns the exit code, once it is told to stop. Raises ConfigurationError, Unavailable, WeightsInvalid."""
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder} is no folder")
-    url = arguments.url or os.environ.get("FACESTREAM_URL") or None
-    key = arguments.key or os.environ.get("FACESTREAM_KEY") or None
+    """Runs until SIGINT or SIGTERM; returns the exit code. Raises ConfigurationError, Unavailable, WeightsInvalid."""
+    if not os.path.isdir(folder):
+        raise ConfigurationError(f"{folder} is not a folder")
+    url, key = url_and_key(arguments)
     settings = settings_from(arguments)
 
     async def run(journal: Journal) -> None:
         stop = asyncio.Event()
         for each in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(each, stop.set)
-        async with reach(settings, url, key) as client:
+        async with connect(settings, url, key) as client:
 
             def lane_of(purpose: Purpose, directory: str) -> Lane:
-                # as for a folder: a picture is learned once, whichever run does it
+                # as for a folder: a picture is learned once, whichever run sends it
                 return Lane(
                     client,
                     purpose,
                     {"directory": directory},
                     run="" if purpose == "learn" else journal.run,
-                    tell=complain,
+                    tell=print_message,
                 )
 
-            complain(f"watching {folder}, until Ctrl-C")
-            await Watch(folder, journal, lane_of, client.url).run(stop)
+            print_message(f"watching {folder}, until Ctrl-C")
+            await Watch(folder, journal, lane_of, client.url, as_json=prints_json(arguments)).run(stop)
 
     path = journal_path(service=url or str(settings.data.resolve()), purpose="watch", fields={}, source=folder)
     with Journal(path) as journal:
@@ -78,17 +77,20 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
 
 
 class Watch:
-    def __init__(self, folder: Path, journal: Journal, lane_of: Callable[[Purpose, str], Lane], url: str) -> None:
+    def __init__(
+        self, folder: Path, journal: Journal, lane_of: Callable[[Purpose, str], Lane], url: str, *, as_json: bool
+    ) -> None:
         self._folder, self._journal, self._lane_of, self._url = folder, journal, lane_of, url
+        self._as_json = as_json
         self._lanes: dict[tuple[Purpose, str], Lane] = {}
         self._seen: dict[str, Version] = {}  # at the last look
         self._settled: dict[str, Version] = {}  # as they were when they were answered
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._complained: set[str] = set()
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._ignored: set[str] = set()
+        self._slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Until `stop`; what is accepted by then is asked for by the next run. Raises what ends a Lane."""
+        """Runs until `stop`; the next run asks for what is accepted by then. Raises what a Lane raises."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 while not stop.is_set():
@@ -104,20 +106,20 @@ class Watch:
             raise group.exceptions[0] from None
 
     def _stable(self) -> Iterator[Found]:
-        """What is new or changed, and was the same at the last look."""
+        """Pictures that are new or changed, and were the same at the last look."""
         for path in _pictures(self._folder):
             name = str(path.relative_to(self._folder))
             try:
                 version = version_of(str(path))
-            except OSError:  # it went
+            except OSError:  # it was deleted
                 continue
             before, self._seen[name] = self._seen.get(name), version
             if version == before and version.size and self._settled.get(name) != version:
-                found = self._placed(path, name)
+                found = self._classify(path, name)
                 if found is not None:
                     yield found
 
-    def _placed(self, path: Path, name: str) -> Found | None:
+    def _classify(self, path: Path, name: str) -> Found | None:
         try:
             match Path(name).parts:
                 case [directory, "learn", person, _, *_]:
@@ -127,10 +129,10 @@ class Watch:
         except ValueError as error:
             reason = str(error)
         else:
-            reason = "lies neither in DIRECTORY/learn/PERSON nor in DIRECTORY/recognize"
-        if name not in self._complained:
-            self._complained.add(name)
-            complain(f"{path} is left alone: {reason}")
+            reason = "it is neither in DIRECTORY/learn/PERSON nor in DIRECTORY/recognize"
+        if name not in self._ignored:
+            self._ignored.add(name)
+            print_message(f"{path} is ignored: {reason}")
         return None
 
     async def _one(self, found: Found) -> None:
@@ -142,10 +144,10 @@ class Watch:
     async def _send(self, found: Found) -> None:
         item = found.item
         entry = self._journal.entry(item)
-        if entry is not None and entry.status is not None and entry.status < OUR_FAULT:
+        if entry is not None and entry.status is not None and entry.status < SERVICE_FAILED:
             self._settled[item.name] = entry.version
             return
-        async with self._at_once:
+        async with self._slots:
             lane = self._lanes.setdefault(
                 (found.purpose, found.directory), self._lane_of(found.purpose, found.directory)
             )
@@ -154,7 +156,7 @@ class Watch:
             except UnreadablePhoto as error:
                 version, status, body = self._seen[item.name], error.status, problem(error)
         self._settled[item.name] = version
-        _tell(item, status, body)
+        _print(item, status, body, as_json=self._as_json)
 
     async def _answer(self, lane: Lane, item: Item, entry: Entry | None) -> tuple[Version, int, Body]:
         """Raises UnreadablePhoto."""
@@ -179,7 +181,7 @@ class Watch:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    """Hidden ones are left out, as what is still being written often is."""
+    """Without hidden files: files that are still being written are often hidden."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -187,15 +189,15 @@ def _pictures(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _tell(item: Item, status: int, body: Body) -> None:
-    if not sys.stdout.isatty():
+def _print(item: Item, status: int, body: Body, *, as_json: bool) -> None:
+    if as_json:
         person = {} if item.person is None else {"person": item.person}
         members = body.members()
         json_line({"photo": item.photo} | person | ({"error": members} if isinstance(body, Problem) else members))
     elif isinstance(body, Problem):
-        complain(f"{item.photo}: {body.detail}{advice(body)}")
+        print_message(f"{item.photo}: {body.detail}{advice(body)}")
     elif isinstance(body, RecognizedBody):
-        print(f"{shown(item.photo)}: {people_of(body)}", flush=True)
+        print(f"{printable(item.photo)}: {people_of(body)}", flush=True)
     else:
         learned = "learned" if status == 201 else "known already as"
-        print(f"{shown(item.photo)}: {learned} {shown(item.person or '')}", flush=True)
+        print(f"{printable(item.photo)}: {learned} {printable(item.person or '')}", flush=True)

@@ -1,7 +1,8 @@
-"""`facestream erase verify`: looks everywhere for what was erased."""
+"""`facestream erase verify`: searches every store and topic for what was erased."""
 
 import argparse
 import asyncio
+import json
 import sys
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backends.log import EventLog
-from facestream.admin.erased_left import (
+from facestream.admin.erasure_search import (
     CROPS,
     SEARCHED,
     InTopic,
@@ -19,29 +20,35 @@ from facestream.admin.erased_left import (
     pictures_left,
     vectors_left,
 )
-from facestream.runtime.state import State, followed
+from facestream.flags import STORES, add_settings, settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only, printable
 from stream.catch_up import LOOK_EVERY_S, records_left
 from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
 DESCRIPTION = """\
-Look for everything that was erased, in every store and topic. Nothing may be left in a store; what still lies in a topic can be
-read by nobody through facestream, and goes with the topic's retention: it is listed with the time.
+Search every store and topic for what was erased. Exit code 1: something is left in a store, where nothing may be.
+Records that are left in a topic cannot be read through facestream, and the topic's retention deletes them: they are
+listed with the time.
 
-What erases: DELETE /directories/DIRECTORY/persons/PERSON, /faces/FACE_ID, /images/IMAGE_ID, /directories/DIRECTORY.
-What is on its way is waited for. Exits with 1 when something is left in a store.
+These requests erase: DELETE /directories/DIRECTORY/persons/PERSON, /faces/FACE_ID, /images/IMAGE_ID,
+/directories/DIRECTORY. Images that are still being processed are waited for.
 """
-COMPACTED_S = 3_600.0  # a superseded record of a compacted topic is gone after so long
-UPLOADING_S = 900.0  # the event of a picture that was put so long ago is there, or will never be
-HANDLED_S = 60.0  # what is on its way gets so long, and STUCK_S as long as nothing goes on
-STUCK_S = 10.0
+COMPACTED_S = 3_600.0  # after so long a superseded record of a compacted topic is gone
+UPLOADING_S = 900.0  # after so long the event of a stored picture exists, or never will
+HANDLED_S = 60.0  # how long to wait for images in the topics
+STUCK_S = 10.0  # and how long without any progress
+
+SOME_KEYS = 5  # printed of each store; --json has all
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("erase", help="verify that what was erased is gone")
+    parser = commands.add_parser(
+        "erase", help="verify that what was erased is gone", description="Verify that what was erased is gone."
+    )
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     verifying = subcommands.add_parser(
         "verify",
@@ -49,19 +56,20 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_flags(verifying, ("log", "objects", "vectors", "data", "keep_probes"))
+    verifying.add_argument("--json", action="store_true", help="one JSON object, with the keys of everything left")
+    add_settings(verifying, (*STORES, "keep_probes"))
     verifying.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
-    return asyncio.run(_run(arguments))
+    log_warnings_only()
+    return run_interruptibly(_run(arguments))
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is left, by store; the topics that tell of it; and pictures whose event is not there, so that no stage will
-    meet them: `unannounced` for good, `uploading` maybe only by now.
+    """left: what is left, by store. in_topics: the records that tell of it. unannounced: pictures without an event, so
+    that no stage will handle them. uploading: pictures whose event may still come.
     """
 
     left: dict[str, list[str]]
@@ -73,7 +81,7 @@ class Found:
 async def _run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     retention = {it.name: it.retention_s or COMPACTED_S for it in topics(settings.keep_probes)}
-    async with open_stores(settings) as stores, followed(stores.log) as state:
+    async with open_stores(settings) as stores, follow_state(stores.log) as state:
         taken_back = await delete_leftovers(stores.log, stores.objects, state.erasures)
         found = await _look(stores, state, retention[IMAGES_RECEIVED])
         if any(found.left.values()):
@@ -81,21 +89,11 @@ async def _run(arguments: argparse.Namespace) -> int:
             await state.erasures.refresh()
             found = await _look(stores, state, retention[IMAGES_RECEIVED])
         await stores.objects.delete(found.unannounced)
-    if taken_back:
-        print(f"{taken_back} faces that a suspended process had written were deleted from {FACES_LEARNED.name}")
-    if found.unannounced:
-        print(f"{len(found.unannounced)} pictures of uploads that were never acknowledged were deleted")
-    if found.uploading:
-        print(
-            f"{len(found.uploading)} pictures whose upload may be under way, or was never acknowledged: look again later"
-        )
-    for store, keys in found.left.items():
-        print(f"{store}: {len(keys)} left: {', '.join(keys[:5])}" if keys else f"{store}: nothing left")
-    for topic, it in found.in_topics.items():
-        goes = datetime.fromtimestamp(max(it.last / 1000 + retention[topic], time.time()), UTC).strftime(
-            "%Y-%m-%d %H:%M UTC"
-        )
-        print(f"{topic}: {it.records} records, gone by {goes}" if it.records else f"{topic}: nothing left")
+    gone_by = {topic: _gone_by(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
+    if arguments.json:
+        _print_json(found, taken_back, gone_by)
+    else:
+        _print_lines(found, taken_back, gone_by)
     if any(found.left.values()):
         print(
             "what is left in a store was erased and is there again: this is a defect, please report it", file=sys.stderr
@@ -104,7 +102,43 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _look(stores: Stores, state: State, kept_s: float) -> Found:
+def _gone_by(found: InTopic, retention_s: float) -> datetime:
+    return datetime.fromtimestamp(max(found.last / 1000 + retention_s, time.time()), UTC)
+
+
+def _print_json(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> None:
+    topics = {
+        topic: {"records": it.records, "gone_by": gone_by[topic].isoformat(timespec="seconds") if it.records else None}
+        for topic, it in found.in_topics.items()
+    }
+    line = {
+        "stores": found.left,
+        "topics": topics,
+        "taken_back": taken_back,
+        "deleted": found.unannounced,
+        "uploading": found.uploading,
+    }
+    print(json.dumps(line))
+
+
+def _print_lines(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> None:
+    if taken_back:
+        print(f"{taken_back} faces that a worker had published too late were taken back from {FACES_LEARNED}")
+    if found.unannounced:
+        print(f"{len(found.unannounced)} pictures of uploads that were never acknowledged were deleted")
+    if found.uploading:
+        print(f"{len(found.uploading)} pictures of uploads that may still be under way: verify again later")
+    for store, keys in found.left.items():
+        some = ", ".join(map(printable, keys[:SOME_KEYS])) + (" …" if len(keys) > SOME_KEYS else "")
+        print(f"{store}: {len(keys)} left: {some}" if keys else f"{store}: nothing left")
+    for topic, it in found.in_topics.items():
+        if it.records:
+            print(f"{topic}: {it.records} records, gone by {gone_by[topic]:%Y-%m-%d %H:%M UTC}")
+        else:
+            print(f"{topic}: nothing left")
+
+
+async def _look(stores: Stores, state: SystemState, kept_s: float) -> Found:
     """kept_s: how long events are kept."""
     pictures = await pictures_left(stores.objects, state.erasures)
     left = {
@@ -113,7 +147,7 @@ async def _look(stores: Stores, state: State, kept_s: float) -> Found:
     }
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
     in_topics = {topic: await in_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED}
-    # a picture is put before its event: that may have come after the erasure
+    # a picture is stored before its event, which may be later than the erasure
     pictures = [it for it in pictures if announced[it.image_id] is not False]
     unannounced = [it for it in pictures if _is_unannounced(it, announced, kept_s)]
     left["objects"] = [it.key for it in pictures if it not in unannounced]
@@ -127,13 +161,13 @@ async def _look(stores: Stores, state: State, kept_s: float) -> Found:
 
 
 def _is_unannounced(picture: StoredPicture, announced: dict[str, bool | None], kept_s: float) -> bool:
-    """Whether there never was an event of it: the upload ended before that, and its caller was told so."""
+    """Whether it never had an event: its upload failed before that, and the caller got an error."""
     is_crop = picture.key.startswith(CROPS)
     return announced[picture.image_id] is None and not is_crop and picture.put_at > time.time() - kept_s + UPLOADING_S
 
 
 async def _handled(log: EventLog) -> None:
-    """Returns when all is handled that is in the topics by now, or nothing goes on."""
+    """Returns when everything that is in the topics now has been handled, or there is no progress."""
     pairs = [(group, topic) for group, topics in GROUPS.items() for topic in topics]
     ends = {topic: await log.end_offsets(topic) for _, topic in pairs}
     deadline, stuck_at, before = time.monotonic() + HANDLED_S, time.monotonic() + STUCK_S, -1

@@ -1,19 +1,19 @@
-"""`facestream export`: a directory into one file."""
+"""`facestream export`: writes a directory into one file."""
 
 import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from backends.log import Record, partition_of
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
-from facestream.progress import counted
-from facestream.runtime.state import State, followed
+from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import SystemState, follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
 from schemas.faces import encoded_vector
 from schemas.ids import original_key
@@ -23,39 +23,46 @@ from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import FACES_LEARNED
 
 DESCRIPTION = """\
-Write a directory into one file: people, portraits, crops, and the vectors of every generation in use. `facestream import` reads
-it, here or in another installation. It holds pictures of people: keep it as safe as those.
+Write a directory into one file: people, portraits, crops, and the vectors of every generation in use.
+`facestream import` reads the file, here or in another installation. It contains pictures of people: store it as
+safely as those.
 """
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("export", help="write a directory into a file", description=DESCRIPTION)
-    parser.add_argument("file", metavar="FILE.tar", type=Path)
-    parser.add_argument("--directory", required=True)
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to write")
+    parser.add_argument(
+        "--directory",
+        required=True,
+        metavar="D",
+        type=checked("--directory", normalised),
+        help="the directory to write",
+    )
+    add_settings(parser, STORES)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
-    return asyncio.run(_run(arguments))
+    log_warnings_only()
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    directory = normalised(arguments.directory)
-    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+    directory = arguments.directory
+    async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         learned = await _learned(stores, directory)
         if not learned:
             raise NotFound(f"directory '{directory}' has no faces")
         vectors = await _vectors(stores, state, directory)
         head = GalleryHead(directory=directory, generations=sorted(vectors), faces=len(learned))
-        left_out = 0
-        with GalleryWriter(arguments.file, head) as file, counted("exported", len(learned)) as tell:
+        erased = 0
+        with GalleryWriter(arguments.file, head) as file, progress_bar("exported", len(learned)) as advance:
             for face in learned.values():
                 try:
                     crop = (await stores.objects.get(face.crop.object_key)).data
                 except ObjectMissing:  # erased a moment ago
-                    left_out += 1
+                    erased += 1
                     continue
                 exported = ExportedFace(
                     person=face.person,
@@ -69,13 +76,13 @@ async def _run(arguments: argparse.Namespace) -> int:
                 )
                 original = await _original(stores, face.image_id)
                 await asyncio.to_thread(file.add, FaceWithPictures(face=exported, crop=crop, original=original))
-                tell(1)
-    print(f"{len(learned) - left_out} faces of '{directory}' are in {arguments.file}", file=sys.stderr)
+                advance(1)
+    print(f"{len(learned) - erased} faces of '{directory}' are in {arguments.file}", file=sys.stderr)
     return 0
 
 
 async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
-    """What the changelog has of a directory, by its key."""
+    """The faces of a directory in the changelog, by record key."""
     faces: dict[str, FaceLearned] = {}
 
     def take(records: Sequence[Record]) -> None:
@@ -95,8 +102,8 @@ async def _learned(stores: Stores, directory: str) -> dict[str, FaceLearned]:
     return faces
 
 
-async def _vectors(stores: Stores, state: State, directory: str) -> dict[str, dict[str, str]]:
-    """By generation and face_id."""
+async def _vectors(stores: Stores, state: SystemState, directory: str) -> dict[str, dict[str, str]]:
+    """Base64 vectors by generation and face_id."""
     found: dict[str, dict[str, str]] = {}
     for generation in state.generations.live:
         of_one: dict[str, str] = {}

@@ -1,23 +1,22 @@
-"""`facestream import`: a directory out of the file that `facestream export` wrote."""
+"""`facestream import`: reads a directory from a file that `facestream export` wrote."""
 
 import argparse
-import asyncio
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from backends.log import EventLog, NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
-from facestream.progress import counted
-from facestream.runtime.state import followed
+from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import InvalidRequest
 from schemas.faces import Crop, decoded_vector
 from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
@@ -28,37 +27,42 @@ from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED
 
 DESCRIPTION = """\
-Read a directory out of a file of `facestream export`. Faces that are there already stay, so that it can be run again.
-Vectors are used where this installation has their generation; where it has not, `facestream reembed` makes them from
+Read a directory from a file of `facestream export`. Faces that exist already stay, so that it can be run again.
+Vectors are used where this installation has their generation; otherwise `facestream reembed` makes them from
 the crops.
 """
 FACES_PER_APPEND = 64
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("import", help="read a directory out of a file", description=DESCRIPTION)
-    parser.add_argument("file", metavar="FILE.tar", type=Path)
-    parser.add_argument("--directory", help="its name here (default: the one it had)")
-    add_flags(parser, ("log", "objects", "vectors", "data"))
+    parser = commands.add_parser("import", help="read a directory from a file", description=DESCRIPTION)
+    parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to read")
+    parser.add_argument(
+        "--directory",
+        metavar="D",
+        type=checked("--directory", normalised),
+        help="the name of the directory here (default: the name it had)",
+    )
+    add_settings(parser, STORES)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
-    return asyncio.run(_run(arguments))
+    log_warnings_only()
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
     head = read_head(arguments.file)
-    directory = normalised(arguments.directory) if arguments.directory else head.directory
-    async with open_stores(settings_from(arguments)) as stores, followed(stores.log) as state:
+    directory = arguments.directory or head.directory
+    async with open_stores(settings_from(arguments)) as stores, follow_state(stores.log) as state:
         store = GuardedStore(stores.objects, stores.vectors, state.erasures)
         live = {it.name: it.dimension for it in state.generations.live}
-        with counted("imported", head.faces) as tell:
+        with progress_bar("imported", head.faces) as advance:
             faces = read_faces(arguments.file)
             while some := list(islice(faces, FACES_PER_APPEND)):
                 await _import(stores.log, store, some, directory, moved=directory != head.directory, generations=live)
-                tell(len(some))
+                advance(len(some))
         active = state.generations.active.name
     if active not in head.generations:
         print(f"the file has no vectors of '{active}': make them with `facestream reembed {active}`", file=sys.stderr)
@@ -75,8 +79,8 @@ async def _import(
     moved: bool,
     generations: dict[str, int],
 ) -> None:
-    """Stores the pictures, then appends the vectors, then the changelog. moved: to a directory of another name, where
-    the faces get other ids. Raises Erased where one is erased meanwhile.
+    """Writes pictures first, then vectors, then the changelog. moved: the directory has another name here, and its
+    faces and images other ids. Raises Erased where one is erased meanwhile.
     """
     now = int(time.time() * 1000)
     vectors: dict[str, list[ReembeddedFace]] = {}

@@ -5,39 +5,45 @@ import asyncio
 import sys
 from typing import Any
 
-from facestream.commands.keys import new_key
-from facestream.runtime.stores import Stores, create, open_stores, patiently
-from facestream.settings_flags import add_flags, settings_from
+from facestream.admin.api_keys import new_key
+from facestream.flags import STORES, add_settings, checked, not_blank, number_from_zero, settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.runtime.stores import Stores, create, open_stores, wait_for_stores
 from schemas.errors import ConfigurationError
 
 DESCRIPTION = """\
-Create topics, bucket, keyspace and tables; what is there already stays. Run it once before the roles, and again after an update.
-Several may run at once.
+Create topics, bucket, keyspace and tables; those that exist stay. Run it once before the roles, and again after
+an update. Several may run at once.
 """
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("init", help="create topics, bucket and tables", description=DESCRIPTION)
     parser.add_argument(
-        "--wait", metavar="SECONDS", type=float, default=60.0, help="for servers that are not up yet (default: 60)"
+        "--wait",
+        metavar="SECONDS",
+        type=checked("--wait", number_from_zero),
+        default=60.0,
+        help="how long to wait for servers that are not up yet (default: 60)",
     )
     parser.add_argument(
-        "--key", action="store_true", help="where no API key exists, make one with the scope admin and print it"
+        "--key", action="store_true", help="where no API key exists, create one with the scope admin and print it"
     )
     parser.add_argument(
         "--bucket-events",
         metavar="TARGET",
         nargs="?",
         const="FACESTREAM",
-        help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM); see"
-        " docs/events.md",
+        type=checked("--bucket-events", not_blank),
+        help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM);"
+        " see docs/events.md",
     )
-    add_flags(parser, ("log", "objects", "vectors", "data", "keep_probes"))
+    add_settings(parser, (*STORES, "keep_probes"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_run(arguments))
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -45,11 +51,11 @@ async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings) as stores:
         try:
             async with asyncio.timeout(arguments.wait):
-                await patiently(stores, asyncio.Event(), create_for=settings.keep_probes)
+                await wait_for_stores(stores, asyncio.Event(), create_for=settings.keep_probes)
         except TimeoutError:
-            await create(stores, settings.keep_probes)  # says what is away
-        print("topics, bucket and tables are there", file=sys.stderr)
-        if arguments.bucket_events:
+            await create(stores, settings.keep_probes)  # its error names the server that is away
+        print("topics, bucket and tables exist", file=sys.stderr)
+        if arguments.bucket_events is not None:
             await _announce_incoming(stores, arguments.bucket_events)
         if arguments.key:
             await _first_key(stores)
@@ -57,7 +63,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _announce_incoming(stores: Stores, target: str) -> None:
-    from backends.s3.objects import S3Objects  # minio: not for who has a folder
+    from backends.s3.objects import S3Objects  # minio: not for a folder
 
     if not isinstance(stores.objects, S3Objects):
         raise ConfigurationError("--bucket-events is for a bucket on MinIO: for a folder there is `facestream watch`")
@@ -70,5 +76,5 @@ async def _first_key(stores: Stores) -> None:
         print("an API key exists already: facestream keys list", file=sys.stderr)
         return
     text = await new_key(stores.vectors, "admin", None)
-    print("the first API key, shown once (scope admin):", file=sys.stderr)
+    print("the first API key, printed once (scope admin):", file=sys.stderr)
     print(text)

@@ -1,14 +1,18 @@
-"""`facestream recognize`: say who is in photos."""
+"""`facestream recognize`: finds the people of a directory in photos."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
-from facestream.client.flags import add_bulk, add_photos, add_service, require_no_bulk
+from facestream.client.flags import add_bulk, add_json, add_photos, add_service, require_no_bulk
+from facestream.flags import checked, not_blank
 from schemas.errors import ConfigurationError
+from schemas.names import normalised
 
 DESCRIPTION = """\
-Say who is in one or more photos: every face with the person it is, or why it is nobody's.
+Recognize the people in one or more photos: every face with the predicted person, or the reason why it has no
+name.
 
   facestream recognize party.jpg --directory demo
   facestream recognize party.jpg --directory demo --draw party-named.jpg
@@ -18,55 +22,63 @@ Or all pictures below a folder:
 
   facestream recognize photos/ --directory demo --report failed.jsonl > answers.jsonl
 
-They wait in a lane of their own, so that others are answered as quickly as before. Cut off, the same command goes on where it was
-and gives all answers, also those from before.
+A folder goes through the bulk lane, so that single requests are answered first. Interrupted, the same command
+continues, and prints all answers, the earlier ones too.
 
-A table on a terminal; on a pipe a line of JSON a photo: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
-Exit code: 0 every photo was answered (also with nobody in it), 1 some were not, 2 the command line or the settings are wrong.
+Prints a table on a terminal, and on a pipe JSON Lines: {"photo": ..., "persons": [...], ...} or {"photo": ...,
+"error": {...}}. Exit code 1: some photos could not be processed; a photo without a face is no failure.
 """
 OPTIONS = {
-    "top": ("N", "candidates a face, 1 to 10 (default: 3)"),
-    "limit": ("N", "most faces a photo, the best scores first"),
-    "min_score": ("S", "leave out faces whose score, the probability that it is a face, is lower"),
-    "min_face": ("PIXELS", "leave out faces that are smaller a side"),
-    "strangers": ("SHARE", "share of strangers that may get a name (default: 0.01); 1 always names the nearest"),
+    "top": ("N", "candidates of each face, 1 to 10 (default: 3)"),
+    "limit": ("N", "most faces of a photo, those with the best scores"),
+    "min_score": ("S", "leave out faces with a lower score, the probability that it is a face"),
+    "min_face": ("PIXELS", "leave out faces with a shorter side"),
+    "strangers": (
+        "SHARE",
+        "false positive identification rate: the share of strangers that get a name (default: 0.01); 1 always names the"
+        " best-matching person",
+    ),
 }
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "recognize",
-        help="say who is in photos",
+        help="recognize the people in photos",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_photos(parser, "PHOTO|FOLDER")
-    parser.add_argument("--directory", required=True, metavar="D", help="whose people to look for")
+    parser.add_argument(
+        "--directory",
+        required=True,
+        metavar="D",
+        type=checked("--directory", normalised),
+        help="the directory whose people to look for",
+    )
     for name, (metavar, text) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
     parser.add_argument(
-        "--detail", choices=("normal", "high"), help="high: find small faces of large photos too, which takes longer"
+        "--detail", choices=("normal", "high"), help="high: also find small faces in large photos, which takes longer"
     )
     parser.add_argument(
         "--draw",
         metavar="OUT",
-        help="draw boxes and names: OUT is the picture to write, for several photos the folder to write them in",
+        type=checked("--draw", not_blank),
+        help="draw boxes and names: OUT is the picture to write, for several photos the folder to write to",
     )
+    add_json(parser)
     add_bulk(parser)
     add_service(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.photos import (
-        checked_name,
-        checked_options,
-        send,
-    )  # aiohttp and rich: not for the other commands
+    from facestream.client.send_photos import checked_options, send  # aiohttp: not for the other commands
 
     fields = checked_options({name: getattr(arguments, name) for name in (*OPTIONS, "detail")})
-    fields["directory"] = checked_name(arguments.directory, "--directory")
-    if len(arguments.photos) == 1 and Path(arguments.photos[0]).is_dir():
+    fields["directory"] = arguments.directory
+    if len(arguments.photos) == 1 and os.path.isdir(arguments.photos[0]):
         if arguments.draw is not None:
             raise ConfigurationError("--draw takes photos, not a folder of them")
         from facestream.client.bulk.uploads import send_bulk

@@ -1,34 +1,53 @@
-"""`facestream recover`: lets a consumer group go on whose committed offsets no longer exist."""
+"""`facestream recover`: lets a consumer group continue whose committed offsets no longer exist."""
 
 import argparse
-import asyncio
+import json
 import sys
 import time
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from backends.log import Committed, Consumer, EventLog, TopicPartition
+from facestream.flags import add_settings, settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
 from schemas.errors import ConfigurationError
 from stream.topics import GROUPS
 
 DESCRIPTION = """\
-A role stops when records were deleted before it had handled them: its committed offset is gone, and going on would skip them in
-silence. This command says how many were lost, and sets the group to the earliest record that is left. Stop the role first.
+A role stops when records were deleted before it had handled them: its committed offset is gone, and continuing
+would skip them silently. This command shows how many were lost and, with --yes, sets the group to the earliest
+record that is left. Stop the role first. Exit code 1: records were lost and nothing was changed.
 """
 JOIN_S = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Offsets of a partition whose committed offset does not exist. lost: the number of records that were deleted
+    unhandled; None where the committed offset lies behind the end, which is that of another log.
+    """
+
+    committed: int
+    earliest: int
+    end: int
+
+    @property
+    def lost(self) -> int | None:
+        return self.earliest - self.committed if self.committed < self.earliest else None
+
+
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("recover", help="go on after records were lost", description=DESCRIPTION)
+    parser = commands.add_parser("recover", help="continue after records were lost", description=DESCRIPTION)
     parser.add_argument("group", choices=sorted(GROUPS), help="the consumer group that its error names")
-    parser.add_argument("--yes", action="store_true", help="do it; without this, only say what was lost")
-    add_flags(parser, ("log", "data"))
+    parser.add_argument("--yes", action="store_true", help="set the group; without this, only show what was lost")
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+    add_settings(parser, ("log", "data"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_run(arguments))
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -36,29 +55,34 @@ async def _run(arguments: argparse.Namespace) -> int:
         topics = GROUPS[arguments.group]
         consumer = await stores.log.consumer(arguments.group, topics, member="recover")
         try:
-            await _all_assigned(stores.log, consumer, topics)
+            await _wait_for_assignment(stores.log, consumer, topics)
             gone = await _gone(stores.log, consumer, topics)
-            for at, (committed, start, end) in sorted(gone.items()):
-                lost = (
-                    f"{start - committed} records lost"
-                    if committed < start
-                    else f"the log ends at {end}: it is another one"
-                )
-                print(f"{at.topic} partition {at.partition}: committed {committed}, earliest {start}: {lost}")
-            if not gone:
-                print("nothing is missing: the group can go on")
-            elif arguments.yes:
-                await consumer.commit({at: Committed(start) for at, (_, start, _) in gone.items()})
-                print(f"{len(gone)} partitions set to their earliest record")
-            else:
-                print("nothing was changed: do it with --yes", file=sys.stderr)
-                return 1
+            if not arguments.json:
+                _print_lines(gone)
+            if arguments.yes and gone:
+                await consumer.commit({at: Committed(it.earliest) for at, it in gone.items()})
         finally:
             await consumer.close()
+    if arguments.json:
+        partitions = [at._asdict() | asdict(it) for at, it in sorted(gone.items())]
+        print(json.dumps({"group": arguments.group, "set": arguments.yes and bool(gone), "partitions": partitions}))
+    elif arguments.yes and gone:
+        print(f"{len(gone)} partitions set to their earliest record")
+    if gone and not arguments.yes:
+        print("nothing was changed: do it with --yes", file=sys.stderr)
+        return 1
     return 0
 
 
-async def _all_assigned(log: EventLog, consumer: Consumer, topics: tuple[str, ...]) -> None:
+def _print_lines(gone: dict[TopicPartition, Gone]) -> None:
+    for at, it in sorted(gone.items()):
+        lost = f"the log ends at {it.end}: it is another log" if it.lost is None else f"{it.lost} records lost"
+        print(f"{at.topic} partition {at.partition}: committed {it.committed}, earliest {it.earliest}: {lost}")
+    if not gone:
+        print("nothing is missing: the group can go on")
+
+
+async def _wait_for_assignment(log: EventLog, consumer: Consumer, topics: tuple[str, ...]) -> None:
     wanted = sum([await log.partitions(topic) for topic in topics])
     deadline = time.monotonic() + JOIN_S
     while len(consumer.assignment) < wanted:
@@ -67,14 +91,12 @@ async def _all_assigned(log: EventLog, consumer: Consumer, topics: tuple[str, ..
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
 
 
-async def _gone(
-    log: EventLog, consumer: Consumer, topics: tuple[str, ...]
-) -> dict[TopicPartition, tuple[int, int, int]]:
-    """Committed, earliest and end offset of the partitions whose committed offset does not exist."""
+async def _gone(log: EventLog, consumer: Consumer, topics: tuple[str, ...]) -> dict[TopicPartition, Gone]:
+    """The partitions whose committed offset does not exist."""
     starts = {topic: await log.start_offsets(topic) for topic in topics}
     ends = {topic: await log.end_offsets(topic) for topic in topics}
     return {
-        at: (it.offset, starts[at.topic][at.partition], ends[at.topic][at.partition])
+        at: Gone(it.offset, starts[at.topic][at.partition], ends[at.topic][at.partition])
         for at, it in consumer.assignment.items()
         if not starts[at.topic][at.partition] <= it.offset <= ends[at.topic][at.partition]
     }

@@ -1,28 +1,29 @@
-"""`facestream redetect`: a generation of another detector, made out of the originals of learned faces."""
+"""`facestream redetect`: makes a generation with another detector, from the originals of learned faces."""
 
 import argparse
-import asyncio
 from typing import Any
 
 from facestream.admin.generation_changes import generation_name, known
-from facestream.commands import reembed
+from facestream.admin.replay import add_replay_flags, replay
 from facestream.config import Settings
-from facestream.runtime.state import followed
+from facestream.flags import settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import settings_from
-from facestream.terminal import quietly
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation
 from stream.generations import Generations, generation_record
 from weights.manifest import manifest
 
 DESCRIPTION = """\
-Find every learned face again in its original, with another detector, and embed it as the active generation does, while the
-service goes on. DETECTOR is one of: {detectors}.
+Find every learned face again in its original, with another detector, and embed it as the active generation
+does, while the service goes on. DETECTOR is one of: {detectors}.
 
-It makes a generation as `facestream reembed` does: new faces are found by both detectors from the first moment on; cut it off,
-start it again, and it goes on. A face that the detector does not find keeps the crop it has, so nobody is lost; the thresholds
-are those of the active generation. When it is complete: facestream models compare OLD NEW, then facestream models activate NEW.
+It makes a generation as `facestream reembed` does: from its start on, both detectors find new faces.
+Interrupted, it continues when it is started again. A face that the detector does not find keeps its crop, so
+that no person is lost. The thresholds are those of the active generation. When it is complete: facestream
+models compare OLD NEW, then facestream models activate NEW.
 """
 
 
@@ -33,32 +34,34 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION.format(detectors=", ".join(manifest().detectors)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("detector", metavar="DETECTOR")
-    parser.add_argument("--name", help="of the generation (default: that of the active one, a dot, and the detector's)")
-    reembed.add_replay_flags(parser)
+    parser.add_argument("detector", metavar="DETECTOR", help="a detector of the list above")
+    parser.add_argument(
+        "--name", help="name of the generation (default: the name of the active one, a dot, and the detector)"
+    )
+    add_replay_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
-    return asyncio.run(_run(settings_from(arguments), arguments.detector, arguments.name, arguments.rate))
+    log_warnings_only()
+    return run_interruptibly(_run(settings_from(arguments), arguments.detector, arguments.name, arguments.rate))
 
 
 async def _run(settings: Settings, detector: str, name: str | None, rate: float) -> int:
     manifest().detector(detector)  # raises NotFound
-    async with open_stores(settings) as stores, followed(stores.log) as state:
+    async with open_stores(settings) as stores, follow_state(stores.log) as state:
         wanted = _wanted(state.generations, detector, name)
         if wanted.name not in {it.name for it in state.generations.all}:
             await stores.log.append([generation_record(wanted)])
-    return await reembed.replay(settings, wanted.name, rate)
+    return await replay(settings, wanted.name, rate)
 
 
 def _wanted(generations: Generations, detector: str, name: str | None) -> Generation:
     """The active generation with another detector, as it would be added. Raises ConfigurationError."""
     active = generations.active
     if active.detector == detector:
-        raise ConfigurationError(f"'{active.name}', which is active, has the detector '{detector}' already")
-    name = generation_name(name or f"{active.name}.{detector}")
+        raise ConfigurationError(f"the active generation '{active.name}' has the detector '{detector}' already")
+    name = generation_name(f"{active.name}.{detector}" if name is None else name)
     if name in {it.name for it in generations.all} | manifest().generations.keys():
         there = known(generations, name)
         if (there.detector, there.embedder, there.mirror) != (detector, active.embedder, active.mirror):

@@ -1,48 +1,22 @@
-"""`facestream reembed`: the replay that makes the vectors of one more generation."""
+"""`facestream reembed`: embeds every learned face with another model."""
 
 import argparse
-import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from backends.urls import scheme_of
-from facestream.admin.generation_changes import as_candidate, complete, faces_missing
-from facestream.config import Settings
-from facestream.progress import counted
-from facestream.runtime.data_folder import locked, serving
-from facestream.runtime.member import member_name
-from facestream.runtime.role_sink import sink_workers
-from facestream.runtime.state import State, followed
-from facestream.runtime.stores import Stores, open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import quietly
-from schemas.errors import Unavailable
-from schemas.generation_records import Generation
-from stream.catch_up import LOOK_EVERY_S, records_left
-from stream.topics import FACES_EMBEDDED, FACES_LEARNED
-from stream.worker import Worker
-
-if TYPE_CHECKING:
-    from processors.stages.reembed import ReembedStage
+from facestream.admin.replay import add_replay_flags, replay
+from facestream.flags import settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.terminal import log_warnings_only
 
 DESCRIPTION = """\
-Embed every learned face with another model, while the service goes on. NAME is a generation of `facestream models list`.
+Embed every learned face with another model, while the service goes on. NAME is a generation of `facestream
+models list`.
 
-From the first moment on every new face is embedded with it too; the faces that are there are read from the stream and embedded
-from their kept crops. Start it on several machines to share the work; cut it off, start it again, and it goes on where it was.
-When it is complete: facestream models compare OLD NAME, then facestream models activate NAME.
+From its start on, every new face is embedded with it too; the faces that exist are read from the stream and
+embedded from their kept crops. Start it on several machines to share the work. Interrupted, it continues when
+it is started again. When it is complete: facestream models compare OLD NAME, then facestream models activate
+NAME.
 """
-IN_FLIGHT = 512
-TOGETHER = 256  # records: after a kill so many are tried together, and they keep several cores busy
-SEQUENCES = IN_FLIGHT // TOGETHER  # of a partition: some are fetched and cut while others are embedded
-# The service goes first where both need the processor. Beside clients at 30 % of what two cores can do, 0, 3, 5 and 10
-# all leave the replay .73 of its rate; their p99 is 396, 211, 142 and 147 ms, without a replay 86.
-NICE = 10
 
 
 def add_parser(commands: Any) -> None:
@@ -57,178 +31,6 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def add_replay_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rate",
-        metavar="FACES",
-        type=float,
-        default=0.0,
-        help="faces a second at most (default: as many as there is room for)",
-    )
-    flags = (
-        "log",
-        "objects",
-        "vectors",
-        "data",
-        "member",
-        "weights",
-        "device",
-        "dtype",
-        "threads",
-        "decoders",
-        "max_pixels",
-    )
-    add_flags(parser, flags)
-
-
 def run(arguments: argparse.Namespace) -> int:
-    quietly()
-    return asyncio.run(replay(settings_from(arguments), arguments.name, arguments.rate))
-
-
-async def replay(settings: Settings, name: str, rate: float) -> int:
-    """Makes the vectors of a generation. Returns the exit code."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    os.nice(NICE)
-    async with open_stores(settings) as stores, followed(stores.log) as state:
-        following = asyncio.create_task(state.run())
-        try:
-            async with _sink_if_nobody_serves(settings, stores, state):
-                generation = await as_candidate(stores.log, state.generations, name)
-                await _replay(settings, stores, state, generation, rate, stop)
-                if stop.is_set():
-                    print(f"stopped: `facestream reembed {name}` goes on from here", file=sys.stderr)
-                    return 130
-                return await _finish(stores, state, generation)
-        finally:
-            following.cancel()
-
-
-async def _replay(
-    settings: Settings, stores: Stores, state: State, generation: Generation, rate: float, stop: asyncio.Event
-) -> None:
-    """Returns when the group has passed the end as of now, and the sink has written what came of it."""
-    ends = await stores.log.end_offsets(FACES_LEARNED.name)
-    async with _worker(settings, stores, state, generation, rate) as (worker, stage):
-        running = asyncio.create_task(worker.run())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await _progress(stores, generation.name, worker.name, FACES_LEARNED.name, ends, (running, stopping))
-        finally:
-            stopping.cancel()
-            worker.stop()
-            await running
-        if stage.not_seen:
-            print(
-                f"{stage.not_seen} faces keep the crop they have: '{generation.detector}' does not find them",
-                file=sys.stderr,
-            )
-    if not stop.is_set():
-        ends = await stores.log.end_offsets(FACES_EMBEDDED)
-        await _progress(stores, "written", "sink", FACES_EMBEDDED, ends, ())
-
-
-async def _progress(
-    stores: Stores, label: str, group: str, topic: str, ends: dict[int, int], until: Sequence[asyncio.Task[Any]]
-) -> None:
-    left = await records_left(stores.log, group, topic, ends)
-    with counted(label, left, always=label != "written") as tell:
-        while left and not any(task.done() for task in until):
-            await asyncio.sleep(LOOK_EVERY_S)
-            with suppress(Unavailable):  # the worker waits for the log as well
-                now = await records_left(stores.log, group, topic, ends)
-                tell(left - now)
-                left = now
-
-
-async def _finish(stores: Stores, state: State, generation: Generation) -> int:
-    missing = await faces_missing(stores.vectors, state.generations.active.name, generation.name)
-    if missing:
-        print(
-            f"{len(missing)} faces of the active generation are not in '{generation.name}', the first: {missing[0]}. Run it again"
-            " for those that were just being learned; others could not be embedded: facestream dead-letters list",
-            file=sys.stderr,
-        )
-        return 1
-    done, reason = await complete(stores, state.generations, generation.name)
-    print(f"'{done.name}' is complete: {done.faces} faces", file=sys.stderr)
-    if done.threshold is None:
-        print(f"it has no threshold and cannot become active yet: {reason}", file=sys.stderr)
-    elif done.calibration is None:
-        print(f"its `probability` will be null: {reason}", file=sys.stderr)
-    return 0
-
-
-@asynccontextmanager
-async def _worker(
-    settings: Settings, stores: Stores, state: State, generation: Generation, rate: float
-) -> AsyncIterator[tuple[Worker, "ReembedStage"]]:
-    from facestream.runtime.role_process import (
-        fetch_embedder,
-        make_detector,
-        no_networks,
-    )  # torch takes a second to import
-    from processors.decoding.pool import DecodePool
-    from processors.embed import CropThreads
-    from processors.inference import Inference
-    from processors.stages.redetect import Redetect
-    from processors.stages.reembed import FACES_PER_FORWARD, ReembedStage
-    from weights.load import choose_device, choose_dtype
-
-    device = choose_device(settings.device)
-    dtype = choose_dtype(device, settings.dtype)
-    async with AsyncExitStack() as stack:
-        # On a CPU one a core, each with one thread: what the service takes of a core holds up that one alone, where a
-        # team of threads would wait for its slowest.
-        cores = settings.threads or len(os.sched_getaffinity(0))
-        count = 1 if device.type == "cuda" else min(cores, IN_FLIGHT // FACES_PER_FORWARD)
-        inferences = [Inference(no_networks(device), cores // count) for _ in range(count)]
-        for inference in inferences:
-            stack.callback(inference.close)
-            embedder = await fetch_embedder(settings, stores.objects, device, dtype, generation)
-            await inference.add_embedder(generation.name, embedder)
-        crop_threads = CropThreads()
-        stack.callback(crop_threads.close)
-        member = settings.member or stack.enter_context(member_name(settings.data, "reembed"))
-
-        async def redetect() -> Redetect:
-            detector = generation.detector
-            await inferences[0].add_detector(detector, partial(make_detector, settings, device, dtype, detector))
-            decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
-            await decoders.start()
-            stack.push_async_callback(decoders.close)
-            return Redetect(detector, stores.objects, decoders, crop_threads, inferences[0])
-
-        stage = ReembedStage(generation, stores.objects, crop_threads, inferences, state.erasures, redetect, rate=rate)
-        worker = Worker(
-            stores.log,
-            stage,
-            [FACES_LEARNED.name],
-            sequence_of=lambda record: str(record.offset // TOGETHER % SEQUENCES),  # order does not count, batches do
-            member=member,
-            max_in_flight=IN_FLIGHT,
-            suspects_together=TOGETHER,
-        )
-        yield worker, stage
-
-
-@asynccontextmanager
-async def _sink_if_nobody_serves(settings: Settings, stores: Stores, state: State) -> AsyncIterator[None]:
-    """On one machine, without a service that runs, this process writes the vectors itself."""
-    embedded = scheme_of(settings.log_url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "sqlite"
-    if not embedded or serving(settings.data) is not None:
-        yield
-        return
-    async with AsyncExitStack() as stack:
-        stack.enter_context(locked(settings.data))
-        member = stack.enter_context(member_name(settings.data, "sink"))
-        workers, _ = sink_workers(settings, stores, state, member)
-        running = [asyncio.create_task(worker.run()) for worker in workers]
-        try:
-            yield
-        finally:
-            for worker in workers:
-                worker.stop()
-            await asyncio.gather(*running)
+    log_warnings_only()
+    return run_interruptibly(replay(settings_from(arguments), arguments.name, arguments.rate))

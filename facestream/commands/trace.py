@@ -1,7 +1,7 @@
-"""`facestream trace`: the way of one image through the topics."""
+"""`facestream trace`: the records of one image in every topic, with their times."""
 
 import argparse
-import asyncio
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backends.log import EventLog, Record, partition_of
-from facestream.progress import counted
+from facestream.flags import add_settings, settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import shown
+from facestream.terminal import printable
 from schemas.answers import Problem
 from schemas.cloudevents import image_received
 from schemas.errors import InvalidRequest, UnreadableRecord
@@ -44,8 +45,9 @@ from stream.topics import (
 )
 
 DESCRIPTION = """\
-Print the way of an image: each record that it left in a topic, with the time, what became of it, and how long each step took.
-Reads the topics as far as they are kept; the roles' logs carry the same image_id.
+Print the records of an image in every topic: time, milliseconds since the record before, topic,
+partition/offset, and what the record says. Records past their retention are missing. The roles' logs have the
+same image_id.
 """
 
 
@@ -56,32 +58,33 @@ class Step:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("trace", help="the way of one image through the topics", description=DESCRIPTION)
-    parser.add_argument("image_id", metavar="IMAGE_ID", help="as every answer has it")
-    add_flags(parser, ("log", "data"))
+    parser = commands.add_parser("trace", help="show the records of one image in every topic", description=DESCRIPTION)
+    parser.add_argument("image_id", metavar="IMAGE_ID", help='the "image_id" of an answer')
+    parser.add_argument("--json", action="store_true", help="JSON Lines")
+    add_settings(parser, ("log", "data"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     if not is_image_id(arguments.image_id):
-        raise InvalidRequest(f"'{arguments.image_id}' is no image_id: an answer has it as \"image_id\"")
-    return asyncio.run(_run(arguments))
+        raise InvalidRequest(f"'{arguments.image_id}' is no image_id: answers have it as \"image_id\"")
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings_from(arguments)) as stores:
-        steps = await way_of(stores.log, arguments.image_id)
-    for line in lines(steps):
+        steps = await trace_image(stores.log, arguments.image_id)
+    for line in _json_lines(steps) if arguments.json else _text_lines(steps):
         print(line)
     if not steps:
         print(
-            f"no topic knows {arguments.image_id}: it never was, or its records are past their retention",
+            f"no topic knows {arguments.image_id}: there is no such image, or its records are past their retention",
             file=sys.stderr,
         )
     return 0 if steps else 1
 
 
-async def way_of(log: EventLog, image_id: str) -> list[Step]:
+async def trace_image(log: EventLog, image_id: str) -> list[Step]:
     """The records of an image, in the order of their append times."""
     found: list[Record] = []
     for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
@@ -91,29 +94,45 @@ async def way_of(log: EventLog, image_id: str) -> list[Step]:
         found += await _of_image(log, topic, image_id, (received.directory or "") if received else None)
     found += await _of_image(log, RESULTS, image_id, (received.reply_to or image_id) if received else None)
     found.sort(key=lambda record: record.timestamp)
-    return [Step(record, _told(record)) for record in found]
+    return [Step(record, _described(record)) for record in found]
 
 
-def lines(steps: Sequence[Step]) -> Iterator[str]:
+def _text_lines(steps: Sequence[Step]) -> Iterator[str]:
     before = steps[0].record.timestamp if steps else 0
     for step in steps:
         at = step.record
-        place = f"{at.topic} {at.partition}/{at.offset}"
-        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {place:<32}  {shown(step.text)}"
+        position = f"{at.topic} {at.partition}/{at.offset}"
+        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {position:<32}  {printable(step.text)}"
+        before = at.timestamp
+
+
+def _json_lines(steps: Sequence[Step]) -> Iterator[str]:
+    before = steps[0].record.timestamp if steps else 0
+    for step in steps:
+        at = step.record
+        line = {
+            "time": _clock(at.timestamp),
+            "after_ms": at.timestamp - before,
+            "topic": at.topic,
+            "partition": at.partition,
+            "offset": at.offset,
+            "text": step.text,
+        }
+        yield json.dumps(line)
         before = at.timestamp
 
 
 async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
-    """The records under that key in the partition of `partition_key`, in all where that is None."""
+    """The records with that key in the partition of `partition_key`, in all partitions where it is None."""
     count = await log.partitions(topic)
     wanted = await offset_ranges(
         log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)]
     )
     found: list[Record] = []
-    with counted(topic, sum(end - start for start, end in wanted.values()), always=False) as done:
+    with progress_bar(topic, sum(end - start for start, end in wanted.values()), always=False) as advance:
 
         def take(records: Sequence[Record]) -> None:
-            done(len(records))
+            advance(len(records))
             found.extend(record for record in records if record.key == image_id)
 
         await read_ranges(log, topic, wanted, take)
@@ -135,14 +154,14 @@ def _event(record: Record) -> EventRecord | None:
 
 
 def _image(event: EventRecord | None) -> ImageReceived | None:
-    """The image, where a record has it: that of a dead letter is kept longest."""
+    """The image, where the record has it. A dead letter is kept longest."""
     if isinstance(event, DeadLetter):
         return event.event
     return event if isinstance(event, ImageReceived) else None
 
 
-def _told(record: Record) -> str:
-    """One line on what a record says."""
+def _described(record: Record) -> str:
+    """What the record says, in one line."""
     match _event(record):
         case ImageReceived() as event:
             directory = "" if event.directory is None else f", directory '{event.directory}'"
@@ -154,8 +173,8 @@ def _told(record: Record) -> str:
         case FacesReembedded() as event:
             return f"faces in generation {event.generation}: {len(event.faces)}"
         case EraseRequested() as event:
-            whom = event.erased_image_id or event.face_id or event.person
-            return f"to erase {whom or 'everybody'}, directory '{event.directory}'"
+            what = event.erased_image_id or event.face_id or event.person
+            return f"to erase {what or 'everybody'}, directory '{event.directory}'"
         case Answer() as event:
             said = event.body.code if isinstance(event.body, Problem) else event.body.status
             return f"answered {event.status} {said}"

@@ -3,25 +3,26 @@
 import argparse
 from typing import Any
 
+from facestream.flags import add_settings, settings_from
 from facestream.runtime.data_folder import locked
-from facestream.settings_flags import add_flags, settings_from
 
 DESCRIPTION = """\
-Serve everything in one process: the HTTP service, a processor and a sink. Without further settings on an embedded log and
-embedded stores in the data folder; with --log, --objects and --vectors on Kafka, S3 and Cassandra, in any mix. SIGTERM or Ctrl-C
-drains: what was accepted is answered, or safely on the log.
+Serve everything in one process: the HTTP service, a processor and a sink. By default the log and the stores are
+files in the data folder; --log, --objects and --vectors choose Kafka, S3 and Cassandra, in any mix. SIGTERM or
+Ctrl-C drains: every accepted image is answered, or is safe on the log.
 """
 
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("up", help="serve everything in one process", description=DESCRIPTION)
-    add_flags(parser)
+    add_settings(parser)
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.runtime.running import run_roles  # what it needs takes time to import: not for the other commands
-    from facestream.runtime.system import ALL
+    # their imports take time: not for the other commands
+    from facestream.runtime.run_roles import run_roles
+    from facestream.runtime.serve import ALL
 
     settings = settings_from(arguments)
     with locked(settings.data) as announce:

@@ -1,10 +1,10 @@
-"""`facestream watch`: a folder does what a bucket does, what is put into it is learned or recognized."""
+"""`facestream watch`: learns and recognizes the pictures that are put into a folder, as a bucket does it."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from facestream.client.flags import add_service
+from facestream.client.flags import add_json, add_service
+from facestream.flags import checked, path
 
 DESCRIPTION = """\
 Watch a folder: pictures that are put there, or changed, are learned or recognized, until Ctrl-C.
@@ -12,10 +12,11 @@ Watch a folder: pictures that are put there, or changed, are learned or recogniz
   FOLDER/DIRECTORY/learn/PERSON/…    are learned
   FOLDER/DIRECTORY/recognize/…       are recognized
 
-They wait in a lane of their own, so that others are answered as before; the files stay. Started again, it goes on with what is
-new.
+The pictures wait in the bulk lane, so that single requests are answered first; the files stay where they are.
+Started again, it goes on with what is new.
 
-A line for each picture; on a pipe of JSON: {"photo": ..., "persons": [...], ...} or {"photo": ..., "error": {...}}.
+It prints a line for each picture; on a pipe as JSON: {"photo": ..., "persons": [...], ...} or {"photo": ...,
+"error": {...}}.
 """
 
 
@@ -26,7 +27,8 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=checked("FOLDER", path), help="the folder to watch")
+    add_json(parser)
     add_service(parser)
     parser.set_defaults(run=run)
 

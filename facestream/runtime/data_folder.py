@@ -1,5 +1,5 @@
-"""The lock on the data folder: one process serves an embedded installation, and says where, so that the command line
-finds it.
+"""The data folder and its lock: one process serves an embedded installation, and writes its URL into the lock file,
+where the other commands find it.
 """
 
 import fcntl
@@ -12,21 +12,27 @@ from pathlib import Path
 from schemas.errors import ConfigurationError
 
 LOCK = "facestream.lock"
-PATIENCE_S = 1.0  # somebody who only asks who is serving holds the lock for an instant
+LOCK_WAIT_S = 1.0  # a process that only asks who is serving holds the lock for an instant
+
+
+def make_data_folder(data: Path) -> None:
+    """Raises ConfigurationError."""
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(data, error) from None
 
 
 @contextmanager
 def locked(data: Path) -> Iterator[Callable[[str], None]]:
-    """Holds the folder's lock; gives a function that writes the URL into it. Raises ConfigurationError when another
+    """Holds the folder's lock; yields a function that writes the URL into it. Raises ConfigurationError when another
     process holds it, or the folder cannot be used.
     """
+    make_data_folder(data)
     try:
-        data.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise ConfigurationError(
-            f"the data folder {data} cannot be used: {error.strerror}: choose another with --data"
-        ) from None
+        raise _unusable(data, error) from None
 
     def announce(url: str) -> None:
         os.ftruncate(descriptor, 0)
@@ -42,7 +48,7 @@ def locked(data: Path) -> Iterator[Callable[[str], None]]:
 
 
 def serving(data: Path) -> str | None:
-    """The URL of the process that holds the folder's lock; "" while it starts, None where nobody holds it."""
+    """The URL of the process that holds the folder's lock; "" while it starts, None where no process holds it."""
     with suppress(OSError), open(data / LOCK, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -52,7 +58,7 @@ def serving(data: Path) -> str | None:
 
 
 def _lock(descriptor: int, data: Path) -> None:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + LOCK_WAIT_S
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -64,3 +70,7 @@ def _lock(descriptor: int, data: Path) -> None:
                     "stop that one, or choose another folder with --data"
                 ) from None
             time.sleep(0.05)
+
+
+def _unusable(data: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"the data folder {data} cannot be used: {error.strerror}: choose another with --data")

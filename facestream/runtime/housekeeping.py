@@ -1,4 +1,4 @@
-"""Sweeps the stores now and then: retention and compaction of the log, expired answers, pictures that nobody needs."""
+"""Periodic cleaning: retention and compaction of the log, expired answers, pictures that are no longer needed."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ import structlog
 from backends.log import EventLog
 from backends.objects import ObjectDeleter
 from backends.vectors import EXPIRED_KEPT_S, VectorDeleter
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.errors import FacestreamError
 from schemas.ids import crop_key, face_id_learned
 from schemas.object_metadata import ObjectMetadata
@@ -21,14 +21,14 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
-# A portrait that is older than the first was learned, or was given up and is no dead letter any more. One that is older
-# than the second was looked at before.
+# After 15 days an image to be learned has been learned, or it has failed and its dead letter is gone. Images that are
+# older than 22 days were checked on an earlier day.
 DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
 
 
 class Housekeeping:
-    """`keep_probes` in days. With 0 the stage `answers` deletes pictures at once, and this sweeps what a crash left
-    behind. Of several sinks only the one for which `is_mine` holds sweeps.
+    """keep_probes: days. With 0 the stage of the answers deletes pictures at once, and this deletes what a crash left.
+    is_mine: whether this process cleans; of several sinks only one does.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Housekeeping:
         log_: EventLog,
         objects: ObjectDeleter,
         vectors: VectorDeleter,
-        state: State,
+        state: SystemState,
         keep_probes: float,
         *,
         is_mine: Callable[[], bool] = lambda: True,
@@ -70,7 +70,7 @@ class Housekeeping:
                 yield info.key
 
     async def _not_learned(self) -> AsyncIterator[str]:
-        """The pictures of images that were to be learned and were not: without an event, or given up."""
+        """The objects of images that were to be learned and were not: they have no event, or they failed."""
         async for info in self._objects.list("originals/"):
             if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
                 image_id = info.key.removeprefix("originals/")
@@ -85,7 +85,7 @@ class Housekeeping:
         crop = ObjectMetadata.decoded(stored)
         if crop.directory is None or crop.person is None:
             return True  # it does not say whose it is: nothing is deleted without knowing
-        for generation in self._state.generations.live:  # one that was made active by force may lack faces
+        for generation in self._state.generations.live:  # one that was activated by force may lack faces
             faces = await self._vectors.faces(crop.directory, generation.name, crop.person)
             if any(it.image_id == image_id for it in faces):
                 return True

@@ -1,4 +1,4 @@
-"""Where services listen: addresses, sockets, and who may reach them."""
+"""The addresses that services listen on: parsing them, opening their sockets, and whether others can reach them."""
 
 import ipaddress
 import socket
@@ -7,17 +7,18 @@ from schemas.errors import ConfigurationError
 
 
 def listening_socket(listen: str, setting: str = "listen") -> socket.socket:
-    """listen: address:port, port 0 is a free one. setting: that says so. Raises ConfigurationError when it cannot be
-    used.
+    """listen: address:port, where port 0 is any free one. setting: where the address comes from, for the message.
+    Raises ConfigurationError when the address cannot be used.
     """
     host, port = host_and_port(listen, setting)
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
         )
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host with a label that is empty or too long
         raise ConfigurationError(
-            f"cannot listen on {listen}: {error.strerror}: choose another with --{setting} or FACESTREAM_{setting.upper()}"
+            f"cannot listen on {listen}: {getattr(error, 'strerror', None) or 'no such host'}: choose another address"
+            f" with --{setting} or FACESTREAM_{setting.upper()}"
         ) from None
 
 
@@ -28,7 +29,7 @@ def url_of(sock: socket.socket) -> str:
 
 def host_and_port(listen: str, setting: str = "listen") -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    if not host or not (port.isdecimal() and port.isascii() and len(port) <= 5) or int(port) > 65535:
         raise ConfigurationError(
             f"FACESTREAM_{setting.upper()} is '{listen}': write address:port, for example 127.0.0.1:8080"
         )

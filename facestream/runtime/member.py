@@ -1,4 +1,4 @@
-"""The name of this process in its consumer groups: stable, so that one that is started again takes its old place."""
+"""The member name of this process in its consumer groups: stable, so that a restarted process gets its place back."""
 
 import fcntl
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def member_name(data: Path, role: str) -> Iterator[str]:
-    """<host>-<role>-<n>: n is the first number that no other living process of this role and data folder has."""
+    """Yields <host>-<role>-<n>, n the first number that no other living process of this role and data folder has."""
     folder = data / "members"
     folder.mkdir(parents=True, exist_ok=True)
     for number in count():

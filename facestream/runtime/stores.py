@@ -12,6 +12,7 @@ from backends.objects import ObjectStore
 from backends.open import open_log, open_objects, open_vectors
 from backends.vectors import VectorStore
 from facestream.config import Settings
+from facestream.runtime.data_folder import make_data_folder
 from schemas.errors import Unavailable
 from stream.generations import active_record, generation_record
 from stream.topics import MODELS, TOPICS, topics
@@ -19,7 +20,7 @@ from weights.manifest import manifest
 
 log = structlog.get_logger(__name__)
 
-AWAY_S = 2.0
+RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,9 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """Raises ConfigurationError where a URL or the data folder cannot be used."""
+    make_data_folder(settings.data)
     async with AsyncExitStack() as stack:
-        settings.data.mkdir(parents=True, exist_ok=True)
         log_ = open_log(settings.log_url)
         stack.push_async_callback(log_.close)
         objects = open_objects(settings.objects_url)
@@ -54,9 +56,11 @@ async def create(stores: Stores, keep_probes: float = 7.0) -> None:
         await stores.log.append([generation_record(first), active_record(first.name)])
 
 
-async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
-    """Waits until all stores are there, or `stop` is set: a server may not be up yet. Creates what is missing for a
-    system that keeps probes for `create_for` days; with None somebody else creates it. Raises TopicMismatch.
+async def wait_for_stores(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
+    """Returns when topics, bucket and tables are there, or `stop` is set; waits for servers that are not up yet.
+
+    create_for: creates what is missing, for a system that keeps probes for so many days; None creates nothing. Raises
+    TopicMismatch.
     """
     while not stop.is_set():
         try:
@@ -70,6 +74,6 @@ async def patiently(stores: Stores, stop: asyncio.Event, *, create_for: float | 
         except Unavailable as error:
             log.warning("waiting for the stores", reason=error.message)
             try:
-                await asyncio.wait_for(stop.wait(), AWAY_S)
+                await asyncio.wait_for(stop.wait(), RETRY_S)
             except TimeoutError:
                 continue

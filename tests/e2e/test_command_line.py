@@ -1,4 +1,4 @@
-"""`facestream learn` and `recognize` as processes, with a running service and without one."""
+"""`facestream learn` and `recognize` as processes: with a service, and serving themselves without one."""
 
 import fcntl
 import json
@@ -123,6 +123,9 @@ def test_a_table_on_a_terminal_and_progress_of_many(
     assert len(re.findall(r"both\.jpg +\d +Joe +100% +[01]\.\d{4} +\d+,\d+,\d+,\d+", seen)) == 6
     assert len(re.findall(r"both\.jpg +\d +\? +\d+% +0\.\d{4} +\d+,\d+,\d+,\d+ +below-threshold", seen)) == 6
     assert re.search(r"recognize .*5/6", seen)
+    code, seen = on_terminal(serving.data, "recognize", both, "--directory", "cli-table", "--json")
+    assert code == 0
+    assert json.loads(seen)["photo"] == str(both)
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_a_closed_pipe_ends_it_quietly(serving: Serving, photos: Path) -> None:
 def test_without_a_service_commands_serve_themselves_in_turn(
     tmp_path: Path, weights_folder: Path, photos: Path
 ) -> None:
-    """The second waits for the first. A command on the data folder itself needs no key, although one exists."""
+    """The second waits until the first has ended. The owner of the data folder needs no key, although one exists."""
     data = tmp_path / "data"
     assert facestream(data, "keys", "create", "--scope", "recognize", "--directory", "elsewhere").returncode == 0
     settings = environment(data, FACESTREAM_WEIGHTS=str(weights_folder), FACESTREAM_LISTEN="0.0.0.0:80")

@@ -1,5 +1,5 @@
-"""A group whose next records were deleted stops its role, and goes on after `facestream recover`; and `facestream
-init`.
+"""A group whose next records were deleted stops its role, and continues after `facestream recover`; and
+`facestream init`.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 async def committed_then_deleted(path: Path) -> None:
-    """Ten records, four of them handled, lie for more than a week; two more come."""
+    """Ten records, four of them handled, are kept for more than a week; two more are appended."""
     log = SqliteLog(path, clock=lambda: time.time() - WEEK_S - 60)
     await log.append([NewRecord(FACES_EMBEDDED, f"old-{number}", b"", "acme") for number in range(10)])
     consumer = await log.consumer("sink", [FACES_EMBEDDED], member="one")

@@ -20,7 +20,7 @@ import pytest
 from backends.log import partition_of
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
-from facestream.commands.trace import way_of
+from facestream.commands.trace import trace_image
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, PARTITIONS
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
@@ -110,7 +110,7 @@ async def test_what_one_replica_learned_another_recognizes(
     after = [await handled(session, roles.running[name]) for name in ("sink-a", "sink-b")]
     assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2]  # each sink has its directories
     log = SqliteLog(roles.data / "log.db")
-    topics = [step.record.topic for step in await way_of(log, learned["image_id"])]
+    topics = [step.record.topic for step in await trace_image(log, learned["image_id"])]
     await log.close()
     assert topics == ["images.received", "faces.detected", "faces.embedded", "faces.learned", "results"]
 

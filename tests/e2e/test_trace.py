@@ -1,5 +1,6 @@
 """`facestream trace` follows one image through the topics."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,15 +15,15 @@ from tests.e2e.conftest import Client
 STEP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00  +[+-][\d,]+ ms  (\S+) (\d+)/(\d+) +(\S.*)$")
 
 
-def trace(data: Path, image_id: str) -> subprocess.CompletedProcess[str]:
+def trace(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
     environment |= {"FACESTREAM_DATA": str(data)}
-    command = [sys.executable, "-m", "facestream.cli", "trace", image_id]
+    command = [sys.executable, "-m", "facestream.cli", "trace", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def steps(data: Path, image_id: str) -> list[tuple[str, str]]:
-    """The topics that an image passed, and the line about each."""
+    """The topics that have a record of an image, and the text of each."""
     done = trace(data, image_id)
     assert (done.returncode, done.stderr) == (0, "")
     found = [STEP.match(line) for line in done.stdout.splitlines()]
@@ -44,6 +45,9 @@ async def test_the_way_of_what_was_learned_recognized_and_refused(
         ("faces.learned", "in the gallery"),
         ("results", "answered 201 OK"),
     ]
+    listed = [json.loads(line) for line in trace(serving.data, learned, "--json").stdout.splitlines()]
+    assert [(it["topic"], it["text"]) for it in listed] == steps(serving.data, learned)
+    assert listed[0]["after_ms"] == 0
     recognized = await sent("/recognize", "obama2.jpg", directory="trace é")
     assert steps(serving.data, recognized) == [
         ("images.received", f"accepted to recognize, directory 'trace é', image/jpeg, probes/{recognized}"),

@@ -20,7 +20,7 @@ from tests.e2e.test_command_line import COMMAND, environment
 
 @contextmanager
 def watching(data: Path, folder: Path, state: Path) -> Iterator[subprocess.Popen[str]]:
-    """`facestream watch` on a folder; ended by Ctrl-C."""
+    """Yields a process that watches the folder; Ctrl-C ends it."""
     process = subprocess.Popen(
         [*COMMAND, "watch", str(folder)],
         env=environment(data, XDG_STATE_HOME=str(state)),

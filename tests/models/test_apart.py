@@ -18,7 +18,7 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
 from processors.embed import CropThreads
@@ -109,7 +109,12 @@ def appended(record: NewRecord) -> Record:
 
 @pytest.fixture
 async def stages(
-    tmp_path: Path, log: SqliteLog, state: State, centerface: nn.Module, embedder: TorchEmbedder, resnet29: nn.Module
+    tmp_path: Path,
+    log: SqliteLog,
+    state: SystemState,
+    centerface: nn.Module,
+    embedder: TorchEmbedder,
+    resnet29: nn.Module,
 ) -> AsyncIterator[Stages]:
     """The default generation is active, the other shipped one a candidate."""
     await log.append([generation_record(manifest().generation(CANDIDATE).model_copy(update={"state": "candidate"}))])
@@ -208,7 +213,7 @@ async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photo
 
 
 async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_sees_it(
-    stages: Stages, log: SqliteLog, state: State, photos: Path
+    stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     await announce_redetected(log, state)
     fused, detected, apart = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
@@ -222,7 +227,7 @@ async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_
     assert fused.models.detector == "centerface"
 
 
-async def announce_redetected(log: SqliteLog, state: State) -> Generation:
+async def announce_redetected(log: SqliteLog, state: SystemState) -> Generation:
     """Announces the active generation with another detector, as a candidate."""
     update = {"name": REDETECTED, "state": "candidate", "detector": "centerface-mirror"}
     generation = manifest().generation(ACTIVE).model_copy(update=update)
@@ -233,7 +238,7 @@ async def announce_redetected(log: SqliteLog, state: State) -> Generation:
 
 @pytest.mark.parametrize("name", ["obama.jpg", "large.jpg"])
 async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
-    stages: Stages, log: SqliteLog, state: State, photos: Path, name: str
+    stages: Stages, log: SqliteLog, state: SystemState, photos: Path, name: str
 ) -> None:
     """Where that detector does not find the face, the vector is that of the kept crop."""
     generation = await announce_redetected(log, state)
@@ -326,7 +331,7 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
 
 
 async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_answer(
-    stages: Stages, state: State, photos: Path, tmp_path: Path
+    stages: Stages, state: SystemState, photos: Path, tmp_path: Path
 ) -> None:
     probe, _, _ = await stages.both((photos / "biden.jpg").read_bytes(), "recognize")
     learned, _, _ = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
@@ -378,7 +383,7 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
 
 
 async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
-    stages: Stages, log: SqliteLog, state: State, photos: Path
+    stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
     cases: list[tuple[Purpose, str]] = [

@@ -1,7 +1,7 @@
-"""What a bulk command has done so far, so that the same command goes on where it was cut off.
+"""The journal of a bulk command: what it has done so far, so that the same command continues where it was interrupted.
 
-A file of JSON lines in the user's state folder, one for each image that was accepted and one for each that was
-answered, written as it happens: kill -9 loses none.
+It is a file of JSON lines in the user's state folder, one for each image that was accepted and one for each answer. A
+line is written at once: kill -9 loses none.
 """
 
 import fcntl
@@ -21,7 +21,7 @@ from schemas.records import Purpose
 
 
 class Version(NamedTuple):
-    """A file with another size or time of change is another picture."""
+    """A file with another size or modification time is another picture."""
 
     size: int
     mtime_ns: int
@@ -35,7 +35,7 @@ def version_of(photo: str) -> Version:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The last that is known of a picture: `image_id` until it is answered, then `status`. `at`: where its line begins."""
+    """The last line about a picture. image_id: until it is answered, then `status`. at: where the line begins."""
 
     version: Version
     attempt: int
@@ -45,7 +45,7 @@ class Entry:
 
 
 class Journal:
-    """As a context manager it is open, and nobody else's. `run` is the same until it is forgotten."""
+    """A context manager that opens and locks the journal. `run` identifies the run until the journal is deleted."""
 
     run: str
 
@@ -54,19 +54,19 @@ class Journal:
         self._entries: dict[tuple[str, str | None], Entry] = {}
 
     def __enter__(self) -> Self:
-        """Raises ConfigurationError when it cannot be written, or another process has it."""
+        """Raises ConfigurationError when it cannot be written, or another process has locked it."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigurationError(
-                f"{self._path} cannot be written: {error.strerror}: let XDG_STATE_HOME name a folder that can"
+                f"{self._path} cannot be written: {error.strerror}: set XDG_STATE_HOME to a folder that can"
             ) from None
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._descriptor)
-            raise ConfigurationError("the same command runs already: let it end first") from None
+            raise ConfigurationError("the same command is already running: wait until it ends") from None
         self._reading = open(self._path, "rb")
         if self._again:
             os.ftruncate(self._descriptor, 0)
@@ -83,7 +83,7 @@ class Journal:
         os.close(self._descriptor)
 
     def entry(self, item: Item) -> Entry | None:
-        """None for a picture that is not known, or has changed since."""
+        """None for a picture that is new or has changed."""
         entry = self._entries.get((item.name, item.person))
         if entry is None:
             return None
@@ -105,14 +105,14 @@ class Journal:
         self._append(_line(item, version, attempt) | {"status": status, "body": body.members()})
 
     def forget(self) -> None:
-        """All of it: the same command begins anew."""
+        """Deletes the journal: the same command starts anew."""
         self._path.unlink(missing_ok=True)
 
     def _read(self) -> None:
         end = 0
         for line in self._reading:
             if not line.endswith(b"\n"):
-                os.ftruncate(self._descriptor, end)  # whoever wrote it was killed meanwhile
+                os.ftruncate(self._descriptor, end)  # its writer was killed before the end of the line
                 break
             record = json.loads(line)
             if "run" in record:
@@ -124,7 +124,9 @@ class Journal:
             end += len(line)
 
     def _append(self, line: dict[str, Any]) -> None:
-        data = json.dumps(line).encode() + b"\n"  # a path's stray bytes are lone surrogates: as escapes they come back
+        data = (
+            json.dumps(line).encode() + b"\n"
+        )  # bytes of a path that are no UTF-8 are lone surrogates: escapes keep them
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -133,7 +135,7 @@ class Journal:
 
 
 def journal_path(*, service: str, purpose: str, fields: dict[str, str], source: Path) -> Path:
-    """Of the command that is the same in all of these."""
+    """The journal of the command that has all of these in common."""
     same = json.dumps([service, purpose, fields, str(source.resolve())], sort_keys=True)
     name = hashlib.sha256(same.encode()).hexdigest()[:32]
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")

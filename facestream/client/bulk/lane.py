@@ -1,7 +1,7 @@
-"""The bulk lane of a service, as a client sees it: an upload is accepted, its answer is there later.
+"""A client of a service's bulk lane: an upload is accepted, and its answer is asked for later.
 
-A service that restarts, or is busy, is asked again for as long as PATIENCE_S; the same upload has the same
-Idempotency-Key whenever it is sent, so that it has one effect.
+Requests to a service that restarts or is busy are repeated for PATIENCE_S. The same upload always has the same
+Idempotency-Key, so that it has one effect.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, 
 from schemas.http_bodies import PersonsBody, WorkingBody
 from schemas.records import Purpose
 
-PATIENCE_S = 600.0  # without a single good answer
+PATIENCE_S = 600.0  # without one successful request
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 TOLD_AFTER_S = 10.0
 STORAGE_FULL = 507
@@ -40,11 +40,11 @@ PAGE = 1_000
 
 
 class Lane:
-    """`run` goes into the Idempotency-Keys: another run is answered anew. `tell` is called with a message when the
-    service keeps its clients waiting.
+    """run: becomes part of the Idempotency-Keys, so that another run gets new answers. tell: is called with a message
+    while the service does not answer.
 
-    Raises, from any of its methods, what ends the run: Unavailable when patience is at its end, ConfigurationError for
-    an API key that will not do, InvalidRequest when the service refuses the very first upload as malformed.
+    Every method raises what ends the run: Unavailable after PATIENCE_S, ConfigurationError for a wrong API key,
+    InvalidRequest when the service refuses the first upload as malformed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Lane:
         self._told = self._took_one = False
 
     async def upload(self, item: Item, attempt: int) -> tuple[Reply, Version]:
-        """The reply, 202 once it is accepted, and the file as it was read. Raises UnreadablePhoto."""
+        """The reply, 202 where it was accepted, and the version of the file that was read. Raises UnreadablePhoto."""
         data, version, sha256 = await asyncio.to_thread(_read, item.photo)
         person = {} if item.person is None else {"person": item.person}
         fields = self._fields | person
@@ -70,7 +70,7 @@ class Lane:
             "Idempotency-Key": f"bulk-{hashlib.sha256(same.encode()).hexdigest()}",
             "Prefer": "respond-async",
         }
-        form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - a body is sent once only
+        form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - each attempt needs a new body
         reply = await self._exchange("POST", f"/{self._purpose}?lane=bulk", headers, form)
         if reply.status == 400 and not self._took_one:
             raise InvalidRequest(self._client.decoded(reply, Problem).detail)
@@ -78,7 +78,7 @@ class Lane:
         return reply, version
 
     async def result(self, image_id: str) -> Reply:
-        """202 as long as the image is being worked on."""
+        """The reply, 202 while the image is being processed."""
         return await self._exchange("GET", f"/results/{image_id}")
 
     def image_id_of(self, reply: Reply) -> str:
@@ -86,7 +86,7 @@ class Lane:
         return self._client.decoded(reply, WorkingBody).image_id
 
     async def persons(self) -> set[str]:
-        """Who has faces in the directory."""
+        """The people who have faces in the directory."""
         names: set[str] = set()
         path = f"/directories/{quote(self._fields['directory'], safe='')}/persons?limit={PAGE}"
         after: str | None = ""
@@ -137,7 +137,7 @@ class Lane:
             return error.status, problem(error)
 
     def _wait(self, error: FacestreamError) -> None:
-        """Raises the error when there was nothing else for too long."""
+        """Raises the error once PATIENCE_S have passed without success."""
         waited_s = time.monotonic() - self._well_at
         if waited_s > PATIENCE_S:
             raise error

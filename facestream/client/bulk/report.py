@@ -1,7 +1,6 @@
-"""What a bulk command says: each answer as it comes, and at the end what failed and why."""
+"""Prints the answers of a bulk command as they come, and at the end what failed and why."""
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from pathlib import Path
 
 from facestream.client.bulk.source import Item
 from facestream.client.report import advice, json_line
-from facestream.terminal import complain, shown
+from facestream.terminal import print_message, printable
 from schemas.answers import Body, Problem, RecognizedBody, RecognizedPerson
 from schemas.errors import ConfigurationError
 from schemas.records import Purpose
 
-LISTED = 20  # of each code; all are in the file
+LISTED = 20  # failures of each code; the file of --report has all
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +25,12 @@ class Failure:
 
 
 class BulkReport:
-    """`file` takes what failed, as JSON Lines, also when nothing did."""
+    """file: gets the failures as JSON Lines; without failures it is empty."""
 
-    def __init__(self, purpose: Purpose, file: Path | None) -> None:
-        self._purpose, self._file = purpose, file
+    def __init__(self, purpose: Purpose, file: Path | None, *, as_json: bool) -> None:
+        self._purpose, self._file, self._as_json = purpose, file, as_json
         self._counts: Counter[str] = Counter()
         self._failures: list[Failure] = []
-        self._on_terminal = sys.stdout.isatty()
 
     @property
     def failed(self) -> bool:
@@ -40,11 +38,11 @@ class BulkReport:
 
     @property
     def service_failed(self) -> bool:
-        """Whether a picture failed that is not to blame for it."""
+        """Whether a failure was the service's, not the picture's."""
         return any(it.status >= 500 for it in self._failures)
 
     def check(self) -> None:
-        """Raises ConfigurationError when the file cannot be written, which would be late at the end."""
+        """Raises ConfigurationError when the file cannot be written. Call it before the work."""
         if self._file is not None:
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -60,30 +58,30 @@ class BulkReport:
         else:
             self._count(status, body)
             line = {"photo": item.photo} | body.members()
-        if not self._on_terminal:
+        if self._as_json:
             json_line(line)
         elif isinstance(body, RecognizedBody):
-            print(f"{shown(item.photo)}: {people_of(body)}")
+            print(f"{printable(item.photo)}: {people_of(body)}")
 
     def close(self, left: int) -> None:
-        """Says what became of all, and what failed. left: pictures without an answer."""
+        """Prints the totals and the failures. left: the number of pictures without an answer."""
         parts = [f"{count:,} {what}" for what, count in self._counts.items()]
         if self._failures:
             parts.append(f"{len(self._failures):,} failed")
         if left:
             parts.append(f"{left:,} left")
-        complain(", ".join(parts) or "nothing to do")
+        print_message(", ".join(parts) or "nothing to do")
         for code, failures in _grouped(self._failures):
-            complain(f"{len(failures):,} × {code}")
+            print_message(f"{len(failures):,} × {code}")
             for it in failures[:LISTED]:
-                complain(f"  {it.photo}: {it.body.detail}{advice(it.body)}")
+                print_message(f"  {it.photo}: {it.body.detail}{advice(it.body)}")
             if len(failures) > LISTED:
                 more = f"they are in {self._file}" if self._file else "--report FILE keeps all"
-                complain(f"  and {len(failures) - LISTED:,} more: {more}")
+                print_message(f"  and {len(failures) - LISTED:,} more: {more}")
         if self._file is not None:
             self._write(self._file)
         if left:
-            complain("the same command again goes on where this one ended")
+            print_message("the same command again goes on where this one ended")
 
     def _count(self, status: int, body: Body) -> None:
         if isinstance(body, RecognizedBody):
@@ -117,4 +115,4 @@ def people_of(body: RecognizedBody) -> str:
 def _name(person: RecognizedPerson) -> str:
     if person.id is None:
         return "?"
-    return shown(person.id) if person.probability is None else f"{shown(person.id)} {person.probability:.0%}"
+    return printable(person.id) if person.probability is None else f"{printable(person.id)} {person.probability:.0%}"

@@ -1,4 +1,4 @@
-"""What a bulk command goes over: the pictures of a folder, or the rows of a table."""
+"""The pictures of a bulk command: those of a folder, or the rows of a table."""
 
 import csv
 import os
@@ -15,7 +15,7 @@ COLUMNS = ("person", "file")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`photo` is the path to read and to show; `name` is the same from the source, so that a run knows it again."""
+    """photo: the path to read and to print. name: the path relative to the source, by which a later run finds it."""
 
     photo: str
     name: str
@@ -23,13 +23,13 @@ class Item:
 
 
 def pictures_of(folder: Path) -> list[Item]:
-    """All pictures below it, by their suffixes. Raises ConfigurationError when there is none."""
+    """All files below it that have the suffix of a picture. Raises ConfigurationError when there is none."""
     return _some([Item(str(path), str(path.relative_to(folder))) for path in _pictures(folder)], folder)
 
 
 def people_of(source: Path) -> list[Item]:
-    """A folder a person, with pictures at any depth; or a table (.csv) with the columns person and file, which is
-    relative to the table. Raises ConfigurationError for what names nobody.
+    """The pictures of a folder that has a folder for each person, at any depth; or of a table (.csv) with the columns
+    person and file, relative to the table. Raises ConfigurationError for a picture without a person.
     """
     return _some(list(_rows(source)) if source.suffix.lower() == ".csv" else list(_folders(source)), source)
 
@@ -46,7 +46,7 @@ def _folders(source: Path) -> Iterator[Item]:
                 yield Item(str(path), str(path.relative_to(source)), person)
         elif _is_picture(entry.name):
             raise ConfigurationError(
-                f"{entry} is in no person's folder: {source} has a folder for each person, named as they are"
+                f"{entry} is in no person's folder: {source} must have a folder for each person, with the person's name"
             )
 
 
@@ -55,7 +55,7 @@ def _rows(table: Path) -> Iterator[Item]:
         with open(table, encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if not set(COLUMNS) <= set(rows.fieldnames or ()):
-                raise ConfigurationError(f"{table}: the first line names the columns, with person and file among them")
+                raise ConfigurationError(f"{table}: the first line must name the columns, person and file among them")
             seen = set()
             for row in rows:
                 place = f"{table}, line {rows.line_num}"
@@ -79,7 +79,7 @@ def _person(text: str, place: str) -> str:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    """In an order that is the same each time; hidden files and folders are left out."""
+    """In the same order each time, without hidden files and folders."""
 
     def failed(error: OSError) -> None:
         raise _unreadable(error)

@@ -1,12 +1,12 @@
-"""The way of `learn` and `recognize` with a folder: pictures go up a few at a time, wait in the bulk lane, and their
-answers are asked for in the order in which they were accepted.
+"""Sends the pictures of a folder for `learn` and `recognize`: a few uploads at a time, through the bulk lane.
 
-The service never has many requests of ours open, nor many of our pictures waiting: as many as it answers in WINDOW_S.
+Answers are asked for in the order in which the pictures were accepted.
+
+The service has few open requests from this client, and at most as many waiting pictures as it answers in WINDOW_S.
 """
 
 import argparse
 import asyncio
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,20 +17,22 @@ from facestream.client.bulk.journal import Journal, Version, journal_path
 from facestream.client.bulk.lane import Lane
 from facestream.client.bulk.report import BulkReport
 from facestream.client.bulk.source import Item, people_of, pictures_of
+from facestream.client.connection import connect
+from facestream.client.flags import prints_json, url_and_key
 from facestream.client.http import POLL_S, Client, Reply, UnreadablePhoto
-from facestream.client.reach import reach
-from facestream.progress import counted
-from facestream.settings_flags import settings_from
-from facestream.terminal import complain
+from facestream.flags import settings_from
+from facestream.interrupt import run_interruptibly
+from facestream.progress import progress_bar
+from facestream.terminal import print_message
 from schemas.answers import Body, problem
 from schemas.records import Purpose
 
 UPLOADS, POLLS = 4, 4  # requests at once
-LOOKS = 5  # at one image; then it is another's turn
+POLLS_IN_A_ROW = 5  # of one image; then another one is asked for
 WINDOW_S, LEAST_WINDOW, LARGEST_WINDOW = 4.0, 64, 2_048
-ATTEMPTS = 3  # to recognize a picture whose answer is gone
+ATTEMPTS = 3  # uploads of a picture to recognize whose answer is gone
 GONE = (404, 410)
-OUR_FAULT = 500  # from this status on the picture is not to blame: the next run tries it under a new key
+SERVICE_FAILED = 500  # from this status on the service failed, not the picture: the next run sends it with a new key
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,46 +50,46 @@ class Accepted:
 
 def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[str, str], source: Path) -> int:
     """Returns the exit code. Raises ConfigurationError, InvalidRequest, Unavailable, WeightsInvalid."""
-    url = arguments.url or os.environ.get("FACESTREAM_URL") or None
-    key = arguments.key or os.environ.get("FACESTREAM_KEY") or None
+    url, key = url_and_key(arguments)
     settings = settings_from(arguments)
     items = people_of(source) if purpose == "learn" else pictures_of(source)
-    report = BulkReport(purpose, Path(arguments.report) if arguments.report else None)
+    report = BulkReport(purpose, arguments.report, as_json=prints_json(arguments))
     report.check()
     path = journal_path(
         service=url or str(settings.data.resolve()),
         purpose=purpose,
-        # a learned face is learned, however it was asked for; who is in a picture depends on it
+        # options do not matter for a face that is learned already; they change who is recognized
         fields={"directory": fields["directory"]} if purpose == "learn" else dict(fields),
         source=source,
     )
 
-    async def run(journal: Journal) -> None:
-        async with reach(settings, url, key) as client:
-            # A picture is learned once, whichever run does it; recognizing it again later may well say something else.
-            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=complain)
+    async def run(journal: Journal) -> int:
+        async with connect(settings, url, key) as client:
+            # A picture is learned once, whichever run sends it. Recognized again later, it may get another answer.
+            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=print_message)
             bulk = Bulk(client, lane, journal, report, purpose)
             try:
                 await bulk.run(items)
             finally:
                 report.close(bulk.left)
+        return 1 if report.failed else 0
 
     with Journal(path, again=arguments.again) as journal:
-        asyncio.run(run(journal))
+        code = run_interruptibly(run(journal))
         if purpose == "recognize" and not report.service_failed:
             journal.forget()
-    return 1 if report.failed else 0
+    return code
 
 
 class Bulk:
-    """One run. `left` counts the pictures that have no answer yet."""
+    """One run. left: the number of pictures that have no answer yet."""
 
     def __init__(self, client: Client, lane: Lane, journal: Journal, report: BulkReport, purpose: Purpose) -> None:
         self._client, self._lane, self._journal, self._report = client, lane, journal, report
         self._purpose: Purpose = purpose
         self._learning = purpose == "learn"
         self._to_upload: deque[Upload] = deque()
-        self._accepted: deque[Accepted] = deque()  # those that nobody asks for at the moment
+        self._accepted: deque[Accepted] = deque()  # those that no poll asks for at the moment
         self._in_window = 0  # pictures from their upload to their answer
         self._answered_at: deque[float] = deque(maxlen=512)
         self._changed = asyncio.Condition()
@@ -96,10 +98,10 @@ class Bulk:
 
     async def run(self, items: Sequence[Item]) -> None:
         self.left = len(items)
-        before = await self._sort(items)
+        before = await self._queue(items)
         if before:
-            complain(f"{before:,} of {len(items):,} were done before: --again does them all")
-        with counted("pictures", self.left) as self._advance:
+            print_message(f"{before:,} of {len(items):,} were done before: --again does all of them")
+        with progress_bar("pictures", self.left) as self._advance:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(UPLOADS):
@@ -109,9 +111,10 @@ class Bulk:
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
 
-    async def _sort(self, items: Sequence[Item]) -> int:
-        """Into what is to be uploaded and what to be asked for; what is done is reported. Returns how much that is. A
-        picture that was learned is done as long as the directory has its person: it may be another installation by now.
+    async def _queue(self, items: Sequence[Item]) -> int:
+        """Queues pictures to upload and pictures to ask for; reports the others, which are done. Returns their number.
+
+        A learned picture is done while the directory has its person: the installation may be another one now.
         """
         entries = await asyncio.to_thread(lambda: [(item, self._journal.entry(item)) for item in items])
         well = [entry for _, entry in entries if entry is not None and entry.status is not None and entry.status < 400]
@@ -127,9 +130,9 @@ class Bulk:
                 self._report.add(item, entry.status, self._journal.body(entry, self._purpose))
                 self.left -= 1
                 before += 1
-                await asyncio.sleep(0)  # the service may be this very process
+                await asyncio.sleep(0)  # the service may be this process
             else:
-                failed_here = entry.status is not None and entry.status >= OUR_FAULT
+                failed_here = entry.status is not None and entry.status >= SERVICE_FAILED
                 self._to_upload.append(Upload(item, entry.attempt + failed_here))
         return before
 
@@ -177,7 +180,7 @@ class Bulk:
 
     async def _ask_for(self, accepted: Accepted) -> None:
         upload = accepted.upload
-        for _ in range(LOOKS):
+        for _ in range(POLLS_IN_A_ROW):
             reply = await self._lane.result(accepted.image_id)
             if reply.status != 202:
                 break
@@ -186,7 +189,7 @@ class Bulk:
             self._accepted.append(accepted)
             await self._notify()
         elif reply.status in GONE and not self._learning and upload.attempt + 1 < ATTEMPTS:
-            # One to learn may have been erased meanwhile: only who asks for it again gets it learned again.
+            # A picture to learn may have been erased meanwhile: only another command learns it again.
             self._to_upload.append(Upload(upload.item, upload.attempt + 1))
             self._in_window -= 1
             await self._notify()

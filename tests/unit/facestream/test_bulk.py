@@ -1,4 +1,4 @@
-"""A bulk run against an HTTP server that keeps pictures waiting, refuses, forgets and goes away as the test tells it."""
+"""A bulk run against a server that keeps pictures waiting, refuses, forgets and disappears as the test says."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from facestream.client.bulk.report import LISTED, BulkReport
 from facestream.client.bulk.source import Item, people_of
 from facestream.client.bulk.uploads import Bulk
 from facestream.client.http import Client
-from facestream.terminal import complain
+from facestream.terminal import print_message
 from schemas.errors import ConfigurationError, InvalidRequest, Unavailable
 from schemas.records import Purpose
 from tests.answers import learned, recognized, refused
@@ -43,7 +43,7 @@ def well(person: str, nth: int) -> tuple[int, Any]:
 
 class Service:
     """`answer` gives status and body by person, "" for one to recognize, and number of the upload of that picture;
-    after `looks` questions it is there.
+    it is ready after `looks` polls.
     """
 
     def __init__(self, answer: Answer = well, looks: int = 1) -> None:
@@ -140,10 +140,12 @@ async def learn(
     again: bool = False,
     report: BulkReport | None = None,
 ) -> BulkReport:
-    report = report or BulkReport(purpose, tmp_path / "report.jsonl")
+    report = report or BulkReport(purpose, tmp_path / "report.jsonl", as_json=True)
     with Journal(tmp_path / "state" / "journal.jsonl", again=again) as journal:
         async with service.client() as client:
-            run = Bulk(client, Lane(client, purpose, {"directory": "acme"}, tell=complain), journal, report, purpose)
+            run = Bulk(
+                client, Lane(client, purpose, {"directory": "acme"}, tell=print_message), journal, report, purpose
+            )
             try:
                 await run.run(items)
             finally:
@@ -192,7 +194,7 @@ async def test_the_window_grows_with_the_pace(
 
 
 async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, people: list[Item]) -> None:
-    """More of them than there are who ask."""
+    """There are more such pictures than polls."""
     service = Service()
     last: list[str] = []
     waits = {f"p{i:02}" for i in range(2 * bulk.POLLS)}
@@ -206,7 +208,7 @@ async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, peo
 
     def slow(image_id: str) -> web.Response:
         slow_one = service.waiting.get(image_id, ("",))[0] in waits
-        service.looks = 4 * bulk.LOOKS if slow_one else 1
+        service.looks = 4 * bulk.POLLS_IN_A_ROW if slow_one else 1
         return result(image_id)
 
     service.result = slow  # type: ignore[method-assign]
@@ -292,7 +294,7 @@ async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, 
 
 
 async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, people: list[Item]) -> None:
-    """The service lost its data, or is another behind the same address."""
+    """The service lost its data, or another one has its address."""
     service = Service()
     await learn(service, tmp_path, people)
     service.persons -= {"p11", "p29"}
@@ -302,7 +304,7 @@ async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, p
 
 
 async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[Item]) -> None:
-    """Under the same it would be answered from the store for a day; a picture that is to blame keeps its key."""
+    """With the same key the store would repeat the error for a day. A picture that failed by itself keeps its key."""
     service = Service(lambda person, nth: (status := 500 if person == "p01" else 422, refused(status).members()))
     await learn(service, tmp_path, people[1:3])
     await learn(service, tmp_path, people[1:3])
@@ -405,7 +407,7 @@ async def test_patience_ends_and_nothing_counts_as_failed(
         return refusal(503, "unavailable", "the log is away") if len(service.uploads) >= 5 else None
 
     service.refuse = refuse
-    report = BulkReport("learn", None)
+    report = BulkReport("learn", None, as_json=True)
     with pytest.raises(Unavailable, match="the log is away"):
         await learn(service, tmp_path, people, report=report)
     assert not report.failed
@@ -464,7 +466,7 @@ async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path,
 
 def test_a_journal_is_one_process_own(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    with Journal(path), pytest.raises(ConfigurationError, match="runs already"), Journal(path):
+    with Journal(path), pytest.raises(ConfigurationError, match="already running"), Journal(path):
         pass
     with Journal(path):
         pass

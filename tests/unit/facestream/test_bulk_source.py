@@ -1,4 +1,4 @@
-"""What a bulk command goes over."""
+"""The pictures of a bulk command."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The client of the command line against an HTTP server that says what the test tells it, and what it prints and draws."""
+"""The client of the command line against a server with scripted answers; what it prints and draws."""
 
 import asyncio
 import json
@@ -14,11 +14,13 @@ from PIL import Image
 
 from facestream.client import http as client_module
 from facestream.client.draw import NotDrawn, draw, label, targets
-from facestream.client.http import ATTEMPTS, Client, Outcome, UnreadablePhoto, read_photo
-from facestream.client.photos import checked_name, checked_options
+from facestream.client.http import ATTEMPTS, Client, PhotoResult, UnreadablePhoto, read_photo
 from facestream.client.report import Report, advice
+from facestream.client.send_photos import checked_options
+from facestream.flags import checked
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, InvalidRequest
+from schemas.names import normalised
 from tests.answers import recognized, recognized_person, refused
 
 Reply = Callable[[], web.Response]
@@ -77,7 +79,7 @@ async def test_a_busy_service_is_asked_again_with_one_idempotency_key(photo: str
     script = Scripted(busy, saying(503, {}), saying(202, WORKING), saying(202, WORKING), saying(200, NOBODY.members()))
     async with script.client() as client:
         begun = asyncio.get_running_loop().time()
-        assert await client.send("recognize", photo, {"directory": "dé"}) == Outcome(photo, 200, NOBODY)
+        assert await client.send("recognize", photo, {"directory": "dé"}) == PhotoResult(photo, 200, NOBODY)
         assert asyncio.get_running_loop().time() - begun > 1  # what Retry-After asked for
     assert [it["path"] for it in script.requests] == ["/recognize"] * 3 + [f"/results/{IMAGE_ID}"] * 2
     assert len({it["key"] for it in script.requests[:3]}) == 1
@@ -165,17 +167,17 @@ def test_options_are_checked_before_a_photo_is_sent() -> None:
     for wrong, flag in (({"top": "11"}, "--top"), ({"min_score": "x"}, "--min-score"), ({"face": "left"}, "--face")):
         with pytest.raises(ConfigurationError, match=flag):
             checked_options(wrong)
-    assert checked_name("e\u0301", "--person") == "é"
+    assert checked("--person", normalised)("e\u0301") == "é"
     with pytest.raises(ConfigurationError, match="--person"):
-        checked_name("a\nb", "--person")
+        checked("--person", normalised)("a\nb")
 
 
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     path = b"caf\xe9 \xe6\x97\xa5\n.jpg".decode("utf-8", "surrogateescape")
     photo, problem = recognized(recognized_person("日本")), refused(422, "no_face", "no face\x1b[2J")
-    with Report("recognize", [path, "b"]) as report:
-        report.add(Outcome(path, 200, photo))
-        report.add(Outcome("b", 422, problem))
+    with Report("recognize", [path, "b"], as_json=True) as report:
+        report.add(PhotoResult(path, 200, photo))
+        report.add(PhotoResult("b", 422, problem))
     out, err = capfdbinary.readouterr()
     assert [json.loads(line) for line in out.decode().splitlines()] == [
         {"photo": path} | photo.members(),

@@ -14,10 +14,10 @@ import structlog
 from PIL import Image
 
 from backends.vectors import Face, FaceVector
-from facestream.admin.compare_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
-from facestream.admin.compare_shown import of_both_kinds
+from facestream.admin import comparison
+from facestream.admin.comparison import compare_generations, of_both_kinds
+from facestream.admin.comparison_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
 from facestream.cli import main
-from facestream.commands import compare
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create, open_stores
 from schemas.arrays import Float32Array
@@ -43,7 +43,7 @@ def unit(*values: float) -> Float32Array:
 
 
 def angle(degrees: float) -> Float32Array:
-    """A vector on a circle: the nearest is the one with the smallest difference of angles."""
+    """A vector on a circle: the nearest vectors have the smallest difference of angles."""
     return unit(np.cos(np.radians(degrees)), np.sin(np.radians(degrees)))
 
 
@@ -143,7 +143,7 @@ def test_someone_alone_has_nobody_to_be_taken_for() -> None:
 
 
 def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
-    """200 random people: about one in 100 is above the threshold, and the shares are counted with it."""
+    """200 people with random vectors: about 1 in 100 is above the threshold, and the figures count those."""
     chance = np.random.default_rng(0)
     those = Faces([(f"{i:04}", f"{i:032x}") for i in range(200)], chance.normal(size=(200, 16)).astype(np.float32))
     table = manifest().generation(OLD).threshold
@@ -238,7 +238,7 @@ async def test_the_command_says_how_both_fare_and_where_they_differ(stores: Stor
     assert lines[1].split() == [OLD, NEW]
     assert next(line for line in lines if line.startswith("own person first")).split()[-2:] == ["75.00%", "75.00%"]
     assert f"only {OLD} is right: 1, only {NEW} is right: 1" in lines
-    rows = [line for line in lines if line.startswith("demo ")]
+    rows = [line for line in lines if line.startswith("demo\t")]
     assert [row.split()[1:3] for row in rows] == [["bob", face_id("bob 2")], ["ann", face_id("ann 2")]]
     assert "comparing: 10 of 10" in done.err
 
@@ -315,7 +315,7 @@ async def test_refuses_with_what_to_do(stores: Stores, run: Run, tmp_path: Path)
 
 
 async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bob is erased in one generation before it is read: he is not compared in either."""
+    """Bob is erased in one generation before it is read: he is a candidate in neither."""
     await both(stores)
     whole, erased = comparing.read_faces, False
 
@@ -326,8 +326,8 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
             await stores.vectors.delete_faces("demo", [OLD, NEW], 5_000, person="bob")
         return await whole(*arguments)
 
-    monkeypatch.setattr(compare, "read_faces", read)
-    found = await compare.compared(stores.vectors, generation(OLD), generation(NEW), None)
+    monkeypatch.setattr(comparison, "read_faces", read)
+    found = await compare_generations(stores.vectors, generation(OLD), generation(NEW), None)
     assert found.faces == 3
     assert found.differences == []
 
@@ -335,9 +335,9 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
         await stores.vectors.delete_faces("demo", [OLD, NEW], 5_000)
         return await whole(*arguments)
 
-    monkeypatch.setattr(compare, "read_faces", read_all_erased)
+    monkeypatch.setattr(comparison, "read_faces", read_all_erased)
     with pytest.raises(NotFound, match="erased in the meantime"):
-        await compare.compared(stores.vectors, generation(OLD), generation(NEW), None)
+        await compare_generations(stores.vectors, generation(OLD), generation(NEW), None)
 
 
 def jpeg(colour: tuple[int, int, int]) -> bytes:
@@ -397,7 +397,7 @@ def test_a_face_is_not_its_own_neighbour_even_where_the_other_is_opposite() -> N
 
 
 def test_a_wrong_name_is_no_own_name() -> None:
-    """Ann's second face matches Bob, above a threshold that everybody is above."""
+    """Ann's second face is taken for Bob, above a threshold that every face reaches."""
     low = manifest().generation(OLD).threshold
     assert low is not None
     low = low.model_copy(

@@ -1,4 +1,4 @@
-"""The lock on the data folder, also against other processes and their deaths."""
+"""The lock on the data folder, among processes that hold it and are killed."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ with locked(Path(sys.argv[1])) as announce:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data_folder, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(data_folder, "LOCK_WAIT_S", 0.1)
 
 
 def test_who_holds_the_lock_says_where_it_serves(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`facestream dead-letters`, on a log with the worker that makes them."""
+"""`facestream dead-letters`, on a log with a worker that writes dead letters."""
 
 import asyncio
 import io
@@ -19,7 +19,7 @@ from backends.log import EventLog, NewRecord, Record, TopicPartition
 from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
-from facestream.commands.trace import way_of
+from facestream.commands.trace import trace_image
 from schemas.answers import Models
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
@@ -116,7 +116,7 @@ async def received(log: SqliteLog) -> list[ImageReceived]:
 
 
 class Broken(Stage):
-    """Cannot do anything as long as `is_broken`."""
+    """A stage that fails while `is_broken`."""
 
     is_broken = True
 
@@ -170,7 +170,7 @@ class TestInBothSettings:
             await until(lambda: _is(answered(log), statuses("broken", "other")))
         assert await run("list") == (0, "", "there are no dead letters\n")
         assert await run("retry", "--all") == (0, "", "there are no dead letters\n")
-        told = [step.text for step in await way_of(log, broken)]
+        told = [step.text for step in await trace_image(log, broken)]
         since = datetime.fromtimestamp(original.timestamp / 1000, UTC).isoformat(timespec="milliseconds")
         assert sum(text.startswith(f"accepted to recognize again, as of {since}") for text in told) == 2
         assert sum(text.startswith("dead letter after 3 attempts: processing_failed") for text in told) == 2
@@ -352,7 +352,9 @@ async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, ru
     assert everything.err.endswith("1 retried, 0 dropped, 1 left\n")
     assert await ids(log) == [bad]
     assert len(await received(log)) == 1
-    assert await run("drop", bad) == (0, f"dropped\t{bad}\tkey\n", "")
+    dropped = await run("drop", bad, "--json")
+    assert json.loads(dropped.out) == {"action": "dropped", "id": bad, "image_id": "key"}
+    assert (dropped.code, dropped.err) == (0, "")
     assert await ids(log) == []
 
 
@@ -390,7 +392,7 @@ async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) 
 
 
 class CutOff(SqliteLog):
-    """A log that appends no dead letters any more: as if the process had ended there."""
+    """A log that appends no more dead letters, as if the process had ended."""
 
     is_cut_off = False
 

@@ -1,4 +1,4 @@
-"""What runs beside the service is not slowed down by threads of its libraries that wait."""
+"""Waiting threads of libraries do not spin."""
 
 import subprocess
 import sys

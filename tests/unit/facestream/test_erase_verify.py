@@ -91,7 +91,7 @@ async def erased(stores: Stores, what: str = "person", at: int = ERASED_AT) -> N
 
 
 async def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
-    """The exit code, and what it says by store and topic."""
+    """The exit code, and the output by store and topic."""
     code = await asyncio.to_thread(main, ["erase", "verify", "--data", str(data)])
     lines = capsys.readouterr().out.splitlines()
     return code, dict(line.split(": ", 1) for line in lines if ": " in line) | {"all": "\n".join(lines)}
@@ -201,7 +201,7 @@ async def test_what_is_left_of_an_answer_is_not_left_over(
 async def test_a_picture_whose_event_came_after_the_erasure_is_not_left_over(
     data: Path, capsys: pytest.CaptureFixture[str], prefix: str
 ) -> None:
-    """It was put first, and announced when the directory had just been erased."""
+    """The picture was stored before the directory was erased, and its event appended afterwards."""
     async with opened(data) as stores:
         await erased(stores, "directory", at=NOW - 1)
         await put_object(stores, original_key(IMAGE_ID, prefix), received=str(NOW / 1000 - 1))
@@ -221,7 +221,7 @@ async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apar
     assert code == 0
     assert said["objects"] == "nothing left"
     assert ("1 pictures of uploads that were never acknowledged" in said["all"]) == deleted
-    assert ("1 pictures whose upload may be under way" in said["all"]) == (not deleted)
+    assert ("1 pictures of uploads that may still be under way" in said["all"]) == (not deleted)
     async with opened(data) as stores:
         assert (await stores.objects.metadata(key) is None) == deleted
 
@@ -242,7 +242,7 @@ async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
 async def test_what_is_under_way_is_waited_for(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A portrait that nobody has looked at yet: whoever handles its record drops it."""
+    """A portrait that no stage has handled yet: the stage that handles its record drops it."""
     waits, handled = threading.Event(), erase._handled
 
     async def waiting(log: EventLog) -> None:

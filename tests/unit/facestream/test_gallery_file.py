@@ -1,7 +1,8 @@
-"""The file of an exported directory: what is written is read, and what somebody else made is refused with a reason."""
+"""The file of an exported directory: what is written can be read, and other files are refused with a reason."""
 
 import io
 import json
+import resource
 import stat
 import tarfile
 import uuid
@@ -17,7 +18,7 @@ from facestream.admin.gallery_file import (
     read_faces,
     read_head,
 )
-from schemas.errors import InvalidRequest
+from schemas.errors import ConfigurationError, InvalidRequest, StorageFull
 
 HEAD = GalleryHead(directory="acmé", generations=["one"], faces=2)
 
@@ -103,3 +104,24 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
         read_head(path)
     with pytest.raises(InvalidRequest, match="cannot be read"):
         read_head(tmp_path / "missing.tar")
+
+
+def test_a_file_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none" / "demo.tar", tmp_path / ("y" * 300)):
+        with pytest.raises(ConfigurationError, match=r"folder|cannot be written"), GalleryWriter(path, HEAD):
+            pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_ends_the_export_and_leaves_nothing(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with (
+            pytest.raises(StorageFull, match=r"demo\.tar cannot be written: File too large"),
+            GalleryWriter(tmp_path / "demo.tar", HEAD) as file,
+        ):
+            file.add(face(1, b"x" * 100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What is swept now and then, on real stores: only what is past its time."""
+"""Housekeeping on real stores deletes only what is past its time."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
 from facestream.runtime import housekeeping
 from facestream.runtime.housekeeping import DAY_S, Housekeeping
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.errors import Unavailable
 from schemas.ids import crop_key, face_id_learned, original_key
 from stream import object_listing
@@ -34,7 +34,7 @@ class Stores:
         self.log = SqliteLog(folder / "log.db")
         self.objects = FileObjects(folder / "objects")
         self.vectors = SqliteVectors(folder / "vectors.db")
-        self.state = State(
+        self.state = SystemState(
             Generations(self.log, manifest().generation(manifest().default_generation)), Erasures(self.log)
         )
 
@@ -93,7 +93,7 @@ async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch:
 
 
 async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: Stores) -> None:
-    """Who has a face in any generation that is in use was learned, be it in the one that is active by force or not."""
+    """An image was learned if any generation in use has its face; one that was activated by force may lack it."""
     old, active = (
         stores.state.generations.active,
         manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),

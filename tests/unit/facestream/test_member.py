@@ -1,4 +1,4 @@
-"""Names of processes in their consumer groups: no two alike at a time, and a dead one's goes to the next."""
+"""Member names of processes: unique at any time, and the name of a dead process is used again."""
 
 import subprocess
 import sys

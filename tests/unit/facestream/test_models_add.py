@@ -1,7 +1,8 @@
-"""`facestream models add`: the trial, what lies in the store and in the topic then, and what is refused."""
+"""`facestream models add`: the trial, the file in the store, the record in the topic, and what is refused."""
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from PIL import Image
 from facestream.admin.onnx_trial import drawn_face
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.role_process import fetch_embedder
+from facestream.runtime.roles.process import fetch_embedder
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.align import warp_chip
 from schemas.errors import WeightsInvalid
@@ -45,7 +46,7 @@ def loud_again() -> Iterator[None]:
 
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
-    """As of a service that runs."""
+    """The stores of a running service."""
     async with open_stores(Settings(data=tmp_path / "data")) as stores:
         await create(stores)
         yield stores
@@ -105,6 +106,13 @@ async def test_a_model_is_tried_stored_and_announced(add: Add, stores: Stores, f
     assert generation.onnx.scale * 255 == pytest.approx(2)
     assert (await stores.objects.get(generation.onnx.object_key)).data == content
     assert await stored(stores) == [f"models/{generation.onnx.sha256}.onnx"]
+
+
+async def test_json_has_the_trial(add: Add, stores: Stores, file: Path, content: bytes) -> None:
+    done = await add("mine", file, *LIKE_ARCFACE, "--json")
+    found = json.loads(done.out)
+    assert (found["name"], found["sha256"]) == ("mine", hashlib.sha256(content).hexdigest())
+    assert (found["dimension"], found["device"]) == (DIMENSION, "cpu")
 
 
 async def test_a_processor_makes_the_embedder_from_the_record(
@@ -181,9 +189,9 @@ UNFIT = {
     "nothing": (of(helper.make_node("Sub", ["m", "m"], ["y"])), "the same vector for different faces"),
     "random": (
         of(helper.make_node("RandomNormalLike", ["m"], ["r"]), helper.make_node("Add", ["m", "r"], ["y"])),
-        "another vector each time",
+        "a different vector each time",
     ),
-    "mixed up in a batch": (of(helper.make_node("CumSum", ["m", "axis"], ["y"])), "other vectors than of each alone"),
+    "mixed up in a batch": (of(helper.make_node("CumSum", ["m", "axis"], ["y"])), "other vectors than for each alone"),
 }
 
 

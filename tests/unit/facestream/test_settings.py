@@ -8,7 +8,7 @@ import pytest
 
 from backends.open import open_log, open_objects, open_vectors
 from facestream.config import MEBI, Settings
-from facestream.settings_flags import add_flags, settings_from
+from facestream.flags import add_settings, settings_from
 from schemas.errors import ConfigurationError
 
 
@@ -20,7 +20,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def parsed(*argv: str) -> Settings:
     parser = argparse.ArgumentParser()
-    add_flags(parser)
+    add_settings(parser)
     return settings_from(parser.parse_args(argv))
 
 
@@ -87,7 +87,7 @@ def test_a_wrong_setting_is_named_as_a_variable_and_as_a_flag(
 
 def test_a_command_takes_the_flags_that_concern_it() -> None:
     parser = argparse.ArgumentParser()
-    add_flags(parser, ["data", "vectors"])
+    add_settings(parser, ["data", "vectors"])
     assert settings_from(parser.parse_args(["--data", "here"])).vectors_url == "sqlite:///here/vectors.db"
     with pytest.raises(SystemExit):
         parser.parse_args(["--listen", "127.0.0.1:1"])
@@ -95,7 +95,7 @@ def test_a_command_takes_the_flags_that_concern_it() -> None:
 
 def test_each_flag_is_explained() -> None:
     parser = argparse.ArgumentParser()
-    add_flags(parser)
+    add_settings(parser)
     text = " ".join(parser.format_help().split())
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text

@@ -1,4 +1,4 @@
-"""A process of the system: it starts when its stores are there, and ends when it is told to, or when it cannot go on."""
+"""A process starts once its stores are there, and ends when it is stopped or cannot continue."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from backends.files.objects import FileObjects
 from backends.log import Consumer
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
-from facestream.runtime.running import run_roles
+from facestream.runtime.run_roles import run_roles
+from facestream.runtime.serve import Role, serve
 from facestream.runtime.stores import create, open_stores
-from facestream.runtime.system import Role, serve
 from schemas.errors import Unavailable
 from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, INTERACTIVE, RESULTS
 
@@ -81,8 +81,8 @@ async def test_the_lag_of_each_group_is_read_once(
             complete.set()
 
     monkeypatch.setattr(SqliteLog, "oldest", oldest)
-    for module in ("role_ingest", "system"):
-        monkeypatch.setattr(f"facestream.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # the first look alone
+    for module in ("roles.ingest", "serve"):
+        monkeypatch.setattr(f"facestream.runtime.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # the first look alone
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(settings, stop, roles=roles, started=lambda url: None))
     await asyncio.wait_for(complete.wait(), PATIENCE_S)

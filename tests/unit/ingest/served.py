@@ -12,9 +12,9 @@ import aiohttp
 from PIL import Image
 
 from facestream.config import Settings
-from facestream.runtime.role_ingest import http_service
-from facestream.runtime.state import followed
+from facestream.runtime.roles.ingest import http_service
 from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.system_state import follow_state
 from stream.health_routes import Checks
 
 
@@ -41,7 +41,10 @@ async def served(data: Path, *, checks: Checks | None = None, **settings: Any) -
     chosen = Settings(data=data, listen="127.0.0.1:0", **settings)
     async with open_stores(chosen) as stores:
         await create(stores)
-        async with followed(stores.log) as state, http_service(chosen, stores, state, checks or {}, None) as service:
+        async with (
+            follow_state(stores.log) as state,
+            http_service(chosen, stores, state, checks or {}, None) as service,
+        ):
             url = await service.listen(chosen.listen, None)
             running = asyncio.create_task(service.run())
             try:

@@ -15,7 +15,7 @@ from tests.unit.ingest.served import Served, picture, served
 @pytest.fixture
 async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     """A service whose images are never processed."""
-    monkeypatch.setattr("facestream.runtime.role_ingest.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("facestream.runtime.roles.ingest.LOOK_EVERY_S", 0.01)
     async with served(tmp_path / "data", max_age=0.2) as service:
         yield service
 

@@ -13,7 +13,7 @@ import pytest
 from backends.files.objects import FileObjects
 from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from processors.decoding.pool import DecodePool
 from processors.stages.base import FaceToLearn, OpenImage, StageResources
 from processors.stages.fused import FusedStage
@@ -55,7 +55,7 @@ async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
     await store.close()
 
 
-def processor(objects: Objects, state: State) -> FusedStage:
+def processor(objects: Objects, state: SystemState) -> FusedStage:
     """One that is asked for nothing but to store."""
     unused = cast(Any, None)
     store = GuardedStore(objects, unused, state.erasures)
@@ -79,7 +79,7 @@ def portrait() -> tuple[OpenImage, FaceToLearn]:
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
 async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
-    objects: Objects, state: State, at: int, erased: bool
+    objects: Objects, state: SystemState, at: int, erased: bool
 ) -> None:
     objects.at = at
     storing = processor(objects, state)._store_crop(*portrait())
@@ -93,7 +93,7 @@ async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
 async def test_a_source_that_is_copied_while_its_person_is_erased_goes_again(
-    objects: Objects, state: State, at: int, erased: bool
+    objects: Objects, state: SystemState, at: int, erased: bool
 ) -> None:
     name = "incoming/acme/1.png"
     await FileObjects.put(objects, name, PNG)

@@ -32,7 +32,7 @@ def test_others_are_told_when_they_have_a_chance(age: float, max_age: float, sec
 @pytest.fixture
 async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     """A service whose images are never processed."""
-    monkeypatch.setattr("facestream.runtime.role_ingest.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("facestream.runtime.roles.ingest.LOOK_EVERY_S", 0.01)
     async with served(tmp_path / "data", max_age=MAX_AGE_S) as service:
         yield service
 

@@ -27,8 +27,8 @@ from backends.objects import ObjectStore
 from backends.open import open_log, open_objects, open_vectors
 from backends.urls import server_of
 from backends.vectors import VectorStore
-from facestream.cli import COMMANDS
 from facestream.config import Settings
+from facestream.parser import COMMANDS
 from facestream.runtime.listening import host_and_port
 from scripts import services_packages
 from stream.health_routes import health_app

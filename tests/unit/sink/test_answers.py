@@ -11,7 +11,7 @@ import pytest
 from backends.files.objects import FileObjects
 from backends.log import Record
 from backends.sqlite.vectors import SqliteVectors
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import erased_person
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
@@ -71,7 +71,7 @@ async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
 
 
 async def test_an_answer_is_kept_for_a_day_from_its_append_time(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     body = recognized(recognized_person("Å\U0001f499"))
@@ -84,7 +84,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
 
 
 async def test_a_later_answer_takes_the_place_of_an_earlier_one(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     first, second, third, fourth = (recognized(filename=f"{n}.jpg") for n in range(4))
@@ -95,7 +95,7 @@ async def test_a_later_answer_takes_the_place_of_an_earlier_one(
 
 
 async def test_an_answer_past_its_day_is_not_stored_again(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     """After a long stop the stage reads old records: what is over stays over."""
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
@@ -106,7 +106,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
 async def test_a_missing_picture_never_takes_the_place_of_an_answer(
-    vectors: SqliteVectors, objects: FileObjects, state: State, together: bool
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     records = [good("photo"), missing("photo")]
@@ -118,7 +118,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
 
 
 async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([missing("photo")])
@@ -133,7 +133,7 @@ async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
 
 @pytest.mark.parametrize("keep", [True, False])
 async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
-    vectors: SqliteVectors, objects: FileObjects, state: State, keep: bool
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState, keep: bool
 ) -> None:
     photo, detected, portrait, waiting = (
         received(name, purpose).object_key
@@ -153,7 +153,7 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
 
 
 async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     private, other = received("private", options=Options(store=False)), received("other")
     for it in (private, other):
@@ -168,7 +168,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
     ("error", "kept"), [(NoFace("x"), False), (ProcessingFailed("x"), True), (Unavailable("x"), True)]
 )
 async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_stays(
-    vectors: SqliteVectors, objects: FileObjects, state: State, error: FacestreamError, kept: bool
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState, error: FacestreamError, kept: bool
 ) -> None:
     portrait = received("portrait", "learn")
     await objects.put(portrait.object_key, b"picture")
@@ -178,7 +178,7 @@ async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_
 
 
 async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
     body = ErasedBody(status="OK", directory="acme", person="obama", erased=ErasedCounts(faces=1, images=1))
@@ -188,7 +188,7 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
 
 
 async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     body = recognized(recognized_person("obama", candidate("obama", face_id=received("face").image_id)))
     state.erasures.add(erased_person("acme", "obama"), Mark(at=1, offset=10))
@@ -200,7 +200,7 @@ async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
 
 
 async def test_a_picture_stays_while_its_answer_cannot_be_stored(
-    vectors: SqliteVectors, objects: FileObjects, state: State
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     key = received("photo").object_key
     await objects.put(key, b"picture")
@@ -213,7 +213,9 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
         await stage.probe()
 
 
-async def test_what_is_no_answer_is_unreadable(vectors: SqliteVectors, objects: FileObjects, state: State) -> None:
+async def test_what_is_no_answer_is_unreadable(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
+) -> None:
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     for value in (None, b"", b"{}", b"\xff"):
         with pytest.raises(UnreadableRecord):

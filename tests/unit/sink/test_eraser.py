@@ -17,7 +17,7 @@ from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, StoredAnswer
-from facestream.runtime.state import State, followed
+from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import ObjectMissing, Unavailable
 from schemas.faces import encoded_vector
 from schemas.ids import face_id_learned, new_image_id, original_key, sheet_key
@@ -93,13 +93,13 @@ class Stores:
         self.log.step = self.objects.step = self.vectors.step = self.step
 
     @asynccontextmanager
-    async def sink(self) -> AsyncIterator[tuple[Sink, State]]:
+    async def sink(self) -> AsyncIterator[tuple[Sink, SystemState]]:
         """As a process that has just started."""
-        async with followed(self.log) as state:
+        async with follow_state(self.log) as state:
             store = self.guarded(state)
             yield Sink(self.log, self.objects, self.vectors, store, state.generations, state.erasures, 1 << 30), state
 
-    def guarded(self, state: State) -> GuardedStore:
+    def guarded(self, state: SystemState) -> GuardedStore:
         return GuardedStore(self.objects, self.vectors, state.erasures)
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ from backends.log import Committed, NewRecord, Record, TopicPartition, partition
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import FaceBlock, FaceVector
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.answers import Models
 from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
@@ -138,7 +138,7 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
 
 
 @pytest.fixture
-def sink(log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State) -> Sink:
+def sink(log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: SystemState) -> Sink:
     store = GuardedStore(objects, vectors, state.erasures)
     return Sink(log, objects, vectors, store, state.generations, state.erasures, gallery_memory=1 << 30)
 
@@ -426,7 +426,7 @@ async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: Awa
 
 
 async def test_galleries_that_do_not_fit_into_memory_are_dropped_and_read_again(
-    log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: State, stream: Stream
+    log: SqliteLog, vectors: AwayVectors, objects: FileObjects, state: SystemState, stream: Stream
 ) -> None:
     store = GuardedStore(objects, vectors, state.erasures)
     small = Sink(log, objects, vectors, store, state.generations, state.erasures, gallery_memory=1)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
-from facestream.runtime.state import followed
 from facestream.runtime.stores import create, open_stores
+from facestream.runtime.system_state import follow_state
 from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
 from stream.generations import Generations, active_record, generation_record
@@ -117,7 +117,7 @@ async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, gene
 
 
 async def test_a_follower_learns_of_the_switch(log: SqliteLog) -> None:
-    async with followed(log) as state:
+    async with follow_state(log) as state:
         following = asyncio.create_task(state.run())
         await log.append([generation_record(generation("new")), active_record("new")])
         await until(lambda: state.generations.active.name == "new")
@@ -130,11 +130,11 @@ async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_
     await log.append([active_record(name) for name in ("new", DEFAULT) * 3])
     for _ in range(2):
         with structlog.testing.capture_logs() as logs:
-            async with followed(log):
+            async with follow_state(log):
                 pass
         assert logs == [{"event": "generations", "log_level": "info", "active": DEFAULT, "live": [DEFAULT, "new"]}]
     with structlog.testing.capture_logs() as logs:
-        async with followed(log) as state:
+        async with follow_state(log) as state:
             await log.append([generation_record(generation("newer")), active_record("new")])
             await state.generations.refresh()
     assert [(it["event"], it.get("generation")) for it in logs[1:]] == [
@@ -153,7 +153,7 @@ async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> N
         records = await reader.poll(10, 1.0)
         await reader.close()
         assert [it.key for it in records] == [f"generation:{DEFAULT}", "active", "generation:new", "active"]
-        async with followed(stores.log) as state:
+        async with follow_state(stores.log) as state:
             assert state.generations.active.name == "new"
             assert names(state.generations.live) == [DEFAULT, "new"]
 

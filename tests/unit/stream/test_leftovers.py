@@ -9,7 +9,7 @@ import pytest
 from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
-from facestream.runtime.state import State
+from facestream.runtime.system_state import SystemState
 from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
 from schemas.errors import ProcessingFailed
 from schemas.faces import Crop
@@ -76,7 +76,7 @@ KEYS = {
 
 @pytest.mark.parametrize("what", KEYS)
 async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
-    log: SqliteLog, objects: FileObjects, state: State, what: str
+    log: SqliteLog, objects: FileObjects, state: SystemState, what: str
 ) -> None:
     await put(objects, "behind", "again")
     await log.append([learned("behind", MARK.at), learned("again", MARK.at + 1)])
@@ -90,7 +90,7 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
     assert await delete_leftovers(log, objects, state.erasures) == 0
 
 
-async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: State) -> None:
+async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
     """Erased in time, learned again under the same Idempotency-Key, or not to be read."""
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
@@ -102,7 +102,7 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
     assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
 
 
-async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: State) -> None:
+async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
     state.erasures.add(KEYS["person"], MARK)
     await log.append([learned("other", MARK.at - 1, person="biden")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
@@ -111,7 +111,7 @@ async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, 
 
 @pytest.mark.parametrize(("received_at", "gone"), [(MARK.at, True), (MARK.at + 1, False)])
 async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
-    log: SqliteLog, objects: FileObjects, state: State, received_at: int, gone: bool
+    log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
 ) -> None:
     await put(objects, "portrait")
     event = ImageReceived(

@@ -1,4 +1,4 @@
-"""The manifest: consistent, without torch, and its thresholds and calibrations between and beyond the measured points."""
+"""The manifest is consistent, loads no torch, and interpolates its thresholds and calibrations."""
 
 import math
 import subprocess

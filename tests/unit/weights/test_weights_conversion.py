@@ -18,7 +18,7 @@ from weights import convert, dlib
 
 
 def centerface_file() -> bytes:
-    """An ONNX graph with CenterFace's convolutions, two channels each, and a normalization after each transposed one."""
+    """An ONNX graph with CenterFace's convolutions, of two channels, and a normalization after each transposed one."""
     chance = np.random.default_rng(0)
     nodes, constants = [], []
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from backends.log import EventLog, Record
 from backends.objects import ObjectReader
 from backends.vectors import VectorReader
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import image_received
 from schemas.errors import UnreadableRecord
@@ -44,7 +44,7 @@ CROPS = "crops/"
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """An object that was put before its image, person or directory was erased; `put_at` in seconds since the epoch."""
+    """An object that was stored before its image, person or directory was erased. put_at: seconds since the epoch."""
 
     key: str
     image_id: str
@@ -60,7 +60,7 @@ class InTopic:
 
 
 async def vectors_left(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
-    """The face_ids of erased faces. Raises Unavailable, as all of these do."""
+    """The face_ids of erased faces. Raises Unavailable, as the other searches do."""
     found: list[str] = []
     for generation in generations.all:
         for directory in await vectors.directories(generation.name):
@@ -72,7 +72,7 @@ async def vectors_left(vectors: VectorReader, generations: Generations, erasures
 
 
 async def answers_left(vectors: VectorReader, erasures: Erasures) -> list[str]:
-    """The image_ids of answers that name somebody who was erased."""
+    """The image_ids of answers that still name an erased person."""
     found: list[str] = []
     async for page in vectors.read_answers():
         for stored in page:
@@ -84,9 +84,9 @@ async def answers_left(vectors: VectorReader, erasures: Erasures) -> list[str]:
 
 async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
-    with counted("objects", 0, always=False) as tell:
+    with progress_bar("objects", 0, always=False) as advance:
         async for info, stored in list_with_metadata(objects, *PICTURES, CROPS):
-            tell(1)
+            advance(1)
             metadata = ObjectMetadata.decoded(stored)
             if metadata.received_at is None:
                 continue
@@ -97,7 +97,9 @@ async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[Store
 
 
 async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
-    """announced: by image, gets whether all its events in this topic were erased; None stays where it has no event."""
+    """announced: by image_id; is set to whether all its events in this topic fall under an erasure, stays None without
+    an event.
+    """
     found = InTopic()
 
     def take(records: Sequence[Record]) -> None:

@@ -1,4 +1,4 @@
-"""The ingest's part of a process: the HTTP service, and the reader that wakes its waiting requests."""
+"""The ingest role: the HTTP service, and the reader of answers that wakes its waiting requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ from aiohttp import web
 from backends.vectors import VectorReader
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from ingest.accept import Accept
 from ingest.app import create_app
 from ingest.keys import Access, Keys
@@ -29,18 +29,18 @@ from stream.topics import INTERACTIVE
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
-DRAIN_S = 40.0  # requests under way when the service stops get so long to be answered
+DRAIN_S = 40.0  # how long open requests have to be answered when the service stops
 
 
 class OwnersKeys(Keys):
-    """Who can open the socket of a data folder's owner is the owner: no key is asked for."""
+    """Asks for no key: only the owner of the data folder can open the socket that this is for."""
 
     async def access(self, text: str | None) -> Access:
         return Access()
 
 
 class HttpService:
-    """`listen`, then `drain` at the end; `run` goes on all the time between."""
+    """The service: `listen` starts it, `run` is to run all the time, `drain` ends it."""
 
     def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagMonitor) -> None:
         self._runner, self._replies, self._lag = runner, replies, lag
@@ -60,16 +60,16 @@ class HttpService:
         return url_of(sock)
 
     async def drain(self) -> None:
-        """Takes no more requests and answers those it has."""
+        """Accepts no more requests and answers the open ones."""
         log.info("stopping", in_flight=self._replies.in_flight)
         await self._runner.cleanup()
 
 
 @asynccontextmanager
 async def http_service(
-    settings: Settings, stores: Stores, state: State, checks: Checks, owners_socket: Path | None
+    settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
 ) -> AsyncIterator[HttpService]:
-    """The service, its reader of answers positioned; not listening yet. Raises ConfigurationError."""
+    """Yields the service with its reader of answers in position; it does not listen yet. Raises ConfigurationError."""
     if owners_socket is None:
         await _require_keys(settings, stores.vectors)
     async with AsyncExitStack() as stack:
@@ -100,7 +100,7 @@ async def http_service(
 
 
 async def _require_keys(settings: Settings, vectors: VectorReader) -> None:
-    """Raises ConfigurationError when the service would be open to others without any key."""
+    """Raises ConfigurationError when other machines could use the service without any key."""
     host, _ = host_and_port(settings.listen)
     if is_loopback(host) or await vectors.api_keys():
         return

@@ -1,9 +1,9 @@
-"""The sink's part of a process: the workers that write, match and keep answers, and the housekeeping of all stores."""
+"""The sink role: the workers that write faces, match probes and keep answers, and the housekeeping of all stores."""
 
 from facestream.config import Settings
 from facestream.runtime.housekeeping import Housekeeping
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from sink.answers import Answers
 from sink.sink import Sink
 from stream.bridge import Bridge
@@ -12,13 +12,14 @@ from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, RESULTS
 from stream.worker import Worker
 
 IN_FLIGHT = 512
-BRIDGE_LINGER_S = 0.5  # nobody waits for what comes from a bucket
-ANSWERS_LINGER_S = (
-    0.5  # who asks for a stored answer was told to wait a second; one at a time they cost half of a request
-)
+BRIDGE_LINGER_S = 0.5  # no request waits for events of a bucket
+# A client that asks for a stored answer was told to wait a second. Stored one by one, answers cost half of a request.
+ANSWERS_LINGER_S = 0.5
 
 
-def sink_workers(settings: Settings, stores: Stores, state: State, member: str) -> tuple[list[Worker], Housekeeping]:
+def sink_workers(
+    settings: Settings, stores: Stores, state: SystemState, member: str
+) -> tuple[list[Worker], Housekeeping]:
     store = GuardedStore(stores.objects, stores.vectors, state.erasures)
     sink = Sink(
         stores.log,

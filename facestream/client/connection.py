@@ -1,11 +1,10 @@
-"""Finds the service that a command talks to: the one that `--url` names, the one that serves the data folder, or none.
+"""Finds the service that a command talks to: the one at --url, the one that serves the data folder, or none.
 
-With none the command is its own service, the embedded way: it holds the folder's lock and serves itself through a Unix
-socket in a folder that only its user can enter, so that no API key is needed.
+Without one the command serves itself: it holds the folder's lock and serves through a Unix socket in a folder that only
+its user can enter, so that no API key is needed.
 """
 
 import asyncio
-import logging
 import sys
 import tempfile
 import time
@@ -13,20 +12,19 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import structlog
-
 from facestream.client.http import Client
 from facestream.config import Settings
 from facestream.runtime.data_folder import locked, serving
+from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError, FacestreamError
 
-OTHER_COMMAND_S = 600.0  # another command may hold the folder's lock for as long as it takes
+OTHER_COMMAND_S = 600.0  # how long another command may hold the folder's lock
 POLL_S = 0.1
 
 
 @asynccontextmanager
-async def reach(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
-    """A client of a service that answers. Raises Unavailable, ConfigurationError, WeightsInvalid."""
+async def connect(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
+    """Yields a client of a service that answers. Raises Unavailable, ConfigurationError, WeightsInvalid."""
     async with AsyncExitStack() as stack:
         found = url or await _serving_or_locked(settings.data, stack)
         client = await stack.enter_async_context(
@@ -37,7 +35,7 @@ async def reach(settings: Settings, url: str | None, key: str | None) -> AsyncIt
 
 
 async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
-    """The URL of the folder's service, once it has started; None with the lock taken, once other commands are through."""
+    """The URL of the folder's service, once it has started. None with the lock taken, once other commands are done."""
     deadline = time.monotonic() + OTHER_COMMAND_S
     while not (url := serving(data)):
         if url is None:
@@ -46,18 +44,18 @@ async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
                 return None
             except ConfigurationError:
                 if serving(data) is None or time.monotonic() > deadline:
-                    raise  # it is not that another command was faster
+                    raise  # the folder cannot be used at all: no other command was faster
         await asyncio.sleep(POLL_S)
     return url
 
 
 @asynccontextmanager
 async def _embedded(settings: Settings) -> AsyncIterator[str]:
-    """Serves in this process, and drains at the end. Whoever calls it holds the folder's lock."""
+    """Serves in this process, and drains at the end. The caller holds the folder's lock."""
     if sys.stderr.isatty():
         print("no service runs here: loading the models (`facestream up` keeps them loaded)", file=sys.stderr)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    from facestream.runtime.system import serve  # torch takes a second to import: only where there is no service
+    log_warnings_only()
+    from facestream.runtime.serve import serve  # torch takes a second to import: only where there is no service
 
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700
@@ -76,7 +74,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
 
 
 def _expected(failure: BaseException) -> BaseException:
-    """The expected failure among those of a group, which is what a person can do something about."""
+    """The expected failure of a group, which is the one that a person can act on."""
     while isinstance(failure, BaseExceptionGroup):
         failure = next((it for it in failure.exceptions if isinstance(it, FacestreamError)), failure.exceptions[0])
     return failure

@@ -1,4 +1,4 @@
-"""A process of the system: the roles it has, joined; started, watched and drained in order."""
+"""Runs roles in one process: starts, watches and drains them in order."""
 
 import asyncio
 import gc
@@ -11,12 +11,12 @@ import structlog
 from aiohttp import web
 
 from facestream.config import Settings
-from facestream.runtime.listening import listening_socket, url_of
+from facestream.runtime.listening import host_and_port, listening_socket, url_of
 from facestream.runtime.member import member_name
-from facestream.runtime.role_ingest import HttpService, http_service
-from facestream.runtime.role_sink import sink_workers
-from facestream.runtime.state import followed
-from facestream.runtime.stores import Stores, open_stores, patiently
+from facestream.runtime.roles.ingest import HttpService, http_service
+from facestream.runtime.roles.sink import sink_workers
+from facestream.runtime.stores import Stores, open_stores, wait_for_stores
+from facestream.runtime.system_state import follow_state
 from stream.health_routes import Checks, health_app
 from stream.lag_monitor import LagMonitor
 from stream.topics import GROUPS, INTERACTIVE
@@ -37,27 +37,33 @@ async def serve(
     started: Callable[[str], None],
     owners_socket: Path | None = None,
 ) -> None:
-    """Runs the roles until `stop` is set; `started` is called with the URL (of the service, else of health and metrics)
-    once all of them work. With `owners_socket`, a path in a folder that nobody else can enter, the service listens
-    there instead, without keys. A process with all roles creates what the stores need, the others find it there.
+    """Runs the roles until `stop` is set.
 
-    Ends in the order in which work flows: the service takes no more and answers what it has, then the workers finish
-    and commit, then the stores close. A role that fails ends all.
+    started: is called with the URL of the service, or of health and metrics without one, once all roles work.
+    owners_socket: a path in a folder that only its owner can enter; the service listens there, without API keys.
+
+    A process with all roles creates topics, bucket and tables; the others require that they exist. Stopping follows the
+    flow of work: the service accepts no more requests and answers the open ones, the workers finish and commit, the
+    stores close. A role that fails ends all roles.
     """
+    # a wrong address ends the process before the models are loaded
+    if "ingest" in roles and owners_socket is None:
+        host_and_port(settings.listen)
+    if settings.watch:
+        host_and_port(settings.watch, "watch")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await patiently(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
+        await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
-        state = await stack.enter_async_context(followed(stores.log))
+        state = await stack.enter_async_context(follow_state(stores.log))
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
         background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
         service: HttpService | None = None
         if "process" in roles:
-            from facestream.runtime.role_process import (
-                process_workers,
-            )  # torch takes a second to import: not for the other roles
+            # torch takes a second to import: not for the other roles
+            from facestream.runtime.roles.process import process_workers
 
             workers += await stack.enter_async_context(process_workers(settings, stores, state, member))
         if "sink" in roles:
@@ -65,7 +71,7 @@ async def serve(
             workers += of_sink
             background.append(housekeeping.run)
         pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
-        if "ingest" in roles:  # the service watches those, and more often
+        if "ingest" in roles:  # the service watches those itself, and more often
             pairs = [pair for pair in pairs if pair not in INTERACTIVE]
         background.append(LagMonitor(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
@@ -79,7 +85,7 @@ async def serve(
             for worker, task in zip(workers, running, strict=True):
                 await _ready(worker, task, stop)
             gc.collect()
-            gc.freeze()  # what is loaded by now stays: later collections need not look at it, and stall the loop less
+            gc.freeze()  # what is loaded by now stays: later collections skip it and stall the loop less
             stack.callback(gc.unfreeze)
             url = await watch(settings, checks, stack, always=service is None)
             if service is not None:
@@ -97,7 +103,7 @@ async def serve(
 
 
 async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Returns when the worker has joined its group, has ended, or is to end."""
+    """Returns when the worker has joined its group or has ended, or `stop` is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in (worker.ready, stop)]
     await asyncio.wait([*waits, task], return_when=asyncio.FIRST_COMPLETED)
     for each in waits:
@@ -105,7 +111,7 @@ async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) 
 
 
 def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
-    """What readiness depends on. The models are loaded before anything listens: an answer of /readyz says so already."""
+    """The checks of /readyz. The models are loaded before anything listens, so they need none."""
     return {
         "log": stores.log.ping,
         "objects": stores.objects.ping,
@@ -115,7 +121,7 @@ def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
 
 
 async def watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
-    """Serves health and metrics on an address of their own; the service has them on its own too."""
+    """Serves health and metrics on their own address; the service also has them on its address. Returns the URL."""
     if not settings.watch and not always:
         return ""
     runner = web.AppRunner(health_app(checks), access_log=None)

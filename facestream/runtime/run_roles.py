@@ -1,17 +1,17 @@
-"""Runs roles until a signal ends them: what `up` and the role commands share."""
+"""Runs roles until SIGTERM or Ctrl-C: for `facestream up` and for the commands of a single role."""
 
 import asyncio
 import signal
-import sys
 from collections.abc import Callable, Sequence
 
 from facestream.config import Settings
-from facestream.runtime.system import Role, serve
+from facestream.runtime.serve import Role, serve
+from facestream.terminal import print_message
 from schemas.errors import FacestreamError
 
 
 def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str], None]) -> int:
-    """SIGTERM or Ctrl-C drains. `announce` is told the URL. Returns the exit code: 2 for wrong settings, 1 for other
+    """Drains on SIGTERM or Ctrl-C. `announce` gets the URL. Returns the exit code: 2 for wrong settings, 1 for other
     failures.
     """
     code = 0
@@ -19,7 +19,7 @@ def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str
         asyncio.run(_serve(settings, roles, announce))
     except* FacestreamError as failures:
         for failure in _flat(failures):
-            print(f"facestream: {failure.message}", file=sys.stderr)
+            print_message(failure.message)
             code = max(code, 2 if failure.code == "configuration_error" else 1)
     return code
 

@@ -1,39 +1,41 @@
-"""A sheet of pictures of where two generations differ: each face beside whom either of them takes it for."""
+"""Draws a sheet of the faces where two generations differ: each face beside the person that either predicts."""
 
 import asyncio
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from backends.objects import ObjectReader
-from facestream.admin.compare_shown import of_both_kinds, person_of
+from facestream.admin.comparison import of_both_kinds
+from facestream.admin.comparison_report import person_of
 from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_for
-from facestream.progress import counted
+from facestream.progress import progress_bar
 from schemas.errors import ConfigurationError, ObjectMissing
 from schemas.ids import crop_key
 from sink.evaluate.comparing import BestMatch, Difference
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp")
-MOST = 100  # differences: more than that are not looked at one by one
-COLUMNS = 2  # differences beside each other
-CELL, LINE, GAP = 180, 20, 12  # pixels: a picture, a line of text, what is around three pictures
+MOST = 100  # differences: a person does not look at more one by one
+COLUMNS = 2  # differences in a row
+CELL, LINE, GAP = 180, 20, 12  # pixels: a picture, a line of text, the space around three pictures
 FONT = 14.0
 PAPER, TEXT, GONE = (255, 255, 255), (30, 30, 30), (200, 200, 200)
 BORDER = 4
 
 
 def check_target(path: Path) -> None:
-    """Raises ConfigurationError, before the work is done."""
+    """Raises ConfigurationError. Call it before the comparison is made."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigurationError(f"--sheet {path}: its suffix says the format, one of {' '.join(FORMATS)}")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise ConfigurationError(f"--sheet {path}: this is a folder, name a file")
 
 
 async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: tuple[str, str], path: Path) -> None:
-    """Writes the sheet; of very many differences, some. names: of the generations. Raises NotDrawn, Unavailable."""
+    """Writes the sheet, with at most MOST differences. names: of the generations. Raises NotDrawn, Unavailable."""
     if not found:
         print(f"{path} was not drawn: the two do not differ")
         return
@@ -43,9 +45,9 @@ async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: 
     sheet = Image.new("RGB", (COLUMNS * wide + GAP, rows * high + LINE + GAP), PAPER)
     drawing = ImageDraw.Draw(sheet)
     left = f" ({len(found) - len(some):,} more)" if len(some) < len(found) else ""
-    title = f"{len(some):,} faces{left}: the face, whom {names[0]} says, whom {names[1]} says; (below the threshold)"
+    title = f"{len(some):,} faces{left}: the face, {names[0]}'s person, {names[1]}'s person; (below the threshold)"
     _write(drawing, (GAP, GAP // 2), title, sheet.width - 2 * GAP)
-    with counted("drawing", len(some), always=False) as done:
+    with progress_bar("drawing", len(some), always=False) as advance:
         for i, it in enumerate(some):
             corner = (GAP + i % COLUMNS * wide, GAP + LINE + i // COLUMNS * high)
             pictures = [await _crop(objects, face_id) for face_id in (it.face_id, it.old.face_id, it.new.face_id)]
@@ -55,10 +57,10 @@ async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: 
                     sheet,
                     (corner[0] + column * CELL, corner[1]),
                     pictures[column],
-                    _says(first, name),
+                    _caption(first, name),
                     it.right == side,
                 )
-            done(1)
+            advance(1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(sheet.save, path, quality=QUALITY)
@@ -66,12 +68,12 @@ async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: 
         raise NotDrawn(f"{path} was not drawn: {error.strerror or error}") from None
 
 
-def _says(first: BestMatch, name: str) -> tuple[str, str]:
+def _caption(first: BestMatch, name: str) -> tuple[str, str]:
     return person_of(first), f"{first.similarity:.3f} {name}"
 
 
 async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
-    """None where the picture is gone, or none that can be read."""
+    """None where the picture is gone or cannot be read."""
     try:
         data = (await objects.get(crop_key(face_id))).data
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
@@ -83,7 +85,7 @@ async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
 def _cell(
     sheet: Image.Image, corner: tuple[int, int], picture: Image.Image | None, lines: tuple[str, str], right: bool | None
 ) -> None:
-    """right: whether this is the person, None for the face itself."""
+    """right: whether this is the right person, None for the face itself."""
     x, y = corner
     drawing = ImageDraw.Draw(sheet)
     colour = GONE if right is None else NAMED if right else UNKNOWN
@@ -105,7 +107,7 @@ def _cell(
 def _write(
     drawing: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: tuple[int, int, int] = TEXT
 ) -> None:
-    """Within that width, the rest as an ellipsis."""
+    """Writes the text, cut to that width."""
     font = font_for(text, FONT)
     whole = text
     while text and drawing.textlength(text if text == whole else f"{text}…", font=font) > width:

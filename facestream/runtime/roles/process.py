@@ -1,4 +1,4 @@
-"""The processor's part of a process: decoders, networks, and the workers of the stages it runs."""
+"""The processor role: decoders, networks, and the workers of its stages."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,8 +9,8 @@ import torch
 
 from backends.objects import ObjectReader
 from facestream.config import Settings
-from facestream.runtime.state import State
 from facestream.runtime.stores import Stores
+from facestream.runtime.system_state import SystemState
 from processors.align import template_named
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
@@ -30,14 +30,16 @@ from weights.load import choose_device, choose_dtype, load_detector, load_embedd
 from weights.manifest import manifest
 
 IN_FLIGHT = 32
-# One forward: on a CPU about a tenth of a second, so that a portrait waits for a crowd no longer than that.
+# Pixels and chips of one forward. On a CPU it takes about 0.1 s, the longest that a portrait waits for a crowd.
 CHUNK_PIXELS_CPU, CHUNK_CHIPS_CPU = 1_300_000, 32
 CHUNK_PIXELS_GPU, CHUNK_CHIPS_GPU = 32_000_000, 512
 
 
 @asynccontextmanager
-async def process_workers(settings: Settings, stores: Stores, state: State, member: str) -> AsyncIterator[list[Worker]]:
-    """The workers of `settings.stage`: detect and embed in one, or one of them."""
+async def process_workers(
+    settings: Settings, stores: Stores, state: SystemState, member: str
+) -> AsyncIterator[list[Worker]]:
+    """Yields the workers of `settings.stage`: both stages in one worker, or one of them."""
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     store = GuardedStore(stores.objects, stores.vectors, state.erasures)
@@ -75,7 +77,7 @@ async def process_workers(settings: Settings, stores: Stores, state: State, memb
 
 
 def no_networks(device: torch.device) -> Networks:
-    """They come as their generations do."""
+    """Without a network yet: each is loaded with its generation."""
     gpu = device.type == "cuda"
     return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)
 
@@ -85,18 +87,18 @@ def make_detector(settings: Settings, device: torch.device, dtype: torch.dtype, 
     shipped = manifest().detector(name)
     module = load_detector(settings.weights_folder, name, device, dtype)
     detector = Detector(module, device, dtype, score_threshold=shipped.score_threshold, mirror=shipped.mirror)
-    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first takes a second: before anybody waits
+    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first forward takes a second: before any request waits
     return detector
 
 
 async def fetch_embedder(
     settings: Settings, objects: ObjectReader, device: torch.device, dtype: torch.dtype, generation: Generation
 ) -> Callable[[], Embedder]:
-    """What makes the embedder of a generation. Raises ObjectMissing, Unavailable; what it returns, WeightsInvalid and,
-    where ONNX Runtime is missing, ConfigurationError.
+    """Returns a function that makes the embedder of a generation. Raises ObjectMissing, Unavailable; the function
+    raises WeightsInvalid and, without ONNX Runtime, ConfigurationError.
     """
     if generation.onnx is not None:
-        from processors.onnx_embedder import load_onnx_embedder  # onnx: only for a model of one's own
+        from processors.onnx_embedder import load_onnx_embedder  # onnx: only for models that users added
 
         stored = await objects.get(generation.onnx.object_key)
         return lambda: load_onnx_embedder(stored.data, generation, device)
@@ -105,7 +107,7 @@ async def fetch_embedder(
         module = load_embedder(settings.weights_folder, generation.embedder, device, dtype)
         embedder = TorchEmbedder(module, device, mirror=generation.mirror)
         side = template_named(generation.template).side
-        embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as above
+        embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as for a detector
         return embedder
 
     return load

@@ -1,4 +1,4 @@
-"""The state that every role follows in the log: the generations, and what was erased."""
+"""The state of the system that every role holds in memory: the generations of models, and the erasures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from weights.manifest import manifest
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SystemState:
     generations: Generations
     erasures: Erasures
 
@@ -23,10 +23,10 @@ class State:
 
 
 @asynccontextmanager
-async def followed(log_: EventLog) -> AsyncIterator[State]:
-    """The state as of now; `run` keeps it up to date. Raises Unavailable."""
+async def follow_state(log_: EventLog) -> AsyncIterator[SystemState]:
+    """Yields the state as of now; its `run` keeps it up to date. Raises Unavailable."""
     known = manifest()
-    state = State(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
+    state = SystemState(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
     async with AsyncExitStack() as stack:
         for follower in (state.generations, state.erasures):
             stack.push_async_callback(follower.close)

@@ -1,46 +1,54 @@
-"""`facestream models add`: a user's own embedder becomes a generation; every processor has its file from the object
-store.
-"""
+"""`facestream models add`: adds a user's own embedder as a generation, with its file in the object store."""
 
 import argparse
-import asyncio
 import hashlib
+import json
 import math
 import re
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from facestream.admin.generation_changes import generation_name
-from facestream.runtime.state import followed
+from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
-from facestream.settings_flags import add_flags, settings_from
-from facestream.terminal import complain
+from facestream.runtime.system_state import follow_state
+from facestream.terminal import print_message
 from schemas.errors import ConfigurationError, InvalidRequest
 from schemas.generation_records import Generation, OnnxEmbedder
 from stream.generations import Generations, generation_record
 from stream.topics import TOPICS
 from weights.manifest import manifest
 
-DESCRIPTION = """\
-Add an embedder of your own: an ONNX file that makes a vector of any length out of the picture of an upright face. It is tried
-first, on drawn faces or on a photo of yours; then its file lies in the object store, where every processor takes it from. Nothing
-changes for anybody until you activate it.
+if TYPE_CHECKING:
+    from facestream.admin.onnx_trial import Trial
 
-A network like ArcFace (insightface, AdaFace, MagFace) takes 112 pixels, with the eyes where ArcFace has them, and values from -1
-to 1:
+if TYPE_CHECKING:
+    from facestream.admin.onnx_trial import Trial
+
+DESCRIPTION = """\
+Add an embedder of your own: an ONNX file that computes a vector of any length from the picture of an upright
+face. It is tried first, on drawn faces or on a photo of yours. Then its file is put into the object store,
+where every processor reads it. Answers do not change until you activate it.
+
+A network like ArcFace (insightface, AdaFace, MagFace) takes 112 pixels, with the eyes where ArcFace has them,
+and values from -1 to 1:
 
   facestream models add mine model.onnx --input 112 --template arcface --range -1..1 --try portrait.jpg
   facestream reembed mine
   facestream models activate mine
 
-It has to be given what it was trained with. --range is what the pixel values 0 and 255 become: (x - 127.5) / 127.5 is -1..1,
-x / 255 is 0..1, and 0..255 leaves them. --channels bgr is for networks that were given pictures as OpenCV reads them. With a
-wrong one it runs as well, and knows nobody: the trial tells what one picture can, `facestream models compare` tells the rest.
+Give it the pixels that it was trained with. --range says what the pixel values 0 and 255 become: (x - 127.5) /
+127.5 is -1..1, x / 255 is 0..1, and 0..255 leaves them as they are. --channels bgr is for networks that were
+trained on pictures as OpenCV reads them. With wrong values the network runs as well, but recognizes nobody: the
+trial shows this as far as one picture can, `facestream models compare` measures it.
 
-The file: one input (batch, 3, SIDE, SIDE), an output (batch, dimension), weights inside. A batch fixed at 1 is fine, a free one
-is faster. It needs ONNX Runtime, here and where processors run: pip install 'facestream[onnx]'.
+The file has one input (batch, 3, SIDE, SIDE), one output (batch, dimension), and its weights inside. A batch
+fixed at 1 works, a free one is faster. It needs ONNX Runtime, here and where processors run: pip install
+'facestream[onnx]'.
 """
 OBJECT_KEY = "models/{}.onnx"
 
@@ -52,40 +60,45 @@ def add_parser(subcommands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # -1..1 is a value, which argparse else believes of whole negative numbers only
+    # argparse takes -1..1 for a flag: by default it knows only plain negative numbers as values
     parser._negative_number_matcher = re.compile(r"-[\d.]")
     parser.add_argument(
-        "name", metavar="NAME", help="of the new generation: a-z, 0-9, '.', '_', '-'; it is never used again"
+        "name", metavar="NAME", help="name of the new generation: a-z, 0-9, '.', '_', '-'; a name is used once only"
     )
-    parser.add_argument("file", metavar="FILE.onnx", type=Path)
+    parser.add_argument("file", metavar="FILE.onnx", type=checked("FILE.onnx", path), help="the network")
     parser.add_argument(
-        "--input", metavar="SIDE", type=int, required=True, help="pixels of a side that the network wants"
+        "--input", metavar="SIDE", type=int, required=True, help="side of the network's input in pixels"
     )
     parser.add_argument(
         "--template",
         required=True,
         metavar="arcface|dlib",
-        help="where eyes, nose and mouth lie in the picture; another size than 112 or 150 shows the same square",
+        help="where eyes, nose and mouth lie in the picture; other sizes than 112 and 150 show the same square",
     )
     parser.add_argument(
         "--range", metavar="LOW..HIGH", required=True, help="what the pixel values 0 and 255 become, as in -1..1"
     )
     parser.add_argument("--channels", choices=("rgb", "bgr"), default="rgb", help="order of the colours (default: rgb)")
     parser.add_argument(
-        "--mirror", action="store_true", help="take the mean with the mirrored face: better, and half as fast"
+        "--mirror", action="store_true", help="average with the mirrored face: more accurate, half as fast"
     )
     parser.add_argument(
         "--metric", choices=("cosine",), default="cosine", help="how vectors are compared (default: cosine)"
     )
     parser.add_argument(
-        "--try", dest="picture", metavar="PICTURE", type=Path, help="a photo with a face, or better two, to try it on"
+        "--try",
+        dest="picture",
+        metavar="PICTURE",
+        type=checked("--try", path),
+        help="a photo to try it on, with one face or, better, two",
     )
-    add_flags(parser, ("log", "objects", "vectors", "data", "weights", "device"))
+    parser.add_argument("--json", action="store_true", help="the trial and the generation as one JSON object")
+    add_settings(parser, (*STORES, "weights", "device"))
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return asyncio.run(_run(arguments))
+    return run_interruptibly(_run(arguments))
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -94,33 +107,40 @@ async def _run(arguments: argparse.Namespace) -> int:
     picture = None if arguments.picture is None else _read(arguments.picture)
     async with open_stores(settings) as stores:
         await stores.log.require_topics(TOPICS)
-        async with followed(stores.log) as state:
+        async with follow_state(stores.log) as state:
             generation = _described(arguments, content, state.generations.active.detector)
             _check_new(generation.name, state.generations)
             from facestream.admin.onnx_trial import try_network  # torch: not for the other commands
 
             trial = await try_network(settings, content, generation, picture)
-            print(f"{trial.dimension} numbers a face")
-            print(
-                f"{trial.alone_ms:.1f} ms a face alone, {trial.together_ms:.1f} ms of several at once ({trial.device})"
-            )
-            print(f"similarity: {trial.same:.3f} the same face cut twice, {trial.other:.3f} another face")
+            if not arguments.json:
+                _print_trial(trial)
             if trial.same <= trial.other:
-                complain(
-                    "the same face is no nearer than another one: are --range, --channels and --template those of its training?"
+                print_message(
+                    "the same face is no more similar than another face: do --range, --channels and --template"
+                    " match its training?"
                 )
             await state.generations.refresh()
             _check_new(generation.name, state.generations)
             assert generation.onnx is not None
             await stores.objects.put(generation.onnx.object_key, content)
             await stores.log.append([generation_record(generation.model_copy(update={"dimension": trial.dimension}))])
-    print(f"'{generation.name}' is added (sha256 {generation.onnx.sha256})")
-    print(f"next: facestream reembed {generation.name}")
+    if arguments.json:
+        print(json.dumps({"name": generation.name, "sha256": generation.onnx.sha256, **asdict(trial)}))
+    else:
+        print(f"'{generation.name}' is added (sha256 {generation.onnx.sha256})")
+        print(f"next: facestream reembed {generation.name}")
     return 0
 
 
+def _print_trial(trial: "Trial") -> None:
+    print(f"{trial.dimension} numbers a face")
+    print(f"{trial.alone_ms:.1f} ms a face alone, {trial.together_ms:.1f} ms of several at once ({trial.device})")
+    print(f"similarity: {trial.same:.3f} the same face cut twice, {trial.other:.3f} another face")
+
+
 def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> Generation:
-    """The generation, with a dimension that the trial has to tell. Raises ConfigurationError."""
+    """The generation, with a dimension of 1 until the trial has measured it. Raises ConfigurationError."""
     from processors.align import TEMPLATES  # torch, as above
 
     name = generation_name(arguments.name)
@@ -138,7 +158,7 @@ def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> 
             offset=low,
         )
     except ValidationError:
-        raise ConfigurationError(f"--input {arguments.input}: a face is given as 16 to 1024 pixels a side") from None
+        raise ConfigurationError(f"--input {arguments.input}: the side is 16 to 1024 pixels") from None
     return Generation(
         name=name,
         state="added",
@@ -169,8 +189,8 @@ def _check_new(name: str, generations: Generations) -> None:
     """Raises InvalidRequest."""
     used = {it.name: it.state for it in generations.all}
     if name in used or name in manifest().generations:
-        what = f"there ({used[name]})" if name in used else "one of those that are shipped"
-        raise InvalidRequest(f"generation '{name}' is {what}, and no name is used twice: take another, '{name}-2'")
+        what = f"there ({used[name]})" if name in used else "a shipped one"
+        raise InvalidRequest(f"generation '{name}' is {what}, and no name is used twice: choose another, '{name}-2'")
 
 
 def _read(path: Path) -> bytes:

@@ -1,0 +1,104 @@
+"""Prints a comparison of two generations: tables on a terminal, the same lines with tabs on a pipe, or JSON."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from facestream.admin.comparison import Comparison, of_both_kinds
+from facestream.terminal import printable
+from sink.evaluate.comparing import FPIR, Accuracy, BestMatch, Difference
+
+MOST_PRINTED = 20  # differences; --json has all
+NOTHING = "—"
+
+
+def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(comparison)))
+        return
+    directories = "directory" if len(comparison.directories) == 1 else "directories"
+    print(f"{comparison.faces:,} faces in {len(comparison.directories):,} {directories}")
+    _print_not_compared(comparison)
+    _print_table(("", comparison.old, comparison.new), _figures(comparison), right=(1, 2), whole=(0, 1, 2))
+    if comparison.old_figures.portraits == 0:
+        print("no person has two portraits: nothing shows how often the right person is found")
+    for name, of_one in ((comparison.old, comparison.old_figures), (comparison.new, comparison.new_figures)):
+        if of_one.strangers and of_one.strangers_named is None:
+            print(f"{name} has no threshold yet: it gets one when its replay is complete")
+    _print_differences(comparison)
+
+
+def person_of(first: BestMatch) -> str:
+    """The predicted person, in brackets where the similarity is below the threshold."""
+    return f"({first.person})" if first.named is False else first.person
+
+
+def _print_not_compared(comparison: Comparison) -> None:
+    left_out = comparison.left_out
+    for count, has, lacks in (
+        (left_out.only_old, comparison.old, comparison.new),
+        (left_out.only_new, comparison.new, comparison.old),
+    ):
+        if count:
+            print(f"{count:,} more that only {has} has were left out: `facestream reembed {lacks}` makes them")
+
+
+def _figures(comparison: Comparison) -> list[tuple[str, ...]]:
+    old, new = comparison.old_figures, comparison.new_figures
+    return [
+        (f"own person first, of {old.portraits:,} portraits", _percent(old.right), _percent(new.right)),
+        (f"own person first and named, at an FPIR of {FPIR:.0%}", _percent(old.named), _percent(new.named)),
+        (f"strangers named, of {old.strangers:,}", _percent(old.strangers_named), _percent(new.strangers_named)),
+        ("the median stranger is below the threshold by", _below(old, 0), _below(new, 0)),
+        ("1 stranger in 100 is below it by less than", _below(old, 1), _below(new, 1)),
+    ]
+
+
+def _print_differences(comparison: Comparison) -> None:
+    right_old = sum(it.right == "old" for it in comparison.differences)
+    right_new = len(comparison.differences) - right_old
+    print(f"only {comparison.old} is right: {right_old:,}, only {comparison.new} is right: {right_new:,}")
+    if not comparison.differences:
+        return
+    print("the predicted person of each, with the similarity; in brackets where it is below the threshold:")
+    some = of_both_kinds(comparison.differences, MOST_PRINTED)
+    columns = ("directory", "person", "face_id", comparison.old, comparison.new)
+    _print_table(columns, [_row(it) for it in some], whole=(2,))
+    if len(some) < len(comparison.differences):
+        print(f"{len(comparison.differences) - len(some):,} more: --json has all")
+
+
+def _row(it: Difference) -> tuple[str, ...]:
+    predicted = [f"{person_of(first)} {first.similarity:.3f}" for first in (it.old, it.new)]
+    return (it.directory, it.person, it.face_id, *predicted)
+
+
+def _print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), whole: Sequence[int]
+) -> None:
+    """right: columns that are aligned at the right. whole: columns that a terminal does not break."""
+    if not sys.stdout.isatty():
+        for row in (columns, *rows):
+            print("\t".join(map(printable, row)))
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(
+            Text(column), justify="right" if index in right else "left", no_wrap=index in whole, overflow="fold"
+        )
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{share:.2%}"
+
+
+def _below(of_one: Accuracy, at: int) -> str:
+    return NOTHING if of_one.strangers_below is None else f"{of_one.strangers_below[at]:.3f}"

@@ -1,0 +1,78 @@
+"""Flags that several commands have: the settings, names, paths and numbers. Each is checked in one place."""
+
+import argparse
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from facestream.config import Settings
+from schemas.errors import ConfigurationError
+
+STORES = ("log", "objects", "vectors", "data")
+
+Value = TypeVar("Value")
+
+
+def checked(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
+    """The `type` of an argument: parses its text. Raises ConfigurationError where `parse` raises ValueError."""
+
+    def convert(text: str) -> Value:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{flag}: {error}") from None
+
+    return convert
+
+
+def not_blank(text: str) -> str:
+    """Raises ValueError."""
+    if not text.strip():
+        raise ValueError("it must not be empty")
+    return text
+
+
+def path(text: str) -> Path:
+    """Raises ValueError for a blank path, which would be the current folder."""
+    return Path(not_blank(text))
+
+
+def number_from_zero(text: str) -> float:
+    """Raises ValueError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"'{text}' is not a number from 0 up")
+    return number
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Settings.model_fields)) -> None:
+    """Each setting is a flag that wins over its environment variable."""
+    group = parser.add_argument_group("settings", "each also as an environment variable FACESTREAM_<NAME>; a flag wins")
+    for name in names:
+        field = Settings.model_fields[name]
+        default = "" if field.default in ("", None) else f" (default: {field.default})"
+        flag = f"--{name.replace('_', '-')}"
+        text = f"{field.description}{default}"
+        if field.annotation is bool:
+            group.add_argument(flag, action="store_const", const=True, dest=f"setting_{name}", help=text)
+        else:
+            group.add_argument(flag, metavar="VALUE", dest=f"setting_{name}", help=text)
+
+
+def settings_from(arguments: argparse.Namespace) -> Settings:
+    """Raises ConfigurationError, naming the setting that is wrong."""
+    given = {
+        name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")
+    }
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False, include_input=False)[0]
+        name, reason = str(error["loc"][0]), error["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"FACESTREAM_{name.upper()} (--{name.replace('_', '-')}): {reason}") from None

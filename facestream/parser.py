@@ -1,0 +1,118 @@
+"""The parser of the command line: one module of `commands` for each command, with its own --help."""
+
+import argparse
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import structlog
+
+from facestream.commands import (
+    dead_letters,
+    erase,
+    export,
+    import_,
+    ingest,
+    init,
+    keys,
+    learn,
+    models,
+    process,
+    recognize,
+    recover,
+    redetect,
+    reembed,
+    sink,
+    trace,
+    up,
+    watch,
+    weights,
+)
+
+COMMANDS = (
+    up,
+    weights,
+    keys,
+    learn,
+    recognize,
+    watch,
+    models,
+    reembed,
+    redetect,
+    erase,
+    export,
+    import_,
+    init,
+    ingest,
+    process,
+    sink,
+    trace,
+    dead_letters,
+    recover,
+)
+DESCRIPTION = """\
+Learn and recognize people in images, as an event stream.
+
+A first try, in two terminals:
+  facestream up
+  facestream learn obama.jpg --person obama --directory demo
+  facestream recognize obama2.jpg --directory demo
+"""
+EXIT_CODES = """\
+Exit code: 0 done, 1 failed or only partly done, 2 the command line or a setting is wrong, 130 ended by Ctrl-C. Ctrl-C
+is the normal end of up, ingest, process, sink and watch: exit code 0.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the nearest command or choice for a wrong one."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            known = [str(it) for it in action.choices]
+            near = difflib.get_close_matches(str(value), known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(known)}"
+            raise argparse.ArgumentError(action, f"there is no '{value}': {hint}")
+
+
+def run_command(argv: Sequence[str] | None) -> int:
+    """Returns the command's exit code. Raises FacestreamError; SystemExit for a wrong command line and for --help."""
+    arguments = _parser().parse_args(argv)
+    _log_to_stderr()
+    code: int = arguments.run(arguments)
+    return code
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "facestream",
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"facestream {version('facestream')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _log_to_stderr() -> None:
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if sys.stderr.isatty()
+        else structlog.processors.JSONRenderer(ensure_ascii=False)
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

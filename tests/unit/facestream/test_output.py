@@ -1,0 +1,96 @@
+"""What commands print on a pipe: everything, in columns between tabs, or as JSON."""
+
+import asyncio
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from facestream.cli import main
+from facestream.config import Settings
+from facestream.runtime.stores import create, open_stores
+from facestream.terminal import Cell, print_rows
+from stream.generations import generation_record
+from weights.manifest import manifest
+
+Run = Callable[..., str]
+LONG = "a-generation-with-a-name-of-64-characters-which-no-table-may-cut"
+DIRECTORY = "Ann Lee & Sons, " + "photographs of all the years since 1998, " * 4
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """Runs a command on a data folder; returns what it prints."""
+    for name in ("LOG", "OBJECTS", "VECTORS", "WEIGHTS"):
+        monkeypatch.delenv(f"FACESTREAM_{name}", raising=False)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        capsys.readouterr()
+        assert main([*arguments, "--data", str(tmp_path / "data")]) == code
+        return capsys.readouterr().out
+
+    yield run
+    structlog.reset_defaults()
+
+
+def lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def cells(text: str) -> list[list[str]]:
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def test_generations(run: Run, tmp_path: Path) -> None:
+    async def add() -> None:
+        async with open_stores(Settings(data=tmp_path / "data")) as stores:
+            await create(stores)
+            generation = manifest().generation(manifest().default_generation)
+            await stores.log.append([generation_record(generation.model_copy(update={"name": LONG}))])
+
+    asyncio.run(add())
+    listed = lines(run("models", "list", "--json"))
+    assert {LONG, manifest().default_generation} <= {it["name"] for it in listed}
+    assert cells(run("models", "list")) == [
+        [("yes" if it else "no") if isinstance(it, bool) else str(it) for it in row.values()] for row in listed
+    ]
+
+
+def test_keys(run: Run) -> None:
+    for arguments in (("--scope", "admin"), ("--scope", "learn", "--directory", DIRECTORY[:200])):
+        run("keys", "create", *arguments)
+    listed = lines(run("keys", "list", "--json"))
+    assert {(it["scope"], it["directory"]) for it in listed} == {("admin", None), ("learn", DIRECTORY[:200])}
+    assert {(row[0], row[2]) for row in cells(run("keys", "list"))} == {
+        (it["key_id"], it["directory"] or "(every directory)") for it in listed
+    }
+
+
+def test_weights(run: Run) -> None:
+    listed = lines(run("weights", "list", "--json", code=1))
+    assert [(it["name"], it["path"]) for it in listed] == [(name, None) for name in manifest().models]
+    assert [row[-1] for row in cells(run("weights", "list", code=1))] == ["missing: facestream weights get"] * len(
+        listed
+    )
+
+
+def test_a_group_that_lost_nothing_and_a_search_that_finds_nothing(run: Run) -> None:
+    run("init")
+    assert lines(run("recover", "sink", "--json")) == [{"group": "sink", "set": False, "partitions": []}]
+    (found,) = lines(run("erase", "verify", "--json"))
+    assert found["stores"] == {"vectors": [], "answers": [], "objects": []}
+    assert found["topics"]["results"] == {"records": 0, "gone_by": None}
+    assert (found["taken_back"], found["deleted"], found["uploading"]) == (0, [], [])
+
+
+def test_cells_cannot_be_taken_for_columns_or_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Cell] = {"a": "x\ty\n\x1b[2J", "b": None, "c": True, "d": 1.5}
+    print_rows([row], as_json=False)
+    assert capsys.readouterr().out == "x\ufffdy\ufffd\ufffd[2J\t\tyes\t1.5\n"
+    print_rows([row], as_json=True)
+    out = capsys.readouterr().out
+    assert json.loads(out) == row
+    assert out.isascii()
