@@ -6,7 +6,7 @@
 #
 # Seen: the names end in an ellipsis.
 #
-#   │ a-generation-wi… │ a-detector-with… │ an-embedder-wit… │ a-state-with-a-… │
+#   │ a-generation-wit… │ a-detector-with-… │ an-embedder-wit… │ a-state-with-a-l… │
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
@@ -21,5 +21,5 @@ table.add_row(*(f"{name}-with-a-long-name" for name in ("a-generation", "a-detec
 Console().print(table)
 PYTHON
 env -u COLUMNS -u FORCE_COLOR -u TTY_COMPATIBLE "$folder/venv/bin/python" "$folder/table.py" | tee "$folder/printed"
-! grep -q long-name "$folder/printed"
-grep -q 'a-generation-wi…' "$folder/printed"
+if grep -q long-name "$folder/printed"; then exit 1; fi
+grep -q 'a-generation-wit…' "$folder/printed"
