@@ -1,5 +1,5 @@
-"""README.md, docs/http.md and docs/operations.md are run: every `sh` block in them, in order, against one service. Every
-`json` block has the shape of what the command before it printed.
+"""README.md, docs/http.md and docs/operations.md are run: every `sh` block, in order, against one service. Every `json`
+block has the shape of what the command before it printed.
 """
 
 import json
@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def shape(value: Any) -> Any:
 
 def test_every_json_that_is_shown_is_what_is_answered(ran: list[Ran]) -> None:
     examples = 0
-    for before, block in zip(BLOCKS, BLOCKS[1:], strict=False):
+    for before, block in pairwise(BLOCKS):
         if block.kind == "json":
             assert before.kind == "sh", f"{block} does not follow a command"
             answered = [it for it in ran if it.block == before][-1].body

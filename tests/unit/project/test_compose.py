@@ -274,7 +274,7 @@ def test_the_image_holds_the_whole_program_and_nothing_else() -> None:
     assert all((ROOT / name).exists() for name in taken)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
-    assert packages | {"pyproject.toml", "constraints.txt", "README.md"} == set(taken)
+    assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(taken)
 
 
 def test_the_dockerfile_names_what_is_there() -> None:

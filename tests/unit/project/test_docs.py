@@ -95,7 +95,7 @@ def test_every_path_that_is_named_exists(document: str) -> None:
     for number, line in prose(document):
         for name in re.findall(r"`([\w.*/-]+)`", line):
             first = name.partition("/")[0]
-            of_project = first in folders and "/" in name or re.fullmatch(r"[\w-]+\.(md|yml|toml)|Makefile", name)
+            of_project = (first in folders and "/" in name) or re.fullmatch(r"[\w-]+\.(md|yml|toml)|Makefile", name)
             if of_project and "NAME" not in name:
                 assert list(ROOT.glob(name)), f"{document}:{number}: {name}"
 
