@@ -48,7 +48,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: 
     environment["XDG_STATE_HOME"] = str(folder / "state")
     done: list[Ran] = []
     key = ""
-    with Serving(folder / "data", weights_folder) as serving:
+    # The numbers that the documents show were made in bfloat16.
+    with Serving(folder / "data", weights_folder, dtype="bfloat16") as serving:
         for block in (it for it in BLOCKS if it.kind == "sh"):
             for command in block.text.splitlines():
                 here = command.replace("http://127.0.0.1:8080", serving.url)

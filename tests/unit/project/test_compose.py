@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -273,7 +274,9 @@ def test_the_image_holds_the_whole_program_and_nothing_else() -> None:
     taken = [line.removeprefix("!") for line in lines if line.startswith("!")]
     assert all((ROOT / name).exists() for name in taken)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]  # what a wheel takes
+    folders = [folder.parent.name for folder in ROOT.glob("*/__init__.py")]
+    packages = {name for name in folders if any(fnmatchcase(name, pattern) for pattern in patterns)}
     assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(taken)
 
 
