@@ -36,7 +36,7 @@ def main() -> int:
         return fail(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}: make PYTHON=python3.12 …")
     if torch not in ("cuda", "installed"):
         return fail(
-            f"TORCH is '{torch}': use cuda or installed; for a CPU-only build set TORCH_INDEX (see README, Installing)"
+            f"TORCH is '{torch}': use cuda or installed; for a CPU-only build set TORCH_INDEX: docs/operations.md"
         )
     wanted = stamp(arguments.dev, torch, index)
     if STAMP.exists() and wanted in STAMP.read_text().split():
@@ -44,7 +44,7 @@ def main() -> int:
     download, disk = (0.2, 1.0) if torch == "installed" else (0.4, 2.0) if index else (3.0, 7.0)
     print(f"Setting up {ENVIRONMENT}: downloads about {download} GB, takes about {disk} GB of disk.")
     if torch == "cuda" and not index:
-        print("Most of it is torch with CUDA. Without a GPU a CPU-only torch is enough: see README, Installing.")
+        print("Most of it is torch with CUDA. Without a GPU a CPU-only torch is enough: see docs/operations.md.")
     free = shutil.disk_usage(ROOT).free / GIGA
     if free < disk:
         return fail(f"only {free:.1f} GB are free on the disk of {ROOT}, {disk} GB are needed")

@@ -1,11 +1,14 @@
-"""Runs every shell command of the README, in order, and compares the JSON in it with the answers of the service."""
+"""README.md, docs/http.md and docs/operations.md are run: every `sh` block, in order, against one service. Every `json`
+block has the shape of what the command before it printed.
+"""
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,44 +16,67 @@ import pytest
 
 from bench.serving import Serving
 from scripts.photos import PHOTOS
-from tests.conftest import ROOT
+from tests.documents import GUIDE, Block, blocks
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(sh|json)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+BLOCKS = [block for document in GUIDE for block in blocks(document)]
+LONGEST_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A command of a block, and what it printed on its standard output."""
+
+    block: Block
+    command: str
+    printed: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.printed)
+        return body
 
 
 @pytest.fixture(scope="module")
-def answers(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: Path) -> list[tuple[str, str]]:
-    """Each command with its output."""
+def ran(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: Path) -> list[Ran]:
+    """Every command of the documents, in order."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "photos").symlink_to(photos)
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     (folder / "data").mkdir()
     (folder / "data" / "weights").symlink_to(weights_folder.absolute())
-    printed = []
-    with Serving(folder / "data", weights_folder, dtype="bfloat16") as serving:  # as the README's answers were made
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
-        environment["XDG_STATE_HOME"] = str(folder / "state")
-        key: list[str] = []
-        for command in COMMANDS:
-            done = command.replace("http://127.0.0.1:8080", serving.url)
-            if key:  # once a key exists every request needs one
-                done = done.replace("curl ", f"curl -H 'x-api-key: {key[0]}' ")
-            ran = subprocess.run(
-                ["bash", "-ec", done], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
-            )
-            assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
-            printed.append((command, ran.stdout))
-            if "keys create" in command:
-                key.append(ran.stdout.strip())
-    assert shutil.which("curl")
-    return printed
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
+    environment["XDG_STATE_HOME"] = str(folder / "state")
+    done: list[Ran] = []
+    key = ""
+    # The numbers that the documents show were made in bfloat16.
+    with Serving(folder / "data", weights_folder, dtype="bfloat16") as serving:
+        for block in (it for it in BLOCKS if it.kind == "sh"):
+            for command in block.text.splitlines():
+                here = command.replace("http://127.0.0.1:8080", serving.url)
+                if key:  # once a key exists every request needs one
+                    here = here.replace("curl ", f"curl -H 'x-api-key: {key}' ")
+                process = subprocess.run(
+                    ["bash", "-ec", here],
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=LONGEST_S,
+                )
+                assert process.returncode == 0, f"{block}: {command}\n{process.stdout}\n{process.stderr}"
+                done.append(Ran(block, command, process.stdout))
+                if "keys create" in command:
+                    key = process.stdout.strip()
+    return done
 
 
-def answer_to(answers: list[tuple[str, str]], part: str, nth: int = 0) -> dict[str, Any]:
-    body: dict[str, Any] = json.loads([output for command, output in answers if part in command][nth])
-    return body
+def printed_by(ran: list[Ran], part: str) -> list[str]:
+    """What the commands printed that have this part, in order."""
+    return [it.printed for it in ran if part in it.command]
+
+
+def bodies(ran: list[Ran], part: str) -> list[dict[str, Any]]:
+    return [it.body for it in ran if part in it.command]
 
 
 def shape(value: Any) -> Any:
@@ -62,73 +88,58 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-def test_the_first_commands_answer_what_the_readme_shows(answers: list[tuple[str, str]]) -> None:
-    shown = [json.loads(text) for kind, text in BLOCKS if kind == "json"]
-    learned, recognized = answer_to(answers, "/learn"), answer_to(answers, "/recognize")
-    assert [shape(body) for body in shown] == [shape(learned), shape(recognized)]
-    for body, example in ((learned, shown[0]), (recognized, shown[1])):
+def test_every_json_that_is_shown_is_what_is_answered(ran: list[Ran]) -> None:
+    examples = 0
+    for before, block in pairwise(BLOCKS):
+        if block.kind == "json":
+            assert before.kind == "sh", f"{block} does not follow a command"
+            answered = [it for it in ran if it.block == before][-1].body
+            assert shape(json.loads(block.text)) == shape(answered), block
+            examples += 1
+    assert examples == sum(block.kind == "json" for block in BLOCKS) > 0
+
+
+def test_the_first_commands_answer_what_the_readme_shows(ran: list[Ran]) -> None:
+    shown = [json.loads(block.text) for block in BLOCKS if block.document == "README.md" and block.kind == "json"]
+    learned, recognized = bodies(ran, "/learn")[0], bodies(ran, "/recognize")[0]
+    for body, example in zip((learned, recognized), shown, strict=True):
         person, expected = body["persons"][0], example["persons"][0]
         assert person["id"] == expected["id"]
         assert person["box"] == pytest.approx(expected["box"], abs=3)
         assert person["score"] == pytest.approx(expected["score"], abs=0.001)
     for number in ("similarity", "threshold"):
         assert recognized["persons"][0][number] == pytest.approx(shown[1]["persons"][0][number], abs=0.003)
-    stranger = answer_to(answers, "/recognize", 1)["persons"][0]
+    stranger = bodies(ran, "/recognize")[1]["persons"][0]
     assert (stranger["id"], stranger["reason"]) == (None, "below-threshold")
 
 
-def test_the_other_commands_do_what_the_readme_says(answers: list[tuple[str, str]]) -> None:
-    lines = [
-        json.loads(line)
-        for command, output in answers
-        if "facestream recognize" in command
-        for line in output.splitlines()
-    ]
+def test_the_commands_for_photos_and_folders_do_what_is_said(ran: list[Ran]) -> None:
+    lines = [json.loads(line) for printed in printed_by(ran, "facestream recognize") for line in printed.splitlines()]
     assert [line["persons"][0]["id"] for line in lines] == ["obama", "biden"]
-    assert answer_to(answers, "/directories/demo/persons")["persons"] == [
-        {"id": "biden", "faces": 1},
-        {"id": "obama", "faces": 2},
+    [named] = printed_by(ran, 'grep \'"persons"')
+    of_obama = {f"photos/{name}" for name in PHOTOS if name != "biden.jpg"}
+    assert {"photos/obama.jpg", "photos/obama2.jpg"} <= set(named.split()) <= of_obama
+
+
+def test_requests_are_answered_as_is_said(ran: list[Ran]) -> None:
+    [persons] = [it.body for it in ran if it.command.endswith("/directories/demo/persons")]
+    assert persons["persons"] == [{"id": "biden", "faces": 1}, {"id": "obama", "faces": 2}]
+    assert "landmarks" in bodies(ran, "/detect")[0]["persons"][0]
+    assert [it["status"] for it in bodies(ran, "respond-async")] == ["working", "working"]
+    assert bodies(ran, "Idempotency-Key")[0]["persons"][0]["id"] == "obama"
+    assert [it["erased"] for it in bodies(ran, "-X DELETE")] == [
+        {"faces": 1, "images": 1},
+        {"faces": 0, "images": 0},
     ]
-    assert "landmarks" in answer_to(answers, "/detect")["persons"][0]
-    assert answer_to(answers, "respond-async")["status"] == "working"
-    assert answer_to(answers, "Idempotency-Key")["persons"][0]["id"] == "obama"
-    named = next(output for command, output in answers if command.startswith("grep")).split()
-    assert (
-        {"photos/obama.jpg", "photos/obama2.jpg"}
-        <= set(named)
-        <= {f"photos/{name}" for name in PHOTOS if name != "biden.jpg"}
-    )
-    erased = [answer_to(answers, "-X DELETE", nth)["erased"] for nth in range(2)]
-    assert erased == [{"faces": 1, "images": 1}, {"faces": 0, "images": 0}]
-    verified = next(output for command, output in answers if "erase verify" in command)
+    [refused] = [it.body for it in ran if "-F" in it.command and it.printed.startswith('{"type"')]
+    assert refused["code"] == "missing_field"
+
+
+def test_the_commands_for_operators_do_what_is_said(ran: list[Ran]) -> None:
+    [verified] = printed_by(ran, "erase verify")
     assert {f"{store}: nothing left" for store in ("vectors", "answers", "objects")} <= set(verified.splitlines())
-    models = [output for command, output in answers if "facestream models" in command]
-    assert "dlib-resnet29-mirror" in models[0]
-    listed = next(output for command, output in answers if "keys list" in command)
-    assert "learn\tdemo" in listed
-
-
-def test_the_settings_of_the_readme_are_those_of_the_program() -> None:
-    from facestream.config import Settings
-
-    named = set(re.findall(r"FACESTREAM_([A-Z_]+)", README))
-    passwords = {f"{store}_PASSWORD" for store in ("LOG", "OBJECTS", "VECTORS")}  # backends/urls.py
-    assert named <= {name.upper() for name in Settings.model_fields} | {"NAME", "URL", "KEY"} | passwords
-
-
-def test_the_errors_of_the_readme_are_all_that_a_client_can_get() -> None:
-    from schemas import errors
-
-    table = README[README.index("| status | code |") :].split("\n\n")[0]
-    named = set(re.findall(r"`([a-z_]+)`", table))
-    codes = {it.code for it in vars(errors).values() if isinstance(it, type) and issubclass(it, errors.FacestreamError)}
-    inside = {
-        "internal_error",
-        "unreadable_record",
-        "offset_gone",
-        "fenced",
-        "topic_mismatch",
-        "weights_invalid",
-        "configuration_error",
-    }
-    assert named == codes - inside
+    assert "dlib-resnet29-mirror" in printed_by(ran, "facestream models")[0]
+    [keys] = printed_by(ran, "keys list")
+    assert re.search(r"\blearn\s+demo\b", keys)
+    [traced] = printed_by(ran, "facestream trace")
+    assert {"images.received", "faces.embedded", "results"} <= set(traced.split())

@@ -277,7 +277,7 @@ def test_the_image_holds_the_whole_program_and_nothing_else() -> None:
     patterns = project["tool"]["setuptools"]["packages"]["find"]["include"]  # what a wheel takes
     folders = [folder.parent.name for folder in ROOT.glob("*/__init__.py")]
     packages = {name for name in folders if any(fnmatchcase(name, pattern) for pattern in patterns)}
-    assert packages | {"pyproject.toml", "constraints.txt", "README.md"} == set(taken)
+    assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(taken)
 
 
 def test_the_dockerfile_names_what_is_there() -> None:
