@@ -12,6 +12,8 @@ from schemas import errors, examples
 from schemas.answers import AnswerPart, DetectedBody, ErasedBody, LearnedBody, Problem, RecognizedBody, problem
 from schemas.errors import FacestreamError
 from schemas.http_bodies import (
+    DEFAULT_PAGE,
+    LARGEST_PAGE,
     DirectoriesBody,
     ErasingBody,
     FacesBody,
@@ -125,7 +127,11 @@ def _listing_paths() -> dict[str, Any]:
     directory, person = _path("directory", examples.DIRECTORY), _path("person", examples.PERSON)
     page = [
         _query("after", {"type": "string", "default": ""}, "the `next` of the page before"),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 100}, "people a page"),
+        _query(
+            "limit",
+            {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE},
+            "people a page",
+        ),
     ]
     directories = {"200": ("The directories that the key may see", DirectoriesBody, None)}
     persons = {"200": ("A page of people", PersonsBody, None)}
