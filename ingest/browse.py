@@ -5,14 +5,21 @@ from aiohttp import web
 from ingest.problems import json_response
 from ingest.service import SERVICE, access_of, name_of
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
-from schemas.http_bodies import DirectoriesBody, FaceEntry, FacesBody, PersonEntry, PersonsBody
+from schemas.http_bodies import (
+    DEFAULT_PAGE,
+    LARGEST_PAGE,
+    DirectoriesBody,
+    FaceEntry,
+    FacesBody,
+    PersonEntry,
+    PersonsBody,
+)
 from schemas.ids import crop_key, is_image_id, original_keys
 from schemas.media import HEAD_BYTES, sniff
 from schemas.object_metadata import ObjectMetadata
 
 routes = web.RouteTableDef()
 
-DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000
 # An uploaded file is only ever a picture for the browser, never a page or a script.
 FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -7,6 +7,8 @@ from pydantic import Field
 from schemas.answers import AnswerPart
 from schemas.ids import Uuid
 
+DEFAULT_PAGE, LARGEST_PAGE = 100, 1_000  # people
+
 
 class WorkingBody(AnswerPart):
     """The image is being worked on."""

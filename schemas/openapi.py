@@ -12,6 +12,8 @@ from schemas import errors, examples
 from schemas.answers import AnswerPart, DetectedBody, ErasedBody, LearnedBody, Problem, RecognizedBody, problem
 from schemas.errors import FacestreamError
 from schemas.http_bodies import (
+    DEFAULT_PAGE,
+    LARGEST_PAGE,
     DirectoriesBody,
     ErasingBody,
     FacesBody,
@@ -123,9 +125,11 @@ def _image_paths() -> dict[str, Any]:
 
 def _listing_paths() -> dict[str, Any]:
     directory, person = _path("directory", examples.DIRECTORY), _path("person", examples.PERSON)
+    limit = {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}
+    after = {"type": "string", "default": ""}
     page = [
-        _query("after", {"type": "string", "default": ""}, "the `next` of the page before"),
-        _query("limit", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 100}, "people a page"),
+        _query("after", after, "the `next` of the page before"),
+        _query("limit", limit, "people a page"),
     ]
     directories = {"200": ("The directories that the key may see", DirectoriesBody, None)}
     persons = {"200": ("A page of people", PersonsBody, None)}
@@ -260,8 +264,7 @@ def _erase(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[st
         "202": ("It is being deleted: send the request again", ErasingBody, None),
     }
     raised = (*WITH_KEY, *OF_ERASING, errors.NotFound)
-    operation = _operation(f"erase{name.title()}", summary, "erase", parameters, bodies, raised)
-    return operation
+    return _operation(f"erase{name.title()}", summary, "erase", parameters, bodies, raised)
 
 
 def _picture(name: str, summary: str, parameters: list[dict[str, Any]]) -> dict[str, Any]:
