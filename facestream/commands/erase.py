@@ -123,7 +123,7 @@ def _print_json(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> 
 
 def _print_lines(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> None:
     if taken_back:
-        print(f"{taken_back} faces that a worker had published too late were taken back from {FACES_LEARNED}")
+        print(f"{taken_back} faces that a suspended process had written were deleted from {FACES_LEARNED.name}")
     if found.unannounced:
         print(f"{len(found.unannounced)} pictures of uploads that were never acknowledged were deleted")
     if found.uploading:

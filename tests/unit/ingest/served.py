@@ -1,4 +1,4 @@
-"""The HTTP service on embedded stores, with nobody behind it who answers: what it does before an image is on its way."""
+"""The HTTP service on embedded stores without workers: what it does before an image is processed."""
 
 import asyncio
 import io

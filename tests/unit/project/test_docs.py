@@ -14,8 +14,8 @@ from typing import cast
 
 import pytest
 
-from facestream.cli import COMMANDS
 from facestream.config import Settings
+from facestream.parser import COMMANDS
 from ingest.app import create_app
 from ingest.service import Service
 from schemas import errors

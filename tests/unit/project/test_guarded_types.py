@@ -116,8 +116,9 @@ def test_few_files_have_a_port_that_can_put() -> None:
     packages = ("facestream", "ingest", "processors", "sink", "stream", "weights")
     files = [path for package in packages for path in (ROOT / package).rglob("*.py")]
     assert {str(path.relative_to(ROOT)) for path in files if whole.search(path.read_text())} == {
-        "facestream/commands/keys.py",  # API keys
-        "facestream/commands/models_add.py",  # the file of a network
+        "facestream/admin/api_keys.py",
+        "facestream/commands/keys.py",
+        "facestream/commands/models/add.py",  # the file of a network
         "facestream/runtime/stores.py",
         "stream/erase/guarded_store.py",
     }
