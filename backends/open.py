@@ -39,7 +39,7 @@ def open_vectors(url: str) -> VectorStore:
 def _sqlite_log(url: str) -> EventLog:
     from backends.sqlite.log import SqliteLog
 
-    return SqliteLog(path_of(url))
+    return SqliteLog(path_of(url, setting="FACESTREAM_LOG"))
 
 
 def _kafka_log(url: str) -> EventLog:
@@ -51,7 +51,7 @@ def _kafka_log(url: str) -> EventLog:
 def _file_objects(url: str) -> ObjectStore:
     from backends.files.objects import FileObjects
 
-    return FileObjects(path_of(url))
+    return FileObjects(path_of(url, setting="FACESTREAM_OBJECTS"))
 
 
 def _s3_objects(url: str) -> ObjectStore:
@@ -63,7 +63,7 @@ def _s3_objects(url: str) -> ObjectStore:
 def _sqlite_vectors(url: str) -> VectorStore:
     from backends.sqlite.vectors import SqliteVectors
 
-    return SqliteVectors(path_of(url))
+    return SqliteVectors(path_of(url, setting="FACESTREAM_VECTORS"))
 
 
 def _cassandra_vectors(url: str) -> VectorStore:

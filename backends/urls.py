@@ -19,11 +19,18 @@ def scheme_of(url: str, *, known: Collection[str], setting: str) -> str:
     return scheme
 
 
-def path_of(url: str) -> Path:
+def path_of(url: str, *, setting: str) -> Path:
     """The path in a `sqlite://` or `file://` URL: `sqlite:///data/log.db` is relative to the working directory,
-    `sqlite:////data/log.db` is absolute.
+    `sqlite:////data/log.db` is absolute. Raises ConfigurationError where there is none.
     """
-    return Path(unquote(urlsplit(url).path).removeprefix("/"))
+    parts = urlsplit(url)
+    path = unquote(parts.path).removeprefix("/")
+    if parts.netloc or not path:
+        raise ConfigurationError(
+            f"{setting}: no path in '{parts.scheme}://…': write {parts.scheme}:///relative/path or"
+            f" {parts.scheme}:////absolute/path, with three or four slashes"
+        )
+    return Path(path)
 
 
 @dataclass(frozen=True, slots=True)

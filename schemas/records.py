@@ -43,7 +43,9 @@ class Options(BaseModel):
         MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
     )
     min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are not answered")
-    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are not answered")
+    min_face: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="faces smaller than this, in pixels a side, are not answered"
+    )
     strangers: float = Field(
         0.01,
         gt=0,

@@ -125,6 +125,18 @@ async def test_the_stores_are_in_the_data_folder_whatever_its_name(
     assert {"log.db", "objects", "vectors.db"} <= set(os.listdir(tmp_path / name))
 
 
+@pytest.mark.parametrize("rest", ["//", "///", "//data/log.db", "//root:hunter2@host/x"])
+def test_a_url_of_this_machine_without_a_path_is_refused(rest: str) -> None:
+    for opening, scheme, setting in (
+        (open_log, "sqlite", "FACESTREAM_LOG"),
+        (open_objects, "file", "FACESTREAM_OBJECTS"),
+        (open_vectors, "sqlite", "FACESTREAM_VECTORS"),
+    ):
+        with pytest.raises(ConfigurationError, match=f"{setting}: no path") as raised:
+            opening(f"{scheme}:{rest}")
+        assert "hunter2" not in raised.value.message
+
+
 def test_an_unknown_scheme_is_named_without_what_is_secret_in_the_url() -> None:
     for opening, setting in (
         (open_log, "FACESTREAM_LOG"),

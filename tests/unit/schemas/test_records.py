@@ -240,6 +240,7 @@ def test_the_reason_does_not_repeat_what_was_in_the_record() -> None:
         ({"strangers": "nan"}, "strangers"),
         ({"min_score": "-0.1"}, "min_score"),
         ({"min_face": "-1"}, "min_face"),
+        ({"min_face": "inf"}, "min_face"),
         ({"detail": "highest"}, "detail"),
         ({"face": "smallest"}, "face"),
         ({"face": "1,2,3"}, "face"),
