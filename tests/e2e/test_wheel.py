@@ -29,8 +29,17 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wheel = build_wheel(folder)
     environment = folder / "environment"
     venv.create(environment)
-    pip = [sys.executable, "-m", "pip", "--python", environment, "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(environment),
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
     [packages_folder] = environment.glob("lib/python*/site-packages")
     libraries = [path for path in (*site.getsitepackages(), *sys.path) if path.endswith("-packages")]
     (packages_folder / "libraries.pth").write_text("\n".join(dict.fromkeys(libraries)))
@@ -50,7 +59,14 @@ def url(
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{sock.getsockname()[1]}"
-    command = [environment / "bin" / "facestream", "up", "--listen", address, "--weights", weights_folder.absolute()]
+    command = [
+        str(environment / "bin" / "facestream"),
+        "up",
+        "--listen",
+        address,
+        "--weights",
+        str(weights_folder.absolute()),
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE)
     yield f"http://{address}", process
     process.kill()
@@ -59,7 +75,7 @@ def url(
 
 def test_all_packages_come_from_the_wheel(environment: Path, variables: dict[str, str], tmp_path: Path) -> None:
     script = "import importlib, sys; print(*(importlib.import_module(name).__file__ for name in sys.argv[1:]))"
-    command = [environment / "bin" / "python", "-c", script, *packages()]
+    command = [str(environment / "bin" / "python"), "-c", script, *packages()]
     ran = subprocess.run(command, cwd=tmp_path, env=variables, check=True, capture_output=True, text=True)
     files = [Path(file) for file in ran.stdout.split()]
     assert len(files) == len(packages())
