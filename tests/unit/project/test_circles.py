@@ -1,9 +1,7 @@
 """How the source is written: no circles of imports, no long files, no long lines of prose, no private words."""
 
 import ast
-import io
 import subprocess
-import tokenize
 from collections.abc import Iterator
 from functools import cache
 from itertools import takewhile
@@ -105,20 +103,6 @@ def test_no_file_of_code_is_too_long() -> None:
     assert {str(path): length for path, length in lengths.items() if length > most[path]} == {}
 
 
-def prose_of_code(source: str) -> Iterator[tuple[int, str]]:
-    """Comments, without those for tools, and lines of docstrings, with their line numbers."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:")):
-            yield token.start[0], lines[token.start[0] - 1]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and ast.get_docstring(node):
-                for number in range(first.lineno, (first.end_lineno or first.lineno) + 1):
-                    yield number, lines[number - 1]
-
-
 def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
     """The lines outside of blocks of code and tables, with their numbers."""
     fence = ""
@@ -135,15 +119,13 @@ def too_long(lines: Iterator[tuple[int, str]]) -> list[int]:
 
 
 def test_no_line_of_prose_is_too_long() -> None:
-    found = {path: too_long(prose_of_code(path.read_text())) for path in code()}
-    found |= {path: too_long(prose_of_markdown(path.read_text())) for path in tracked(".md")}
+    """Of documents. ruff checks the lines of code, with their comments and docstrings."""
+    found = {path: too_long(prose_of_markdown(path.read_text())) for path in tracked(".md")}
     assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
 
 
 def test_long_lines_are_found_in_prose_alone() -> None:
     long = "x" * MOST_COLUMNS
-    source = f'"""First.\n\n{long} 3\n"""\n\nTEXT = "{long}"\n\n\ndef f() -> None:\n    """{long}"""  # {long}\n'
-    assert sorted(set(too_long(prose_of_code(source)))) == [3, 10]
     text = f"{long}\nx{long}\n| {long} |\n```\nx{long}\n```\nsee https://example.org/{long}\nx{long}\n"
     assert too_long(prose_of_markdown(text)) == [2, 8]
 

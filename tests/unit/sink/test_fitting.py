@@ -58,6 +58,12 @@ def error(calibration: Calibration, found: GalleryScores) -> float:
 
 
 @pytest.fixture
+def fewer_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that count how often something happens: enough galleries to count in."""
+    monkeypatch.setattr("sink.evaluate.samples.ENROLLED", 1_000)
+
+
+@pytest.fixture
 def few_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests whose outcome does not depend on how exact a fit is."""
     monkeypatch.setattr("sink.evaluate.samples.ENROLLED", 100)
@@ -65,7 +71,9 @@ def few_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def fitted() -> Fitted:
-    return fit([directory(300, 3, 0)])
+    with pytest.MonkeyPatch.context() as fewer:
+        fewer.setattr("sink.evaluate.samples.ENROLLED", 1_000)
+        return fit([directory(300, 3, 0)])
 
 
 def test_the_wished_share_of_new_strangers_reaches_the_threshold(fitted: Fitted) -> None:
@@ -106,6 +114,7 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
             assert table.max() <= 1
 
 
+@pytest.mark.usefixtures("fewer_galleries")
 def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
     """With the smallest number of people, the FPIR is lower than set, but not zero."""
     strangers = seen(directory(600, 1, 99), 5, 5).strangers
@@ -143,6 +152,7 @@ def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list
     assert found.reason.endswith(f"there are {people}")
 
 
+@pytest.mark.usefixtures("fewer_galleries")
 def test_many_small_directories_count_together() -> None:
     found = fit([directory(5, 2, seed) for seed in range(60)])
     assert found.threshold is not None
