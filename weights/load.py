@@ -48,12 +48,13 @@ def _load(
         ) from error
     if hashlib.sha256(content).hexdigest() != model.sha256:
         raise WeightsInvalid(f"{path} is not the file that the manifest describes (sha256 differs): {remedy}")
-    network = _network(model.network)
+    network = build_network(model.network)
     network.load_state_dict(load_tensors(content))
     return _prepared(network, device, dtype)
 
 
-def _network(name: str) -> nn.Module:
+def build_network(name: str) -> nn.Module:
+    """A network with random weights. name: of its class, as the manifest has it."""
     network: nn.Module = pkgutil.resolve_name(name)()
     return network
 
@@ -95,7 +96,7 @@ def choose_dtype(device: torch.device, requested: str = "auto") -> torch.dtype:
         return DTYPES[requested]
     if device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if _multiplies_bfloat16() and _bfloat16_is_faster() else torch.float32
+    return torch.bfloat16 if _multiplies_bfloat16() and bfloat16_is_faster() else torch.float32
 
 
 def _multiplies_bfloat16() -> bool:
@@ -104,12 +105,12 @@ def _multiplies_bfloat16() -> bool:
 
 
 @lru_cache
-def _bfloat16_is_faster() -> bool:
+def bfloat16_is_faster() -> bool:
     """Times the detector, with random weights, on a picture of 320 × 320."""
     cpu = torch.device("cpu")
     known = manifest()
     model = known.detector_model(known.detector(known.generation(known.default_generation).detector).model)
-    networks = {dtype: _prepared(_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    networks = {dtype: _prepared(build_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
     seconds = dict.fromkeys(networks, math.inf)
     with torch.inference_mode():
         for turn in range(4):

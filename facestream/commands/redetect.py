@@ -50,13 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(settings: Settings, detector: str, name: str | None, rate: float) -> int:
     manifest().detector(detector)  # raises NotFound
     async with open_stores(settings) as stores, follow_state(stores.log) as state:
-        wanted = _wanted(state.generations, detector, name)
+        wanted = with_detector(state.generations, detector, name)
         if wanted.name not in {it.name for it in state.generations.all}:
             await stores.log.append([generation_record(wanted)])
     return await replay(settings, wanted.name, rate)
 
 
-def _wanted(generations: Generations, detector: str, name: str | None) -> Generation:
+def with_detector(generations: Generations, detector: str, name: str | None) -> Generation:
     """The active generation with another detector, as it would be added. Raises ConfigurationError."""
     active = generations.active
     if active.detector == detector:

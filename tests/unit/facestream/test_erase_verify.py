@@ -8,7 +8,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from schemas.records import (
     ReembeddedFace,
 )
 from stream.answers import dead_letter
+from stream.catch_up import records_left
 from stream.erase.marks import Erasures, Mark
 from stream.erase.redaction import redacted
 from stream.topics import (
@@ -243,13 +244,13 @@ async def test_what_is_under_way_is_waited_for(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A portrait that no stage has handled yet: the stage that handles its record drops it."""
-    waits, handled = threading.Event(), erase._handled
+    waits = threading.Event()
 
-    async def waiting(log: EventLog) -> None:
+    async def counted(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
         waits.set()
-        await handled(log)
+        return await records_left(log, group, topic, ends)
 
-    monkeypatch.setattr(erase, "_handled", waiting)
+    monkeypatch.setattr(erase, "records_left", counted)
     monkeypatch.setattr(erase, "STUCK_S", 30.0)
     async with opened(data) as stores:
         await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])

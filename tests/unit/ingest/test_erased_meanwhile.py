@@ -2,35 +2,57 @@
 will.
 """
 
+import hashlib
+import io
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord
+from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
+from processors.boxes import Detections
 from processors.decoding.pool import DecodePool
-from processors.stages.base import FaceToLearn, OpenImage, StageResources
+from processors.detectors import Detectors
+from processors.embed import CropThreads
+from processors.embedders import Embedders
+from processors.inference import Inference, Networks
+from processors.networks import Chips, Detector, Embedder
+from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
 from schemas.erasures import erased_person
 from schemas.errors import Erased
-from schemas.faces import Crop, Detection
+from schemas.generation_records import Generation
 from schemas.ids import crop_key, face_id_learned
 from schemas.records import Erasure, ImageReceived, Source
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import Sources
-from stream.topics import ERASURES
+from stream.topics import ERASURES, IMAGES_RECEIVED
 from weights.manifest import manifest
 
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "portrait"))
-FACE_ID = face_id_learned(IMAGE_ID)
+CROP_KEY = crop_key(face_id_learned(IMAGE_ID))
 RECEIVED_AT = 1_000
-PNG = b"\x89PNG\r\n\x1a\n"
+DIMENSION = manifest().generation(manifest().default_generation).dimension
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (256, 256), (128, 128, 128)).save(file, "PNG")
+    return file.getvalue()
+
+
+PNG = png()
 
 
 class Objects(FileObjects):
@@ -39,12 +61,40 @@ class Objects(FileObjects):
     log: SqliteLog
     at: int
 
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.put_keys: list[str] = []
+
     async def put(
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
+        self.put_keys.append(key)
         value = Erasure(at=self.at, partition=0, offset=7).encode()
         await self.log.append([NewRecord(ERASURES, erased_person("acme", "obama"), value)])
         return await super().put(key, data, metadata, if_absent=if_absent)
+
+
+class OneFace(Detector):
+    """Finds a face in the middle of every picture."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity(), torch.device("cpu"), torch.float32, score_threshold=0.5)
+
+    def detect(self, batch: Sequence[NDArray[np.uint8]]) -> list[Detections]:
+        return [self.in_the_middle(*picture.shape[:2]) for picture in batch]
+
+    def in_the_middle(self, height: int, width: int) -> Detections:
+        sides = np.array([width, height], np.float32)
+        landmarks = np.array([[0.4, 0.4], [0.6, 0.4], [0.5, 0.5], [0.42, 0.6], [0.58, 0.6]], np.float32)
+        box = np.concatenate([sides * 0.25, sides * 0.75])
+        return Detections(box[None], np.ones(1, np.float32), (landmarks * sides)[None])
+
+
+class NoVectors:
+    """An embedder without a network."""
+
+    def embed(self, chips: Chips) -> NDArray[np.float32]:
+        return np.zeros((len(chips), DIMENSION), np.float32)
 
 
 @pytest.fixture
@@ -55,55 +105,57 @@ async def objects(tmp_path: Path, log: SqliteLog) -> AsyncIterator[Objects]:
     await store.close()
 
 
-def processor(objects: Objects, state: SystemState) -> FusedStage:
-    """One that is asked for nothing but to store."""
-    unused = cast(Any, None)
-    store = GuardedStore(objects, unused, state.erasures)
-    sources = Sources(objects, store, [], 1_000)
-    decoders = DecodePool(workers=1)  # not started: nothing is decoded
-    return FusedStage(StageResources(objects, store, decoders, unused, unused, unused, sources), unused)
+@pytest.fixture
+async def processor(objects: Objects, state: SystemState) -> AsyncIterator[FusedStage]:
+    async def fetch(generation: Generation) -> Callable[[], Embedder]:
+        return NoVectors
+
+    async with AsyncExitStack() as stack:
+        decoders = await stack.enter_async_context(DecodePool(workers=1))
+        crop_threads, inference = CropThreads(), Inference(Networks(chunk_pixels=1_000_000, chunk_chips=1))
+        stack.callback(crop_threads.close)
+        stack.callback(inference.close)
+        store = GuardedStore(objects, cast(Any, None), state.erasures)  # without vectors: a processor stores none
+        sources = Sources(objects, store, [], 1_000_000)
+        detectors = Detectors(state.generations, inference, lambda name: OneFace())
+        resources = StageResources(objects, store, decoders, crop_threads, inference, detectors, sources)
+        yield FusedStage(resources, Embedders(state.generations, inference, fetch))
 
 
-def portrait() -> tuple[OpenImage, FaceToLearn]:
-    received = ImageReceived(
-        image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", media_type="image/png", sha256="0" * 64
-    )
-    landmarks = [(1.0, 1.0)] * 5
-    found = Detection(face_id=FACE_ID, box=[0, 0, 9, 9], landmarks=landmarks, score=1, detection_score=1)
-    crop = Crop(object_key=crop_key(FACE_ID), landmarks=landmarks)
-    image = OpenImage(
-        received, RECEIVED_AT, b"", cast(Any, np.empty(0)), 0.0, manifest().generation(manifest().default_generation)
-    )
-    return image, FaceToLearn(found, FACE_ID, "source", crop, b"jpeg", {})
+def portrait(**members: Any) -> ImageReceived:
+    return ImageReceived(image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", **members)
+
+
+async def handled(processor: FusedStage, received: ImageReceived, *, erased: bool) -> None:
+    handling = processor.handle([Record(IMAGES_RECEIVED, 0, 0, RECEIVED_AT, IMAGE_ID, received.encode())])
+    if erased:
+        with pytest.raises(Erased):
+            await handling
+    else:
+        await handling
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
 async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
-    objects: Objects, state: SystemState, at: int, erased: bool
+    objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
+    received = portrait(media_type="image/png", sha256=hashlib.sha256(PNG).hexdigest())
+    await FileObjects.put(objects, received.object_key, PNG)
     objects.at = at
-    storing = processor(objects, state)._store_crop(*portrait())
-    if erased:
-        with pytest.raises(Erased):
-            await storing
-    else:
-        await storing
-    assert [it.key async for it in objects.list()] == ([] if erased else [crop_key(FACE_ID)])
+    await handled(processor, received, erased=erased)
+    assert objects.put_keys == [CROP_KEY]
+    assert {it.key async for it in objects.list()} == (set() if erased else {received.object_key, CROP_KEY})
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
 async def test_a_source_that_is_copied_while_its_person_is_erased_goes_again(
-    objects: Objects, state: SystemState, at: int, erased: bool
+    objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
     name = "incoming/acme/1.png"
     await FileObjects.put(objects, name, PNG)
-    source = Source(bucket="objects", key=name)
-    received = ImageReceived(image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", source=source)
+    received = portrait(source=Source(bucket="objects", key=name))
     objects.at = at
-    copying = processor(objects, state)._original(received, RECEIVED_AT)
-    if erased:
-        with pytest.raises(Erased):
-            await copying
-    else:
-        await copying
-    assert {it.key async for it in objects.list()} == (set() if erased else {name, received.object_key})
+    await handled(processor, received, erased=erased)
+    assert objects.put_keys == [received.object_key] + ([] if erased else [CROP_KEY])
+    kept = {name, received.object_key, CROP_KEY}
+    assert {it.key async for it in objects.list()} == (set() if erased else kept)

@@ -2,8 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import structlog.testing
@@ -171,12 +172,22 @@ class AwayReader(Reader):
         await self.inner.close()
 
 
-async def test_a_log_that_is_away_for_a_while_costs_no_answer(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+class AwayLog(SqliteLog):
+    """A log that is away when somebody first reads."""
+
+    async def reader(
+        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+    ) -> Reader:
+        return AwayReader(await super().reader(topic, at=at, partitions=partitions))
+
+
+async def test_a_log_that_is_away_for_a_while_costs_no_answer(
+    log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(replies_module, "LOG_AWAY_S", 0.01)
-    replies = Replies(log)
+    away = AwayLog(tmp_path / "log.db")
+    replies = Replies(away)
     await replies.start()
-    assert replies._reader is not None
-    replies._reader = AwayReader(replies._reader)
     future = replies.expect(image_id("a"))
     await answer(log, "a", replies.reply_to)
     with structlog.testing.capture_logs():
@@ -186,11 +197,11 @@ async def test_a_log_that_is_away_for_a_while_costs_no_answer(log: SqliteLog, mo
     task.cancel()
     await asyncio.wait([task])
     await replies.close()
+    await away.close()
 
 
 class Clock:
-    def __init__(self, now: float) -> None:
-        self.now = now
+    now = 0.0
 
     def monotonic(self) -> float:
         return self.now
@@ -200,8 +211,14 @@ async def test_retry_after_follows_the_pace_of_the_answers(
     log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert replies.seconds_until_free() == 1  # nothing is known yet
-    monkeypatch.setattr(replies_module, "time", Clock(20))
-    replies._answered_at.extend([0, 5, 10, 15])  # one in five seconds
+    clock = Clock()
+    monkeypatch.setattr(replies_module, "time", clock)
+    async with asyncio.timeout(10):
+        for clock.now in (0, 5, 10, 15):  # one in five seconds
+            answered = replies.expect(image_id("answered"))
+            await answer(log, "answered", replies.reply_to)
+            await answered
+    clock.now = 20
     waiting = [replies.expect(image_id(f"{number}")) for number in range(8)]
     assert len(waiting) == replies.in_flight
     assert replies.seconds_until_free() == 20  # half of the eight are done by then

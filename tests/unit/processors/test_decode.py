@@ -10,8 +10,8 @@ import signal
 import struct
 import sys
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -431,12 +431,6 @@ async def test_text_bombs_and_wrong_checksums_beside_the_picture(pool: DecodePoo
 # Accidents
 
 
-def only_child(pool: DecodePool) -> int:
-    (worker,) = pool._all
-    assert worker.process is not None
-    return worker.process.pid
-
-
 def children() -> set[int]:
     found = set()
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -447,6 +441,19 @@ def children() -> set[int]:
         if parent == os.getpid():
             found.add(int(stat.parent.name))
     return found
+
+
+@asynccontextmanager
+async def pool_of_one(**settings: Any) -> AsyncIterator[tuple[DecodePool, Callable[[], int]]]:
+    """A pool with one child, and what tells the process id of that."""
+    others = children()
+    async with DecodePool(workers=1, **settings) as alone:
+
+        def child() -> int:
+            (pid,) = children() - others
+            return pid
+
+        yield alone, child
 
 
 def is_decoding(pid: int) -> bool:
@@ -470,8 +477,8 @@ def links(pid: int) -> list[str]:
 async def test_a_killed_child_costs_one_image(pool: DecodePool) -> None:
     slow = slow_png()
     small = encode(quarters(), "PNG")
-    async with DecodePool(workers=1) as alone:
-        pid = only_child(alone)
+    async with pool_of_one() as (alone, child):
+        pid = child()
         lost = asyncio.create_task(alone.decode(slow))
         other = asyncio.create_task(pool.decode(small))
         next_one = asyncio.create_task(alone.decode(small))
@@ -482,22 +489,22 @@ async def test_a_killed_child_costs_one_image(pool: DecodePool) -> None:
         for task in (other, next_one):
             with await task as image:
                 assert corners(image.pixels) == ["red", "green", "blue", "grey"]
-        assert only_child(alone) != pid
+        assert child() != pid
         assert alone.budget.free == alone.budget.total
 
 
 async def test_a_child_killed_while_idle_costs_none() -> None:
-    async with DecodePool(workers=1) as alone:
+    async with pool_of_one() as (alone, child):
         for _ in range(2):
-            os.kill(only_child(alone), signal.SIGKILL)
+            os.kill(child(), signal.SIGKILL)
             (await alone.decode(encode(quarters(), "PNG"))).release()
 
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_a_hang_is_ended(busy: bool) -> None:
     """Stopped children do not answer, neither before nor after the header, like one in an endless loop."""
-    async with DecodePool(workers=1, time_limit_s=1) as alone:
-        pid = only_child(alone)
+    async with pool_of_one(time_limit_s=1) as (alone, child):
+        pid = child()
         if not busy:
             os.kill(pid, signal.SIGSTOP)
         began = asyncio.get_running_loop().time()
@@ -525,8 +532,8 @@ async def test_memory_is_limited(pool: DecodePool) -> None:
 async def test_cancellation_wedges_nothing(moment: str) -> None:
     data = slow_png()
     small = encode(quarters(), "PNG")
-    async with DecodePool(workers=1, pixel_budget=12_000_000) as alone:
-        pid = only_child(alone)
+    async with pool_of_one(pixel_budget=12_000_000) as (alone, child):
+        pid = child()
         held = await alone.decode(small)
         if moment == "header":
             os.kill(pid, signal.SIGSTOP)
@@ -545,7 +552,7 @@ async def test_cancellation_wedges_nothing(moment: str) -> None:
         held.release()
         assert alone.budget.free == alone.budget.total
         (await alone.decode(small)).release()
-        assert (only_child(alone) == pid) == (moment == "budget")
+        assert (child() == pid) == (moment == "budget")
 
 
 async def test_the_budget_holds(pool: DecodePool) -> None:
@@ -660,9 +667,9 @@ async def test_a_child_that_cannot_start_is_told(
     with pytest.raises(Unavailable, match="did not start"):
         await DecodePool(workers=1).start()
     monkeypatch.undo()
-    async with DecodePool(workers=1) as alone:
+    async with pool_of_one() as (alone, child):
         monkeypatch.setattr("sys.executable", "/bin/false")
-        os.kill(only_child(alone), signal.SIGKILL)
+        os.kill(child(), signal.SIGKILL)
         with pytest.raises(Unavailable):
             await alone.decode(encode(quarters(), "PNG"))
         monkeypatch.undo()
@@ -678,23 +685,23 @@ async def test_a_child_that_cannot_start_is_told(
 async def test_children_run_the_code_of_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without PYTHONPATH, and where the project is not installed, they still find the package that started them."""
     monkeypatch.delenv("PYTHONPATH", raising=False)
-    async with DecodePool(workers=1) as alone:
-        process = Path(f"/proc/{only_child(alone)}")
+    async with pool_of_one() as (_, child):
+        process = Path(f"/proc/{child()}")
         variables = (process / "environ").read_bytes().split(b"\0")
         assert f"PYTHONPATH={Path(__file__).parents[3]}".encode() in variables
 
 
 async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSANDRA_PASSWORD", "hunter2")
-    async with DecodePool(workers=1) as alone:
-        process = Path(f"/proc/{only_child(alone)}")
+    async with pool_of_one() as (alone, child):
+        process = Path(f"/proc/{child()}")
         assert b"hunter2" not in (process / "environ").read_bytes()
         limits = {line[:26].strip(): line[26:].split()[0] for line in (process / "limits").read_text().splitlines()}
         assert limits["Max address space"] == str(2 << 30)
         assert limits["Max core file size"] == "0"
         maps = (process / "maps").read_text()
         assert "libtorch" not in maps
-        os.kill(only_child(alone), signal.SIGINT)  # Ctrl+C reaches the whole group
+        os.kill(child(), signal.SIGINT)  # Ctrl+C reaches the whole group
         (await alone.decode(encode(quarters(), "PNG"))).release()
         assert (
             "Max cpu time              13 " in (process / "limits").read_text()
@@ -704,14 +711,14 @@ async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_children_end_with_their_parent() -> None:
     """A stopped child cannot notice that its socket is closed: the kernel ends it."""
     program = (
-        "import asyncio, os, signal\n"
+        "import asyncio, psutil\n"
         "from processors.decoding.pool import DecodePool\n"
         "async def main():\n"
         "    pool = DecodePool(workers=1)\n"
         "    await pool.start()\n"
-        "    pid = pool._all[0].process.pid\n"
-        "    os.kill(pid, signal.SIGSTOP)\n"
-        "    print(pid, flush=True)\n"
+        "    (child,) = psutil.Process().children()\n"
+        "    child.suspend()\n"
+        "    print(child.pid, flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(main())\n"
     )

@@ -1,5 +1,6 @@
 """The gallery against a naive one: a list, searched face by face."""
 
+import hashlib
 import uuid
 from dataclasses import dataclass, field
 
@@ -53,11 +54,15 @@ class Naive:
 
     def stranger_similarities(self, most: int) -> list[float]:
         """For the people whose names have the smallest hashes, in that order."""
-        chosen = sorted(self.people, key=sink.match.strangers._hash)[:most]
+        chosen = sorted(self.people, key=name_hash)[:most]
         return [
             max(self.similarity(self.first_face(person), other)[0] for other in self.people - {person})
             for person in chosen
         ]
+
+
+def name_hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
 def cosine(a: Float32Array, b: Float32Array) -> float:

@@ -1,5 +1,8 @@
 """The best people out of the similarities to all faces, against a naive search."""
 
+import tracemalloc
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 
 import sink.match.people
 from schemas.arrays import Float32Array
-from sink.match.people import BELOW_ALL, FOLDS, Indices, Match, PersonIndex
+from sink.match.people import BELOW_ALL, FOLDS, ROUNDING, Match, PersonIndex
 
 CLOSE = 1e-5
 
@@ -88,40 +91,33 @@ def test_one_person_is_nearest_with_thousands_of_faces() -> None:
         require_right(found[probe], similarities[:, probe], person_of, 5)
 
 
+def peak_memory(search: Callable[[], list[list[Match]]]) -> tuple[list[list[Match]], int]:
+    """What a search returns, and the most bytes that it needed at a time."""
+    tracemalloc.start()
+    try:
+        return search(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(2)
     person_of = some_people(random, 700, 5, mixed=True)
-    similarities = padded(random.uniform(-1, 1, (len(person_of), 9)).astype(np.float32))
+    similarities = padded(random.uniform(0, ROUNDING, (len(person_of), 9)).astype(np.float32))  # all are candidates
     people = PersonIndex(person_of, 700)
-    together = people.best(similarities, 5)
-    probes: list[int] = []
-    limits = PersonIndex._limits
-
-    def counting(self: PersonIndex, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
-        probes.append(highest.shape[1])
-        return limits(self, folds, highest, top)
-
-    monkeypatch.setattr(PersonIndex, "_limits", counting)
+    together, at_once = peak_memory(lambda: people.best(similarities, 5))
     monkeypatch.setattr(sink.match.people, "MOST_CANDIDATES", 1)
-    assert people.best(similarities, 5) == together
-    assert probes.count(1) == 9
+    one_by_one, in_parts = peak_memory(lambda: people.best(similarities, 5))
+    assert one_by_one == together
+    assert in_parts < at_once / 3
 
 
-def test_only_few_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 20,000 people only a few hundred are scored."""
+def test_only_few_are_looked_at() -> None:
+    """Of 20,000 people only a few hundred are scored: the memory of the search shows how many."""
     random = np.random.default_rng(3)
     person_of = np.repeat(np.arange(20_000, dtype=np.int32), 5)
     own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
     similarities = padded((own + random.normal(0, 0.03, own.shape)).astype(np.float32))
-    looked_at: list[int] = []
-    scored = PersonIndex._scores
-
-    def counting(
-        self: PersonIndex, each: Float32Array, begins: Indices, people: Indices
-    ) -> tuple[Float32Array, Float32Array]:
-        looked_at.append(len(people))
-        return scored(self, each, begins, people)
-
-    monkeypatch.setattr(PersonIndex, "_scores", counting)
-    PersonIndex(person_of, 20_000).best(similarities, 5)
-    assert 0 < sum(looked_at) < 4 * 500
+    people = PersonIndex(person_of, 20_000)
+    _, peak = peak_memory(lambda: people.best(similarities, 5))
+    assert peak < 500_000  # to score everybody takes 23 MB

@@ -24,7 +24,7 @@ def test_the_manifest_needs_no_torch() -> None:
 def test_every_model_can_be_converted_and_built() -> None:
     for name, model in manifest().models.items():
         assert name in convert.CONVERTERS
-        assert isinstance(loading._network(model.network), nn.Module)
+        assert isinstance(loading.build_network(model.network), nn.Module)
 
 
 def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:

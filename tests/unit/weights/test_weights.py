@@ -309,11 +309,11 @@ def test_dtypes_are_chosen_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         loading.choose_dtype(CPU, "int8")
     for able in (False, True):
         for faster in (False, True):
-            monkeypatch.setattr(loading, "_multiplies_bfloat16", lambda able=able: able)
-            monkeypatch.setattr(loading, "_bfloat16_is_faster", lambda faster=faster: faster)
+            monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: {"avx512_bf16": able})
+            monkeypatch.setattr(loading, "bfloat16_is_faster", lambda faster=faster: faster)
             assert loading.choose_dtype(CPU) == (torch.bfloat16 if able and faster else torch.float32)
 
 
 def test_the_cpu_is_asked_and_timed() -> None:
     assert loading.choose_dtype(CPU) in (torch.float32, torch.bfloat16)
-    assert isinstance(loading._bfloat16_is_faster(), bool)
+    assert isinstance(loading.bfloat16_is_faster(), bool)
