@@ -4,9 +4,10 @@
 # make help   the other targets
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that run tests side by side, each the tests of one file at a time.
-WORKERS ?= 2
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Processes that run tests side by side. Those with servers or services run a file at a time, and take both cores.
+PYTEST = $(BIN)/python -m pytest
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
+UNIT_SIDE_BY_SIDE = -n 3 --dist worksteal
 
 .PHONY: help run unit test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-reembed bench-services
 help:
@@ -17,7 +18,7 @@ run: install
 	@$(BIN)/facestream up
 
 unit: install-dev
-	$(PYTEST) -m "not servers and not models and not e2e"
+	$(PYTEST) $(UNIT_SIDE_BY_SIDE) -m "not servers and not models and not e2e"
 
 test: install-dev
 	$(BIN)/ruff check .
@@ -25,7 +26,7 @@ test: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/services.py prepare || { test $$? = 3 && test "$$FACESTREAM_REQUIRE_SERVICES" != 1; }
-	$(PYTEST)
+	$(PYTEST) $(SIDE_BY_SIDE)
 
 # make photos get a few photos to try with, into ./photos
 photos: install

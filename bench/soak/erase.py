@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,20 @@ async def _check(rounds: Sequence[Round]) -> None:
 
 async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos: Photos) -> None:
     for number in range(BALLAST):
-        form = aiohttp.FormData({"directory": "ballast", "person": f"person {number}"})
-        form.add_field("file", photos.portraits[number % len(photos.portraits)], filename="photo.jpg")
-        async with session.post(f"{served.urls[0]}/learn", data=form) as response:
-            response.raise_for_status()
+        portrait = photos.portraits[number % len(photos.portraits)]
+        while (retry_after := await _learn(session, served, f"person {number}", portrait)) is not None:
+            await asyncio.sleep(retry_after)
+
+
+async def _learn(session: aiohttp.ClientSession, served: Served, person: str, portrait: bytes) -> float | None:
+    """Seconds to wait before another try where the service has too much in flight; None once the person is learned."""
+    form = aiohttp.FormData({"directory": "ballast", "person": person})
+    form.add_field("file", portrait, filename="photo.jpg")
+    async with session.post(f"{served.urls[0]}/learn", data=form) as response:
+        if response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return float(response.headers["Retry-After"])
+        response.raise_for_status()
+        return None
 
 
 async def embedded(arguments: argparse.Namespace, photos: Photos, folder: Path) -> list[str]:
