@@ -180,7 +180,8 @@ async def _check(rounds: Sequence[Round]) -> None:
 async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos: Photos) -> None:
     for number in range(BALLAST):
         portrait = photos.portraits[number % len(photos.portraits)]
-        while (retry_after := await _learn(session, served, f"person {number}", portrait)) is not None:
+        person = f"person {number}"
+        while (retry_after := await _learn(session, served, person, portrait)) is not None:  # noqa: ASYNC110 - no event
             await asyncio.sleep(retry_after)
 
 
