@@ -125,10 +125,10 @@ def fair_shares(available: Sequence[int], limit: int) -> list[int]:
 class Consumer(ABC):
     """A member of a consumer group. One task uses it at a time, except that `commit` may run beside `poll`.
 
-    `epoch` grows with each rebalance that this member has seen, and only inside `poll`. `assignment` has the partitions
-    of this member in this epoch, each with what the group had committed when the epoch began (offset 0 or the earliest
-    record, metadata "", where it never had). Rebalances are eager: with a new epoch every partition starts again at
-    what was committed.
+    `epoch` is 0 until this member has joined the group. It grows with each rebalance that this member has seen, and
+    only inside `poll`. `assignment` has the partitions of this member in this epoch, each with what the group had
+    committed when the epoch began (offset 0 or the earliest record, metadata "", where it never had). Rebalances are
+    eager: with a new epoch every partition starts again at what was committed.
     """
 
     epoch: int

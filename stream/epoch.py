@@ -8,7 +8,7 @@ from backends.log import Committed, EventLog, Record, TopicPartition
 from stream.partition_progress import PartitionProgress
 from stream.suspects import Suspects
 
-NO_EPOCH = -1  # the number of the epoch before the first: a worker without partitions
+NO_EPOCH = 0  # the number of the epoch before the first: that of a consumer that has not joined its group yet
 
 
 class Epoch:

@@ -3,17 +3,18 @@ rebalances.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from backends.log import Consumer, TopicPartition, TopicSpec
+from backends.log import Consumer, Record, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
 from stream import failures as failures_module
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS
 from stream.worker import Worker
+from tests.unit.delegating import DelegatingConsumer
 from tests.unit.stream.stages import PATIENCE_S, Stage, answered, kill, quick_and_quiet, running, send, statuses, until
 
 PARTITIONS = 2
@@ -57,8 +58,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def worker(log: SqliteLog, stage: Stage, *, member: str = "one", most: int = 16) -> Worker:
-    return Worker(log, stage, [IMAGES_RECEIVED], member=member, max_in_flight=most)
+def worker(log: SqliteLog, stage: Stage, *, member: str = "one", most: int = 16, bulk: Sequence[str] = ()) -> Worker:
+    return Worker(log, stage, [IMAGES_RECEIVED], bulk=bulk, member=member, max_in_flight=most)
 
 
 async def left_behind(log: SqliteLog) -> dict[TopicPartition, tuple[int, str]]:
@@ -71,14 +72,14 @@ async def left_behind(log: SqliteLog) -> dict[TopicPartition, tuple[int, str]]:
     return {at: (it.offset, it.metadata) for at, it in looking.assignment.items()}
 
 
-async def most_at_once(log: SqliteLog, member: str) -> int:
+async def most_at_once(log: SqliteLog, member: str, bulk: Sequence[str] = ()) -> int:
     """How many records, of those that are not committed, a worker of that name handles at once. It is killed at that
     point.
     """
     stage = Stage()
     gate = asyncio.Event()
     stage.blocked = dict.fromkeys(KEYS, gate)
-    async with running(worker(log, stage, member=member)) as task:
+    async with running(worker(log, stage, member=member, bulk=bulk)) as task:
         await until(lambda: len(stage.running) > 0)
         await asyncio.sleep(0.15)  # three polls' time
         await kill(task)
@@ -104,6 +105,44 @@ async def test_another_member_handles_the_records_of_a_killed_one_side_by_side(l
     assert await most_at_once(log, "two") == 2
     assert await most_at_once(log, "one") == 2  # meanwhile they were another's
     assert await most_at_once(log, "one") == 1
+
+
+class JoiningConsumer(DelegatingConsumer):
+    """A consumer whose first polls end before it has joined its group, as Kafka's do."""
+
+    polls = 0
+
+    async def poll(
+        self,
+        max_records: int,
+        timeout_s: float,
+        *,
+        topics: Collection[str] | None = None,
+        paused: Collection[TopicPartition] = (),
+    ) -> list[Record]:
+        self.polls += 1
+        if self.polls <= 3:
+            await asyncio.sleep(0)
+            return []
+        return await super().poll(max_records, timeout_s, topics=topics, paused=paused)
+
+
+class JoiningLog(DelayedLog):
+    async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
+        return JoiningConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s))
+
+
+@pytest.mark.parametrize("bulk", [[], [IMAGES_RECEIVED_BULK]], ids=["one lane", "two lanes"])
+async def test_a_killed_member_that_joins_slowly_tries_its_records_one_at_a_time(
+    log: DelayedLog, tmp_path: Path, bulk: list[str]
+) -> None:
+    await log.create_topics([TopicSpec(IMAGES_RECEIVED_BULK, PARTITIONS)])
+    for name in KEYS:
+        await send(log, name, partition_key=name)
+    assert await most_at_once(log, "one", bulk) == 2
+    joining = JoiningLog(tmp_path / "log.db")
+    assert await most_at_once(joining, "one", bulk) == 1
+    await joining.close()
 
 
 async def eventually(log: SqliteLog, *names: str) -> bool:
