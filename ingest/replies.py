@@ -8,7 +8,7 @@ from collections import deque
 import structlog
 
 from backends.log import EventLog, Reader, partition_of
-from schemas.errors import Unavailable
+from schemas.errors import Unavailable, UnreadableRecord
 from schemas.records import Answer
 from stream.topics import RESULTS
 
@@ -49,7 +49,11 @@ class Replies:
             for record in records:
                 waiting = self._waiting.pop(record.key, ())
                 if waiting:
-                    answer = Answer.decode(record.value)
+                    try:
+                        answer = Answer.decode(record.value)
+                    except UnreadableRecord as error:  # of another release, perhaps: the requests get 202
+                        log.error("unreadable answer", image_id=record.key, reason=error.message)
+                        continue
                     self._answered_at.append(time.monotonic())
                     self._remember(answer)
                     for future in waiting:

@@ -63,6 +63,17 @@ async def test_each_request_gets_the_answer_of_its_own_image(log: SqliteLog, rep
     assert replies.in_flight == 0
 
 
+async def test_an_answer_that_cannot_be_read_does_not_end_the_reader(log: SqliteLog, replies: Replies) -> None:
+    unreadable, good = replies.expect(image_id("unreadable")), replies.expect(image_id("good"))
+    value = b'{"image_id": "%s", "purpose": "detect", "status": 200, "body": {}}' % image_id("unreadable").encode()
+    await log.append([NewRecord(RESULTS, image_id("unreadable"), value, replies.reply_to)])
+    await answer(log, "good", replies.reply_to)
+    async with asyncio.timeout(10):
+        assert (await good).body == detected(filename="good")
+    assert not unreadable.done()
+    replies.forget(image_id("unreadable"), unreadable)
+
+
 async def test_what_was_answered_is_remembered_until_the_store_has_it(
     log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
