@@ -26,9 +26,6 @@ from weights.manifest import manifest
 if TYPE_CHECKING:
     from facestream.admin.onnx_trial import Trial
 
-if TYPE_CHECKING:
-    from facestream.admin.onnx_trial import Trial
-
 DESCRIPTION = """\
 Add an embedder of your own: an ONNX file that computes a vector of any length from the picture of an upright
 face. It is tried first, on drawn faces or on a photo of yours. Then its file is put into the object store,
