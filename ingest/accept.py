@@ -5,6 +5,7 @@ Idempotency-Key (rule 2).
 import asyncio
 import hashlib
 import json
+import math
 import time
 from weakref import WeakValueDictionary
 
@@ -111,7 +112,7 @@ class Accept:
             directory=received.directory,
             person=received.person,
             request_digest=received.request_digest,
-            received_at=int(time.time() * 1000),
+            received_at=math.ceil(time.time() * 1000),
         )
         repeatable = received.request_digest is not None
         if not await self._store.put_upload(received.object_key, data, metadata, if_absent=repeatable):

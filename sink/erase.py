@@ -9,9 +9,11 @@ that is carried out again finds everything else that has to be deleted.
 import json
 from collections.abc import Collection, Sequence
 
+import structlog
+
 from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectDeleter
-from backends.vectors import Face, StoredAnswer, VectorDeleter
+from backends.vectors import Face, VectorDeleter
 from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erasures import (
     AnyErasure,
@@ -21,6 +23,7 @@ from schemas.erasures import (
     PersonErasure,
     erasure_of,
 )
+from schemas.errors import UnreadableRecord
 from schemas.ids import original_key, original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, EraseRequested, Erasure
@@ -34,6 +37,8 @@ from stream.generations import Generations
 from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import delete_all, list_with_metadata
 from stream.topics import ERASURES
+
+log = structlog.get_logger(__name__)
 
 IMAGES_PER_DELETE = 500
 
@@ -154,16 +159,27 @@ class Eraser:
                 await self._vectors.delete_faces(directory, names, at, person=person, face_id=face_id)
 
     async def _redact_answers(self, erasure: AnyErasure) -> None:
-        """Takes the people who were erased out of the stored answers; answers to erased images say just that."""
+        """Takes the people who were erased out of the stored answers; answers to erased images say just that. One that
+        cannot be decoded, because another release has written it, may name them: it is deleted.
+        """
         texts = [json.dumps(erasure.directory, ensure_ascii=False)]
         if isinstance(erasure, PersonErasure | FaceErasure):
             texts.append(json.dumps(erasure.person, ensure_ascii=False))
         async for page in self._vectors.read_answers():
-            decoded = [_decoded(it) for it in page if all(text in it.value for text in texts)]
-            changed = [it for it in decoded if redacted(it.answer, self._erasures) is not it.answer]
+            changed: list[AnswerToStore] = []
+            unreadable: list[str] = []
+            for it in page:
+                if not all(text in it.value for text in texts):
+                    continue
+                try:
+                    answer_ = Answer.decode(it.value.encode())
+                except UnreadableRecord as error:
+                    log.error("unreadable answer deleted", image_id=it.image_id, reason=error.message)
+                    unreadable.append(it.image_id)
+                    continue
+                if redacted(answer_, self._erasures) is not answer_:
+                    changed.append(AnswerToStore(answer_, it.value, it.expires_at))
             if changed:
                 await self._store.put_answers(changed)
-
-
-def _decoded(stored: StoredAnswer) -> AnswerToStore:
-    return AnswerToStore(Answer.decode(stored.value.encode()), stored.value, stored.expires_at)
+            if unreadable:
+                await self._vectors.delete_answers(unreadable)

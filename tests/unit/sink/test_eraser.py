@@ -419,3 +419,15 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
     stored = [it.value async for page in stores.vectors.read_answers() for it in page]
     assert len(stored) == 2
     assert "obama" not in json.dumps(stored)
+
+
+async def test_a_stored_answer_that_cannot_be_decoded_does_not_stop_the_command(
+    stores: Stores, sink: Sink, stream: Stream
+) -> None:
+    """Another release has written it. It may name the erased person, so that it is deleted; others stay."""
+    expires_at = time.time() + 3_600
+    values = {"named": '{"directory":"acme","body":{"persons":["obama"]}}', "other": '{"directory":"acme","body":{}}'}
+    await stores.vectors.put_answers([StoredAnswer(image_id(it), text, expires_at) for it, text in values.items()])
+    await sink.handle([learn(stream, "portrait", "obama", 1)])
+    assert statuses(await sink.handle([erase(stream, person="obama")])) == [200]
+    assert [it.value async for page in stores.vectors.read_answers() for it in page] == [values["other"]]
