@@ -78,14 +78,14 @@ class Worker:
             raise Unavailable("joining its consumer group")
 
     def stop(self) -> None:
-        """Ends the loop. Records that are being handled are finished and committed; those that wait for another try are
-        left for the next start.
+        """Ends the loop. Records that are being handled are finished and committed, those that wait for a retry are
+        not.
         """
         self._stop.set()
         self._changed.set()
 
     async def run(self) -> None:
-        """Runs until `stop`. Raises errors that no retry can solve: OffsetGone, TopicMismatch, or a bug in the worker
+        """Runs until `stop`. Raises what no retry can solve: OffsetGone, TopicMismatch, or a bug in the worker
         itself.
         """
         consumer = self._consumer = await self._stop.unless_set("join", self._join)
@@ -142,9 +142,7 @@ class Worker:
         return []
 
     async def _begin_epoch(self, consumer: Consumer) -> bool:
-        """Begins a new epoch when the stage has finished what it was handling. False if the worker was stopped
-        before.
-        """
+        """Begins a new epoch when the stage is idle. Returns False if the worker was stopped before that."""
         self._epoch.end()
         assignment = consumer.assignment
         ends = await self._stop.unless_set("reading end offsets", partial(end_offsets, self._log, assignment))
@@ -215,7 +213,7 @@ class Worker:
 
     async def _process(self, records: list[Record], epoch: Epoch) -> bool:
         """Handles records, appends their outputs, and marks them as done. Records that fail are tried again, one by
-        one, and given up in the end. Returns False if the worker was stopped, or the partition was lost, before that.
+        one, and given up in the end. False if the worker was stopped, or the partition was lost, before that.
         """
         attempts = Attempts(self._stage, records, self._give_up_after_s)
         while epoch.is_current:
@@ -326,7 +324,7 @@ class Worker:
             self._done_since_commit.set()
 
     async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commits; retries while the log is unavailable. False if the worker was stopped, or the group has
+        """Commits; retries while the log is unavailable. False if the worker was stopped or the group has
         rebalanced.
         """
         return bool(await self._stop.unless_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
