@@ -23,8 +23,8 @@ class TopicPartition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a topic has to be like. With `retention_s` None records are kept for ever. `compacted` keeps the last record
-    of each key.
+    """The required properties of a topic. If `retention_s` is None, records are kept for ever. `compacted` keeps the
+    last record of each key.
     """
 
     name: str
@@ -47,7 +47,7 @@ class NewRecord:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record as the log gives it back. `timestamp` is the log's append time in milliseconds since the epoch, never a
+    """A record as the log returns it. `timestamp` is the log's append time in milliseconds since the epoch, never a
     producer's. `headers` come from other systems; records that are appended here have none.
     """
 
@@ -65,8 +65,8 @@ class Record:
 
 
 class Committed(NamedTuple):
-    """Where a group goes on in a partition: the next offset to handle, and metadata of the group's own (at most 4,000
-    characters).
+    """Where a group continues in a partition: the next offset to handle, and metadata that the group has stored with it
+    (at most 4,000 characters).
     """
 
     offset: int
@@ -107,8 +107,8 @@ def check_metadata(offsets: Mapping[TopicPartition, Committed]) -> None:
 
 
 def fair_shares(available: Sequence[int], limit: int) -> list[int]:
-    """How many of `limit` each of those with `available` gets: equal shares, and what one does not need goes to the
-    others.
+    """Divides `limit` among partitions with that many `available` records: equal shares, and what one partition does
+    not need goes to the others.
     """
     shares = [0] * len(available)
     open_shares = [index for index, count in enumerate(available) if count > 0]
@@ -127,8 +127,8 @@ class Consumer(ABC):
 
     `epoch` is 0 until this member has joined the group. It grows with each rebalance that this member has seen, and
     only inside `poll`. `assignment` has the partitions of this member in this epoch, each with what the group had
-    committed when the epoch began (offset 0 or the earliest record, metadata "", where it never had). Rebalances are
-    eager: with a new epoch every partition starts again at what was committed.
+    committed when the epoch began (offset 0 or the earliest record, and metadata "", if it has committed nothing).
+    Rebalances are eager: in a new epoch every partition starts again at the committed offset.
     """
 
     epoch: int
@@ -143,36 +143,35 @@ class Consumer(ABC):
         topics: Collection[str] | None = None,
         paused: Collection[TopicPartition] = (),
     ) -> list[Record]:
-        """The next records of the assigned partitions, in order of offset within each partition. The next poll goes on
-        behind them.
+        """The next records of the assigned partitions, in order of offset within each partition. The next poll
+        continues after them.
 
         Waits up to `timeout_s` for the first record; returns [] when there was none, or when the assignment changed
         meanwhile (so a caller sees the new epoch at once). `topics` limits the poll to some of the subscribed topics;
-        partitions in `paused` are left where they are. Several partitions with records take fair shares. Keeps the
-        membership alive, as any other task of the adapter does. Raises OffsetGone when a committed offset no longer
-        exists, Fenced when another process has joined under this member's name, Unavailable when the log cannot be
-        read.
+        partitions in `paused` are not read. If several partitions have records, each gets a fair share. The membership
+        is kept alive meanwhile. Raises OffsetGone when a committed offset no longer exists, Fenced when another process
+        has joined under this member's name, Unavailable when the log cannot be read.
         """
 
     @abstractmethod
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began,
-        Unavailable or StorageFull when the outcome is not known to be a success.
+        Unavailable or StorageFull if it is not certain that the commit has succeeded.
         """
 
     @abstractmethod
     def holds(self) -> bool:
-        """Whether the group has confirmed this member so recently that nobody else can have its partitions. False for a
-        process that was halted for long, until it has asked the group again.
+        """Whether the group has confirmed this member so recently that no other member can have its partitions. False
+        for a process that was suspended for a long time, until it has asked the group again.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Leaves the group, so that others take over at once. Commits nothing."""
+        """Leaves the group, so that other members take over at once. Commits nothing."""
 
 
 class Reader(ABC):
-    """Reads partitions without a group: nothing is committed, nobody shares."""
+    """Reads partitions without a group: it commits nothing and shares the partitions with nobody."""
 
     @abstractmethod
     async def poll(self, max_records: int, timeout_s: float) -> list[Record]:
@@ -201,8 +200,8 @@ class EventLog(ABC):
 
     @abstractmethod
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
-        """Appends records, durable on return. Those of one call keep their order within a partition. Returns where each
-        went.
+        """Appends records, durable on return. The records of one call keep their order within a partition. Returns the
+        partition of each.
 
         Raises StorageFull when there is no room (nothing was appended), Unavailable when the outcome is unknown,
         InvalidRequest for an unknown topic or a record above 8 MB (nothing was appended). A caller that tries again may
@@ -212,8 +211,8 @@ class EventLog(ABC):
     @abstractmethod
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         """Joins a group. A group that never committed in a partition starts at its earliest record. `member` is this
-        member's stable name: a process that joins under the name of a dead member takes its place. Records may be held
-        back for `linger_s`, so that a consumer that is in no hurry gets more of them at a time.
+        member's stable name: a process that joins under the name of a crashed member takes its place. Records may be
+        held back for `linger_s`, so that a consumer that can wait gets more of them at a time.
         """
 
     @abstractmethod
@@ -228,7 +227,7 @@ class EventLog(ABC):
 
     @abstractmethod
     async def start_offsets(self, topic: str) -> dict[int, int]:
-        """For each partition, the offset of its earliest record; of its next record where it has none."""
+        """For each partition, the offset of its earliest record, or of its next record if it has none."""
 
     @abstractmethod
     async def end_offsets(self, topic: str) -> dict[int, int]:
@@ -241,13 +240,13 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        where there is none. Takes a few reads, not one for each record.
+        where there is none. Needs a few reads, not one for each record.
         """
 
     @abstractmethod
     async def enforce_retention(self) -> None:
         """Deletes records past their topic's retention, and compacts compacted topics: the last record of each key
-        stays, a tombstone for a day. Offsets never change. Does nothing where the engine does this by itself.
+        stays, a tombstone for a day. Offsets never change. Does nothing if the engine does this on its own.
         """
 
     @abstractmethod

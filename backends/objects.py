@@ -1,6 +1,6 @@
-"""The ports of the object store: named bytes, written whole or not at all.
+"""The ports of the object store: named byte strings, each written completely or not at all.
 
-Most code only reads. `ObjectReader` reads, `ObjectDeleter` deletes as well, `ObjectStore` can do everything: whoever
+Most code only reads. `ObjectReader` reads, `ObjectDeleter` deletes as well, `ObjectStore` can do everything: code that
 takes one of the smaller ports cannot put by mistake.
 """
 
@@ -17,7 +17,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """`modified` is in seconds since the epoch, by the store's clock."""
+    """The key and the time of an object. `modified` is in seconds since the epoch, by the store's clock."""
 
     key: str
     size: int
@@ -25,10 +25,10 @@ class ObjectInfo:
 
 
 class ObjectReader(ABC):
-    """Keys are any text of 1 to 300 characters, '/' separates levels; any other character, '..' and NUL too, is only a
-    character. Values are up to 1 GB.
+    """Reads objects. A key is any text of 1 to 300 characters. '/' separates levels; all other characters, also '..'
+    and NUL, have no special meaning. Values are up to 1 GB.
 
-    Metadata is a handful of ASCII names with any text, under 2 kB in all.
+    Metadata is a few ASCII names, each with any text, under 2 kB in all.
     """
 
     @abstractmethod
@@ -41,14 +41,14 @@ class ObjectReader(ABC):
 
     @abstractmethod
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
-        """An object of any bucket on this store's server, by its name there, as other systems know it. For a folder,
-        its own name is the bucket, and keys are the names. Raises ObjectMissing, also when the object is no longer what
-        `etag` says, UploadTooLarge above `largest` bytes, Unavailable.
+        """An object of any bucket on this store's server, by the name that other systems use. In a file store, the
+        bucket is the name of the store's folder, and the names are the keys. Raises ObjectMissing, also when the object
+        is no longer what `etag` says, UploadTooLarge above `largest` bytes, Unavailable.
         """
 
     @abstractmethod
     def key_of(self, bucket: str, name: str) -> str | None:
-        """The key of the object that other systems know by this name; None where it is not in this store."""
+        """The key of the object that other systems know by this name; None if it is not in this store."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
@@ -64,25 +64,27 @@ class ObjectDeleter(ObjectReader):
 
     @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
-        """Deletes; durable on return. A key that is not there is no error."""
+        """Deletes objects; durable on return. A key without an object is no error."""
 
 
 class ObjectStore(ObjectDeleter):
-    """Everything. What belongs to a person or an image is put through stream.erase.guarded_store alone."""
+    """Reads, deletes and puts. Anything that belongs to a person or an image is put only through
+    stream.erase.guarded_store.
+    """
 
     @abstractmethod
     async def create(self) -> None:
-        """Creates what the store needs on its server (a bucket); safe when it is there, and when several do it at once.
-        Raises Unavailable.
+        """Creates what the store needs on its server (a bucket); safe if it exists already, and if several processes do
+        it at once. Raises Unavailable.
         """
 
     @abstractmethod
     async def put(
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
-        """Stores under the key, over what was there; durable on return, and never seen in part. With `if_absent`, an
-        object that is there already stays as it is, and the answer is False: of several that put at once, one gets
-        True. Raises StorageFull, Unavailable, InvalidRequest (a key or metadata out of bounds).
+        """Stores an object under the key and replaces an existing one. It is durable on return, and never visible in
+        part. With `if_absent`, an existing object stays as it is, and the result is False: of several concurrent puts,
+        one returns True. Raises StorageFull, Unavailable, InvalidRequest (a key or metadata out of bounds).
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Opens the backend that a URL names: one registry a port, by URL scheme.
+"""Opens the backend that a URL names: one registry for each port, by URL scheme.
 
 An adapter's module, and with it its client library, is imported only when a URL names it. A new backend is a folder
 with its adapter and one entry here.

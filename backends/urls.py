@@ -37,8 +37,8 @@ def path_of(url: str, *, setting: str) -> Path:
 class ServerUrl:
     """A server's URL in parts: `scheme://user:password@host:port,host:port/path?option=value`.
 
-    `path` has no leading slash. The password, which no repr shows, is that of the URL, else the content of the file
-    that the option `password_file` names, else that of the environment variable <setting>_PASSWORD.
+    `path` has no leading slash. The password, which no repr shows, comes from the URL, else from the file that the
+    option `password_file` names, else from the environment variable <setting>_PASSWORD.
     """
 
     scheme: str

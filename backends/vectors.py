@@ -1,7 +1,7 @@
 """The ports of the vector store: faces with their vectors, the answers, and the hashes of API keys.
 
-Most code only reads. `VectorReader` reads, `VectorDeleter` deletes as well, `VectorStore` can do everything: whoever
-takes one of the smaller ports cannot put by mistake. Matching is not done here but in the gallery (sink/), in memory.
+Most code only reads. `VectorReader` reads, `VectorDeleter` deletes as well, `VectorStore` can do everything: code that
+takes one of the smaller ports cannot put by mistake. Matching is done in memory by the gallery (sink/), not here.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class FaceVector:
-    """A learned face in one generation. `vector`: (D,) float32, as the embedder gave it, not normalised."""
+    """A learned face in one generation. `vector`: (D,) float32, as the embedder returned it, not normalised."""
 
     directory: str
     generation: str
@@ -37,7 +37,7 @@ class FaceVector:
     vector: NDArray[np.float32]
 
     def check(self) -> None:
-        """Raises InvalidRequest for what no store can keep."""
+        """Raises InvalidRequest for values that a store cannot keep."""
         if self.vector.ndim != 1 or self.vector.dtype != np.float32:
             raise InvalidRequest(f"a vector is (D,) float32, this one {self.vector.shape} {self.vector.dtype}")
         face = self.face
@@ -50,7 +50,7 @@ class FaceVector:
 
 @dataclass(frozen=True, slots=True)
 class FaceBlock:
-    """Some faces of a gallery, no more of each than matching needs. `vectors`: (n, D) float32, in the order of the n
+    """Some faces of a gallery, with only what matching needs. `vectors`: (n, D) float32, in the order of the n
     `persons` and `face_ids`.
     """
 
@@ -70,7 +70,7 @@ class PersonSummary:
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer as JSON text, gone after `expires_at` (seconds since the epoch)."""
+    """An answer as JSON text. It expires at `expires_at` (seconds since the epoch)."""
 
     image_id: str
     value: str
@@ -90,12 +90,14 @@ class ApiKey:
 
 MOST_IN_BLOCK = 2_048  # faces: few enough that one block does not hold up the event loop
 ANSWERS_IN_PAGE = 256  # some kB each
-EXPIRED_KEPT_S = 7 * 86_400.0  # for so long an expired answer is told from one that never existed
-ERASURES_KEPT_S = 10 * 86_400.0  # for so long an erased face cannot be put again: gc_grace_seconds of Cassandra
+EXPIRED_KEPT_S = 7 * 86_400.0  # during this time an expired answer can be distinguished from one that never existed
+ERASURES_KEPT_S = 10 * 86_400.0  # during this time an erased face cannot be put again: gc_grace_seconds of Cassandra
 
 
 class VectorReader(ABC):
-    """Names of people and directories are any text up to 200 characters. Reads raise Unavailable."""
+    """Reads faces and answers. Names of people and directories are any text up to 200 characters. Reads raise
+    Unavailable.
+    """
 
     @abstractmethod
     def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
@@ -117,7 +119,7 @@ class VectorReader(ABC):
     async def persons(
         self, directory: str, generation: str, *, after: str = "", limit: int = 100
     ) -> list[PersonSummary]:
-        """People of a directory with their face counts, sorted by code point, those after the name `after`."""
+        """The people of a directory whose names come after `after`, with their face counts, sorted by code point."""
 
     @abstractmethod
     async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
@@ -142,7 +144,7 @@ class VectorReader(ABC):
 
 
 class VectorDeleter(VectorReader):
-    """Reads and deletes: what the eraser and the sweeps need. Deletes are durable on return and raise StorageFull or
+    """Reads and deletes, for the eraser and the sweeps. Deletes are durable on return and raise StorageFull or
     Unavailable.
     """
 
@@ -157,10 +159,10 @@ class VectorDeleter(VectorReader):
         face_id: str | None = None,
     ) -> None:
         """Deletes the faces of a directory, of one person in it, or the one face `face_id` of `person`, in these
-        generations, as far as their timestamp is at most `erased_at` (ms). After a failure, call it again. For
-        ERASURES_KEPT_S a face that is put later with such a timestamp stays deleted: a worker that was suspended and
-        has lost its partition cannot bring it back. A directory without faces is not listed. Nobody but such a worker
-        may put into a directory while its faces are being deleted.
+        generations, if their timestamp is at most `erased_at` (ms). After a failure, call it again. For
+        ERASURES_KEPT_S, a face that is put later with such a timestamp stays deleted, so that a worker that was
+        suspended and has lost its partition cannot restore it. A directory without faces is not listed. Only such a
+        worker may put into a directory while its faces are being deleted.
         """
 
     @abstractmethod
@@ -171,12 +173,12 @@ class VectorDeleter(VectorReader):
 
     @abstractmethod
     async def delete_answers(self, image_ids: Sequence[str]) -> None:
-        """Deletes the answers to these images, where there are any. It does not keep later ones from being put."""
+        """Deletes the answers to these images, if there are any. Later answers to them can still be put."""
 
     @abstractmethod
     async def sweep_erasures(self) -> None:
-        """Forgets erasures older than ERASURES_KEPT_S, and overwrites what deletes have left unused but readable in the
-        store's files. Servers do so by themselves.
+        """Forgets erasures older than ERASURES_KEPT_S, and overwrites deleted data that is still readable in unused
+        parts of the store's files. Servers do so on their own.
         """
 
     @abstractmethod
@@ -185,40 +187,42 @@ class VectorDeleter(VectorReader):
 
 
 class VectorStore(VectorDeleter):
-    """Everything. Faces and answers are put through stream.erase.guarded_store alone. Every write is durable on return;
-    writes raise StorageFull or Unavailable.
+    """Reads, deletes and puts. Faces and answers are put only through stream.erase.guarded_store. Every write is
+    durable on return; writes raise StorageFull or Unavailable.
     """
 
     @abstractmethod
     async def create(self) -> None:
-        """Creates what the store needs on its server (keyspace and tables), or brings it up to date; safe when it is
-        there, and when several do it at once. Raises Unavailable.
+        """Creates what the store needs on its server (keyspace and tables), or migrates it; safe if it exists already,
+        and if several processes do it at once. Raises Unavailable.
         """
 
     @abstractmethod
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
-        """Writes all or says it failed. The same (directory, generation, person, face_id) is overwritten, unless what
-        is stored has a later timestamp. `listed`: the (directory, generation) pairs of which the caller has read a face
-        that was not erased since; they need not be listed again.
+        """Writes all faces or raises. A face with the same (directory, generation, person, face_id) is overwritten,
+        unless the stored one has a later timestamp. `listed`: pairs of (directory, generation) that need not be listed
+        again, because the caller has read a face of them that was not erased since.
         """
 
     @abstractmethod
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
-        """Writes answers, over those with the same image_id."""
+        """Writes answers. They replace those with the same image_id."""
 
     @abstractmethod
     async def put_api_key(self, key: ApiKey) -> None: ...
 
     @abstractmethod
     async def delete_api_key(self, key_id: str) -> bool:
-        """True where there was one."""
+        """Deletes an API key. Returns whether there was one."""
 
     @abstractmethod
     async def close(self) -> None: ...
 
 
 def check_erased(person: str | None, face_id: str | None) -> tuple[str, ...]:
-    """What delete_faces narrows a directory down to: (), (person,) or (person, face_id)."""
+    """The part of a directory that delete_faces deletes: () for all, (person,) or (person, face_id). Checks the
+    arguments.
+    """
     if person is None and face_id is not None:
         raise ValueError("a face is deleted by its person and face_id")
     return tuple(it for it in (person, face_id) if it is not None)

@@ -33,7 +33,7 @@ class Served(Protocol):
 
 @dataclass
 class ClientReport:
-    """What the clients were told, and what was wrong in the end."""
+    """The responses that the clients got, and the errors that were found at the end."""
 
     learned: set[str] = field(default_factory=set)  # people
     accepted: set[str] = field(default_factory=set)  # ids of images
@@ -43,7 +43,9 @@ class ClientReport:
 
 
 class Clients:
-    """Clients that run while the context is open. `finish` lets each end its request, `check` reports what is wrong."""
+    """Clients that run while the context is open. `finish` waits until each has ended its request, `check` reports
+    errors.
+    """
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Clients:
         self._stopping = asyncio.Event()
 
     async def __aenter__(self) -> Self:
-        # a held process does not answer: the request times out and goes to another replica
+        # a stopped process does not answer: the request times out and is sent to another replica
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=40))
         self._tasks = [asyncio.create_task(self._client(random.Random(self._seed + i))) for i in range(self._clients)]
         return self
@@ -155,7 +157,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def portraits(folder: Path) -> list[bytes]:
-    """The portraits of one person out of `make photos`. Ends the program where there are none."""
+    """The portraits of one person from `make photos`. Ends the program if there are none."""
     found = [path.read_bytes() for path in sorted(folder.glob("obama*.jpg")) if "partial" not in path.name]
     if not found:
         raise SystemExit(f"no portraits (obama*.jpg) in {folder}: get them with `make photos`")
@@ -163,7 +165,7 @@ def portraits(folder: Path) -> list[bytes]:
 
 
 def verdict(wrong: Sequence[str]) -> int:
-    """Prints what is wrong, or that nothing is. Returns the exit status."""
+    """Prints the errors, or that there are none. Returns the exit status."""
     for line in wrong:
         print(f"WRONG: {line}")
     print("all is well" if not wrong else f"{len(wrong)} things are wrong")

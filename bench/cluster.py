@@ -1,4 +1,4 @@
-"""A cluster of roles, each in processes of its own, on one set of stores: to be measured, killed and scaled."""
+"""A cluster of roles in separate processes, on one set of stores: to be measured, killed and scaled."""
 
 import asyncio
 import os
@@ -80,7 +80,7 @@ class Cluster:
             assert set(codes) <= {0}, f"exit codes {codes}"
 
     async def _stop(self) -> Sequence[int]:
-        """Stops the roles in the order in which a request passes them."""
+        """Stops the roles in the order in which a request passes through them."""
         codes: list[int] = []
         for role in reversed(ROLES):
             living = [serving for serving in self.running[role] if serving.alive()]

@@ -1,4 +1,4 @@
-"""Runs commands of `facestream`, each in a process of its own, with chosen settings."""
+"""Runs commands of `facestream`, each in a separate process, with chosen settings."""
 
 import asyncio
 import os

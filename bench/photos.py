@@ -1,4 +1,4 @@
-"""Which photos a measurement uses: its argument, else the environment variable PHOTOS, else ./photos."""
+"""The photos of a measurement: its argument, else the environment variable PHOTOS, else ./photos."""
 
 import argparse
 import os

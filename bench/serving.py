@@ -1,4 +1,4 @@
-"""Runs `facestream up`, or one role, in a process of its own: to be measured, tested and killed."""
+"""Runs `facestream up`, or one role, in a separate process: to be measured, tested and killed."""
 
 import os
 import random
@@ -28,7 +28,7 @@ class ServiceFailed(FacestreamError):
 
 
 class Serving:
-    """A service process. `kill` is kill -9, `stop` is SIGTERM. As a context manager it starts and stops."""
+    """A service process. `kill` sends SIGKILL, `stop` sends SIGTERM. As a context manager it starts and stops."""
 
     def __init__(
         self,
@@ -40,9 +40,10 @@ class Serving:
         module: str = MODULE,
         **settings: str,
     ) -> None:
-        """command: `up` or a role, with its flags. name: of the log file beside the data folder, where several
-        processes share the folder. module: runs instead of the command line. settings: FACESTREAM_<NAME> by lower-case
-        name; without `listen` (`watch` for a role without HTTP service) it listens on a free port of loopback.
+        """command: `up` or a role, with its flags. name: the name of the log file next to the data folder, if several
+        processes share the folder. module: a module to run instead of the command line. settings: FACESTREAM_<NAME> by
+        lower-case name; without `listen` (`watch` for a role without HTTP service) it listens on a free port of
+        loopback.
         """
         self.data = data
         self.name = name or data.name
@@ -61,7 +62,9 @@ class Serving:
         return psutil.Process(self._process.pid)
 
     def start(self) -> None:
-        """Returns when the service is ready. Raises ServiceFailed with the end of its log when it ends before."""
+        """Starts the service and waits until it is ready. Raises ServiceFailed with the end of its log if it ends
+        before that.
+        """
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
@@ -75,13 +78,13 @@ class Serving:
             time.sleep(0.05)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kills the service with SIGKILL."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit code."""
+        """Stops the service with SIGTERM. Returns the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -97,7 +100,7 @@ class Serving:
         return self.log_file.read_text()
 
     def rss(self) -> int:
-        """Resident bytes of the service and its children. Memory that they share is counted once, for the service."""
+        """Resident bytes of the service and its children. Shared memory is counted once, for the service."""
         total: int = self.process.memory_info().rss
         for child in self.process.children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -132,7 +135,7 @@ class Serving:
 
 
 def free_port() -> int:
-    """A port below those that systems give to outgoing connections, one of which could take it before it is used."""
+    """A free port below the range for outgoing connections: one of these could take the port before it is used."""
     while True:
         port = random.randrange(20_000, 32_000)
         with socket.socket() as sock, suppress(OSError):

@@ -1,7 +1,7 @@
 """A processor without models: `python -m bench.stand_in_processor`, with the settings of `facestream process`.
 
-It reads each original, as a processor does, and answers with one face, whose vector is random with the file's hash as
-seed: the same file is the same face. So a request costs what the stream costs.
+It reads each original, as a processor does, and answers with one face. The face's vector is random, with the file's
+hash as seed, so that the same file gives the same face. So a request costs only what the stream costs.
 """
 
 import asyncio

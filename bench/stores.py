@@ -1,5 +1,5 @@
-"""Temporary topics, bucket and keyspace on the real servers. They are deleted at the end: else each run would slow the
-servers down for the next one.
+"""Temporary topics, bucket and keyspace on the real servers. They are deleted at the end, because otherwise each run
+would slow down the servers for the next one.
 """
 
 import asyncio

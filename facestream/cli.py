@@ -1,6 +1,6 @@
-"""The entry point of the command line: runs a command and turns the way it ends into an exit code.
+"""The entry point of the command line: runs a command and turns its result or error into an exit code.
 
-The commands are imported inside `main`, so that Ctrl-C gives the same exit code while they load.
+The commands are imported inside `main`, so that Ctrl-C during the imports gives the same exit code.
 """
 
 import os
@@ -17,7 +17,7 @@ WRONG_COMMAND_CODES = ("configuration_error", "invalid_request", "missing_field"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 done, 1 failed, 2 the command line or a setting is wrong, 130 ended by Ctrl-C."""
+    """Runs a command. Returns the exit code: 0 done, 1 failed, 2 wrong command line or setting, 130 ended by Ctrl-C."""
     try:
         from facestream.parser import run_command
 
@@ -43,12 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """Without this the interpreter would fail as it flushes the closed pipe at its end."""
+    """Redirects the output to nowhere. Otherwise the interpreter would fail at exit, when it flushes the closed
+    pipe.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:
-    """A second Ctrl-C does not wait for threads that are still at work."""
+    """Ends the process on a second Ctrl-C, without waiting for threads that are still working."""
     os._exit(INTERRUPTED)
 
 

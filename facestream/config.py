@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     @field_validator("log", "objects", "vectors")
     @classmethod
     def _is_a_url(cls, value: str) -> str:
-        """Raises ValueError for an IPv6 address that cannot be parsed, without the URL, which may have a password."""
+        """Raises ValueError for an IPv6 address that cannot be parsed. The message does not contain the URL, which may
+        have a password.
+        """
         urlsplit(value)
         return value
 

@@ -1,4 +1,4 @@
-"""Flags that several commands have: the settings, names, paths and numbers. Each is checked in one place."""
+"""Flags of several commands: the settings, names, paths and numbers. Each kind is checked in one place."""
 
 import argparse
 import math
@@ -52,7 +52,7 @@ def number_from_zero(text: str) -> float:
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Settings.model_fields)) -> None:
-    """Each setting is a flag that wins over its environment variable."""
+    """Adds a flag for each setting. A flag overrides the environment variable."""
     group = parser.add_argument_group("settings", "each also as an environment variable FACESTREAM_<NAME>; a flag wins")
     for name in names:
         field = Settings.model_fields[name]
@@ -66,7 +66,7 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(S
 
 
 def settings_from(arguments: argparse.Namespace) -> Settings:
-    """Raises ConfigurationError, naming the setting that is wrong."""
+    """The settings from the flags and the environment. Raises ConfigurationError, which names the wrong setting."""
     given = {
         name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")
     }

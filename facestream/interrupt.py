@@ -9,10 +9,10 @@ from typing import Any
 
 
 def run_interruptibly(main: Coroutine[Any, Any, int]) -> int:
-    """Like asyncio.run. Once Ctrl-C was pressed it raises KeyboardInterrupt, whatever the coroutine ends with: asyncio
-    itself reports what an interrupted task returned or raised instead, a closed pipe for example.
+    """Like asyncio.run, but after Ctrl-C it always raises KeyboardInterrupt, however the coroutine ends. asyncio itself
+    would return or raise what the interrupted task returned or raised, for example an error of a closed pipe.
 
-    The first Ctrl-C cancels the coroutine, which may tidy up; the second raises KeyboardInterrupt where it is.
+    The first Ctrl-C cancels the coroutine, which may clean up; a second one raises KeyboardInterrupt immediately.
     """
     if threading.current_thread() is not threading.main_thread():
         return asyncio.run(main)  # only the main thread gets signals

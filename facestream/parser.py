@@ -1,4 +1,4 @@
-"""The parser of the command line: one module of `commands` for each command, with its own --help."""
+"""The parser of the command line: each command is one module of `commands` and has its own --help."""
 
 import argparse
 import difflib
@@ -79,7 +79,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(argv: Sequence[str] | None) -> int:
-    """Returns the command's exit code. Raises FacestreamError; SystemExit for a wrong command line and for --help."""
+    """Runs a command and returns its exit code. Raises FacestreamError; SystemExit for a wrong command line and for
+    --help.
+    """
     arguments = _parser().parse_args(argv)
     _log_to_stderr()
     code: int = arguments.run(arguments)

@@ -28,13 +28,13 @@ Unit = Literal["items", "bytes"]
 
 
 class Progress(ABC):
-    """Call it with the number of items or bytes that are done since the last call."""
+    """The progress of some work. Call it with the number of items or bytes that were done since the last call."""
 
     @abstractmethod
     def __call__(self, more: int) -> None: ...
 
     def paused(self) -> AbstractContextManager[None]:
-        """Takes the bar off the terminal while something else is printed there."""
+        """Removes the bar from the terminal while something else is printed there."""
         return nullcontext()
 
 
@@ -48,7 +48,7 @@ def progress_bar(label: str, total: int, *, unit: Unit = "items", always: bool =
     if sys.stderr.isatty():
         amounts = (DownloadColumn(), TransferSpeedColumn()) if unit == "bytes" else (MofNCompleteColumn(), _Rate())
         columns = (TextColumn("{task.description}"), BarColumn(), *amounts, TimeRemainingColumn())
-        # What is printed meanwhile goes above the bar, and to a pipe as it is.
+        # Other output appears above the bar on a terminal, and unchanged on a pipe.
         bars = RichProgress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())
         with bars:
             yield _Bar(bars, label, total)

@@ -1,4 +1,4 @@
-"""What commands print for people: messages on the standard error, tables, and text that cannot steer a terminal."""
+"""Output of commands for people: messages on the standard error, tables, and text that cannot control a terminal."""
 
 import json
 import logging
@@ -17,22 +17,22 @@ Cell = str | int | float | bool | None
 
 
 def print_message(message: str) -> None:
-    """One message on the standard error."""
+    """Prints one message to the standard error."""
     print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
-    """The text with every character replaced that could steer a terminal, or that no terminal can show."""
+    """The text, with every character replaced that could control a terminal or that no terminal can show."""
     return "".join(it if it.isprintable() or it == ZERO_WIDTH_JOINER else "\ufffd" for it in text)
 
 
 def print_rows(
     rows: Sequence[Mapping[str, Cell]], *, as_json: bool, whole: Sequence[str] = (), narrow: Sequence[str] = ()
 ) -> None:
-    """Rows that have the same columns: JSON Lines, a table on a terminal, and on a pipe a line each, columns between
-    tabs and no header.
+    """Prints rows with the same columns: as JSON Lines, as a table on a terminal, or on a pipe as one line each, with
+    tabs between the columns and no header.
 
-    whole: columns that a terminal does not break. narrow: the only columns that a terminal under 120 cells shows.
+    whole: columns that are never wrapped on a terminal. narrow: the only columns that a terminal under 120 cells shows.
     """
     if as_json:
         for row in rows:
@@ -59,5 +59,5 @@ def _cell(value: Cell) -> str:
 
 
 def log_warnings_only() -> None:
-    """Leaves out of the log what the command prints itself."""
+    """Limits the log to warnings: the command itself prints the rest."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -1,5 +1,5 @@
-"""Takes an upload in: first the object, then the event (rule 1 of docs/architecture.md); idempotent where there is an
-Idempotency-Key (rule 2).
+"""Accepts an upload: stores the object first, then appends the event (rule 1 of docs/architecture.md). It is idempotent
+if there is an Idempotency-Key (rule 2).
 """
 
 import asyncio
@@ -55,7 +55,9 @@ class Accept:
         options: Options,
         idempotency_key: str | None,
     ) -> ImageReceived:
-        """The event of an upload; nothing is stored yet. Raises NotAnImage, and Unavailable where there is a key."""
+        """The event of an upload; nothing is stored yet. Raises NotAnImage and, if there is an Idempotency-Key,
+        Unavailable.
+        """
         media_type = media_type_of(upload.data)
         image_id = (
             await self._image_id(directory, purpose, person, idempotency_key) if idempotency_key else new_image_id()
@@ -76,8 +78,8 @@ class Accept:
         )
 
     async def _image_id(self, directory: str | None, purpose: Purpose, person: str | None, idempotency_key: str) -> str:
-        """The same for each request with this key, until its image is erased. The request after that gets another one,
-        so that what is still in flight of the erased image cannot reach it.
+        """The image_id for an Idempotency-Key. It stays the same until the image is erased; the next request gets
+        another one, so that records of the erased image that are still in flight do not affect it.
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
@@ -121,7 +123,7 @@ class Accept:
                 _require_same(ObjectMetadata.decoded(stored).request_digest, received)
         try:
             await self._log.append([NewRecord(topic, received.image_id, received.encode())])
-        except StorageFull:  # nothing was appended; any other failure leaves the object for the event that may be there
+        except StorageFull:  # nothing was appended; after any other failure the event may exist, so the object is kept
             if not repeatable:
                 await self._store.delete_upload(received.object_key)
             raise
@@ -135,7 +137,7 @@ class Accept:
         )
 
     def one_at_a_time(self, image_id: str) -> asyncio.Lock:
-        """The lock under which requests with the same Idempotency-Key are taken in one after the other."""
+        """The lock with which requests with the same Idempotency-Key are accepted one after the other."""
         return self._locks.setdefault(image_id, asyncio.Lock())
 
 

@@ -10,8 +10,8 @@ from stream.health_routes import health_routes
 
 
 def create_app(service: Service) -> web.Application:
-    """An application that answers from `service`; whoever made the service closes it."""
-    # Room for the largest upload is checked while it is read, not by aiohttp.
+    """An application that uses `service`. The caller, who opened the service, has to close it."""
+    # The size of an upload is checked while it is read, not by aiohttp.
     app = web.Application(middlewares=[measured, answer_errors, authenticated], client_max_size=0)
     app[SERVICE] = service
     app.add_routes(images.routes)

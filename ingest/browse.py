@@ -20,7 +20,7 @@ from schemas.object_metadata import ObjectMetadata
 
 routes = web.RouteTableDef()
 
-# An uploaded file is only ever a picture for the browser, never a page or a script.
+# A browser must treat an uploaded file only as a picture, never as a page or a script.
 FILE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",

@@ -1,5 +1,6 @@
-"""The routes that describe the service: the OpenAPI document, and Swagger UI to read it with. They need no key: they
-tell nothing of what is stored. Nothing is loaded from another host, and no script runs that is not served here.
+"""The routes that describe the service: the OpenAPI document, and Swagger UI to read it with. They need no key, because
+they reveal nothing about stored data. The page loads nothing from other hosts, and runs only scripts that are served
+here.
 """
 
 from pathlib import Path

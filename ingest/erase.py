@@ -40,7 +40,7 @@ async def directory(request: web.Request) -> web.Response:
 
 @routes.delete("/directories/{directory}/persons/{person}")
 async def person(request: web.Request) -> web.Response:
-    """Erases all faces of a person with their images, also those that are still being processed."""
+    """Erases all faces of a person with their images, including images that are still being processed."""
     name = name_of(request.match_info["directory"], "directory")
     access_of(request, "learn").require_directory(name)
     who = name_of(request.match_info["person"], "person")
@@ -63,7 +63,7 @@ async def image(request: web.Request) -> web.Response:
     """Erases an image, and the face that was learned from it or is still to be learned."""
     image_id = request.match_info["image_id"]
     metadata = await _metadata(request, image_id, original_keys(image_id))
-    if metadata.directory is None:  # it was only detected in: nothing but its picture and its answer is there
+    if metadata.directory is None:  # a detect request: only its picture and its answer exist
         service = request.app[SERVICE]
         await service.objects.delete(original_keys(image_id))
         await service.vectors.delete_answers([image_id])
@@ -87,8 +87,8 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
 
 
 async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
-    """Sends the command along the directory's partition, and waits until it is carried out and this replica knows of
-    it.
+    """Appends the command to the directory's partition, and waits until it is carried out and this replica knows about
+    the erasure.
     """
     service: Service = request.app[SERVICE]
     command = erase_command(erasure, new_image_id(), service.replies.reply_to)

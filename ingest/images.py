@@ -96,7 +96,7 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
     try:
         upload = await read_upload(request, service.limits.max_upload)
         fields = upload.fields
-        if fields.pop("lane", lane) != lane:  # the lane was needed before the form was read
+        if fields.pop("lane", lane) != lane:  # the lane is needed before the form is read
             raise InvalidRequest(f"lane is a part of the address: /{purpose}?lane=bulk", field="lane")
         person = _required(fields, "person") if purpose == "learn" else None
         directory = fields.pop("directory", None) or access.directory
@@ -124,7 +124,7 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
 async def _announce(
     service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float
 ) -> web.Response:
-    """Stores and announces the image, then waits for its answer."""
+    """Stores the image, appends its event, then waits for the answer."""
     if not wait_s:
         await service.accept.store(received, upload.data, topic)
         return _working(received.image_id)
@@ -149,7 +149,7 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
     """
     try:
         await service.erasures.refresh()
-    except Unavailable:  # the answer exists, and can be read once the log is back
+    except Unavailable:  # the answer exists, and can be read when the log is available again
         return _working(answer.image_id)
     return _answered(service, answer)
 

@@ -1,6 +1,7 @@
-"""API keys, stored as hashes, and what each allows in which directory.
+"""API keys, stored as hashes, and what each key allows in which directory.
 
-A key reads `fs_<key id>_<secret>`. The secret has 256 random bits, so that one round of SHA-256 is enough to keep it.
+A key reads `fs_<key id>_<secret>`. The secret has 256 random bits, so one round of SHA-256 is enough to store it
+safely.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ REFRESH_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """What a caller may do; `directory` None: in every directory."""
+    """What a caller may do. `directory` None means every directory."""
 
     scope: str = "admin"
     directory: str | None = None
@@ -54,8 +55,8 @@ class Keys:
         self._reading = asyncio.Lock()
 
     async def access(self, text: str | None) -> Access:
-        """The access of a key. Raises Unauthorized. Without any key in the store everybody may do everything; the
-        service listens on loopback only then.
+        """The access of a key. Raises Unauthorized. If the store has no keys, everybody may do everything; the service
+        then listens only on loopback, unless FACESTREAM_OPEN is set.
         """
         if time.monotonic() - self._read_at > REFRESH_S:
             async with self._reading:
@@ -75,5 +76,5 @@ class Keys:
 
 
 def _hash(secret: str) -> str:
-    # A header may hold any bytes; aiohttp hands those that are no UTF-8 over as lone surrogates.
+    # A header may have any bytes. aiohttp decodes those that are not UTF-8 as lone surrogates.
     return hashlib.sha256(secret.encode(errors="surrogatepass")).hexdigest()

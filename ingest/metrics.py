@@ -10,12 +10,12 @@ from ingest.problems import Handler
 REQUESTS = Counter("facestream_http_requests_total", "Requests by route and status", ["route", "status"])
 SECONDS = Histogram(
     "facestream_http_request_seconds",
-    "Time until the answer, the wait for the stream included",
+    "Time until the answer, including the wait for the stream",
     ["route"],
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
 IN_FLIGHT = Gauge("facestream_http_requests_in_flight", "Requests that are not answered yet")
-UPLOADED = Counter("facestream_uploaded_bytes_total", "Bytes of images taken in", ["purpose"])
+UPLOADED = Counter("facestream_uploaded_bytes_total", "Bytes of accepted images", ["purpose"])
 
 
 @web.middleware
@@ -24,7 +24,7 @@ async def measured(request: web.Request, handler: Handler) -> web.StreamResponse
     resource = request.match_info.route.resource
     route = f"{request.method} {resource.canonical}" if resource else "none"
     began = time.monotonic()
-    status = 499  # the caller has gone
+    status = 499  # the caller has disconnected
     with IN_FLIGHT.track_inprogress():
         try:
             response = await handler(request)

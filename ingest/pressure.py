@@ -1,4 +1,4 @@
-"""Whether the system keeps up: requests that would wait too long are turned away before anything is accepted."""
+"""Backpressure: requests that would wait too long are refused before anything is accepted."""
 
 from collections.abc import Callable
 
@@ -6,14 +6,16 @@ from schemas.errors import TooMuchInFlight
 
 
 class Pressure:
-    """age_s: of the oldest interactive image that some stage has not finished. `max_age` in seconds."""
+    """Refuses requests while images wait too long. age_s: the age of the oldest interactive image that is not finished.
+    `max_age` is in seconds.
+    """
 
     def __init__(self, age_s: Callable[[], float], max_age: float) -> None:
         self._age_s, self._max_age = age_s, max_age
 
     def check(self) -> None:
         """Raises TooMuchInFlight with the seconds after which to try again: the time in which the age can fall to half
-        of the limit, at one second per second.
+        of the limit, by one second per second.
         """
         age = self._age_s()
         if age > self._max_age:

@@ -12,7 +12,7 @@ from schemas.answers import LOWEST_FAILURE, AnswerPart, Problem, problem
 from schemas.errors import FacestreamError, TooMuchInFlight, Unauthorized
 
 log = structlog.get_logger(__name__)
-ERRORS = Counter("facestream_http_errors_total", "Answers that the service itself refuses with, by code", ["code"])
+ERRORS = Counter("facestream_http_errors_total", "Requests that the service itself has refused, by code", ["code"])
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 

@@ -1,4 +1,4 @@
-"""Gives answers to the requests that wait for them: reads this replica's partition of `results` from the end."""
+"""Passes answers to the requests that wait for them: reads this replica's partition of `results` from the end."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ log = structlog.get_logger(__name__)
 
 RATE_WINDOW = 64
 LOG_AWAY_S = 1.0
-RECENT_S = 5.0  # the stage `answers` has stored an answer by then
+RECENT_S = 5.0  # after this time the stage `answers` has stored an answer
 
 
 class Replies:
@@ -33,7 +33,7 @@ class Replies:
         self.reply_to = f"ingest-{uuid.uuid4()}"
 
     async def start(self) -> None:
-        """Positions the reader: an answer to anything sent from now on is seen."""
+        """Positions the reader, so that it sees the answers to all later events."""
         partitions = await self._log.partitions(RESULTS)
         self._reader = await self._log.reader(RESULTS, at="end", partitions=[partition_of(self.reply_to, partitions)])
 
@@ -42,7 +42,7 @@ class Replies:
         while True:
             try:
                 records = await self._reader.poll(1_000, 1.0)
-            except Unavailable as error:  # waiting requests go on waiting, or get their answer from the store later
+            except Unavailable as error:  # waiting requests keep waiting, or get their answer from the store later
                 log.warning("reading answers failed", reason=error.message)
                 await asyncio.sleep(LOG_AWAY_S)
                 continue
@@ -65,7 +65,9 @@ class Replies:
             await self._reader.close()
 
     def expect(self, image_id: str) -> asyncio.Future[Answer]:
-        """A future of the answer. Call it before the event is appended, and give the future to `forget` at the end."""
+        """A future for the answer. Call this before the event is appended, and pass the future to `forget` at the
+        end.
+        """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(image_id, []).append(future)
         return future
@@ -95,7 +97,9 @@ class Replies:
         return len(self._waiting)
 
     def seconds_until_free(self) -> int:
-        """For Retry-After: half the time that the waiting requests will take at the pace of the last answers."""
+        """The seconds for Retry-After: half the time that the waiting requests will take at the rate of the last
+        answers.
+        """
         if len(self._answered_at) < 2:
             return 1
         pace = (time.monotonic() - self._answered_at[0]) / len(self._answered_at)

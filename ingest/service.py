@@ -1,4 +1,4 @@
-"""What the routes share: the stores, the limits, and the access of the caller."""
+"""What all routes use: the stores, the limits, and the access of the caller."""
 
 from dataclasses import dataclass
 
@@ -31,7 +31,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the application works with. Listings show the active one of `generations`; readiness depends on `checks`."""
+    """The resources of the application. Listings show the active generation of `generations`; readiness depends on
+    `checks`.
+    """
 
     log: EventLog
     objects: ObjectDeleter
@@ -68,14 +70,14 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
 
 
 def access_of(request: web.Request, scope: str) -> Access:
-    """Raises Forbidden when the caller's key has not that scope."""
+    """The caller's access. Raises Forbidden if the key does not have that scope."""
     access = request[ACCESS]
     access.require(scope)
     return access
 
 
 def name_of(text: str, field: str) -> str:
-    """A name of a person or a directory as it is stored. Raises InvalidRequest."""
+    """The normalised name of a person or a directory, as it is stored. Raises InvalidRequest."""
     try:
         return normalised(text)
     except ValueError as error:

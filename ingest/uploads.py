@@ -15,7 +15,7 @@ CHUNK = 256 * 1024
 
 @dataclass
 class Upload:
-    """`data` is the file's bytes; `fields` the text fields, those of the query too."""
+    """A read upload. `data` is the file's bytes; `fields` are the text fields, including those of the query."""
 
     data: bytes
     filename: str
@@ -46,7 +46,7 @@ class UploadMemory:
 
 
 async def read_upload(request: web.Request, largest: int) -> Upload:
-    """Raises MissingField, InvalidRequest, UploadTooLarge."""
+    """Reads the body and the query. Raises MissingField, InvalidRequest, UploadTooLarge."""
     if not request.content_type.startswith("multipart/form-data"):
         raise InvalidRequest("send multipart/form-data: curl -F directory=acme -F file=@photo.jpg")
     upload: Upload | None = None
@@ -63,7 +63,7 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
                 upload = Upload(await _bytes(part, largest), _unicode(part.filename or ""))
             elif part.name:
                 fields[_unicode(part.name)] = await _text(part)
-    except HttpProcessingError as error:  # the headers of a part
+    except HttpProcessingError as error:  # bad headers of a part
         raise InvalidRequest(f"the multipart body is malformed: {_unicode(error.message)}") from None
     except (ValueError, AssertionError) as error:
         raise InvalidRequest(f"the multipart body is malformed: {_unicode(str(error))}") from None
@@ -76,8 +76,8 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
 
 
 def _unicode(header: str) -> str:
-    """The text of a header. aiohttp decodes bytes that are not UTF-8 as lone surrogates, which no record can hold: they
-    are replaced.
+    """The text of a header. aiohttp decodes bytes that are not UTF-8 as lone surrogates. They are replaced, because no
+    record can contain them.
     """
     return header.encode(errors="surrogateescape").decode(errors="replace")
 

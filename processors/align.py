@@ -1,6 +1,6 @@
 """Turns faces upright: fits a similarity transform of five landmarks to a template, and samples the pixels under it.
 
-Two pictures of a face are cut: the 150-pixel chip for the default embedder, and the 240-pixel crop that is kept. Both
+Two pictures of a face are cut: the 150-pixel chip for the default embedder, and the 240-pixel crop that is stored. Both
 have the same pixel pitch, so that the middle of the crop is the chip. Positions are pixel indices, (x, y); the centre
 of the first pixel is 0.
 """
@@ -54,7 +54,7 @@ class Template:
 
 
 def from_pixels(side: int, points: list[tuple[float, float]]) -> Template:
-    """A template out of points in pixels of the picture."""
+    """A template from points in pixels of the picture."""
     half = (side - 1) / 2
     return Template(side, tuple((x / half - 1, y / half - 1) for x, y in points))
 
@@ -87,7 +87,7 @@ def template_named(name: str) -> Template:
 
 @dataclass(frozen=True)
 class Similarity:
-    """A turned square in an image: its centre and half its side in pixels, its angle in radians, from x towards y."""
+    """A rotated square in an image: its centre and half its side in pixels, its angle in radians, from x towards y."""
 
     centre: tuple[float, float]
     half: float
@@ -121,7 +121,7 @@ def cut(pixels: Pixels, landmarks: FloatArray, side: int = CHIP) -> Float32Array
 
 
 def crop(pixels: Pixels, landmarks: FloatArray) -> Pixels:
-    """The crop that is kept of a face, out of the original's pixels. Returns (240, 240, 3)."""
+    """The crop of a face that is stored, cut from the original's pixels. Returns (240, 240, 3)."""
     return rounded(cut(pixels, landmarks, CROP))
 
 
@@ -136,7 +136,7 @@ def chip_of_crop(crop: Pixels) -> Pixels:
 
 
 def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> Float32Array:
-    """Landmarks of the original in pixels of its crop. Both (5, 2); similarity: fit(landmarks)."""
+    """Converts landmarks from pixels of the original to pixels of the crop. Both (5, 2); similarity: fit(landmarks)."""
     cos, sin = math.cos(similarity.angle), math.sin(similarity.angle)
     moved = landmarks.astype(np.float64) - np.array(similarity.centre)
     scale = DLIB.half / similarity.half if similarity.half else 0.0
@@ -145,7 +145,7 @@ def crop_landmarks(landmarks: FloatArray, similarity: Similarity) -> Float32Arra
 
 
 def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> Float32Array:
-    """The chip for an embedder with another template, out of a crop or of the original.
+    """The chip for an embedder with another template, from a crop or from the original.
 
     pixels: (H, W, 3), a crop or a photo. landmarks: (5, 2), in those pixels. template: its name and side, as
     template_named takes them. Returns (side, side, 3), 0..255, not rounded.
@@ -155,7 +155,7 @@ def warp_chip(pixels: Pixels, landmarks: FloatArray, template: str) -> Float32Ar
 
 
 def sample(pixels: Pixels, square: Similarity, side: int, template: Template) -> Float32Array:
-    """Samples a turned square bilinearly, with antialiasing where it is shrunk.
+    """Samples a rotated square bilinearly, with antialiasing if it is shrunk.
 
     pixels: (H, W, 3). side: of the picture, which has the template's pitch and centre. Returns (side, side, 3), 0..255.
     """

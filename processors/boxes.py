@@ -17,7 +17,7 @@ from processors.passes import LARGEST, Pass, halve
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as in the reference implementation of CenterFace
 CONTAINED = 0.7  # share of a box inside a box of another pass above which the two are one face
-MOST_CELLS = 10_000  # of one image that become boxes: NMS is quadratic, and a hostile image must not take minutes
+MOST_CELLS = 10_000  # cells of one image that become boxes: NMS is quadratic, and a hostile image must not take minutes
 LARGEST_LOGARITHM = 7.0  # of the size head, 4,386 pixels: keeps a degenerate map from overflowing
 
 
@@ -36,7 +36,7 @@ class Detections:
         return Detections(self.boxes[index], self.scores[index], self.landmarks[index])
 
     def moved(self, scale: tuple[float, float], origin: tuple[float, float]) -> "Detections":
-        """The same in another frame: position * scale + origin, each (x, y)."""
+        """The same detections in another coordinate frame: position * scale + origin, each (x, y)."""
         factor, offset = np.array(scale, np.float32), np.array(origin, np.float32)
         boxes = self.boxes.reshape(-1, 2, 2) * factor + offset
         return Detections(boxes.reshape(-1, 4), self.scores, self.landmarks * factor + offset)
@@ -45,7 +45,7 @@ class Detections:
 def decode_heads(
     heat: Tensor, size: Tensor, offset: Tensor, points: Tensor, score_threshold: float, scale: float = 1.0
 ) -> list[Detections]:
-    """Boxes and landmarks out of CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
+    """Boxes and landmarks from CenterFace's heads (arXiv 1911.03599, section 3), after NMS.
 
     heat: (B, 1, h, w). size, offset: (B, 2, h, w), the logarithm in cells and the shift in cells, y before x. points:
     (B, 10, h, w), y before x, in box heights and widths from the top left. scale: pixels of the batch per pixel of the
@@ -81,7 +81,7 @@ def decode_heads(
 
 
 def closest(found: Detections, box: Sequence[int]) -> int | None:
-    """Which of the faces is the one at `box`, xyxy in the same pixels; None where none is."""
+    """The index of the face at `box`, xyxy in the same pixels; None if there is none."""
     if not len(found):
         return None
     overlaps = box_iou(torch.from_numpy(found.boxes), torch.tensor([list(box)], dtype=torch.float32))[:, 0]  # (N,)
@@ -95,10 +95,10 @@ RenderedPass = tuple[Pass, NDArray[np.uint8]]  # a pass and its padded picture
 def add_coarser_pass(
     passes: Sequence[RenderedPass], found: Sequence[Detections]
 ) -> tuple[list[RenderedPass], list[RenderedPass]]:
-    """Adds a pass where the coarsest is not coarse enough: it has a face that is too large, or no pass has a face.
+    """Adds a pass if the coarsest is not coarse enough: it has a face that is too large, or no pass has a face.
 
-    passes: the coarsest first. found: the faces of each, in its pixels. Returns the same passes, with the size of face
-    that each is good for, and the passes to detect in addition, none or one.
+    passes: the coarsest first. found: the faces of each, in its pixels. Returns the same passes, each with the largest
+    size of face that it finds well, and the additional passes to run, none or one.
     """
     (each, picture), *finer = passes
     largest = float(np.prod(found[0].boxes[:, 2:] - found[0].boxes[:, :2], axis=1).max(initial=0)) ** 0.5
@@ -110,8 +110,8 @@ def add_coarser_pass(
 def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:
     """The faces of a pass over an image of width × height pixels, in the image's pixels.
 
-    Left out are faces that other passes find better: those that are too large for the pass and, in a tile, those that
-    are cut by an edge inside the image: the neighbouring tile has them whole.
+    Faces that other passes find better are left out: those that are too large for the pass and, in a tile, those that
+    are cut by an edge inside the image, because the neighbouring tile contains them completely.
     """
     left, top, right, bottom = each.tile or (0, 0, width, height)
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
@@ -123,10 +123,11 @@ def in_original(found: Detections, each: Pass, width: int, height: int) -> Detec
 
 
 def merge(passes: Sequence[Detections]) -> Detections:
-    """Merges the faces of an image's passes, all in the image's pixels: of several boxes of a face the best score wins.
+    """Merges the faces of an image's passes, all in the image's pixels. Of several boxes of a face, the one with the
+    best score is kept.
 
-    Boxes of two passes are one face also where one is mostly inside the other: a coarse pass finds the whole of a large
-    face, a fine one or a tile only a part. Boxes of one pass are left as its own NMS has left them.
+    Boxes of two passes are also one face if one is mostly inside the other: a coarse pass finds the whole of a large
+    face, a fine pass or a tile only a part. Boxes of the same pass are not merged: NMS has done that.
     """
     boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
     together = Detections(

@@ -34,7 +34,7 @@ async def find_faces(image: DecodedImage, detector: str, inference: Inference, s
 def as_records(
     found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector
 ) -> list[Detection]:
-    """The faces as records, best first, without those that the options leave out."""
+    """The faces as records, best first, without those that the options exclude."""
     options = received.options
     faces: list[Detection] = []
     for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True):

@@ -1,4 +1,4 @@
-"""Cuts the crop or the chip of each face, and embeds it: one vector a face and generation.
+"""Cuts the crop or the chip of each face, and embeds it: one vector per face and generation.
 
 A learned face is always embedded from its decoded crop, so that a replay gives the same vector.
 """
@@ -23,14 +23,14 @@ from schemas.generation_records import Generation
 
 Pixels = NDArray[np.uint8]
 
-CHIPS_PER_STEP = 64  # of one image in memory at a time, 17 MB of floats
+CHIPS_PER_STEP = 64  # chips of one image in memory at a time, 17 MB of floats
 CROP_QUALITY = 95
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class CropThreads:
-    """Threads that cut and encode faces. Each uses one core: torch makes no further threads in them."""
+    """Threads that cut and encode faces. Each uses one core: torch starts no further threads in them."""
 
     def __init__(self) -> None:
         cores = len(os.sched_getaffinity(0))
@@ -57,25 +57,27 @@ def cut_face(pixels: Pixels, landmarks: Float32Array) -> CutFace:
 
 
 def encoded_crop(crop: Pixels) -> bytes:
-    """The JPEG (4:4:4) in which a crop is kept. crop: (240, 240, 3)."""
+    """The crop as a JPEG (4:4:4), as it is stored. crop: (240, 240, 3)."""
     file = io.BytesIO()
     Image.fromarray(crop).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
     return file.getvalue()
 
 
 def decoded_crop(data: bytes) -> Pixels:
-    """The pixels of a kept crop, (240, 240, 3)."""
+    """The pixels of a stored crop, (240, 240, 3)."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
 def through_jpeg(crop: CutFace) -> CutFace:
-    """The crop encoded and decoded again: so its vector is the one that a replay computes from the kept JPEG."""
+    """The crop, encoded and decoded again, so that its vector is the one that a replay computes from the stored
+    JPEG.
+    """
     return CutFace(decoded_crop(encoded_crop(crop.pixels)), crop.landmarks)
 
 
 def chips_of_crop(crop: CutFace, templates: Iterable[str]) -> dict[str, Picture]:
-    """The chip for each template. crop: as it is decoded."""
+    """The chip for each template. crop: as decoded from its JPEG."""
     return {
         template: (
             align.chip_of_crop(crop.pixels)
@@ -96,8 +98,8 @@ async def embed_crops(
 ) -> dict[str, Float32Array]:
     """The vectors, (D,), of a learned face by generation.
 
-    crops: by detector, as they are decoded. kept: the detector whose crop is used by generations whose own detector has
-    not found the face.
+    crops: by detector, as decoded from their JPEGs. kept: the detector whose crop is used by generations whose own
+    detector has not found the face.
     """
     by_crop: dict[str, list[Generation]] = {}
     for it in generations:

@@ -14,7 +14,7 @@ from stream.generations import Generations
 class Embedders:
     """The embedders that this process can run.
 
-    `fetch` gets the files of one, and returns the function that makes it, which runs in the inference thread.
+    `fetch` gets the files of an embedder and returns the function that makes it, which runs in the inference thread.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Embedders:
         await self._models.load(active.name, partial(self._load, active))
 
     async def require(self, name: str) -> Generation:
-        """A generation to embed probes in.
+        """A generation to embed probes with.
 
         Raises Unavailable when its embedder cannot be loaded here, GenerationRetired, NotFound.
         """
@@ -44,9 +44,10 @@ class Embedders:
         return generation
 
     async def live(self) -> list[Generation]:
-        """The generations to embed learns in, without those that cannot be loaded here, except the active one.
+        """The generations to embed learned faces with. Those that cannot be loaded here are left out, except the active
+        one.
 
-        A generation that is left out gets its faces by its replay, and cannot become active before.
+        A generation that is left out gets these faces from its replay, and cannot become active before that.
         """
         await self.require(self._generations.active.name)
         return [it for it in self._generations.live if await self._has(it)]

@@ -15,20 +15,22 @@ from schemas.arrays import Float32Array
 
 
 class FaceCutter:
-    """Cuts faces out of decoded images; decodes the image at full size where a face needs more pixels."""
+    """Cuts faces out of decoded images. Decodes the image at full size if a face needs more pixels."""
 
     def __init__(self, decoders: DecodePool, crop_threads: CropThreads, inference: Inference) -> None:
         self._decoders, self._crop_threads, self._inference = decoders, crop_threads, inference
 
     async def cut(self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]) -> list[CutFace]:
-        """data: the file of `decoded`, which is released. landmarks: (5, 2) each, in pixels of the upright original."""
+        """The crops of faces. data: the file of `decoded`, which is released. landmarks: (5, 2) each, in pixels of the
+        upright original.
+        """
         with await self.with_enough_pixels(data, decoded, landmarks) as fine:
             return await self._crop_threads.run(_cut, fine.pixels, [points * fine.scale for points in landmarks])
 
     async def find_landmarks(
         self, detector: str, decoded: DecodedImage, box: Sequence[int], since: float
     ) -> Float32Array | None:
-        """The landmarks, (5, 2), of the face at `box` as this detector finds it, None where it finds none there.
+        """The landmarks, (5, 2), that this detector finds for the face at `box`; None if it finds no face there.
 
         In pixels of the upright original. since: as in Inference.detect.
         """
@@ -39,7 +41,7 @@ class FaceCutter:
     async def with_enough_pixels(
         self, data: bytes, decoded: DecodedImage, landmarks: Sequence[Float32Array]
     ) -> DecodedImage:
-        """The same image where it has enough pixels for the chip of each face, else one decoded at full size."""
+        """The same image if it has enough pixels for the chip of each face, else the image decoded at full size."""
         if decoded.scale == 1 or all(align.fit(points).half * 2 * decoded.scale >= align.CHIP for points in landmarks):
             return decoded
         decoded.release()

@@ -1,7 +1,7 @@
 """The one thread that runs the networks. Pictures of several images are detected and embedded together, in chunks.
 
-Images are served in the order in which their processing began. Each picture of a request that is done counts as if the
-request had begun a little later, so that a crowd of a thousand faces does not hold up a portrait.
+Images are served in the order in which their processing began. For each finished picture, a request is treated as if it
+had begun a little later, so that a crowd of a thousand faces does not delay a portrait.
 """
 
 import asyncio
@@ -23,8 +23,8 @@ from processors.networks import Detector, Embedder
 
 Picture = NDArray[np.uint8] | NDArray[np.float32]
 Kind = str | tuple[str, tuple[int, ...]]
-DEFERRED_PARTS = 4  # deferred requests (`since` in the future) get one of so many parts of a chunk: others wait for it
-PICTURE_DONE_S = 0.01  # that a request moves back for each picture done: a few times what a chip takes
+DEFERRED_PARTS = 4  # deferred requests (`since` in the future) get one of this many parts of a chunk
+PICTURE_DONE_S = 0.01  # by which a request moves back for each finished picture: a few times the time of a chip
 
 
 @dataclass(eq=False)  # compared by identity: comparing pictures would be wrong and slow
@@ -57,7 +57,7 @@ class Networks:
     embedders: dict[str, Embedder] = field(default_factory=dict)
 
     def room(self, kind: Kind) -> int:
-        """How many pictures of a kind fit into a chunk."""
+        """The number of pictures of a kind that fit into a chunk."""
         if isinstance(kind, str):
             return self.chunk_chips
         detector, (height, width, *_) = kind
@@ -68,12 +68,12 @@ class Networks:
 class Inference:
     """Owns the networks and the thread that runs them.
 
-    The networks are loaded in that thread too: each thread that calls torch gets OpenMP threads of its own, and with
-    more of those than cores every small forward takes half as long again.
+    The networks are loaded in that thread too: each thread that calls torch gets its own OpenMP threads, and with more
+    of them than cores every small forward takes 1.5 times as long.
     """
 
     def __init__(self, networks: Networks, threads: int = 0) -> None:
-        """threads: of one forward on a CPU; 0 means one a core."""
+        """threads: for one forward on a CPU; 0 means one per core."""
         self._networks = networks
         self._threads = threads or len(os.sched_getaffinity(0))
         self._waiting: list[_Request] = []
@@ -88,8 +88,8 @@ class Inference:
     ) -> list[Detections]:
         """The raw detections of each picture, (h, w, 3) with sides that are multiples of 32, in its own pixels.
 
-        since: when the processing of the image began, time.monotonic(); None is now. Raises KeyError for a detector
-        that was not added.
+        since: when the processing of the image began, as time.monotonic(); None means now. Raises KeyError for a
+        detector that was not added.
         """
         self._networks.detectors[detector]
         by_shape: dict[tuple[int, ...], list[int]] = {}
@@ -124,7 +124,7 @@ class Inference:
         await asyncio.wrap_future(loaded)
 
     def close(self) -> None:
-        """Ends the thread and cancels what waits."""
+        """Ends the thread and cancels waiting requests."""
         with self._wake:
             self._closed = True
             self._wake.notify()
@@ -189,7 +189,7 @@ class Inference:
             request.future.set_exception(error)
 
     def _next_chunk(self) -> list[tuple[_Request, int]]:
-        """As many pictures as there is room for, of the kind whose turn it is, taken from its requests by turns."""
+        """As many pictures as there is room for, of the kind whose turn it is, taken from its requests in turn."""
         turn, now = attrgetter("turn"), time.monotonic()
         first = min(self._waiting, key=turn)
         kind, deferred = first.kind, first.since > now

@@ -10,7 +10,7 @@ from schemas.errors import FacestreamError
 
 log = structlog.get_logger(__name__)
 
-RETRY_S = 30.0  # until a model that could not be loaded is tried again
+RETRY_S = 30.0  # time until loading a model is tried again after a failure
 
 
 class LoadedModels:

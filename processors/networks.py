@@ -1,4 +1,6 @@
-"""The networks as the inference thread calls them: pixels in, numbers out. One caller at a time; they block."""
+"""Wraps the networks for the inference thread: pixels in, numbers out. They block, and may have one caller at a
+time.
+"""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -30,7 +32,7 @@ class Detector:
         mirror: bool = False,
     ) -> None:
         """module: CenterFace, on `device` and in `dtype` already. score_threshold: boxes with a raw score of at most
-        this are dropped. mirror: whether to take the mean of the picture's heads and the mirrored picture's.
+        this are dropped. mirror: whether to average the heads of the picture and of the mirrored picture.
         """
         self.module, self.device, self.dtype = module, device, dtype
         self.score_threshold, self.mirror = score_threshold, mirror
@@ -50,7 +52,9 @@ class Detector:
 
 
 def _mirrored(heads: Heads) -> Heads:
-    """Turns the heads of a mirrored picture into those of the picture: left and right swapped, landmarks too."""
+    """Converts the heads of a mirrored picture to those of the picture: left and right are swapped, also in the
+    landmarks.
+    """
     heat, size, offset, points = (head.flip(-1) for head in heads)
     y, x = points[:, 0::2], points[:, 1::2]  # (B, 5, h, w) each
     across = [1, 0, 2, 4, 3]
@@ -72,8 +76,8 @@ class TorchEmbedder:
     """A shipped embedder."""
 
     def __init__(self, module: nn.Module, device: torch.device, *, mirror: bool, batch_size: int = 128) -> None:
-        """module: an embedding network, on `device` already. mirror: whether to take the mean of the chip's vector and
-        the mirrored chip's. batch_size: chips in one forward, which limits its memory.
+        """module: an embedding network, on `device` already. mirror: whether to average the vectors of the chip and of
+        the mirrored chip. batch_size: chips in one forward, which limits its memory.
         """
         self.module, self.device = module, device
         self.mirror, self.batch_size = mirror, batch_size

@@ -1,7 +1,7 @@
 """A user's own embedder: an ONNX file, run by ONNX Runtime, which is an optional extra.
 
-The file is not trusted: nothing but its own bytes is read, and a network that does not fit is a WeightsInvalid that
-says why.
+The file is not trusted: only its own bytes are read, and a network that does not fit raises a WeightsInvalid that says
+why.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from processors.networks import Chips
 from schemas import generation_records as generations
 from schemas.errors import ConfigurationError, WeightsInvalid
 
-LARGEST_FILE = 1_000_000_000  # bytes, the largest that every object store takes
+LARGEST_FILE = 1_000_000_000  # bytes, the largest that every object store accepts
 INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 MISSING = (
     "your own model needs ONNX Runtime: pip install 'facestream[onnx]'"
@@ -39,7 +39,7 @@ def load_onnx_embedder(content: bytes, generation: generations.Generation, devic
         )
     embedder = OnnxEmbedder(content, generation.onnx, device, mirror=generation.mirror)
     side = generation.onnx.side
-    embedder.embed([np.zeros((side, side, 3), np.uint8)])  # the first run takes longer: now, while no request waits
+    embedder.embed([np.zeros((side, side, 3), np.uint8)])  # the first run takes longer: now no request waits
     return embedder
 
 
@@ -55,7 +55,7 @@ class OnnxEmbedder:
         mirror: bool,
         batch_size: int = 64,
     ) -> None:
-        """content: the ONNX file. mirror: whether to take the mean of the chip's vector and the mirrored chip's.
+        """content: the ONNX file. mirror: whether to average the vectors of the chip and of the mirrored chip.
         batch_size: chips in one forward; a network whose batch is fixed at 1 gets them one by one. Raises
         WeightsInvalid, ConfigurationError where ONNX Runtime is missing.
         """
@@ -88,7 +88,7 @@ class OnnxEmbedder:
     def _run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
             (output,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x, self._type)})
-        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             raise WeightsInvalid(f"the network cannot embed {len(x)} faces at once: {first_line(error)}") from error
         vectors = np.asarray(output, np.float32)
         if vectors.ndim != 2 or len(vectors) != len(x):
@@ -158,7 +158,7 @@ def _input(session: Any, side: int) -> tuple[str, Any, int | None]:
             f"the network has {len(inputs)} inputs ({', '.join(it.name for it in inputs)}), it may have one"
         )
     (only,) = inputs
-    shape = [it if isinstance(it, int) else None for it in only.shape]  # a dimension that may vary is a name, or None
+    shape = [it if isinstance(it, int) else None for it in only.shape]  # a variable dimension is a name or None
     if len(shape) != 4 or any(
         has not in (None, wanted) for has, wanted in zip(shape[1:], (3, side, side), strict=True)
     ):

@@ -1,4 +1,4 @@
-"""Passes: the resized or cut versions of an image that the detector sees.
+"""Passes: resized or cut versions of an image, in which the detector looks for faces.
 
 CenterFace finds a face by its whole shape, up to a few hundred pixels, and misses larger ones. So a large image gets a
 small pass for its large faces and a large pass for its small ones. No torch here: the decoding processes import this.
@@ -14,20 +14,20 @@ from PIL import Image
 
 Detail = Literal["normal", "high"]
 
-# The numbers are measured with bench/accuracy/detection.py. Of LFW portraits enlarged to 1,024 px the detector misses
-# none. At 2,048 px it misses nearly all, and finds parts of the face instead, each larger than 400 px.
+# The numbers are measured with bench/accuracy/detection.py. If LFW portraits are enlarged to 1,024 px, the detector
+# misses none. At 2,048 px it misses nearly all, and finds parts of the face instead, each larger than 400 px.
 COARSE = 1024  # pixels of the long side at which no face is too large to be found
 FINE = 2048  # pixels of the long side at which small faces are searched
-# Pixels. A larger face is left to the next coarser pass. Where there is none, one is added: of LFW portraits enlarged
-# to 2,000 px, the pass at 1,024 misses one, and the vectors have a cosine of .994 to the originals'; with a pass at 512
-# it is .996 (worst .98).
+# Pixels. A larger face is left to the next coarser pass. If there is none, one is added: of LFW portraits enlarged to
+# 2,000 px, the pass at 1,024 misses one, and the vectors have a cosine of .994 to those of the original portraits. With
+# a pass at 512 it is .996 (worst .98).
 LARGEST = 320.0
 # Street photos of 400 px, score .51: the recall of faces of 16 to 32 px is .77 as they are, .86 with an enlarged pass.
 ENLARGE = 1.5  # how much a small image is enlarged for its second pass, at most
-ENLARGED = 640  # pixels of the long side of an enlarged pass, at most: larger would take three times as long
+ENLARGED = 640  # pixels of the long side of an enlarged pass, at most: a larger one would take three times as long
 WORTHWHILE = 1.15  # a second pass that is larger than the first by less than this finds no more faces
 TILE = 1024  # pixels a side
-TILE_OVERLAP = 128  # pixels: a face up to this size is whole in some tile, and the whole-image passes find larger ones
+TILE_OVERLAP = 128  # pixels: a face up to this size is complete in some tile; whole-image passes find larger ones
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Pass:
 
     scale: float  # pixels of the pass per pixel of the original
     tile: tuple[int, int, int, int] | None  # left, top, right, bottom in original pixels; None: the whole image
-    width: int  # of the content, pixels of the pass
+    width: int  # of the content, in pixels of the pass
     height: int
-    largest: float = math.inf  # pixels of the pass: its faces with a larger side are dropped
+    largest: float = math.inf  # in pixels of the pass: faces with a larger side are dropped
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -1,6 +1,6 @@
-"""Sheets: the crops of all faces of an image as one JPEG, which a detect stage stores for an embed stage.
+"""Sheets: the crops of all faces of an image as one JPEG, which the detect stage stores for the embed stage.
 
-The cells are in as many rows as columns, or one row less. The side of a cell is a multiple of 16, so that no block of
+There are as many rows of cells as columns, or one row less. The side of a cell is a multiple of 16, so that no block of
 the JPEG holds pixels of two faces.
 """
 
@@ -19,7 +19,7 @@ QUALITY = 95
 
 
 def encoded_sheet(crops: Sequence[Pixels]) -> bytes:
-    """crops: (240, 240, 3) each, at least one. Returns a JPEG (4:4:4)."""
+    """The sheet of these crops as a JPEG (4:4:4). crops: (240, 240, 3) each, at least one."""
     columns = _columns(len(crops))
     rows = math.ceil(len(crops) / columns)
     sheet = np.zeros((rows * CROP, columns * CROP, 3), np.uint8)

@@ -1,8 +1,8 @@
 """The bodies of answers. An answer travels in the topic `results`, is stored for a day, and goes out over HTTP: it is
 built once as one of these types and decoded once into it.
 
-Members that this release does not know are kept at every level, so that an older ingest passes on all that a newer sink
-says. What is encoded is what was set: a member that is null was set to None.
+Members that this release does not know are kept at every level, so that an older ingest passes on everything that a
+newer sink writes. Only members that were set are encoded: a null member was set to None.
 """
 
 from typing import Annotated, Any, Literal
@@ -59,12 +59,16 @@ class CandidatePerson(AnswerPart):
 
     id: str
     similarity: float
-    probability: float | None = Field(description="that the face is this person's, calibrated; null where it cannot be")
+    probability: float | None = Field(
+        description="calibrated, that this is the person's face; null without calibration"
+    )
     face_id: Uuid
 
 
 class RecognizedPerson(AnswerPart):
-    """A face of a photo, and whose it is. `similarity` and `probability` are those of the best candidate."""
+    """A face of a photo, and the person to whom it belongs. `similarity` and `probability` are those of the best
+    candidate.
+    """
 
     id: str | None = Field(description="the person, or null")
     box: Box
@@ -148,14 +152,14 @@ class Problem(AnswerPart):
     type: str
     title: str
     status: int
-    code: str = Field(description="what clients decide by; see schemas/errors.py")
+    code: str = Field(description="a stable code for clients to decide by; see schemas/errors.py")
     detail: str = Field(description="what was wrong, and what to do")
     field: str | None = Field(None, description="the field of the request that is wrong")
     faces: list[RefusedFace] | None = Field(None, description="the faces that were found")
     box: Box | None = Field(None, description="the face that is too small")
     width: int | None = None
     height: int | None = None
-    limit: int | None = Field(None, description="the most that is taken: bytes or pixels")
+    limit: int | None = Field(None, description="the largest accepted size, in bytes or pixels")
     retry_after: int | None = Field(None, description="seconds")
     image_id: str | None = None
 
@@ -171,7 +175,7 @@ _GOOD: dict[str, type[Body]] = {
 
 
 def body_type(purpose: str, status: int) -> type[Body]:
-    """status: of HTTP."""
+    """The type of the body for a purpose and an HTTP status."""
     return Problem if status >= LOWEST_FAILURE else _GOOD[purpose]
 
 

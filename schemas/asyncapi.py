@@ -1,5 +1,5 @@
-"""The AsyncAPI 3 document for other systems: which events they may send, and what is answered. Tests decode its
-examples as records.
+"""The AsyncAPI 3 document for other systems: the events that they may send, and the answers. Tests decode its examples
+as records.
 """
 
 import json
@@ -55,7 +55,7 @@ RECEIVED = ("imageReceived", "imageReceivedCloudEvent", "imageReceivedBinaryClou
 
 
 def document() -> dict[str, Any]:
-    """Seen from facestream, which receives images and sends answers."""
+    """The document, from the point of view of facestream, which receives images and sends answers."""
     models: list[type[EventRecord] | type[CloudEvent]] = [ImageReceived, CloudEvent, Answer, BucketNotified]
     _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=REFERENCE)
     return {
@@ -72,7 +72,7 @@ def document() -> dict[str, Any]:
             ),
             "images.received.bulk": _channel(
                 "images.received.bulk",
-                "The same for bulk work that nobody waits for: the first lane goes before it.",
+                "The same for bulk work that nobody waits for: images of the first lane are processed first.",
                 *RECEIVED,
             ),
             "bucket.events": _channel(
@@ -108,7 +108,7 @@ def _operation(action: str, channel: str, *messages: str) -> dict[str, Any]:
 
 
 def _messages() -> dict[str, Any]:
-    image_key = {"type": "string", "description": "the image_id; records without a key are taken too"}
+    image_key = {"type": "string", "description": "the image_id; records without a key are accepted too"}
     return {
         "imageReceived": _message(
             "An image to process, as plain JSON",

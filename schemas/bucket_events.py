@@ -14,7 +14,7 @@ class Bucket(BaseModel):
 
 
 class NotifiedObject(BaseModel):
-    """`key` is encoded as in the query of a URL."""
+    """An object that a notification names. `key` is encoded as in the query of a URL."""
 
     model_config = ConfigDict(frozen=True, serialize_by_alias=True)
 
@@ -46,7 +46,7 @@ class Notification(BaseModel):
 
 
 class BucketNotified(EventRecord):
-    """One record of a store: it may name several objects. Members that are not used here are ignored."""
+    """A notification from a store. It may name several objects. Members that are not used here are ignored."""
 
     model_config = ConfigDict(serialize_by_alias=True)
 

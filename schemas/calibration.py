@@ -1,8 +1,8 @@
 """The meaning of a similarity, as data: the threshold for a false positive identification rate (FPIR), and the
 probability that a best match is right.
 
-Both depend on how many people are enrolled. The shipped models have theirs in the manifest, others get them from their
-replay.
+Both depend on how many people are enrolled. The manifest has both for the shipped models; a replay measures them for
+other models.
 """
 
 import math
@@ -17,7 +17,7 @@ class Entry(BaseModel):
 
 
 class Threshold(Entry):
-    """Best similarities that one stranger in 10, 100 and 1,000 reaches, by number of enrolled people."""
+    """The best similarity that one stranger in 10, in 100 and in 1,000 reaches, by number of enrolled people."""
 
     people: list[int]
     one_in_10: list[float]
@@ -32,7 +32,7 @@ class Threshold(Entry):
     def at(self, people: int, strangers: float) -> float:
         """The threshold at which a share `strangers` (0..1) of all strangers gets a name in a gallery of `people`.
 
-        Between the measured points, and beyond them, linear in the logarithm of both. Never above 1.
+        It is linear in the logarithm of both, between the measured points and beyond them, and never above 1.
         """
         size = math.log10(max(1, people))
         sizes = [math.log10(each) for each in self.people]
@@ -67,11 +67,11 @@ def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
         or any(low >= high for low, high in pairwise(at))
         or any(len(column) != len(at) for column in columns)
     ):
-        raise ValueError("points have to ascend, at least two, with a value each")
+        raise ValueError("at least two points are needed, in ascending order, with one value each")
 
 
 def line(x: float, xs: list[float], ys: list[float], *, extend: bool = False) -> float:
-    """Linear interpolation. Beyond the points level, or with `extend` along the nearest segment."""
+    """Linear interpolation. Beyond the points it is constant or, with `extend`, continues the nearest segment."""
     segment = next((index for index in range(1, len(xs) - 1) if x <= xs[index]), len(xs) - 1)
     low, high = segment - 1, segment
     share = (x - xs[low]) / (xs[high] - xs[low])

@@ -1,9 +1,9 @@
 """Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the
 binary or the structured mode of CloudEvents' Kafka binding.
 
-The type says the purpose, `facestream.image.learn`, `.recognize` or `.detect`; the data are the other members of
-ImageReceived. Where they have no image_id, the event's id is it, or what follows from its source and id: an event that
-comes twice is one image.
+The type gives the purpose: `facestream.image.learn`, `.recognize` or `.detect`. The data are the other members of
+ImageReceived. If they have no image_id, it is the event's id or is derived from the event's source and id, so that an
+event that is delivered twice is one image.
 """
 
 import json
@@ -54,7 +54,7 @@ def image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = (
 
 
 def _binary(value: bytes | None, headers: Mapping[str, bytes]) -> dict[str, Any]:
-    """A record in the binary mode, as the structured mode has it."""
+    """Converts a record from the binary to the structured mode."""
     attributes: dict[str, Any] = {
         name.removeprefix(HEADER): text.decode(errors="replace")
         for name, text in headers.items()

@@ -1,7 +1,7 @@
-"""The four things that can be erased, the command that erases one, and the keys of `erasures` that tell everybody.
+"""The four things that can be erased, the command that erases one, and its key in the topic `erasures`.
 
 On the wire a command is one record, `EraseRequested`, with optional fields; here each kind is a type of its own. A key
-is a digest: the name of somebody who was erased must not stay in a topic that is kept for ever.
+is a digest, because the name of an erased person must not stay in a topic that is kept for ever.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class PersonErasure:
 
 @dataclass(frozen=True, slots=True)
 class FaceErasure:
-    """One face of a person, learned by now or still to be learned, with its image."""
+    """One face of a person, already learned or still to be learned, with its image."""
 
     directory: str
     person: str
@@ -80,7 +80,7 @@ def erase_command(erasure: AnyErasure, request_id: str, reply_to: str | None) ->
 
 
 def erasure_of(command: EraseRequested) -> AnyErasure:
-    """What a command erases. Raises UnreadableRecord for fields that make none of the four."""
+    """What a command erases. Raises UnreadableRecord if its fields match none of the four kinds."""
     match command:
         case EraseRequested(person=None, face_id=None, erased_image_id=None):
             return DirectoryErasure(command.directory)

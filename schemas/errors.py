@@ -1,7 +1,7 @@
 """The expected failures: each has a stable code, an HTTP status, a message that says what to do, and whether a retry
 may help.
 
-The worker decides by `retriable`, clients by `code`, nobody by the text of a message.
+The worker decides by `retriable` and clients decide by `code`. Nothing may depend on the text of a message.
 """
 
 from typing import Any, ClassVar
@@ -94,7 +94,7 @@ class ObjectMissing(FacestreamError):
 
 
 class ForbiddenSource(FacestreamError):
-    """An event refers to an object that it may not have."""
+    """An event refers to an object that it is not allowed to use."""
 
     code, status = "forbidden_source", 403
 
@@ -106,7 +106,7 @@ class UnreadableRecord(FacestreamError):
 
 
 class ProcessingFailed(FacestreamError):
-    """A record was retried for too long, or killed its process three times; it is in `dead-letters` now."""
+    """A record was retried for too long or ended its process three times. It is now in `dead-letters`."""
 
     code, status = "processing_failed", 500
 
@@ -132,19 +132,19 @@ class OffsetGone(FacestreamError):
 
 
 class Fenced(FacestreamError):
-    """A commit under an assignment that is no longer this consumer's."""
+    """A commit was made under an assignment that this consumer no longer has."""
 
     code, status = "fenced", 500
 
 
 class TopicMismatch(FacestreamError):
-    """A topic exists with other settings than those of stream/topics.py."""
+    """A topic exists with settings that differ from those in stream/topics.py."""
 
     code, status = "topic_mismatch", 500
 
 
 class WeightsInvalid(FacestreamError):
-    """A weights file is missing, or its sha256 is not the manifest's."""
+    """A weights file is missing, or its sha256 differs from the manifest."""
 
     code, status = "weights_invalid", 500
 

@@ -1,4 +1,4 @@
-"""The base of every record: versioned, frozen, JSON in and out."""
+"""The base of every record: versioned, frozen, read from JSON and written as JSON."""
 
 from typing import Literal, Self
 
@@ -8,7 +8,7 @@ from schemas.errors import UnreadableRecord
 
 
 class EventRecord(BaseModel):
-    """Base of what a topic carries. Another version is refused, unknown members are ignored."""
+    """Base of the records in topics. A record of another version is refused; unknown members are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -16,7 +16,7 @@ class EventRecord(BaseModel):
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:
-        """Raises UnreadableRecord, saying which member does not fit."""
+        """Parses a record's value. Raises UnreadableRecord, which names the member that does not fit."""
         if value is None:
             raise UnreadableRecord(f"a tombstone is no {cls.__name__}")
         try:

@@ -1,4 +1,4 @@
-"""Examples of answers, as the documents for other systems show them."""
+"""Examples of answers for the OpenAPI and AsyncAPI documents."""
 
 from schemas.answers import (
     CandidatePerson,

@@ -1,7 +1,7 @@
-"""Faces as records and answers have them: where a face is, its crop, its vectors.
+"""Faces in records and answers: position, crop and vectors.
 
-Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, left first as the picture
-shows them, in pixels of the upright original image.
+Boxes are [x1, y1, x2, y2] and landmarks five (x, y): both eyes, nose tip, both mouth corners, the one on the left of
+the picture first. All are in pixels of the upright original image.
 """
 
 import base64
@@ -18,7 +18,7 @@ Landmarks = Annotated[list[tuple[float, float]], Field(min_length=5, max_length=
 
 
 class Detection(BaseModel):
-    """A face as it was found. `score` is the calibrated probability that this is a face, `detection_score` the
+    """A face that a detector found. `score` is the calibrated probability that this is a face, `detection_score` the
     detector's own.
     """
 
@@ -49,7 +49,7 @@ class DetectedFace(Detection):
     """A face between the detect and the embed stage.
 
     A learned face has `crop` and `source`. `cell` is the index of a probe's crop in the image's sheet of crops, None
-    for a face that is too small to be embedded. `seen` has the landmarks of a learned face as other detectors see it,
+    for a face that is too small to be embedded. `seen` has the landmarks that other detectors found for a learned face,
     by detector, in pixels of the sheet's pictures and in their order.
     """
 

@@ -1,4 +1,6 @@
-"""The records of `models`: generations with everything that a role needs of them, and which one is active."""
+"""The records of `models`: the generations, with everything that a role has to know about them, and which one is
+active.
+"""
 
 from typing import Annotated, Literal
 
@@ -12,8 +14,8 @@ State = Literal["added", "candidate", "complete", "retired"]
 
 
 class OnnxEmbedder(Entry):
-    """A user's own network: an ONNX file in the object store, and its input: (B, 3, side, side), pixels of 0..255 as
-    p * scale + offset.
+    """A user's own network: an ONNX file in the object store. Its input is (B, 3, side, side), computed from pixels p
+    of 0..255 as p * scale + offset.
     """
 
     object_key: str
@@ -25,11 +27,11 @@ class OnnxEmbedder(Entry):
 
 
 class Generation(EventRecord):
-    """`models`: one detector + embedder pair as once replayed; its name is never reused.
+    """`models`: one pair of detector and embedder, replayed once. Its name is never reused.
 
-    It is `added`; then a `candidate`, with which every learn is embedded; `complete` once its replay is; and at last
-    `retired`. A user's embedder has `onnx`, a shipped one is in the manifest. `faces`: the number of faces at the end
-    of its replay.
+    Its states are `added`; `candidate`, when new faces are embedded with it too; `complete`, when its replay has
+    finished; and `retired`. `onnx` is set for a user's embedder; a shipped one is in the manifest. `faces`: the number
+    of faces at the end of its replay.
     """
 
     name: GenerationName
@@ -47,11 +49,11 @@ class Generation(EventRecord):
 
     @property
     def is_live(self) -> bool:
-        """Whether learns are embedded with it."""
+        """Whether learned faces are embedded with it."""
         return self.state in ("candidate", "complete")
 
 
 class ActiveGeneration(EventRecord):
-    """`models`: the generation that probes are embedded and answered in."""
+    """`models`: the generation with which probes are embedded and matched."""
 
     active: GenerationName

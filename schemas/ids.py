@@ -1,5 +1,5 @@
-"""Identifiers that follow from what they identify, so that a record handled twice has one effect (rule 2 of the
-design).
+"""Identifiers that are computed from what they identify, so that handling a record twice has the effect of handling it
+once (rule 2 of the design).
 """
 
 import hashlib
@@ -31,7 +31,7 @@ def image_id_of_event(source: str, event_id: str) -> str:
 
 
 def image_id_of_object(bucket: str, key: str, etag: str) -> str:
-    """The image_id of an object in a bucket: other content is another image."""
+    """The image_id of an object in a bucket. New content under the same key gets another image_id."""
     return str(uuid.uuid5(NAMESPACE, json.dumps(["object", bucket, key, etag])))
 
 
@@ -40,13 +40,13 @@ def face_id_learned(image_id: str) -> str:
 
 
 def face_id_seen(image_id: str, index: int) -> str:
-    """The face_id of the index-th face, best score first, of a photo that was recognized or detected in."""
+    """The face_id of a face in a probe. index: its place in the order of the scores, best first."""
     return str(uuid.uuid5(uuid.UUID(image_id), str(index)))
 
 
 def original_key(image_id: str, purpose: str) -> str:
-    """The key of an original in the object store. Learned images stay until they are erased, probes for some days, so
-    each kind has its own prefix.
+    """The key of an original in the object store. Learned images are kept until they are erased and probes for some
+    days, so each kind has its own prefix.
     """
     return f"{'originals' if purpose == 'learn' else 'probes'}/{image_id}"
 
@@ -57,7 +57,7 @@ def original_keys(image_id: str) -> tuple[str, ...]:
 
 
 def sheet_key(image_id: str) -> str:
-    """The key of the sheet of crops that a photo has between the detect and the embed stage, beside the photo."""
+    """The key of the sheet of crops, which is stored next to a photo between the detect and the embed stage."""
     return f"{original_key(image_id, 'recognize')}.crops"
 
 

@@ -21,8 +21,8 @@ _EXTENSIONS = {
     "image/avif": "avif",
 }
 MEDIA_TYPES = tuple(_EXTENSIONS)
-FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF"  # for people
-# Of file names; the content decides all the same.
+FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC and AVIF"  # for error messages
+# Extensions of file names. The content decides nevertheless.
 SUFFIXES = (
     ".jpg",
     ".jpeg",
@@ -53,7 +53,7 @@ _SIGNATURES = (
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEVC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _HEIF_BRANDS = {b"mif1", b"mif2", b"msf1"}
-# "BM" alone also begins a text; the length of the second header tells a picture from it.
+# A text may begin with "BM" too. The length of the second header distinguishes a picture from it.
 _BMP_HEADER_LENGTHS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 
@@ -85,8 +85,8 @@ def extension(media_type: str) -> str:
 
 
 def _iso_media_type(head: bytes) -> str | None:
-    """A container says in its brands what it holds: the major one first, then (after a version) those it is compatible
-    with.
+    """The media type of an ISO container, by its brands: the major brand first, then (after a version) the compatible
+    ones.
     """
     end = min(int.from_bytes(head[:4], "big"), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]

@@ -1,6 +1,4 @@
-"""Names of people and directories, checked here for everybody: any Unicode up to 200 characters, in NFC, without
-control characters.
-"""
+"""Checks names of people and directories: any Unicode text up to 200 characters, in NFC, without control characters."""
 
 import unicodedata
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""What the object store keeps beside a picture: whose it is, and when its image came."""
+"""The metadata that the object store keeps with a picture: to whom it belongs, and when its image was received."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ from typing import Self
 class ObjectMetadata:
     """The metadata of an original, a sheet of crops or the crop of a learned face.
 
-    `received_at`: when the image came, in ms. `image_id`: only a crop needs it, the key of any other object tells it.
-    `request_digest`: see ImageReceived. `source`: of an original that was copied from our own bucket, what follows
-    `incoming/{directory}/` in the key of its source. A field is None where the object does not say.
+    `received_at`: when the image was received, in ms. `image_id`: set only for a crop, because the key of any other
+    object contains it. `request_digest`: see ImageReceived. `source`: for an original that was copied from our own
+    bucket, the part after `incoming/{directory}/` of its source's key. A field is None where the object has no such
+    metadata.
     """
 
     directory: str | None = None
@@ -53,8 +54,8 @@ class ObjectMetadata:
 
 
 def _milliseconds(seconds: str) -> int:
-    """Rounded up: older versions wrote microseconds, and a picture of a moment after an erasure must not count as one
-    of before. Decimal, because 1000 times a float is not exact.
+    """Converts seconds to milliseconds, rounded up: older versions wrote microseconds, and a picture received just
+    after an erasure must not seem to be received before it. Decimal, because 1000 times a float is not exact.
     """
     try:
         return ceil(Decimal(seconds) * 1000)

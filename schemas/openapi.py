@@ -98,7 +98,7 @@ def _image_paths() -> dict[str, Any]:
     detected = {"200": ("All faces of the photo", DetectedBody, examples.DETECTED)}
     image_id = _path("image_id", examples.IMAGE_ID)
     stored = {
-        "description": "The answer, as the request would have got it",
+        "description": "The answer that the request would have received",
         "content": _json_of(_any_of(LearnedBody, RecognizedBody, DetectedBody), recognized=examples.RECOGNIZED),
     }
     result = _operation("result", "The answer to an image; it is kept for a day", "images", [image_id], {})
@@ -177,7 +177,7 @@ def _service_paths() -> dict[str, Any]:
         "/metrics": _text("metrics", "Metrics in the text format of Prometheus", "text/plain"),
         "/openapi.json": _text("openapi", "This document", "application/json"),
         "/docs": _text("docs", "This document as a page", "text/html"),
-        "/docs/{file}": _text("docsFile", "What the page consists of", "text/javascript", "text/css"),
+        "/docs/{file}": _text("docsFile", "The files that the page loads", "text/javascript", "text/css"),
     }
     for path, operation in paths.items():
         if path == "/metrics":
@@ -222,7 +222,7 @@ def _upload(
 ) -> dict[str, Any]:
     lanes = {"type": "string", "enum": ["interactive", "bulk"], "default": "interactive"}
     parameters = [
-        _query("lane", lanes, "bulk: requests of the interactive lane go first"),
+        _query("lane", lanes, "bulk: requests of the interactive lane are processed first"),
         _header("Prefer", "`wait=N`: seconds until 202, 30 by default; `respond-async`: 202 at once", "wait=30"),
         _header("Idempotency-Key", "A request with the same key and the same content has one effect", None),
     ]
@@ -236,7 +236,7 @@ def _upload(
             "contentMediaType": "application/octet-stream",
             "description": FORMATS,
         },
-        "directory": {"type": "string", "maxLength": LONGEST_NAME, "description": "default: that of the key"},
+        "directory": {"type": "string", "maxLength": LONGEST_NAME, "description": "default: the directory of the key"},
     }
     example: dict[str, Any] = {"directory": examples.DIRECTORY}
     if purpose == "learn":

@@ -34,7 +34,7 @@ MOST_CANDIDATES = 10
 
 
 class Options(BaseModel):
-    """What the caller wishes of one image."""
+    """The caller's options for one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,10 +75,10 @@ class Source(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bucket: str = Field(min_length=1, max_length=255, description="ours, or one of those that FACESTREAM_SOURCES names")
+    bucket: str = Field(min_length=1, max_length=255, description="our own, or one that FACESTREAM_SOURCES names")
     key: str = Field(min_length=1, max_length=1024, description="in our bucket incoming/{directory}/…")
     etag: str | None = Field(
-        None, max_length=255, description="as the store gave it; an object with another one counts as missing"
+        None, max_length=255, description="as the store returned it; an object with another etag counts as missing"
     )
 
 
@@ -100,24 +100,24 @@ class ImageReceived(EventRecord):
     directory: Name | None = None
     person: Name | None = None
     source: Source | None = Field(None, description="where to copy the original from")
-    media_type: str = Field("", description="follows from the bytes where there is a source")
+    media_type: str = Field("", description="determined from the bytes if there is a source")
     sha256: str = Field(
         "",
         pattern=r"^([0-9a-f]{64})?$",
-        description="of the original's bytes; follows from them where there is a source",
+        description="of the original's bytes; computed if there is a source",
     )
     request_digest: str | None = Field(
-        None, description="tells the same request from another under the same Idempotency-Key"
+        None, description="distinguishes a repeated request from another one with the same Idempotency-Key"
     )
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
-    received_at: Milliseconds | None = Field(None, description="when it first came; of an event that is retried")
+    received_at: Milliseconds | None = Field(None, description="when it was first received; only in a retried event")
     options: Options = Options()
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.source is None and not (self.media_type and self.sha256):
-            raise ValueError("media_type and sha256 are missing: only with a source they follow from the bytes")
+            raise ValueError("media_type and sha256 are missing: only an event with a source may omit them")
         if self.purpose != "detect" and self.directory is None:
             raise ValueError(f"to {self.purpose} takes a directory")
         if self.purpose == "learn" and self.person is None:
@@ -130,16 +130,16 @@ class ImageReceived(EventRecord):
         return original_key(self.image_id, self.purpose)
 
     def came_at(self, appended_at: int) -> int:
-        """When it first came, in ms: what an erasure compares with. appended_at: the append time of its record;
-        `received_at` counts where it is earlier.
+        """When the image was first received, in ms. An erasure compares its own time with this. appended_at: the append
+        time of the record. The earlier of it and `received_at` counts.
         """
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
 
 
 class FacesDetected(EventRecord):
-    """`faces.detected`: the faces of an image, before they are embedded; only where detect and embed run apart.
-    `sheet_key` names the object with the crops of a probe's faces, or of a learned face as other detectors see it.
-    `models`: those of the generation in which probes are answered. `received_at`: when the image came.
+    """`faces.detected`: the faces of an image before they are embedded. It is used only if detect and embed run as
+    separate roles. `sheet_key` names the object with the crops of a probe's faces, or of a learned face as found by
+    other detectors. `models`: the models of the active generation. `received_at`: when the image was received.
     """
 
     received: ImageReceived
@@ -151,7 +151,7 @@ class FacesDetected(EventRecord):
 
 
 class FacesEmbedded(EventRecord):
-    """`faces.embedded`: the faces of an image with their vectors. `received_at`: when the image came."""
+    """`faces.embedded`: the faces of an image with their vectors. `received_at`: when the image was received."""
 
     kind: Literal["faces"] = "faces"
     received: ImageReceived
@@ -163,8 +163,8 @@ class FacesEmbedded(EventRecord):
 
 class EraseRequested(EventRecord):
     """`faces.embedded`: the command to erase a person, a face (with its person), an image or, with none of them, a
-    directory. It passes the directory's partition in order. `image_id` is the request's own id, under which it is
-    answered.
+    directory. It is handled in the order of the directory's partition. `image_id` is the id of the request, under which
+    it is answered.
     """
 
     kind: Literal["erase"] = "erase"
@@ -178,7 +178,7 @@ class EraseRequested(EventRecord):
 
 
 class ReembeddedFace(BaseModel):
-    """A learned face and its vector in another generation, base64 of little-endian float32. `learned_at` as in
+    """A learned face and its vector in another generation, base64 of little-endian float32. `learned_at` is as in
     FaceLearned.
     """
 
@@ -193,7 +193,7 @@ class ReembeddedFace(BaseModel):
 
 
 class FacesReembedded(EventRecord):
-    """`faces.embedded`: learned faces in another generation, made by a replay."""
+    """`faces.embedded`: learned faces that a replay has embedded for another generation."""
 
     kind: Literal["reembedded"] = "reembedded"
     directory: Name
@@ -205,10 +205,10 @@ Embedded = Annotated[FacesEmbedded | EraseRequested | FacesReembedded, Field(dis
 
 
 class FaceLearned(EventRecord):
-    """`faces.learned`: the gallery's changelog, which a replay reads; it holds neither pixels nor vectors.
+    """`faces.learned`: the gallery's changelog, which a replay reads. It has neither pixels nor vectors.
 
-    `learned_at` is the timestamp of the face's vectors, `generations` are those of its vectors, `box` is where
-    `detector` found it in the original.
+    `learned_at` is the timestamp of the face's vectors, and `generations` are the generations they belong to. `box` is
+    where `detector` found the face in the original.
     """
 
     directory: Name
@@ -224,9 +224,9 @@ class FaceLearned(EventRecord):
 
 
 class Answer(EventRecord):
-    """`results`: the answer to an image or an erase command: an HTTP status and the JSON body, whose type follows from
-    `purpose` and `status`. `offset` is that of the answered record in `faces.embedded`: an erase command with a later
-    offset redacts the answer. With `store` false the picture is deleted.
+    """`results`: the answer to an image or an erase command: an HTTP status and the JSON body, whose type depends on
+    `purpose` and `status`. `offset` is the offset of the answered record in `faces.embedded`: an erase command with a
+    later offset redacts the answer. If `store` is false, the picture is deleted.
     """
 
     image_id: Uuid
@@ -255,8 +255,8 @@ class Answer(EventRecord):
 
 
 class Erasure(EventRecord):
-    """`erasures`: what was erased; the key is its digest (schemas/erasures.py). It covers what came until `at`, the
-    append time of the erase command in `faces.embedded`; `partition` and `offset` are those of the command.
+    """`erasures`: what was erased. The key is its digest (schemas/erasures.py). It covers everything received until
+    `at`, the append time of the erase command in `faces.embedded`. `partition` and `offset` are those of the command.
     """
 
     at: Milliseconds
@@ -265,9 +265,9 @@ class Erasure(EventRecord):
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: an event that could not be processed, without vectors, with the time at which it first came.
-    `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are those of
-    the record.
+    """`dead-letters`: an event that could not be processed, without vectors, with the time at which it was first
+    received. `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are
+    those of the record.
     """
 
     event: ImageReceived | None = None
@@ -280,8 +280,8 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: a dead letter was retried or dropped. It has the key, hence the partition, of that letter;
-    `letter` is its offset.
+    """`dead-letters`: a dead letter was retried or dropped. The record has the same key as the letter, and therefore
+    the same partition. `letter` is the offset of the letter.
     """
 
     closed: Literal["retried", "dropped"]
@@ -306,7 +306,7 @@ _EMBEDDED: TypeAdapter[FacesEmbedded | EraseRequested | FacesReembedded] = TypeA
 
 
 def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | FacesReembedded:
-    """A record of `faces.embedded`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
+    """Parses a record of `faces.embedded` by its kind. Raises UnreadableRecord, which names the wrong member."""
     if value is None:
         raise UnreadableRecord("a tombstone is no record of faces.embedded")
     try:
@@ -316,7 +316,7 @@ def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | Fac
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:
-    """A record of `dead-letters`, by its kind. Raises UnreadableRecord, saying which member does not fit."""
+    """Parses a record of `dead-letters` by its kind. Raises UnreadableRecord, which names the wrong member."""
     try:
         return DeadLetterClosed.decode(value)
     except UnreadableRecord:

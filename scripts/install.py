@@ -1,7 +1,7 @@
 """Makes the virtual environment .venv with everything that facestream needs: `make run` and `make test` call it.
 
-Runs on a bare Python 3.11 or newer. It says beforehand what it downloads, checks the free disk space, and does nothing
-when the environment is complete. pip keeps what it has downloaded, so that an interrupted run continues.
+Runs on a bare Python 3.11 or newer. It prints what it will download, checks the free disk space, and does nothing if
+the environment is complete. pip keeps what it has downloaded, so that an interrupted run continues.
 
   TORCH=cuda       the default: torch as the package index has it, on Linux with CUDA (about 3 GB to download, 6 GB on
                    disk)

@@ -1,4 +1,4 @@
-"""Gets a few photos of two people to try with, into ./photos: `make photos`.
+"""Gets a few photos of two people for a first try, into ./photos: `make photos`.
 
 They are the test images of the package face_recognition 1.3.0 (MIT, 3 MB). pip downloads the package; it is not
 installed.

@@ -24,7 +24,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # run as a file, Python knows only the folder of the file
+sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # run as a file, only its folder is in the path
 
 from scripts import services_compose  # noqa: E402
 from scripts.services_compose import ComposeServers  # noqa: E402
@@ -40,19 +40,23 @@ START_S = 180.0  # how long a server has to start: it takes 12 s at most on two 
 
 
 class Services:
-    """The three servers. Several processes may call at once: they wait for each other."""
+    """The three servers. Several processes may use this at once: they wait for each other."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = (folder or Path(os.environ.get("FACESTREAM_SERVICES") or ROOT / ".services")).resolve()
         self._state_file = self.folder / "state.json"
 
     def prepare(self) -> None:
-        """Downloads what is needed to start them: minutes, the first time. Raises MissingTools, ServiceFailed."""
+        """Downloads what is needed to start the servers, which takes minutes the first time. Raises MissingTools,
+        ServiceFailed.
+        """
         with self._locked():
             self._prepared()
 
     def up(self) -> dict[str, str]:
-        """Starts those that do not run; returns the settings once all serve. Raises MissingTools, ServiceFailed."""
+        """Starts the servers that are not running, and returns the settings when all serve. Raises MissingTools,
+        ServiceFailed.
+        """
         with self._locked():
             if not all(self._serves(name) for name in NAMES):
                 servers = self._prepared()
@@ -63,7 +67,7 @@ class Services:
             return self.settings()
 
     def down(self) -> None:
-        """Stops those that were started here and deletes their data."""
+        """Stops the servers that were started here and deletes their data."""
         with self._locked():
             if self._state_file.exists():
                 self._servers().remove()
@@ -80,7 +84,7 @@ class Services:
         }
 
     def running(self) -> bool:
-        """Whether one of them runs."""
+        """Whether any of the servers is running."""
         return self._state_file.exists() and any(self._servers().alive(name) for name in NAMES)
 
     def status(self, name: str) -> str:
@@ -90,7 +94,7 @@ class Services:
         return f"{'serves' if serves(name, port) else 'runs, but does not serve'} on 127.0.0.1:{port}"
 
     def start(self, name: str) -> None:
-        """Returns when it serves."""
+        """Starts a server and returns when it serves."""
         with self._locked():
             self._prepared().start(name)
             self._wait(name)

@@ -25,7 +25,7 @@ def answers() -> bool:
 
 
 class ComposeServers:
-    """Starts and stops containers of a compose project of their own; `folder` is for its file.
+    """Starts and stops the containers of a separate compose project. `folder` is for its file.
 
     It neither waits until a server serves, nor keeps other processes from doing the same.
     """
@@ -43,11 +43,11 @@ class ComposeServers:
         self._compose("pull", "--quiet", "--policy", "missing")
 
     def alive(self, name: str) -> bool:
-        """Whether it runs, paused or not."""
+        """Whether the server is running, paused or not."""
         return self._file.exists() and (self._is("running", name) or self._is("paused", name))
 
     def start(self, name: str) -> None:
-        """Starts it if it does not run, resumes it if it is paused."""
+        """Starts the server if it is not running, resumes it if it is paused."""
         self.resume(name)
         self._compose("up", "--detach", "--no-recreate", name)
 
@@ -67,11 +67,11 @@ class ComposeServers:
             self._compose("unpause", name)
 
     def log(self, name: str) -> str:
-        """The end of its log."""
+        """The end of the server's log."""
         return self._compose("logs", "--no-color", "--tail", "20", name)
 
     def remove(self) -> None:
-        """Stops all and deletes their data; the images stay."""
+        """Stops all servers and deletes their data, but not the images."""
         if self._file.exists():
             self._compose("down", "--volumes")
             shutil.rmtree(self._file.parent)
@@ -90,7 +90,7 @@ def project(state: State, images: dict[str, str]) -> dict[str, Any]:
     port = state.ports["kafka"]
     kafka = services_start.kafka_settings(port, controller_port=9093, data="/var/lib/kafka/data") | {
         "listeners": f"PLAINTEXT://:{port},INTERNAL://:9092,CONTROLLER://:9093",
-        # the first is the same inside and outside of the container; the second is for MinIO's container
+        # the first address is the same inside and outside the container; the second is for MinIO's container
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port},INTERNAL://kafka:9092",
         "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
     }

@@ -9,7 +9,7 @@ from scripts import services_start
 from scripts.services_process import Process, spawn
 from scripts.services_state import State
 
-STOP_S = 30.0  # how long a server has to stop by itself: Cassandra takes 5 s
+STOP_S = 30.0  # how long a server may take to stop before it is killed: Cassandra takes 5 s
 
 
 class LocalServers:
@@ -28,12 +28,12 @@ class LocalServers:
         packages.get(self._cache)
 
     def alive(self, name: str) -> bool:
-        """Whether it runs, paused or not."""
+        """Whether the server is running, paused or not."""
         process = self._process(name)
         return process is not None and process.alive()
 
     def start(self, name: str) -> None:
-        """Starts it if it does not run, resumes it if it is paused."""
+        """Starts the server if it is not running, resumes it if it is paused."""
         if self.alive(name):
             self.resume(name)
             return
@@ -68,11 +68,11 @@ class LocalServers:
             process.send(signal.SIGCONT)
 
     def log(self, name: str) -> str:
-        """The end of its log."""
+        """The end of the server's log."""
         return "\n".join((self._folder / name / "log").read_text(errors="replace").splitlines()[-20:])
 
     def remove(self) -> None:
-        """Stops all and deletes their data; the packages stay."""
+        """Stops all servers and deletes their data, but not the packages."""
         for name in self._state().processes:
             self.stop(name)
         if self._folder.exists():

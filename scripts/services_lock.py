@@ -1,4 +1,4 @@
-"""A lock between processes: it ends with its holder, however that ends."""
+"""A lock between processes. It ends with the process that holds it, even after a crash."""
 
 import fcntl
 import sys

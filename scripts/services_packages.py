@@ -1,4 +1,4 @@
-"""Gets Kafka, Cassandra and MinIO from public packages, with Maven and Go; those that are there already stay.
+"""Gets Kafka, Cassandra and MinIO from public packages, with Maven and Go. Existing ones are kept.
 
 Each is made under a temporary name and renamed when it is complete, so that an interrupted download does not count.
 Maven and Go keep what they have downloaded in their caches.
@@ -26,7 +26,7 @@ class MissingTools(ServiceFailed):
 
 
 def missing(cache: Path) -> list[str]:
-    """The programs that this machine lacks to start the servers, and to get those that are missing."""
+    """The programs that this machine lacks to start the servers, and to get the missing ones."""
     lacks = [] if _java_version() >= 17 else ["Java 17 or newer (java)"]
     if not (_jars(cache, KAFKA).exists() and _jars(cache, CASSANDRA).exists()) and not shutil.which("mvn"):
         lacks.append("Maven (mvn)")
@@ -36,7 +36,7 @@ def missing(cache: Path) -> list[str]:
 
 
 def get(cache: Path) -> None:
-    """Gets those that are missing. Raises MissingTools, ServiceFailed."""
+    """Gets the missing servers. Raises MissingTools, ServiceFailed."""
     if lacks := missing(cache):
         raise MissingTools(f"no Docker engine answers, and this machine lacks {', '.join(lacks)}")
     with locked(cache / "lock"):
@@ -93,7 +93,9 @@ def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
 
 
 def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Repeats a failed command: the network is the usual cause. Raises ServiceFailed after the last attempt."""
+    """Runs a command, and repeats it if it fails, because the network is the usual cause. Raises ServiceFailed after
+    the last attempt.
+    """
     for attempt in range(1, ATTEMPTS + 1):
         done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True)
         if done.returncode == 0:

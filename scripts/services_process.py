@@ -15,7 +15,7 @@ class ServiceFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A program that was started here: its pid, and its start time as the system has it."""
+    """A program that was started here: its pid, and its start time from the system."""
 
     pid: int
     started: str
@@ -28,14 +28,14 @@ class Process:
             os.kill(self.pid, what)
 
     def end(self, *, patience: float) -> None:
-        """Ends it with SIGTERM, or after `patience` seconds with SIGKILL, and returns when it has ended."""
+        """Ends the process with SIGTERM, or after `patience` seconds with SIGKILL, and waits until it has ended."""
         self.send(signal.SIGTERM)
         self.send(signal.SIGCONT)  # a paused process does not handle SIGTERM
         if not self._gone_within(patience):
             self.kill()
 
     def kill(self) -> None:
-        """Ends it with SIGKILL and returns when it has ended."""
+        """Ends the process with SIGKILL and waits until it has ended."""
         self.send(signal.SIGKILL)
         if not self._gone_within(30):
             raise ServiceFailed(f"process {self.pid} does not end")
@@ -51,7 +51,7 @@ class Process:
 
 def spawn(command: Sequence[str], *, folder: Path, environment: Mapping[str, str]) -> Process:
     """Starts a program in its own session and in `folder`; its output is appended to the file `log` there."""
-    # The shell ends at once, so that the program is no child of this process, which need not wait for it.
+    # The shell ends at once, so that the program is not a child of this process and need not be waited for.
     script = '"$@" </dev/null >>"$0" 2>&1 & echo $!'
     shell = subprocess.run(
         ["/bin/sh", "-c", script, str(folder / "log"), *command],
@@ -67,7 +67,7 @@ def spawn(command: Sequence[str], *, folder: Path, environment: Mapping[str, str
 
 
 def _started(pid: int) -> str | None:
-    """The start time of a process, which tells it from others with the same pid; None where it does not run."""
+    """The start time of a process, which distinguishes it from others with the same pid; None if it is not running."""
     if Path("/proc/self/stat").exists():
         try:
             state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

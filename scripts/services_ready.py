@@ -17,7 +17,7 @@ def serves(name: str, port: int) -> bool:
 
 
 def kafka(port: int) -> bool:
-    """A metadata request (version 4, all topics) is answered with at least one broker."""
+    """Whether a metadata request (version 4, all topics) is answered with at least one broker."""
     client = b"facestream"
     request = struct.pack(">hhih", 3, 4, 1, len(client)) + client + struct.pack(">i?", -1, False)
     with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
@@ -27,7 +27,7 @@ def kafka(port: int) -> bool:
 
 
 def cassandra(port: int) -> bool:
-    """STARTUP is answered with READY, or with AUTHENTICATE (native protocol, version 4)."""
+    """Whether STARTUP is answered with READY, or with AUTHENTICATE (native protocol, version 4)."""
     options = b"".join(struct.pack(">H", len(text)) + text for text in (b"CQL_VERSION", b"3.0.0"))
     body = struct.pack(">H", 1) + options
     with socket.create_connection(("127.0.0.1", port), SECONDS) as connection:
@@ -37,7 +37,7 @@ def cassandra(port: int) -> bool:
 
 
 def minio(port: int) -> bool:
-    """It is live, and its store can be written to, which may come later."""
+    """Whether MinIO is live and its store can be written to, which may happen later."""
     return all(_status(port, f"/minio/health/{what}") == 200 for what in ("live", "cluster"))
 
 
@@ -51,7 +51,7 @@ def _status(port: int, path: str) -> int:
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:
-    """Receives exactly so many bytes. Raises ConnectionError when the connection ends before."""
+    """Receives exactly `count` bytes. Raises ConnectionError if the connection ends before that."""
     received = b""
     while len(received) < count:
         more = connection.recv(count - len(received))

@@ -1,6 +1,6 @@
 """Prepares starting Kafka, Cassandra and MinIO from their packages: one node each, on 127.0.0.1, in little memory.
 
-Each function writes the settings into the server's folder, beside its data and its log, and returns the command.
+Each function writes the settings into the server's folder, next to its data and its log, and returns the command.
 """
 
 import json

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from scripts.services_process import Process
 
-# Below those of outgoing connections: one of these could take the port of a stopped server.
+# Ports below the range for outgoing connections: one of these could take the port of a stopped server.
 PORTS = range(20_000, 32_000)
 
 
@@ -29,7 +29,7 @@ class State:
 
     @classmethod
     def new(cls, way: str) -> "State":
-        # A uuid in the form of Kafka; its tool would take a leading '-' for an option.
+        # A uuid in Kafka's form. Kafka's tool would take a leading '-' for an option.
         cluster = "-"
         while cluster.startswith("-"):
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
@@ -38,7 +38,7 @@ class State:
 
     @classmethod
     def read(cls, file: Path) -> "State | None":
-        """None where nothing was started yet."""
+        """The saved state; None if nothing was started yet."""
         try:
             read = json.loads(file.read_text())
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.guarded_store import AnswerToStore, GuardedStore
 
-REFUSED, FAILED = 400, 500  # statuses: what failed may be tried again, with its picture
+REFUSED, FAILED = 400, 500  # HTTP statuses: an image that failed may be tried again, so its picture is kept
 
 
 class Answers:
@@ -29,7 +29,7 @@ class Answers:
         self._vectors, self._objects, self._store, self._keep_probes = vectors, objects, store, keep_probes
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         answers: list[AnswerToStore] = []
@@ -37,7 +37,7 @@ class Answers:
         for record in records:
             answer = Answer.decode(record.value)
             if answer.purpose == "erase":
-                continue  # it names the erased person, and the request that waits for it gets it from `results`
+                continue  # it names the erased person; the waiting request gets it from `results`
             if not await self._was_answered_before(answer, answered):
                 value = (record.value or b"").decode()
                 answers.append(AnswerToStore(answer, value, record.timestamp / 1000 + ANSWER_KEPT_S))
@@ -47,7 +47,7 @@ class Answers:
         return []
 
     def _unneeded_pictures(self, answer: Answer) -> list[str]:
-        """The keys of pictures that nobody needs once the answer is there: probes that are not kept, and refused
+        """The keys of pictures that are not needed after the answer: probes that are not kept, and refused
         portraits.
         """
         if answer.status >= FAILED:
@@ -58,8 +58,8 @@ class Answers:
         return [] if kept else [original_key(answer.image_id, "recognize"), sheet_key(answer.image_id)]
 
     async def _was_answered_before(self, answer: Answer, answered: set[str]) -> bool:
-        """Whether an image was answered before: a record that is processed again does not find its picture, which was
-        deleted with the first answer. The first answer stands; it may be in the same batch, `answered`.
+        """Whether an image was answered before. A record that is processed again does not find its picture, which was
+        deleted after the first answer, so the first answer is kept. It may be in the same batch, `answered`.
         """
         if not isinstance(answer.body, Problem) or answer.body.code != ObjectMissing.code:
             return False

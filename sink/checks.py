@@ -1,4 +1,6 @@
-"""Checks what another producer may get wrong in a record of `faces.embedded`: the code behind relies on it."""
+"""Checks records of `faces.embedded`, which another producer may have got wrong. The later code relies on these
+checks.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,7 @@ from stream.topics import FACES_EMBEDDED
 async def check(
     record: Record, event: FacesEmbedded | EraseRequested | FacesReembedded, generations: Generations
 ) -> None:
-    """Raises UnreadableRecord, and Unavailable where a generation is new and the log cannot be asked."""
+    """Raises UnreadableRecord, and Unavailable if a generation is new and the log cannot be read."""
     if record.topic != FACES_EMBEDDED:
         raise UnreadableRecord("only faces.embedded carries what was embedded")
     if isinstance(event, FacesReembedded):
@@ -60,7 +62,7 @@ def _check_vector(encoded: str, generation: Generation) -> None:
 def _is_vector(encoded: str, dimension: int) -> bool:
     try:
         vector: NDArray[np.float32] = decoded_vector(encoded)
-    except ValueError:  # no base64, or no whole numbers
+    except ValueError:  # not base64, or not a whole number of floats
         return False
     with np.errstate(all="ignore"):
         length = np.linalg.norm(vector)

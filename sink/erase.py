@@ -1,9 +1,9 @@
 """Carries out an erase command, in order with what is in flight in the directory's partition (rule 6 of
 docs/architecture.md).
 
-The erasure is announced first. A worker that is just storing something of the erased looks at the erasures afterwards,
-and takes it back; what was stored before is found here. Rows are deleted last: as long as they are there, a command
-that is carried out again finds everything else that has to be deleted.
+The erasure is announced first. A worker that is storing erased data at that time checks the erasures afterwards and
+deletes the data; what was stored before is found here. Rows are deleted last: while they exist, a command that is
+carried out again finds everything else that has to be deleted.
 """
 
 import json
@@ -60,7 +60,7 @@ class Eraser:
         self._generations, self._erasures, self._galleries = generations, erasures, galleries
 
     async def erase(self, record: Record, command: EraseRequested) -> list[NewRecord]:
-        """The answer, when everything is deleted. Raises UnreadableRecord, Unavailable, StorageFull."""
+        """Deletes everything and returns the answer. Raises UnreadableRecord, Unavailable, StorageFull."""
         erasure = erasure_of(command)
         await self._generations.refresh()
         faces: dict[str, Face] = {}
@@ -87,13 +87,14 @@ class Eraser:
         return [answer(command, 200, body, record.offset)]
 
     async def _announce(self, record: Record, erasure: AnyErasure, faces: Collection[Face]) -> int:
-        """Tells every role of the erasure. Returns up to which time faces are erased, in ms. That is decided once: a
-        command that is carried out again leaves alone the faces that were learned after it.
+        """Announces the erasure to every role. Returns the time up to which faces are erased, in ms. It is determined
+        only once, so that a command that is carried out again does not delete faces that were learned after it.
         """
         known = [self._erasures.mark(key) for key in erasure.keys]
         if all(it.offset >= record.offset for it in known):
             return max(it.at for it in known)
-        # a clock that was set back, or another server's, must not save a row that was written before
+        # if a clock was set back, or another server's clock differs, a row that was written before must be deleted
+        # nevertheless
         at = max([record.timestamp, *(it.timestamp for it in faces)])
         value = Erasure(at=at, partition=record.partition, offset=record.offset).encode()
         await self._log.append([NewRecord(ERASURES, key, value) for key in erasure.keys])
@@ -102,7 +103,7 @@ class Eraser:
         return at
 
     async def _faces(self, erasure: AnyErasure, generation: str) -> dict[str, Face]:
-        """The faces of a generation that are to be erased, by face_id."""
+        """The faces of a generation to erase, by face_id."""
         match erasure:
             case DirectoryErasure(directory):
                 pages = self._vectors.read_faces(directory, generation)
@@ -116,13 +117,13 @@ class Eraser:
                 return {}
 
     async def _images_of_dead_letters(self, record: Record, directory: str) -> set[str]:
-        """The images among the dead letters that are erased: their pictures are kept for another try."""
+        """The erased images among the dead letters, whose pictures are kept for another try."""
         events = [it.event for it in await open_letters(self._log)]
         of_directory = [it for it in events if it is not None and it.directory == directory]
         return {it.image_id for it in of_directory if is_erased(it, it.came_at(record.timestamp), self._erasures)}
 
     async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
-        """Takes these images out of the changelog, and deletes what is kept of them."""
+        """Deletes these images from the changelog, and everything that is stored for them."""
         for begin in range(0, len(images), IMAGES_PER_DELETE):
             part = images[begin : begin + IMAGES_PER_DELETE]
             await self._log.append(changelog_tombstones(part, directory))
@@ -130,8 +131,8 @@ class Eraser:
             await self._objects.delete([*sources, *(key for image in part for key in object_keys_of_image(image))])
 
     async def _delete_pictures(self, erasure: AnyErasure, at: int, later: Collection[str]) -> None:
-        """Deletes the pictures that no face leads to. later: the images that were learned after the command, although
-        the clock of the ingest that took them in says otherwise.
+        """Deletes the pictures that no face refers to. later: the images that were learned after the command, although
+        by the clock of the ingest that accepted them they came before it.
         """
         match erasure:
             case DirectoryErasure(directory):
@@ -141,7 +142,7 @@ class Eraser:
                 await self._objects.delete(await incoming_keys(directory, person, at / 1000, self._objects))
 
     async def _delete_pictures_of_directory(self, directory: str, at: int, later: Collection[str]) -> None:
-        """Probes, and portraits that were not learned."""
+        """Deletes probes, and portraits that were not learned."""
         keep = {original_key(it, "learn") for it in later}
         pictures = list_with_metadata(self._objects, "probes/", "originals/")
         described = ((info.key, ObjectMetadata.decoded(it)) async for info, it in pictures)
@@ -159,8 +160,8 @@ class Eraser:
                 await self._vectors.delete_faces(directory, names, at, person=person, face_id=face_id)
 
     async def _redact_answers(self, erasure: AnyErasure) -> None:
-        """Takes the people who were erased out of the stored answers; answers to erased images say just that. One that
-        cannot be decoded, because another release has written it, may name them: it is deleted.
+        """Removes the erased people from the stored answers. Answers to erased images are replaced by `erased`. An
+        answer that cannot be decoded, because another release has written it, is deleted: it may name them.
         """
         texts = [json.dumps(erasure.directory, ensure_ascii=False)]
         if isinstance(erasure, PersonErasure | FaceErasure):

@@ -1,9 +1,9 @@
 """The stage behind `faces.embedded`: stores learned faces and adds them to the gallery, matches probes, answers both,
 and carries out erase commands.
 
-It gets the records of one directory at a time, in order; other directories go on while a gallery is loaded. Between
-two erase commands all learns are handled first, together: none of them has been acknowledged yet, and whatever was
-acknowledged before is in the gallery (rule 3 of docs/architecture.md).
+It gets the records of one directory at a time, in order; other directories go on while a gallery is loaded. Between two
+erase commands, all learns are handled first and together. That is allowed because none of them has been acknowledged
+yet, and everything that was acknowledged before is in the gallery (rule 3 of docs/architecture.md).
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from stream.topics import PARTITIONS
 
 Event = FacesEmbedded | EraseRequested | FacesReembedded
 
-# That many faces are matched in about the time that it takes to hand them to a thread and back.
+# Matching this many faces takes about as long as a switch to a thread and back.
 FEW_FACES, SMALL_GALLERY = 8, 256
 
 
@@ -61,12 +61,12 @@ class Sink:
 
     @property
     def leads(self) -> bool:
-        """Whether this sink, of all, does what only one has to do."""
+        """Whether this sink is the one that does the work that only one sink must do."""
         return 0 in self._next_offsets
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Keeps the galleries that are at the committed offset, and drops the others. What previous owners have erased
-        is asked for with the next records.
+        """Keeps the galleries that are complete up to the committed offset, and drops the others. Erasures by previous
+        owners are read from the log with the next records.
         """
         self._decoded.clear()
         committed_offsets = {at.partition: committed.offset for at, committed in assignment.items()}
@@ -154,7 +154,7 @@ class Sink:
         return outputs
 
     async def _reembedded(self, events: list[FacesReembedded]) -> None:
-        """Stores the vectors of one more generation for faces that were learned before."""
+        """Stores the vectors of another generation for faces that were learned before."""
         new: list[FaceVector] = []
         for event in events:
             if not self._generations.get(event.generation).is_live:
@@ -170,7 +170,7 @@ class Sink:
             self._galleries.learned(await self._store.put_faces(new, listed=listed))
 
     async def _erased(self, event: FacesEmbedded) -> Erased | None:
-        """The answer to an image that was erased after it came."""
+        """The error to answer with if the image was erased after it was received."""
         try:
             await self._store.drop_if_erased(event.received, event.received_at)
         except Erased as erased:
@@ -178,7 +178,9 @@ class Sink:
         return None
 
     async def _faces_by_source(self, directory: str, person: str, generations: list[Generation]) -> dict[str, Face]:
-        """The faces of a person who is to be learned. For one who is not in the gallery the store is not asked."""
+        """The known faces of a person to learn, by source. If the person is not in the gallery, the store is not
+        read.
+        """
         active = self._generations.active
         generation = active if active in generations else generations[0]
         if not (await self._galleries.get(directory, generation.name, generation.dimension)).knows(person):
@@ -186,7 +188,7 @@ class Sink:
         return {it.source: it for it in await self._vectors.faces(directory, generation.name, person)}
 
     async def _delete_second_copy(self, received: ImageReceived, face: EmbeddedFace) -> None:
-        """Deletes a picture that is kept already as another image of the same person."""
+        """Deletes a picture that is already stored as another image of the same person."""
         await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
 
     async def _recognize(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:

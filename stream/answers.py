@@ -27,7 +27,7 @@ ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 def answer(received: ImageReceived | EraseRequested, status: int, body: Body, offset: int | None = None) -> NewRecord:
     """The `results` record of an image or an erase command, for the partition of the ingest replica that waits for it.
-    offset: of the record in `faces.embedded` that is answered.
+    offset: the offset in `faces.embedded` of the answered record.
     """
     image = received if isinstance(received, ImageReceived) else None
     value = Answer(
@@ -50,9 +50,11 @@ def error_answer(received: ImageReceived | EraseRequested, error: FacestreamErro
 def dead_letter(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
 ) -> NewRecord:
-    """The `dead-letters` record of what could not be processed. received: None where the record was unreadable.
+    """The `dead-letters` record for a record that could not be processed. received: None if that record was
+    unreadable.
 
-    It keeps the time at which an image first came, so that an erasure since then covers the image when it is retried.
+    It keeps the time at which an image was first received, so that an erasure since then covers the image when it is
+    retried.
     """
     event = None
     if isinstance(received, ImageReceived):
@@ -72,7 +74,7 @@ def dead_letter(
 def learned_body(
     received: ImageReceived, person: LearnedPerson, ignored: list[IgnoredFace], models: Models, image_id: str
 ) -> LearnedBody:
-    """image_id: under which the picture is stored; another image's where that one is the same picture."""
+    """image_id: the image under which the picture is stored. It is another image if that has the same picture."""
     return LearnedBody(
         **_image_members(received, image_id),
         persons=[person],

@@ -1,11 +1,11 @@
-"""The stage behind `bucket.events`: what somebody puts into our bucket below `incoming/` becomes an event of the bulk
-lane.
+"""The stage that reads `bucket.events`: an object that somebody puts into our bucket below `incoming/` becomes an event
+of the bulk lane.
 
   incoming/{directory}/learn/{person}/…    is learned
   incoming/{directory}/recognize/…         is recognized
 
-Whatever else a store tells of is left alone, and counted. The same object told of twice is one image; another content
-under its name is another image.
+All other objects in notifications are counted and ignored. Two notifications of the same object give one image; new
+content under the same name gives another image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ from stream.topics import IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
 
-NOTIFIED = Counter("facestream_bucket_events_total", "Objects that a store told of, by what became of it", ["outcome"])
+NOTIFIED = Counter("facestream_bucket_events_total", "Objects in bucket notifications, by outcome", ["outcome"])
 
 
 class Bridge:
@@ -37,7 +37,7 @@ class Bridge:
         self._objects = objects
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         outputs: list[NewRecord] = []
@@ -50,13 +50,13 @@ class Bridge:
         return outputs
 
     def received(self, record: Record) -> ImageReceived:
-        raise UnreadableRecord("nobody waits for what a store tells of")
+        raise UnreadableRecord("nobody waits for the answer to a bucket notification")
 
     async def probe(self) -> None:
-        """Nothing but the log is needed."""
+        """Does nothing: the stage needs only the log."""
 
     def _event(self, notification: Notification, notified_at: int) -> ImageReceived | None:
-        """notified_at: ms; what is erased later than that takes the picture along."""
+        """The event of an object. notified_at: ms; an erasure after that time covers the picture."""
         bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
         key = self._objects.key_of(bucket, name) if notification.created else None
         read = None if key is None else read_incoming_key(key)

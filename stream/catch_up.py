@@ -1,4 +1,4 @@
-"""How much a consumer group has left until it has passed what a topic had at some moment."""
+"""Tells how many records a consumer group has left of those that a topic had at some moment."""
 
 import asyncio
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ LOOK_EVERY_S = 0.2
 
 
 async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
-    """How many offsets below `ends` the group has not committed past. Offsets without a record, after a compaction,
-    count too. Never too few; what is committed meanwhile may still count.
+    """How many offsets below `ends` the group has not committed past. Offsets whose records were removed by compaction
+    count too, and so may records that are committed meanwhile. The number is never too small.
     """
     now = await log.end_offsets(topic)
     lag = await log.lag(group, topic)
@@ -18,7 +18,7 @@ async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int,
 
 
 async def wait_until_caught_up(log: EventLog, group: str, topic: str) -> None:
-    """Returns when the group has passed what is in the topic by now."""
+    """Returns when the group has passed all records that are in the topic now."""
     ends = await log.end_offsets(topic)
     while await records_left(log, group, topic, ends):  # noqa: ASYNC110  # the log tells nobody
         await asyncio.sleep(LOOK_EVERY_S)

@@ -1,7 +1,7 @@
-"""The note that a worker leaves beside a committed offset: it tells the next worker how this one ended.
+"""The note that a worker stores with a committed offset. It tells the next worker how this one ended.
 
-The log keeps the note as the metadata of the commit. That text is written and read here alone. It must not change:
-existing consumer groups have it.
+The log keeps the note as the metadata of the commit. Only this file writes and reads that text. The text must not
+change, because existing consumer groups have it.
 """
 
 import re
@@ -17,12 +17,12 @@ ATTEMPT = "attempt "
 
 @dataclass(frozen=True, slots=True)
 class CleanStop:
-    """The worker was stopped, and was handling nothing."""
+    """The worker was stopped while it was handling nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunBy:
-    """This member has the partition, and may be handling records of it."""
+    """This member has the partition and may be handling records from it."""
 
     member: str
 
@@ -40,7 +40,7 @@ CommitNote = CleanStop | RunBy | Attempt
 
 
 def noted(offset: int, note: CommitNote) -> Committed:
-    """A commit of an offset with a note beside it."""
+    """A commit of an offset with a note."""
     match note:
         case CleanStop():
             return Committed(offset, CLEAN_STOP)
@@ -51,7 +51,7 @@ def noted(offset: int, note: CommitNote) -> Committed:
 
 
 def note_of(committed: Committed) -> CommitNote | None:
-    """The note beside a committed offset; None where no worker has left one."""
+    """The note of a committed offset; None if no worker has left one."""
     text = committed.metadata
     if text == CLEAN_STOP:
         return CleanStop()
@@ -63,8 +63,8 @@ def note_of(committed: Committed) -> CommitNote | None:
 
 
 def notes_of_new_owner(assignment: Mapping[TopicPartition, Committed], member: str) -> dict[TopicPartition, Committed]:
-    """What a member commits for the partitions that it has been assigned: its own note, where it is not there yet. The
-    note of an attempt stays until the record is tried again.
+    """The commits that a member makes for newly assigned partitions: its own note, unless it is there already. The note
+    of an attempt stays until the record is tried again.
     """
     mine = RunBy(member)
     notes = {at: note_of(committed) for at, committed in assignment.items()}

@@ -1,7 +1,7 @@
-"""The open dead letters: those that nobody has retried or dropped yet.
+"""The open dead letters: those that have not been retried or dropped yet.
 
-They follow from the topic `dead-letters`, read from its start. A retry or a drop appends a record to the partition of
-its letter, so a letter is known to be closed for as long as it is kept.
+They are found by reading the topic `dead-letters` from its start. A retry or a drop appends a record to the partition
+of the letter, so that a letter is known to be closed for as long as it is kept.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,23 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """Partition and offset in `dead-letters`."""
+        """The letter's partition and offset in `dead-letters`."""
         return f"{self.record.partition}-{self.record.offset}"
 
     @property
     def event(self) -> ImageReceived | None:
-        """The event to append for a retry. It says when it first came, so that what was erased since stays erased."""
+        """The event to append for a retry. It has the time at which it was first received, so that what was erased
+        since stays erased.
+        """
         event = self.content.event
         return event and event.model_copy(update={"received_at": event.came_at(self.record.timestamp)})
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:
-    """The open letters, oldest first. Where a record was given up twice, because the process ended in between, the
-    first letter counts. Raises InvalidRequest where the topic is missing, Unavailable.
+    """The open letters, oldest first. If a record has two letters, because the process ended after the first one, the
+    first one counts. Raises InvalidRequest where the topic is missing, Unavailable.
     """
-    letters: dict[tuple[str, int, int], Letter] = {}  # by topic, partition and offset of what could not be processed
+    letters: dict[tuple[str, int, int], Letter] = {}  # by topic, partition and offset of the failed record
     about: dict[
         tuple[int, int], tuple[str, int, int]
     ] = {}  # the key in `letters`, by the letter's partition and offset
@@ -67,12 +69,13 @@ async def open_letters(log_: EventLog) -> list[Letter]:
 
 
 async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
-    """Sends letters, each of which has an event, through the stream again. Raises Unavailable, StorageFull.
+    """Processes letters again. Each must have an event. Raises Unavailable, StorageFull.
 
     The events are appended first. If the process ends before the letters are closed, they stay on the list although
-    they are tried again; what is handled twice has one effect.
+    they are tried again. Handling an event twice has the effect of handling it once.
     """
-    # `reply_to` stays: if that replica is gone nobody waits there, and the answers are read from every partition.
+    # `reply_to` stays as it is. If that replica no longer exists, nobody waits there, and the answers are still stored,
+    # because the stage `answers` reads every partition.
     events = [
         NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None
     ]

@@ -1,4 +1,4 @@
-"""An epoch of a worker: what belongs to one assignment of partitions, and counts no more once the group rebalances."""
+"""An epoch of a worker: its state under one assignment of partitions, which ends when the group rebalances."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -14,8 +14,8 @@ NO_EPOCH = 0  # the number of the epoch before the first: that of a consumer tha
 class Epoch:
     """The partitions of one assignment and the records that were polled from them.
 
-    `in_flight` counts, by topic, the records that are polled and not done. Those that wait for another try are in
-    `retrying` instead, so that others go on.
+    `in_flight` counts, by topic, the records that were polled and are not done. Records that wait for another try are
+    counted in `retrying` instead, so that other records can be polled.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Epoch:
         self.retrying: set[Record] = set()
 
     def end(self) -> None:
-        """From here on nothing of this epoch is handed over or committed: another member has its partitions, or this
-        one polls their records again.
+        """Ends the epoch. From then on nothing of it is handed over or committed: another member has its partitions, or
+        this one polls their records again.
         """
         self.is_current = False
 
     def polled(self, record: Record, sequence: str) -> None:
-        """Puts a record where it waits to be handed over or, if it is a suspect, to be tried."""
+        """Queues a polled record to be handed over or, if it is a suspect, to be tried."""
         progress = self.partitions[record.topic_partition]
         progress.polled(record.offset)
         self.in_flight[record.topic] += 1
@@ -50,8 +50,8 @@ class Epoch:
             progress.waiting.setdefault(sequence, deque()).append(record)
 
     def take_suspects(self, sequence_of: Callable[[Record], str] | None) -> list[Record]:
-        """Suspects to try next, together: of a partition where everything before them is done. Empty where there are
-        none.
+        """The suspects to try next, together. They are from one partition in which all records before them are done.
+        Empty if there are none.
         """
         for progress in self.partitions.values():
             untried = progress.suspects.untried
@@ -60,14 +60,14 @@ class Epoch:
         return []
 
     def done(self, records: Sequence[Record]) -> None:
-        """What has come of these records is durable in the log."""
+        """Marks records as done: their outputs are durable in the log."""
         for record in records:
             self.partitions[record.topic_partition].done(record.offset)
             self.in_flight[record.topic] -= 1
 
     @contextmanager
     def waiting(self, records: Sequence[Record]) -> Iterator[None]:
-        """Within it these records wait for another try."""
+        """A context in which these records wait for another try."""
         topics = [record.topic for record in records]
         self.retrying.update(records)
         self.in_flight.subtract(topics)
@@ -76,15 +76,15 @@ class Epoch:
         self.in_flight.update(topics)
 
     def with_more_undone_than(self, count: int) -> Collection[TopicPartition]:
-        """The partitions with more records that are polled and not done."""
+        """The partitions with more than `count` records that were polled and are not done."""
         return [at for at, progress in self.partitions.items() if progress.undone > count]
 
     def offsets(self) -> dict[TopicPartition, int]:
-        """What may be committed, of every partition; nothing once the epoch has ended."""
+        """The offset that may be committed in every partition. Empty after the end of the epoch."""
         return {at: it.next_offset for at, it in self.partitions.items()} if self.is_current else {}
 
     def advanced(self) -> dict[TopicPartition, int]:
-        """The same, only where it is more than what was committed."""
+        """As `offsets`, without the partitions in which that offset is already committed."""
         return {at: offset for at, offset in self.offsets().items() if offset > self.partitions[at].committed}
 
     def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -93,6 +93,6 @@ class Epoch:
 
 
 async def end_offsets(log: EventLog, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
-    """Where these partitions end by now. Raises Unavailable."""
+    """The current end offsets of these partitions. Raises Unavailable."""
     ends = {topic: await log.end_offsets(topic) for topic in {at.topic for at in partitions}}
     return {at: ends[at.topic].get(at.partition, 0) for at in partitions}

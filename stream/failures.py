@@ -1,4 +1,4 @@
-"""What becomes of records that a stage could not handle: another try, or an answer and a dead letter."""
+"""Decides what happens to records that a stage could not handle: another try, or an answer and a dead letter."""
 
 import random
 import time
@@ -22,27 +22,29 @@ from stream.stage_metrics import DEAD_LETTERS, ERRORS
 
 log = structlog.get_logger(__name__)
 
-MOST_ATTEMPTS = 3  # at a record that makes the stage fail, or ends the process
+MOST_ATTEMPTS = 3  # for a record that makes the stage fail or ends the process
 BACKOFF_FIRST_S, BACKOFF_MOST_S = 0.1, 10.0
-MOST_DOUBLINGS = 16  # by then the backoff is at its most; without end it would be too large for a float
+MOST_DOUBLINGS = 16  # the backoff has reached its maximum by then; with more, the number would be too large for a float
 GIVE_UP_AFTER_S = 900.0
-IMAGES_LOGGED = 8  # in one line of the process's log
+IMAGES_LOGGED = 8  # listed in one line of the process's log
 
 
 def backoff_s(failures: int) -> float:
-    """How long to wait after so many failures in a row: twice as long each time, with jitter."""
+    """How long to wait after that many failures in a row: twice as long each time, with jitter."""
     return min(BACKOFF_FIRST_S * 2.0 ** min(failures, MOST_DOUBLINGS), BACKOFF_MOST_S) * random.uniform(0.5, 1)
 
 
 def ended_the_process() -> ProcessingFailed:
-    """The error of a record whose attempts have ended the process so many times that it is not tried again."""
+    """The error for a record that is not tried again, because its attempts have ended the process MOST_ATTEMPTS
+    times.
+    """
     return ProcessingFailed(
         f"processing this image ended the process {MOST_ATTEMPTS} times: send another file, or report this one"
     )
 
 
 class Attempts:
-    """The attempts at some records that are handled together: `failed` of them so far."""
+    """The attempts to handle some records together. `failed`: how many have failed so far."""
 
     def __init__(self, stage: Stage, records: Sequence[Record], give_up_after_s: float) -> None:
         self._stage, self._records, self._give_up_after_s = stage, records, give_up_after_s
@@ -82,13 +84,13 @@ class Attempts:
         try:
             await self._stage.probe()
         except Unavailable:
-            return True  # the store itself is away: wait for it without end
+            return True  # the store itself is unavailable: wait for it without limit
         return False
 
 
 def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, attempts: int) -> list[NewRecord]:
-    """What is appended for a record that cannot be processed: an answer, and a dead letter unless the image itself is
-    at fault. A record that is no event has nobody to answer.
+    """The records to append for a record that cannot be processed: an answer, and a dead letter unless the image itself
+    is at fault. A record that is not an event gets no answer.
     """
     try:
         received = stage.received(record)
@@ -99,7 +101,8 @@ def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, att
         )
         return [dead_letter(record, None, error, attempts)]
     answer = error_answer(received, error)
-    # ForbiddenSource: whoever sent such an event may never look at its answer, so its operator finds it here.
+    # ForbiddenSource gets a dead letter too: the sender may never look at the answer, so this is where the operator
+    # finds it.
     if error.retriable or isinstance(error, (ProcessingFailed, ForbiddenSource)):
         DEAD_LETTERS.labels(stage.name, error.code).inc()
         log.error("given up", stage=stage.name, image_id=received.image_id, code=error.code, reason=error.message)

@@ -1,5 +1,5 @@
-"""The generations of models as the topic `models` has them. Every role follows the topic, and switches to another
-generation when it reads the record that says so.
+"""The generations of models, read from the topic `models`. Every role follows the topic, and switches to another
+generation when it reads the record that activates it.
 """
 
 import structlog
@@ -12,13 +12,13 @@ from stream.topics import MODELS
 
 log = structlog.get_logger(__name__)
 
-ACTIVE_KEY = "active"  # of the record that names the active generation
-GENERATION_KEY = "generation:"  # and the name: of a generation's record
+ACTIVE_KEY = "active"  # the key of the record that names the active generation
+GENERATION_KEY = "generation:"  # with the name, the key of a generation's record
 
 
 class Generations(TopicFollower):
-    """The generations by name, and which one is active. `default` is known and active as long as the topic says
-    nothing.
+    """The generations by name, and which one is active. `default` is known and active until the topic says
+    otherwise.
     """
 
     def __init__(self, log_: EventLog, default: Generation) -> None:
@@ -28,7 +28,7 @@ class Generations(TopicFollower):
         self._started = False
 
     async def start(self) -> None:
-        """As of a follower. What happened before is not logged, but what it has come to."""
+        """See TopicFollower. Earlier changes are not logged; only the resulting state is."""
         await super().start()
         self._started = True
         log.info("generations", active=self._active, live=[it.name for it in self.live])
@@ -49,12 +49,12 @@ class Generations(TopicFollower):
 
     @property
     def active(self) -> Generation:
-        """The generation that probes are embedded in."""
+        """The generation with which probes are embedded."""
         return self._known[self._active]
 
     @property
     def live(self) -> list[Generation]:
-        """The generations that learned faces are embedded in."""
+        """The generations with which learned faces are embedded."""
         return [it for it in self._known.values() if it.is_live]
 
     @property
@@ -69,8 +69,8 @@ class Generations(TopicFollower):
         return self._known[name]
 
     async def get_or_refresh(self, name: str) -> Generation:
-        """As `get`, for a name that another process has used: that process may have read the topic sooner. Raises
-        NotFound, Unavailable.
+        """As `get`, for a name that came from another process, which may have read the topic sooner. Raises NotFound,
+        Unavailable.
         """
         if name not in self._known:
             await self.refresh()

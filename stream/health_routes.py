@@ -11,16 +11,18 @@ Checks = Mapping[str, Callable[[], Awaitable[None]]]
 
 
 def health_routes(checks: Checks) -> list[web.RouteDef]:
-    """checks: what readiness depends on, by name; each raises when it does not hold."""
-    # The time at which a series began is of no use here, and doubles the number of series.
+    """checks: the conditions of readiness, by name; each raises if it is not met."""
+    # The creation time of each series is not needed, and would double the number of series.
     disable_created_metrics()  # type: ignore[no-untyped-call]
 
     async def healthz(request: web.Request) -> web.Response:
-        """The process answers."""
+        """Answers 200 as long as the process can answer at all."""
         return web.json_response(HealthBody(status="OK").members())
 
     async def readyz(request: web.Request) -> web.Response:
-        """200 when the models are loaded, the groups joined and the stores reachable; else 503 with what is not."""
+        """Answers 200 if the models are loaded, the groups joined and the stores reachable; else 503 with the failed
+        checks.
+        """
         states = {}
         for name, check in checks.items():
             try:

@@ -1,5 +1,5 @@
-"""The objects that other systems put into our own bucket below `incoming/`: what their keys say, and which of them go
-with what is erased.
+"""The objects that other systems put into our own bucket below `incoming/`: the meaning of their keys, and which of
+them an erasure deletes.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ def directory_of(key: str) -> str | None:
 
 
 def read_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
-    """Purpose, directory and person of an object in a bucket that is watched; None where its key does not say."""
-    if not key.startswith(INCOMING) or key.endswith("/"):  # that stands for a folder
+    """The purpose, directory and person of an object in a watched bucket; None if its key does not have them."""
+    if not key.startswith(INCOMING) or key.endswith("/"):  # such an object stands for a folder
         return None
     match key.removeprefix(INCOMING).split("/"):
         case [directory, "learn", person, _, *_]:
@@ -46,12 +46,12 @@ def read_incoming_key(key: str) -> tuple[Purpose, str, str | None] | None:
 
 
 def source_of_original(key: str) -> str:
-    """What an original's metadata says of the key of its source: all behind `incoming/{directory}/`."""
+    """The part of a source's key that the original's metadata keeps: everything after `incoming/{directory}/`."""
     return key.split("/", 2)[2]
 
 
 async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) -> list[str]:
-    """The keys that the sources of these originals may have in our bucket, of those originals that are there."""
+    """The keys that the sources of these originals may have in our bucket. Originals that do not exist are skipped."""
     found = await asyncio.gather(*(objects.metadata(key) for key in original_keys))
     originals = [ObjectMetadata.decoded(it) for it in found if it is not None]
     return [
@@ -72,5 +72,5 @@ async def incoming_keys(directory: str, person: str | None, until_s: float, obje
 
 
 def _unicode_forms(name: str) -> set[str]:
-    """How others may have written a name: ours are in NFC, file names on some systems in NFD."""
+    """The forms in which other systems may have written a name: ours are in NFC, file names on some systems in NFD."""
     return {name, unicodedata.normalize("NFD", name)}

@@ -1,4 +1,6 @@
-"""How far the consumer groups are behind: lag and age of the oldest record, as metrics and for backpressure."""
+"""Measures how far the consumer groups are behind: the lag and the age of the oldest record, as metrics and for
+backpressure.
+"""
 
 import asyncio
 import time
@@ -21,7 +23,7 @@ AGE = Gauge(
 )
 NEAR_RETENTION = Gauge(
     "facestream_retention_used_ratio",
-    "Age of a group's oldest record as a share of its topic's retention: from 1 on records are lost, alarm at 0.5",
+    "Age of a group's oldest record as a share of its topic's retention: records are lost from 1 on; alert at 0.5",
     ["group", "topic"],
 )
 ALARM_RATIO = 0.5
@@ -56,7 +58,7 @@ class LagMonitor:
             self._publish(group, topic, lag)
 
     def age_s(self) -> float:
-        """The age of the oldest record of all pairs, as of the last measurement; 0 where nothing waits."""
+        """The age of the oldest record of all pairs at the last measurement; 0 if none waits."""
         return max(0.0, time.time() - min(self._oldest.values()) / 1000) if self._oldest else 0.0
 
     def _publish(self, group: str, topic: str, lag: int) -> None:

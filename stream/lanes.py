@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 POLL_S = 0.5
-BRIEF_POLL_S = 0.02  # for a poll that leaves topics or partitions out: their records may be wanted before others come
-BULK_FIRST_EVERY = 20  # polls: one in so many asks the bulk lane first
+BRIEF_POLL_S = 0.02  # for a poll that leaves out topics or partitions: it may soon be their turn again
+BULK_FIRST_EVERY = 20  # one poll in this many asks the bulk lane first
 BULK_IDLE_DIVISOR = 4  # the bulk lane gets a quarter of what may be in flight while the first lane is idle …
-BULK_BESIDE = 1  # … and so many records beside a first lane that is not
+BULK_BESIDE = 1  # … and this many records while the first lane is not idle
 
 
 class Poll(NamedTuple):
-    """What to ask the consumer for. topics: None for those of both lanes."""
+    """The arguments of a poll. topics: None for the topics of both lanes."""
 
     max_records: int
     timeout_s: float
@@ -29,7 +29,7 @@ class Lanes:
         self._rounds = 0
 
     def next_polls(self, free: int, in_flight: Mapping[str, int], *, brief: bool) -> list[Poll]:
-        """The polls to make one after the other until one gives records. free: how many records may be polled;
+        """The polls to make, one after the other, until one returns records. free: how many records may be polled;
         in_flight: by topic; brief: some partitions are left out.
         """
         timeout_s = BRIEF_POLL_S if brief else POLL_S

@@ -1,5 +1,5 @@
-"""Lists and deletes objects, many at a time: one request after the other, the metadata of a million pictures would
-take an hour.
+"""Lists and deletes objects with many requests at a time: one after the other, reading the metadata of a million
+pictures would take an hour.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ async def _with_metadata(objects: ObjectReader, some: list[ObjectInfo]) -> list[
 
 
 async def delete_all(objects: ObjectDeleter, keys: AsyncIterator[str]) -> None:
-    """Deletes objects as their keys come. Raises Unavailable."""
+    """Deletes objects as their keys arrive. Raises Unavailable."""
     some: list[str] = []
     async for key in keys:
         some.append(key)

@@ -1,4 +1,4 @@
-"""How far a partition is: which polled records are done, and up to where a commit may go."""
+"""The progress in a partition: which polled records are done, and which offset may be committed."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -9,9 +9,9 @@ from stream.suspects import Suspects
 
 @dataclass
 class PartitionProgress:
-    """One partition in one epoch. Everything below `next_offset` is done, so that much may be committed.
+    """One partition in one epoch. Everything below `next_offset` is done, so `next_offset` may be committed.
 
-    `waiting` holds the records that are not yet handed over, by sequence. `busy` are the sequences that are being
+    `waiting` has the records that are not yet handed over, by sequence. `busy` has the sequences that are being
     handled.
     """
 
@@ -27,7 +27,7 @@ class PartitionProgress:
         self._polled.append(offset)
 
     def done(self, offset: int) -> None:
-        """Marks a record as done; the commit can go past it once all before it are."""
+        """Marks a record as done. A commit can pass it once all records before it are done."""
         self._done.add(offset)
         self.suspects.done(offset)
         while self._polled and self._polled[0] in self._done:
@@ -41,5 +41,5 @@ class PartitionProgress:
 
     @property
     def undone(self) -> int:
-        """How many records were polled and are not done."""
+        """The number of records that were polled and are not done."""
         return len(self._polled) - len(self._done)

@@ -1,8 +1,8 @@
 """Copies the picture that an event refers to, and makes it the image's original.
 
 An event may refer to an object of our own bucket below `incoming/{directory}/` of its own directory, and to one of
-another bucket where a setting names the bucket. An erasure deletes the object in our bucket as well as its copy; of
-another bucket, the copy alone.
+another bucket where a setting names the bucket. An erasure deletes both the object in our bucket and its copy, but of
+an object in another bucket only the copy.
 """
 
 import asyncio
@@ -22,16 +22,18 @@ LONGEST_FILENAME = 255
 
 
 class Sources:
-    """`buckets` are those of other systems that events may refer to, `largest` is in bytes."""
+    """Reads and copies sources. `buckets` are the other systems' buckets to which events may refer; `largest` is in
+    bytes.
+    """
 
     def __init__(self, objects: ObjectReader, store: GuardedStore, buckets: Collection[str], largest: int) -> None:
         self._objects, self._store = objects, store
         self._buckets, self._largest = frozenset(buckets), largest
 
     async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The event, completed from the bytes of its picture, and its original. Where there is a source, it is copied
-        first unless that was done before. received_at: when the image came, ms. Raises Erased, ForbiddenSource,
-        ObjectMissing, UploadTooLarge, NotAnImage, Unavailable, StorageFull.
+        """The event, completed from the bytes of its picture, and its original. A source is copied first, unless that
+        was done before. received_at: when the image was received, ms. Raises Erased, ForbiddenSource, ObjectMissing,
+        UploadTooLarge, NotAnImage, Unavailable, StorageFull.
         """
         source = received.source
         if source is None:
@@ -63,8 +65,8 @@ class Sources:
     async def _copied_before(
         self, received: ImageReceived, received_at: int, missing: ObjectMissing
     ) -> tuple[ImageReceived, StoredObject]:
-        """An event that came before has left a copy; whatever its source is by now, the copy is the picture. Who made
-        it may have died before it looked at the erasures.
+        """The copy that an earlier event has left. It is the picture, even if the source has changed since. The worker
+        that made it may have crashed before it checked the erasures.
         """
         try:
             stored = await self._objects.get(received.object_key)
@@ -75,7 +77,7 @@ class Sources:
 
 
 def _completed(received: ImageReceived, data: bytes) -> ImageReceived:
-    """The event with what follows from the bytes. Raises NotAnImage."""
+    """The event, with the fields that are determined from the bytes. Raises NotAnImage."""
     media_type = media_type_of(data)
     filename = received.filename or (PurePosixPath(received.source.key).name if received.source else "")
     known = {

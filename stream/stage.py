@@ -1,4 +1,4 @@
-"""What a worker runs: a stage of the stream, which knows nothing of offsets."""
+"""The interface of a stage, which a worker runs. A stage knows nothing of offsets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -8,22 +8,24 @@ from schemas.records import EraseRequested, ImageReceived
 
 
 class Stage(Protocol):
-    """`name` is its consumer group."""
+    """A stage of the stream. `name` is its consumer group."""
 
     name: str
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Called when a new epoch begins. What the stage holds in memory is valid only where it is as of the committed
-        offset.
+        """Called when a new epoch begins. State that the stage keeps in memory is valid only if it belongs to the
+        committed offset.
         """
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        """The outputs of these records. Effects are idempotent: records may come again. Raises FacestreamError."""
+        """The outputs of these records. Effects must be idempotent, because records may be handled again. Raises
+        FacestreamError.
+        """
 
     def received(self, record: Record) -> ImageReceived | EraseRequested:
-        """The event that a record stems from. `received_at` says when that came, where the record is not the event
-        itself. Raises UnreadableRecord.
+        """The event from which a record was made. If the record is not the event itself, `received_at` tells when the
+        event was received. Raises UnreadableRecord.
         """
 
     async def probe(self) -> None:
-        """Raises Unavailable while a store that `handle` needs is away."""
+        """Raises Unavailable while a store that `handle` needs is unavailable."""

@@ -1,4 +1,4 @@
-"""The order to stop a worker, and the waits that end with it."""
+"""The signal to stop a worker, and waits that end when it is given."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class StopSignal:
-    """Set once. stage: whose name stands in the process's log."""
+    """Set once, to stop a worker. stage: the name for the process's log."""
 
     def __init__(self, stage: str) -> None:
         self._stage, self._event = stage, asyncio.Event()
@@ -30,12 +30,14 @@ class StopSignal:
         return self._event.is_set()
 
     async def sleep(self, seconds: float) -> None:
-        """Sleeps, until the signal at the latest."""
+        """Sleeps, but no longer than until the signal."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)
 
     async def unless_set(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """What `call` returns, which is tried again while the log is away or full; None when the signal comes first."""
+        """The result of `call`, which is repeated while the log is unavailable or full; None if the signal is given
+        first.
+        """
         while not self.is_set:
             try:
                 return await call()

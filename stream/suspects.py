@@ -1,7 +1,7 @@
 """Suspects: the records that a process had, or may have had, in flight when it ended uncleanly.
 
-One of them may have ended it. So they are tried before all other records, one after the other or a few together, and
-the attempt is noted in the log before it begins. A record whose attempts end the process MOST_ATTEMPTS times is given
+One of them may have ended the process. So they are tried before all other records, one by one or a few together, and
+each attempt is noted in the log before it begins. A record whose attempts end the process MOST_ATTEMPTS times is given
 up.
 """
 
@@ -19,8 +19,8 @@ NO_OFFSET = -1
 class Suspects:
     """The suspects of one partition in one epoch.
 
-    They lie below the offset `below`, the end of the partition when the epoch began. There are at most `left` more of
-    them: the process had no more records in flight. At most `together` are tried at a time. The record at
+    Their offsets are below `below`, the end of the partition when the epoch began. At most `left` more records are
+    suspects, because the process had no more in flight. At most `together` are tried at a time. The record at
     `tried_offset` has been tried `attempts` times by processes that have ended.
     """
 
@@ -34,11 +34,11 @@ class Suspects:
 
     @property
     def undone(self) -> bool:
-        """Whether one of them is not done yet, tried or not."""
+        """Whether any suspect is not done yet, tried or not."""
         return bool(self._undone)
 
     def claim(self, offset: int) -> bool:
-        """Whether the record that was polled next is a suspect; counts those that are."""
+        """Whether the next polled record is a suspect. Counts it if it is."""
         if offset >= self.below or self.left == 0:
             return False
         self.left -= 1
@@ -46,7 +46,7 @@ class Suspects:
         return True
 
     def take(self, sequence_of: Callable[[Record], str] | None) -> list[Record]:
-        """The records to try next: the first, and those behind it that belong to the same sequence."""
+        """The records to try next: the first one, and the following ones of the same sequence."""
         records = [self.untried.popleft()]
         while self.untried and len(records) < self.together:
             if sequence_of and sequence_of(self.untried[0]) != sequence_of(records[0]):
@@ -71,11 +71,11 @@ def suspects_after(
     in_flight: int,
     together: int,
 ) -> dict[TopicPartition, Suspects]:
-    """The suspects of each partition that this member gets. ends: the end offsets; first_epoch: the process has just
+    """The suspects of each newly assigned partition. ends: the end offsets; first_epoch: whether the process has just
     started.
 
-    There are none where another member had the partition: whether that one died or not, the partition looks like any
-    that moves in a rebalance. And a member that was running itself, in an earlier epoch, has not died.
+    There are none if another member had the partition: a crash of that member cannot be distinguished from an ordinary
+    rebalance. There are none either if this process itself had it in an earlier epoch: it has not crashed.
     """
     suspects = {}
     for at, committed in assignment.items():

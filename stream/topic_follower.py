@@ -1,4 +1,6 @@
-"""Follows a topic of one partition that holds a state (`models`, `erasures`): from its start, then as it grows."""
+"""Follows a topic of one partition that represents a state (`models`, `erasures`): from its start, then each new
+record.
+"""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -16,9 +18,10 @@ LOG_AWAY_S = 1.0
 
 
 class TopicFollower(ABC):
-    """Hands each record of a topic to `take`. Call `start` before use, `run` all the time, `close` at the end.
+    """Passes each record of a topic to `take`. Call `start` before use, keep `run` running, and call `close` at the
+    end.
 
-    The topic is compacted and never has tombstones, so its last record stays.
+    The topic is compacted and never has tombstones, so its last record is always kept.
     """
 
     def __init__(self, log_: EventLog, topic: str) -> None:
@@ -29,15 +32,15 @@ class TopicFollower(ABC):
 
     @abstractmethod
     def take(self, record: Record) -> None:
-        """Applies a record to the state; one that cannot be read changes nothing."""
+        """Applies a record to the state. A record that cannot be read changes nothing."""
 
     async def start(self) -> None:
-        """Takes everything that the topic has by now. Raises Unavailable."""
+        """Takes all records that the topic has now. Raises Unavailable."""
         self._reader = await self._log.reader(self._topic, at="start")
         await self.refresh()
 
     async def refresh(self) -> None:
-        """Takes everything that the topic has by now, also beside `run`. Raises Unavailable."""
+        """Takes all records that the topic has now; may be called while `run` is running. Raises Unavailable."""
         end = (await self._log.end_offsets(self._topic)).get(0, 0)
         while self._next_offset < end:
             async with self._reading:

@@ -1,4 +1,4 @@
-"""Reads the records that a topic has by now, and ends."""
+"""Reads the records that a topic has now, and stops at the end."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -19,7 +19,7 @@ class OffsetRange(NamedTuple):
 
 
 async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) -> dict[int, OffsetRange]:
-    """The offsets that each of these partitions has by now, without those that have no record. Raises InvalidRequest
+    """The current offsets of each of these partitions, without partitions that have no records. Raises InvalidRequest
     for an unknown topic, Unavailable.
     """
     starts, ends = await log.start_offsets(topic), await log.end_offsets(topic)
@@ -29,7 +29,7 @@ async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) 
 async def read_ranges(
     log: EventLog, topic: str, wanted: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
 ) -> None:
-    """Hands over all records of these ranges, in order within each partition. Raises Unavailable."""
+    """Passes all records of these ranges to `take`, in order within each partition. Raises Unavailable."""
     left = set(wanted)
     if not left:
         return
@@ -43,13 +43,13 @@ async def read_ranges(
             if records:
                 deadline = time.monotonic() + PATIENCE_S
             elif time.monotonic() > deadline:
-                break  # compaction or retention has taken the last records
+                break  # compaction or retention has deleted the last records
     finally:
         await reader.close()
 
 
 async def read_topic(log: EventLog, topic: str, take: Callable[[Sequence[Record]], None]) -> None:
-    """Hands over all records that a topic has by now, in order within each partition. Raises InvalidRequest for an
+    """Passes all records that a topic has now to `take`, in order within each partition. Raises InvalidRequest for an
     unknown topic, Unavailable.
     """
     await read_ranges(log, topic, await offset_ranges(log, topic, range(await log.partitions(topic))), take)

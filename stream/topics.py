@@ -7,7 +7,9 @@ from backends.log import TopicSpec
 
 @dataclass(frozen=True, slots=True)
 class ChangelogTopic:
-    """A topic that only stream.erase.guarded_store makes records of; not a str, so that NewRecord does not take it."""
+    """A topic for which only stream.erase.guarded_store makes records. It is not a str, so that NewRecord does not
+    accept it.
+    """
 
     name: str
 
@@ -39,18 +41,18 @@ TOPICS = (
     TopicSpec(DEAD_LETTERS, PARTITIONS, retention_s=14 * DAY_S),
 )
 
-# These topics tell how people look and where they were, so they go with the pictures of probes. They are kept for a day
-# at least, for the processors.
+# These topics contain what people look like and where they were, so their records are deleted together with the
+# pictures of probes. They are kept for at least a day, for the processors.
 OF_IMAGES = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
 
 
 def topics(keep_probes: float) -> list[TopicSpec]:
-    """All topics; those of images are kept for `keep_probes` days, one at least and seven at most."""
+    """All topics. Those of images are kept for `keep_probes` days, but at least one and at most seven."""
     kept_s = DAY_S * min(max(keep_probes, 1.0), 7.0)
     return [replace(it, retention_s=kept_s) if it.name in OF_IMAGES else it for it in TOPICS]
 
 
-# Consumer groups and the topics they read. The images of the first lane go through the pairs of INTERACTIVE.
+# Consumer groups and the topics they read. The images of the first lane pass through the pairs of INTERACTIVE.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bridge": (BUCKET_EVENTS,),
     "processors": (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK),

@@ -1,9 +1,9 @@
-"""The worker loop of the system: poll, hand over, handle, append, commit. Read it from the top to the bottom.
+"""The worker loop of the system: poll, hand over, handle, append, commit. The methods are in that order.
 
 A stage knows nothing of offsets. The worker gives it records, appends its outputs, waits until the log has acknowledged
-them, and commits last (rule 2 in docs/architecture.md). Where order counts, the records of one partition and one
-sequence (a directory, for example) are handled in order, a batch at a time. Elsewhere each record is handled by itself,
-many at once.
+them, and commits last (rule 2 in docs/architecture.md). If order matters, the records of one partition and one sequence
+(for example, a directory) are handled in order, a batch at a time. Otherwise each record is handled separately, many at
+once.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from stream.suspects import suspects_after
 
 log = structlog.get_logger(__name__)
 
-COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; what is done again after a crash has the same effect
+COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; repeating work after a crash does no harm
 COMMIT_RETRY_S = 0.1
-UNSURE_S = 0.1  # between two looks whether the partitions are this member's still
-MOST_RETRYING = 1_000  # records that wait for another try: with more of them nothing is polled
+UNSURE_S = 0.1  # between two checks whether this member still has its partitions
+MOST_RETRYING = 1_000  # while more records than this wait for another try, nothing is polled
 
 
 class Worker:
     """Runs one stage as one member of its consumer group, until `stop`.
 
-    `bulk` are the topics of the second lane. `sequence_of` names the sequence of a record; None where order does not
-    count. `linger_s` is as for EventLog.consumer. After an unclean end, `suspects_together` records are tried at a
-    time, and each alone when that ends uncleanly too. `give_up_after_s` is how long records are retried although the
-    stores that the stage needs are there.
+    `bulk` are the topics of the second lane. `sequence_of` returns the sequence of a record; it is None if order does
+    not matter. `linger_s` is as for EventLog.consumer. After an unclean end, `suspects_together` records are tried at a
+    time, and each one alone if that ends uncleanly too. `give_up_after_s` is how long records are retried while the
+    stores that the stage needs are available.
     """
 
     def __init__(
@@ -62,9 +62,9 @@ class Worker:
         self._give_up_after_s = give_up_after_s
         self._consumer: Consumer | None = None
         self._epoch = Epoch(NO_EPOCH, {}, {})
-        self._handling = 0  # calls of the stage's `handle` under way
+        self._handling = 0  # running calls of the stage's `handle`
         self._stop = StopSignal(stage.name)
-        self._changed = asyncio.Event()  # something that the loop may be waiting for
+        self._changed = asyncio.Event()  # set when something happens for which the loop may be waiting
         self._done_since_commit = asyncio.Event()
         self.ready = asyncio.Event()
 
@@ -78,14 +78,16 @@ class Worker:
             raise Unavailable("joining its consumer group")
 
     def stop(self) -> None:
-        """Ends the loop: what is being handled is finished and committed, what waits for another try is left to the
-        next start.
+        """Ends the loop. Records that are being handled are finished and committed, those that wait for a retry are
+        not.
         """
         self._stop.set()
         self._changed.set()
 
     async def run(self) -> None:
-        """Raises what no retry can mend: OffsetGone, TopicMismatch, or a defect of the worker itself."""
+        """Runs until `stop`. Raises what no retry can solve: OffsetGone, TopicMismatch, or a bug in the worker
+        itself.
+        """
         consumer = self._consumer = await self._stop.unless_set("join", self._join)
         if consumer is None:
             return
@@ -120,9 +122,9 @@ class Worker:
     # Poll.
 
     async def _poll(self, consumer: Consumer) -> list[Record]:
-        """The next records of the lane whose turn it is; [] when there are none, or no more may be in flight. Where
-        order counts, a partition gets at most three quarters of what may be in flight, so that one slow sequence leaves
-        room for others.
+        """The next records of the lane whose turn it is; [] if there are none, or if no more may be in flight. If order
+        matters, a partition gets at most three quarters of the records that may be in flight, so that one slow sequence
+        leaves room for others.
         """
         epoch = self._epoch
         free = self._max_in_flight - epoch.in_flight.total()
@@ -140,9 +142,7 @@ class Worker:
         return []
 
     async def _begin_epoch(self, consumer: Consumer) -> bool:
-        """Goes on with the assignment that the last poll brought, once the stage has ended what it was handling. False
-        when the worker was stopped before that.
-        """
+        """Begins a new epoch when the stage is idle. Returns False if the worker was stopped before that."""
         self._epoch.end()
         assignment = consumer.assignment
         ends = await self._stop.unless_set("reading end offsets", partial(end_offsets, self._log, assignment))
@@ -166,7 +166,7 @@ class Worker:
     # Hand over.
 
     def _hand_over(self, tasks: asyncio.TaskGroup) -> None:
-        """Starts what waits: one task a record or, where order counts, one a sequence."""
+        """Starts tasks for the waiting records: one per record or, if order matters, one per sequence."""
         epoch = self._epoch
         for progress in epoch.partitions.values():
             if self._sequence_of is None:
@@ -180,7 +180,7 @@ class Worker:
                     tasks.create_task(self._process_sequence(progress, sequence, epoch))
 
     async def _process_sequence(self, progress: PartitionProgress, sequence: str, epoch: Epoch) -> None:
-        """Processes a sequence's records, all that wait at a time, until none waits or the partition is lost."""
+        """Processes a sequence's records, all waiting ones at a time, until none waits or the partition is lost."""
         while not self._stop.is_set and epoch.is_current:
             batch = progress.waiting.pop(sequence, None)
             if batch is None:
@@ -189,7 +189,7 @@ class Worker:
         progress.busy.discard(sequence)
 
     async def _try_suspects(self, consumer: Consumer, tasks: asyncio.TaskGroup) -> None:
-        """Tries suspects, one group after the other. A suspect that waits for another try holds up those behind it: an
+        """Tries suspects, one group after the other. A suspect that waits for another try delays the following ones: an
         attempt is noted by a commit of its offset, and nothing is committed past a record that is not done.
         """
         epoch = self._epoch
@@ -200,20 +200,20 @@ class Worker:
             if attempt > MOST_ATTEMPTS:
                 await self._give_up(records[0], ended_the_process(), MOST_ATTEMPTS, epoch)
                 continue
-            epoch.committed({at: offset})  # a commit of what was done before must not undo the note
+            epoch.committed({at: offset})  # a later commit of the same offset must not overwrite the note
             if not await self._commit_patiently(consumer, {at: noted(offset, Attempt(attempt))}):
                 continue
             trial = tasks.create_task(self._process(records, epoch))
             trial.add_done_callback(lambda _: self._changed.set())
             while not trial.done() and epoch.retrying.isdisjoint(records):
                 await self._change()
-            await self._commit(consumer, self._run_by_me)  # at once: the next one may end the process
+            await self._commit(consumer, self._run_by_me)  # immediately, because the next suspect may end the process
 
     # Handle and append.
 
     async def _process(self, records: list[Record], epoch: Epoch) -> bool:
-        """Handles records, appends what comes of them, and marks them as done. What fails is tried again, record by
-        record, and given up in the end. False when the worker was stopped, or the partition was lost, before that.
+        """Handles records, appends their outputs, and marks them as done. Records that fail are tried again, one by
+        one, and given up in the end. False if the worker was stopped, or the partition was lost, before that.
         """
         attempts = Attempts(self._stage, records, self._give_up_after_s)
         while epoch.is_current:
@@ -247,7 +247,7 @@ class Worker:
         return False
 
     async def _handle(self, records: list[Record]) -> list[NewRecord]:
-        """The outputs of the stage. Raises FacestreamError, ProcessingFailed for a defect of the stage."""
+        """The outputs of the stage. Raises FacestreamError; ProcessingFailed for a bug in the stage."""
         self._handling += 1
         try:
             return await self._stage.handle(records)
@@ -261,11 +261,12 @@ class Worker:
             self._changed.set()
 
     async def _append(self, outputs: list[NewRecord], epoch: Epoch) -> bool:
-        """Appends outputs; they are flushed when this returns. Tries without end: what is appended twice has one
-        effect, what is not appended is lost. A worker that has lost its partitions must not append, so it waits while
-        it is not sure of them. False when it was stopped, or has lost them, before that: the records come again.
+        """Appends outputs; they are durable when this returns. It retries without limit: appending twice does no harm,
+        but an output that is not appended is lost. A worker that has lost its partitions must not append, so it waits
+        while it does not know whether it still has them. Returns False if it was stopped, or has lost them, before
+        that: the records are polled again.
 
-        Raises InvalidRequest, with nothing appended, when an output is larger than the log takes.
+        Raises InvalidRequest, with nothing appended, if an output is larger than the log accepts.
         """
         failures = 0
         while outputs:
@@ -286,7 +287,7 @@ class Worker:
         return True
 
     async def _give_up(self, record: Record, error: FacestreamError, attempts: int, epoch: Epoch) -> bool:
-        """Appends an answer and, where it takes one, a dead letter. False as for `_process`."""
+        """Appends an answer and, if needed, a dead letter. Returns False as `_process` does."""
         if not await self._append(outputs_of_failure(self._stage, record, error, attempts), epoch):
             return False
         self._done([record], epoch)
@@ -307,8 +308,8 @@ class Worker:
             await self._commit(consumer, self._run_by_me)
 
     async def _commit(self, consumer: Consumer, note: CommitNote) -> None:
-        """Commits what is done since the last commit; every partition at a clean stop, so that the next start knows of
-        it. A failure is logged, and another commit follows.
+        """Commits what was done since the last commit. At a clean stop it commits every partition, so that the next
+        start knows that the stop was clean. A failure is logged, and another commit follows.
         """
         epoch = self._epoch
         offsets = epoch.offsets() if note == CleanStop() else epoch.advanced()
@@ -323,8 +324,8 @@ class Worker:
             self._done_since_commit.set()
 
     async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commits, also when the log is away for long. False when the worker was stopped, or the group has rebalanced,
-        before that.
+        """Commits; retries while the log is unavailable. False if the worker was stopped or the group has
+        rebalanced.
         """
         return bool(await self._stop.unless_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
 
@@ -335,13 +336,13 @@ class Worker:
         await self._changed.wait()
 
     async def _stage_is_idle(self) -> None:
-        """Waits until the stage handles nothing. Records may go on waiting for another try."""
+        """Waits until the stage is handling nothing. Records may still wait for another try."""
         while self._handling:
             await self._change()
 
 
 async def _commit_unless_fenced(consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
-    """False when the group has rebalanced: the next poll brings the new epoch."""
+    """Commits. Returns False if the group has rebalanced: the next poll begins the new epoch."""
     try:
         await consumer.commit(offsets)
     except Fenced:

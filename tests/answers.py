@@ -1,4 +1,4 @@
-"""Bodies of answers, complete, for tests that name only what they are about."""
+"""Complete bodies of answers, for tests that set only the members that matter to them."""
 
 import uuid
 from typing import Any

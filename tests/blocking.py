@@ -1,4 +1,4 @@
-"""How long code keeps the event loop from going on."""
+"""Measures how long code blocks the event loop."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ TURN_S = 0.001
 class LoopWatch:
     """As an async context manager it measures the longest turn of the event loop.
 
-    Time in which a thread of this process was ready to run, but the machine ran other processes, is taken off: a test
-    must find what blocks, not how busy the machine is.
+    Time in which a thread of this process was ready to run, but the machine ran other processes, is subtracted: a test
+    must find code that blocks, not a busy machine.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class LoopWatch:
 
 
 def _ready_s() -> float:
-    """Seconds in which the threads of this process waited for a core so far, where the system tells it."""
+    """Seconds for which the threads of this process have waited for a core, if the system reports that."""
     total = 0
     for thread in Path("/proc/self/task").glob("*/schedstat"):
         with suppress(OSError):  # it has ended

@@ -1,7 +1,6 @@
-"""What the tests need from outside: the real weights, and photos of real people, which come in a package.
+"""External resources of the tests: the real weights, and photos of real people, which come in a package.
 
-The real servers are in servers/fixtures.py. A test that asks for one of them gets a marker that says so, see
-selection.py.
+The real servers are in servers/fixtures.py. A test that uses one of them gets a marker, see selection.py.
 """
 
 import os
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture(scope="session")
 def weights_folder() -> Path:
-    """A folder with the converted weights: $FACESTREAM_WEIGHTS, else data/weights, filled when it is not yet."""
+    """A folder with the converted weights: $FACESTREAM_WEIGHTS, else data/weights, which is filled if needed."""
     from weights.get import get
 
     folder = Path(os.environ.get("FACESTREAM_WEIGHTS", ROOT / "data" / "weights"))
@@ -49,6 +48,6 @@ async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
 
 @pytest.fixture
 async def state(log: SqliteLog) -> AsyncIterator[SystemState]:
-    """What a role follows, as of now, on `log`."""
+    """The state that a role follows on `log`."""
     async with follow_state(log) as state:
         yield state

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
-# Their `sh` blocks are run one after the other, on one service, as somebody does who reads them in this order.
+# Their `sh` blocks are run one after the other on one service, as by a reader who follows them in this order.
 GUIDE = ("README.md", "docs/http.md", "docs/operations.md")
 EVENTS = "docs/events.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block. `kind` is what stands behind the opening fence, `line` the number of that line."""
+    """A fenced block. `kind` is the text after the opening fence, `line` the number of that line."""
 
     document: str
     line: int

@@ -1,4 +1,4 @@
-"""Broken picture files, made from drawn ones: cut off, of the wrong kind, with lengths and sizes that are not true."""
+"""Broken picture files, made from drawn ones: truncated, of the wrong kind, or with wrong lengths and sizes."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def whole() -> dict[str, bytes]:
 
 
 def broken() -> dict[str, bytes]:
-    """Some hundred files that no decoder has to show, by a name that says what is wrong with each."""
+    """Some hundred files that a decoder may refuse, by a name that says what is wrong with each."""
     found = {
         "empty": b"",
         "one byte": b"\xff",
@@ -85,7 +85,9 @@ def _changed(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _png(width: int, height: int, *, length: int | None = None, checksum: int = 0) -> bytes:
-    """length: said of the pixels' chunk instead of the true one. checksum: added to the header's."""
+    """A PNG. length: the length to write for the chunk of pixels. checksum: a number to add to the header's
+    checksum.
+    """
 
     def chunk(kind: bytes, body: bytes, length: int | None = None, added: int = 0) -> bytes:
         said = len(body) if length is None else length
@@ -96,7 +98,7 @@ def _png(width: int, height: int, *, length: int | None = None, checksum: int = 
 
 
 def _jpeg(width: int, height: int) -> bytes:
-    """The drawn picture, of which its frame header says another size."""
+    """The drawn picture with another size in its frame header."""
     data = drawn("JPEG")
     at = data.index(b"\xff\xc0") + 5
     return data[:at] + struct.pack("!HH", height, width) + data[at + 4 :]

@@ -1,7 +1,7 @@
-"""Networks of a user's own as ONNX files, made from torch where the test runs.
+"""A user's own networks as ONNX files, exported from torch in the test.
 
-A small one with known weights is quick, but all faces look nearly alike to it; the shipped embedder, exported, knows
-people.
+A small network with known weights is quick, but gives nearly the same vector for all faces. The exported shipped
+embedder recognizes people.
 """
 
 import tempfile

@@ -1,8 +1,8 @@
-"""What each test needs, as markers: see `make unit`.
+"""Marks each test with what it needs: see `make unit`.
 
-servers: Kafka, MinIO, Cassandra. models: the converted weights, or photos of people. e2e: the service, or a command of
-it, in processes of its own. The first two follow from the fixtures that a test asks for, the third from its folder.
-Tests without any of them reach nothing outside this machine, and a fixture holds them to that.
+servers: Kafka, MinIO, Cassandra. models: the converted weights, or photos of people. e2e: the service, or one of its
+commands, in separate processes. The first two depend on the fixtures that a test uses, the third on its folder. Tests
+without a marker connect to no other machine; a fixture enforces that.
 """
 
 import ipaddress
@@ -94,5 +94,5 @@ def _folder(item: pytest.Item) -> str:
 
 
 def _need(item: pytest.Item) -> str:
-    """The marker that says most about why a test is left out of `make unit`; "" for one that is not."""
+    """The main reason, as a marker, why a test is left out of `make unit`; "" if it is not."""
     return next((name for name in NEEDS if item.get_closest_marker(name)), "")

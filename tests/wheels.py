@@ -12,13 +12,13 @@ BUILD_INPUTS = ("pyproject.toml", "README.md", "LICENSE")
 
 
 def packages() -> set[str]:
-    """The top-level packages that the wheel is to have, by pyproject.toml."""
+    """The top-level packages that the wheel must have according to pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     return {pattern.removesuffix("*") for pattern in project["tool"]["setuptools"]["packages"]["find"]["include"]}
 
 
 def build_wheel(folder: Path) -> Path:
-    """Builds the wheel from a copy of the sources: a build leaves folders behind in the tree that it is made in."""
+    """Builds the wheel from a copy of the sources, because a build leaves folders behind in its source tree."""
     sources = folder / "sources"
     sources.mkdir()
     for name in BUILD_INPUTS:

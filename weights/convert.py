@@ -1,7 +1,7 @@
 """Converts the published files to safetensors with the names of processors/models, with the normalization folded in.
 
-Folding uses float64 and elementwise IEEE operations only, and rounds once, so that every machine gets the same bytes:
-their sha256 is in the manifest. Nothing here imports torch or unpickles.
+Folding uses only float64 and elementwise IEEE operations, and rounds once, so that every machine gets the same bytes.
+Their sha256 is in the manifest. Nothing here imports torch or unpickles.
 """
 
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def centerface(content: bytes) -> bytes:
     try:
         graph = onnx.load_model_from_string(content).graph
         constants = {each.name: np.array(onnx.numpy_helper.to_array(each), np.float64) for each in graph.initializer}
-    except Exception as error:  # onnx and protobuf raise many kinds: KeyError, DecodeError, ValueError
+    except Exception as error:  # onnx and protobuf raise many kinds of errors: KeyError, DecodeError, ValueError
         raise WeightsInvalid(f"not CenterFace's ONNX file: {error}") from error
 
     convolutions: list[list[NDArray[np.float64]]] = []

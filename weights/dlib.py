@@ -70,7 +70,7 @@ class Reader:
         return -value if head & 0x80 else value
 
     def real(self) -> None:
-        """Skips a mantissa and an exponent: no such number of the file is needed."""
+        """Skips a real number (mantissa and exponent): none of the file's is needed."""
         self.integer()
         self.integer()
 
@@ -97,7 +97,7 @@ def convolution(reader: Reader) -> Convolution:
     tag = reader.string()
     reader.expect(tag in ("con_4", "con_5", "con_6"), "a convolution")
     parameters = reader.tensor().reshape(-1)
-    for _ in range(7):  # filters, rows, columns, strides and padding: the network's module has them
+    for _ in range(7):  # filters, rows, columns, strides and padding: they are known from the network's module
         reader.integer()
     shape, _ = reader.alias(), reader.alias()
     for _ in range(4):

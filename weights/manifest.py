@@ -1,6 +1,6 @@
 """The manifest of models: the source of each, its measured accuracy, and its thresholds and calibrations.
 
-Ingest and sink read it too, so that nothing here may import torch.
+Ingest and sink read it too, so nothing here may import torch.
 """
 
 import tomllib
@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ScoreCalibration(Entry):
-    """Points of raw detection score → share of the boxes of that score that are faces."""
+    """The calibration of a detector: raw scores, and for each the share of boxes with that score that are faces."""
 
     scores: list[float]
     precision: list[Share]
@@ -35,8 +35,8 @@ class ScoreCalibration(Entry):
 
 
 class Accuracy(Entry):
-    """On LFW: verification of 6,000 pairs, with one pass and with the mirrored chip; and the true positive
-    identification rate (TPIR) by gallery size.
+    """Accuracy on LFW: verification of 6,000 pairs, with the chip alone and together with the mirrored chip; and the
+    true positive identification rate (TPIR) by gallery size.
     """
 
     lfw: Share
@@ -68,7 +68,7 @@ class DetectorModel(Model):
 
 
 class ShippedDetector(Entry):
-    """A network and how it is run. mirror: averages the results of the picture and of the mirrored picture."""
+    """A network and how it is run. mirror: whether to average the results for the picture and the mirrored picture."""
 
     model: str
     mirror: bool

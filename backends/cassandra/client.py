@@ -26,13 +26,13 @@ from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, 
 
 T = TypeVar("T")
 
-# Requests in flight at once: with fewer the server waits for the client, with more they wait for each other. All single
-# requests together have this limit, and each series has it again.
+# Requests in flight at once. With fewer, the server waits for the client; with more, requests wait for each other. The
+# limit applies to all single requests together, and separately to each series.
 IN_FLIGHT = 128
 SERIES_AT_ONCE = 2
-# So many requests, or fewer, are sent as single ones.
+# Up to this many requests are sent as single ones.
 SINGLE_REQUESTS = 8
-# After so long without any server the client connects anew: the hosts' names may have other addresses by then.
+# After this time without any server the client connects anew, because the hosts' names may have new addresses.
 AWAY_S = 30.0
 CLOSE_S = 10.0
 
@@ -76,7 +76,7 @@ class Client:
     """
 
     def __init__(self, server: ServerUrl, statements: Sequence[Statement], ready: Callable[[Session], None]) -> None:
-        """`statements`: all that will be used. `ready` raises for a keyspace in which they cannot be."""
+        """`statements`: all that will be used. `ready` raises if the keyspace does not have the tables they need."""
         self._server, self._statements, self._ready = server, statements, ready
         self._where = f"cassandra://{','.join(f'{host}:{port}' for host, port in server.hosts)}/{server.path}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vectors-cassandra")
@@ -134,7 +134,7 @@ class Client:
         return Columns(columns, following)
 
     async def run_on_new_connection(self, work: Callable[[Session], None]) -> None:
-        """Runs it in a thread on a connection of its own, without the check that the keyspace is ready."""
+        """Runs `work` in a thread, on a separate connection, without checking that the keyspace is ready."""
 
         def connected() -> None:
             cluster = cluster_of(self._server)
@@ -150,9 +150,9 @@ class Client:
             raise self._to_port_error(error) from error
 
     async def close(self) -> None:
-        """Closes within CLOSE_S or so. Requests in flight fail."""
+        """Closes within about CLOSE_S. Requests in flight fail."""
         self._closed = True
-        for waiting in self._waiting:  # the driver would leave them until their timeout
+        for waiting in self._waiting:  # the driver would not end them before their timeout
             if not waiting.done():
                 waiting.set_exception(Unavailable(f"{self} is closed"))
         if self._attempt is not None:
@@ -188,7 +188,7 @@ class Client:
         try:
             outcome = await waiting
         except Refused as error:
-            await self.run_on_new_connection(self._ready)  # raises where the keyspace is gone
+            await self.run_on_new_connection(self._ready)  # raises if the keyspace no longer exists
             raise InvalidRequest(f"{self}: {error}") from error
         except FAILURES as error:
             if isinstance(error, NoHostAvailable):
@@ -210,9 +210,9 @@ class Client:
     def _deliver(self, request: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
         free_references(request)
         self._answers.append((answer, outcome))
-        if not self._woken:  # once for all answers that arrive meanwhile: to wake the event loop costs more than those
+        if not self._woken:  # once for all answers that arrive meanwhile: waking the event loop costs more than they do
             self._woken = True
-            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed, and nobody is waiting
                 answer.get_loop().call_soon_threadsafe(self._settle)
 
     # In the event loop again.

@@ -23,11 +23,11 @@ PORT = 9042
 
 CONNECT_S = 5.0
 REQUEST_S = 10.0
-# A server that has not answered for so long is taken for dead, even where its connections stay open.
+# A server that has not answered for this long is considered unavailable, even if its connections are still open.
 HEARTBEAT_S = 10.0
 # The longest pause between two attempts to reconnect to a server.
 RECONNECT_S = 5.0
-# After so long without an answer, a request is sent to a second server too.
+# After this time without an answer, a request is also sent to a second server.
 SECOND_ATTEMPT_S = 0.5
 
 

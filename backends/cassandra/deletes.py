@@ -1,7 +1,7 @@
 """Deletes from Cassandra.
 
-A delete is written with a timestamp, as a face is, and hides everything with the same or an earlier timestamp, even
-what is written later. The servers forget it after gc_grace_seconds, ten days.
+Like a face, a delete is written with a timestamp. It hides everything with the same or an earlier timestamp, even if
+that is written later. The servers forget the delete after gc_grace_seconds, ten days.
 """
 
 import asyncio
@@ -61,6 +61,6 @@ async def _delete_bucket(client: Client, directory: str, generation: str, bucket
 async def _delete_answer(client: Client, image_id: str) -> None:
     written = await client.run(_ANSWER_WRITTEN, (image_id,))
     # The clock of the process that wrote it may be ahead of ours. An answer that is not found is deleted too, because
-    # its write may have reached some of the servers only.
+    # its write may have reached only some of the servers.
     until = max([time.time_ns() // 1000, *(at for (at,) in written if at is not None)])
     await client.run(_DELETE_ANSWER, (until, image_id))

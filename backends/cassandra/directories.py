@@ -1,8 +1,8 @@
 """The list of directories in Cassandra, which is kept so that listing them does not read all faces.
 
-A directory is listed when faces are put into it. When its last face is deleted, it is unlisted and noted as emptied, by
-its digest. A delayed put may then list it again although the put's faces are erased and not there. So a directory that
-is noted as emptied is only shown if it has faces, as long as erasures are kept.
+A directory is listed when faces are put into it. When its last face is deleted, it is removed from the list and its
+digest is recorded as emptied. A delayed put may then list it again, although the faces of that put are erased. So while
+erasures are kept, a directory that is recorded as emptied is returned only if it has faces.
 """
 
 import asyncio
@@ -34,8 +34,9 @@ STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _ANY_FACE)
 async def listing(client: Client, galleries: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
     """Lists these (directory, generation) while faces are put into them.
 
-    Before, so that a process that dies leaves no faces in a directory that is not listed. And again after, in case a
-    delayed delete has found no faces yet and has unlisted the directory meanwhile.
+    They are listed before the put, so that a process that crashes leaves no faces in a directory that is not listed.
+    They are listed again after it, because a delayed delete may have found no faces and removed the directory from the
+    list meanwhile.
     """
     await _list(client, galleries)
     yield
@@ -49,9 +50,9 @@ async def _list(client: Client, galleries: Sequence[tuple[str, str]]) -> None:
 
 
 async def unlist_if_empty(client: Client, generation: str, directory: str) -> None:
-    # A directory that is listed after this moment stays listed. Faces that were put before it are seen, because puts
-    # and deletes of a directory come one after the other, in the order of its partition of the log. A worker that was
-    # delayed only repeats what was put.
+    # A directory that is listed after this moment stays listed. Faces that were put before it are found, because puts
+    # and deletes of a directory are made one after the other, in the order of its partition of the log. A delayed
+    # worker only repeats earlier puts.
     now = _now()
     if await _has_faces(client, generation, directory):
         return

@@ -1,4 +1,4 @@
-"""All that is used of cassandra-driver beyond its documented interface.
+"""Everything that is used of cassandra-driver beyond its documented interface.
 
 Its private members are reached only through the functions of this file. Besides them, this folder uses ErrorMessage of
 cassandra.protocol (client.py, schema.py) and ConnectionException of cassandra.connection (client.py), which have public
@@ -29,7 +29,7 @@ def free_references(request: ResponseFuture) -> None:
     """Breaks the reference cycles of a request that was answered.
 
     A request, its callbacks and its timer refer to each other, so the driver leaves them, and the rows, to the garbage
-    collector. With thousands of requests that takes a third of the time.
+    collector. With thousands of requests, collecting them takes a third of the time.
     """
     request.clear_callbacks()
     request._timer = None

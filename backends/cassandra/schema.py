@@ -1,8 +1,8 @@
 """The keyspace and its tables, which one process at a time creates and migrates.
 
-When two servers create the same table at once, they make two of it and then disagree. So a row in `schema_versions` is
-a lock, which is taken by a conditional update. Only that table itself may be created by several at once: it has a fixed
-id, which makes them agree.
+When two servers create the same table at once, they create two tables and then disagree. So a row in `schema_versions`
+is a lock, which is taken by a conditional update. Only that table itself may be created by several processes at once:
+it has a fixed id, so that the servers agree.
 """
 
 import time
@@ -18,7 +18,7 @@ from cassandra.query import SimpleStatement
 from schemas.errors import ConfigurationError, Unavailable
 
 BUCKETS = range(16)
-# A process that dies while it creates the tables keeps the lock for so long.
+# A process that crashes while it creates the tables keeps the lock for this long.
 LOCK_S = 60
 PATIENCE_S = 150.0
 LOOK_EVERY_S = 0.2
@@ -37,15 +37,15 @@ _VERSIONS = """
 CREATE TABLE IF NOT EXISTS {keyspace}.schema_versions (name text PRIMARY KEY, version int, holder uuid) WITH id = {id}
 """
 
-# The statements that each version adds to the one before. Every one may be run twice.
+# The statements that each version adds to the one before. It is safe to run any of them twice.
 #
-# All tables have the default gc_grace_seconds, ten days. For so long a delete hides what is written later with an
+# All tables have the default gc_grace_seconds, ten days. During that time a delete hides what is written later with an
 # earlier timestamp. A server that missed a delete must be repaired within that time, or it brings deleted rows back.
 #
 # faces: a gallery has 16 partitions, sorted by person, under 100 MB each for two million faces of 128 numbers. It is
 # read as a whole, so leveled compaction keeps it in few files. directories: by generation, in 16 partitions, because
-# every learn writes to it. answers: they expire by their TTL; those of a day are in files of their own, which are
-# deleted whole.
+# every learn writes to it. answers: they expire by their TTL. The answers of each day are in separate files, which are
+# deleted as a whole.
 _VERSION_1 = (
     """
     CREATE TABLE IF NOT EXISTS {keyspace}.faces (
@@ -95,7 +95,7 @@ def bucket_of(name: str) -> int:
 def create(session: Session, keyspace: str, replication: int) -> None:
     """Creates the keyspace and its tables, or migrates them. Blocks.
 
-    Raises Unavailable when the servers do not come to an agreement, or another process does not finish.
+    Raises Unavailable if the servers do not agree on the schema, or if another process does not finish.
     """
     holder = uuid.uuid4()
     until = time.monotonic() + PATIENCE_S

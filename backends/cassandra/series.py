@@ -1,7 +1,7 @@
 """Sends many requests, a limited number at once: for each answer the driver's thread sends the next request.
 
-The event loop takes no part in that. When it sent the requests, or only the first ones, the two threads waited for each
-other's turn in the interpreter, and a third fewer faces a second were written.
+The event loop is not involved. When it sent all requests, or only the first ones, the two threads waited for each other
+to release the interpreter lock, and a third fewer faces were written per second.
 """
 
 import asyncio
@@ -79,7 +79,7 @@ class RequestSeries:
     def _end(self, error: Exception | None) -> None:
         if not self._ended:
             self._ended = True
-            with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+            with suppress(RuntimeError):  # the event loop is closed, and nobody is waiting
                 self._loop.call_soon_threadsafe(_settle, self.done, error)
 
 

@@ -1,8 +1,8 @@
 """The vector store in Cassandra.
 
 A gallery has 16 partitions, and a hash of a person's name says which one has the person's faces. A face is written with
-the time of its event as timestamp, so that the later one wins in whatever order they are written. Faces are counted
-from the rows when they are listed, so there are no counters to keep correct.
+the time of its event as its timestamp, so that the later one wins, in whatever order they are written. Faces are
+counted from the rows when they are listed, so there are no counters to keep correct.
 """
 
 import asyncio
@@ -39,8 +39,8 @@ from backends.vectors import (
 from schemas.errors import ConfigurationError
 
 SETTING = "FACESTREAM_VECTORS"
-# Rows in a page of a gallery, and how many pages are requested at once. With more of either a gallery is not read
-# faster, and a page takes four times its size in memory.
+# Rows in a page of a gallery, and pages requested at once. Larger numbers do not read a gallery faster, and a page
+# takes four times its size in memory.
 PAGE_FACES, PAGES_AHEAD = 500, 2
 # People read from each bucket beyond its share, so that a listing seldom needs a second request.
 SPARE_PEOPLE = 10
@@ -234,7 +234,8 @@ class CassandraVectors(VectorStore):
 
     async def put_answers(self, answers: Sequence[StoredAnswer]) -> None:
         now = time.time()
-        # They are sent at the same time, with the times at which they are sent: of two for an image the later one wins.
+        # They are sent at the same time, with the current time as timestamp: of two answers to an image, the later one
+        # wins.
         rows = ((it.image_id, it.value, it.expires_at, _ttl(it.expires_at, now)) for it in answers)
         await self._client.run_all(((_PUT_ANSWER, row) for row in rows), len(answers))
 

@@ -30,9 +30,9 @@ HEADER_BYTES = 16 << 10
 # More than there are cores, because an fsync waits for the disk and not for the processor.
 THREADS = 8
 LIST_BATCH = 1000
-# An attempt fails only when a delete empties and removes the folder at that very moment.
+# An attempt fails only if a delete removes the empty folder at the same moment.
 PUT_ATTEMPTS = 50
-# Folders that are known to be durable. Beyond so many all are forgotten, and each is synced once more.
+# Folders that are known to be durable. When there are more than this, all are forgotten, and each is synced once more.
 KNOWN_FOLDERS = 100_000
 
 
@@ -125,7 +125,7 @@ class FileObjects(ObjectStore):
     # In the threads.
 
     def _prepare(self) -> None:
-        """Makes the folder, and removes the temporary files of dead processes. Does so once."""
+        """Makes the folder and removes the temporary files of ended processes, once."""
         if self._prepared:
             return
         with self._preparing:
@@ -134,7 +134,7 @@ class FileObjects(ObjectStore):
                 with suppress(FileNotFoundError, BlockingIOError):
                     file = os.open(left_over, os.O_RDONLY)
                     try:
-                        # The process that writes a file holds its lock. A dead process holds none.
+                        # The process that writes a file holds its lock. The lock ends with the process.
                         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                         left_over.unlink()
                     finally:
@@ -152,12 +152,12 @@ class FileObjects(ObjectStore):
                 os.fsync(file)
                 self._make_folder(path.parent)
                 put = _move(temporary, path, if_absent)
-                # Also when another put was first: it may not have synced the folder yet.
+                # Also if another put was first: it may not have synced the folder yet.
                 _sync_folder(path.parent)
                 return put
             except FileNotFoundError:
                 # A delete has removed the folder, or one above, while it was empty. Or another process that was just
-                # starting has removed our temporary file between open and lock, as if its process were dead.
+                # starting has removed our temporary file between open and lock, as if its process had ended.
                 self._durable.difference_update(path.parents)
                 attempts -= 1
                 if not attempts:
@@ -175,7 +175,7 @@ class FileObjects(ObjectStore):
             folder.mkdir(parents=True, exist_ok=True)
         else:
             self._make_folder(folder.parent)
-            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails when a delete removes it at that moment
+            with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails if a delete removes it at that moment
                 folder.mkdir()
         _sync_folder(folder.parent)
         if len(self._durable) >= KNOWN_FOLDERS:
@@ -257,7 +257,7 @@ def _read(path: Path, with_data: bool) -> StoredObject | None:
         beginning = os.pread(file, HEADER_BYTES, 0)
         length = _header_length(beginning, path)
         metadata = json.loads(beginning[:length])
-        # The data is read by itself, not cut out of the file's bytes, which would copy it once more.
+        # The data is read separately: slicing it out of the file's bytes would copy it once more.
         size = os.fstat(file).st_size - length if with_data else 0
         data = os.pread(file, size, length)
         if len(data) != size:

@@ -1,4 +1,4 @@
-"""Maps an object's key to a path and back. Any text is a key, and no path leaves the folder of the store.
+"""Maps an object's key to a path and back. Any text is a valid key, and no path leads out of the store's folder.
 
 Each level of a key is percent-encoded, which replaces every character with a meaning in file systems. Names of files
 end in '@' and those of folders do not, so that the keys 'a' and 'a/b' can both exist. A level that is too long for a
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-# File systems take 255 bytes.
+# File systems allow 255 bytes.
 LONGEST_NAME = 200
 _FILE = "@"
 _CONTINUED = "+"

@@ -23,13 +23,13 @@ from schemas.errors import ConfigurationError, Unavailable
 SETTING = "FACESTREAM_LOG"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
 CONNECT_TIMEOUT_S = 5.0
-# For one call, with its retries: a broker that restarts is away for some seconds.
+# For one call, with its retries: a broker that restarts is unavailable for some seconds.
 CALL_TIMEOUT_S = 10.0
 RETRY_PAUSE_S = 0.05
-# One record of the largest size, and what a batch adds to it.
+# One record of the largest size, plus the overhead of a batch.
 LARGEST_BATCH = LARGEST_RECORD + 65_536
-# What aiokafka raises when servers are away or refuse. A KeyError comes from its client, when it looks up a connection
-# that another of its tasks has just dropped.
+# What aiokafka raises if servers are unavailable or refuse a request. Its client raises KeyError when it looks up a
+# connection that another of its tasks has just dropped.
 FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
 
 Client = TypeVar("Client")
@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 class KafkaServers:
     """The cluster that a URL names, and the clients made for it.
 
-    `prefix` is put before the name of every topic and group, in the cluster only.
+    In the cluster, the names of all topics and groups begin with `prefix`.
     """
 
     def __init__(self, url: str) -> None:
@@ -130,7 +130,7 @@ class KafkaServers:
         return await self._started(producer, producer.start, producer.stop)
 
     async def consumer(self, **more: Any) -> AIOKafkaConsumer:
-        """A consumer without a group, and so far without partitions."""
+        """A consumer without a group and, at first, without partitions."""
         consumer = AIOKafkaConsumer(**await self._settings() | {"enable_auto_commit": False} | more)
         return await self._started(consumer, consumer.start, consumer.stop)
 
@@ -142,7 +142,7 @@ class KafkaServers:
                 await start()
         except BaseException as error:
             await stop()
-            if isinstance(error, FAILURES):  # aiokafka gives the reason in its log lines only
+            if isinstance(error, FAILURES):  # aiokafka gives the reason only in its log
                 raise Unavailable(
                     f"Kafka ({', '.join(self._hosts())}) cannot be reached, or refuses this login or tls:"
                     " the log says more"
@@ -153,9 +153,9 @@ class KafkaServers:
     async def call(
         self, purpose: str, request: Callable[[], Awaitable[Answer]], within_s: float = CALL_TIMEOUT_S
     ) -> Answer:
-        """Makes a request, again as long as the servers answer with a retriable error, and returns its answer.
+        """Makes a request and returns its answer. Repeats it while the servers answer with a retriable error.
 
-        `purpose` is for the message of an error. Raises Unavailable.
+        `purpose` is for the error message. Raises Unavailable.
         """
         try:
             async with asyncio.timeout(within_s):

@@ -14,8 +14,8 @@ from schemas.errors import Fenced, OffsetGone, Unavailable
 
 
 class KafkaConsumer(Consumer):
-    """See Consumer. A commit carries the group generation that the caller knows, the one of its last poll, and the
-    group's coordinator refuses it after a rebalance: so no timing in this process can commit under another assignment.
+    """See Consumer. A commit carries the group generation that the caller knows, the one of its last poll. The group's
+    coordinator refuses it after a rebalance, so this process can never commit under another assignment.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class KafkaConsumer(Consumer):
         earliest = await self._offsets.bounds("start", assignment.partitions - committed.keys())
         if self._member.assignment is not assignment or self._closed:
             return False
-        # No await from here on until poll returns: a commit in between would be under an assignment that its caller
-        # does not know.
+        # No await from here on until poll returns: a commit in between would be made under an assignment that its
+        # caller does not know yet.
         self._joined = assignment
         self.epoch = max(self.epoch + 1, assignment.generation)
         self.assignment = {**committed, **{at: Committed(offset) for at, offset in earliest.items()}}

@@ -1,8 +1,8 @@
 """Incremental fetch sessions (KIP-227), which aiokafka does not use.
 
-In a session a request names only the partitions that changed since the one before, and an answer only those with
-something new. With all 64 partitions of two topics in every request and answer, a hop takes 2 ms longer, most of it
-for encoding and decoding them.
+In a session, a request names only the partitions that changed since the previous request, and an answer contains only
+those with new records. With all 64 partitions of two topics in every request and answer, a hop takes 2 ms longer,
+mostly for encoding and decoding.
 """
 
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ LAST_EPOCH = 2**31 - 1
 
 @dataclass(slots=True)
 class _Session:
-    """What one server knows of the session: for each partition the offset and the bytes that were asked for.
+    """What one server knows about the session: for each partition the requested offset and number of bytes.
 
     Epoch 0 asks for a new session.
     """
@@ -73,7 +73,7 @@ class FetchSessions:
         session = self._sessions.setdefault(node, _Session())
         try:
             response = await self._send(node, _SessionRequest(request, session), group=group)
-        except BaseException:  # the server may have handled it or not
+        except BaseException:  # whether the server has handled the request is unknown
             self._sessions.pop(node, None)
             raise
         if getattr(response, "error_code", 0) or not getattr(response, "session_id", 0):

@@ -1,8 +1,8 @@
-"""Fetches records of some partitions, from positions that are kept here, and gives them out in fair shares.
+"""Fetches records of some partitions, keeps the positions in them, and returns the records in fair shares.
 
-aiokafka fetches a partition again only after its records were taken, holds a request for the other partitions open
-meanwhile, and gives out all records of one partition before those of the next. So its records are taken from it at
-once and buffered here: then every partition is fetched all the time.
+aiokafka fetches a partition again only after its records were taken. Meanwhile it holds a request for the other
+partitions open, and it returns all records of one partition before those of the next. So its records are taken at once
+and buffered here, and every partition is fetched all the time.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from backends.kafka.private_parts import close_connections, fetcher_has_ended
 from backends.log import Record, TopicPartition, fair_shares
 from schemas.errors import Unavailable
 
-# Bytes that are buffered, of all partitions and of one. One record may have 8 MB.
+# Bytes that are buffered: for all partitions together and for one. One record may have 8 MB.
 BUFFER_BYTES, BUFFER_PARTITION_BYTES = 32 << 20, 4 << 20
-# Bytes that one poll gives out, unless its first record alone is larger.
+# Bytes that one poll returns, unless its first record alone is larger.
 POLL_BYTES = 32 << 20
-# Bytes that one request asks for, of all partitions and of one.
+# Bytes that one request asks for: for all partitions together and for one.
 REQUEST_BYTES, REQUEST_PARTITION_BYTES = 16 << 20, 1 << 20
-# A server holds a request open for so long when there is nothing new. The first request from a new position waits until
-# the one before has ended.
+# A server holds a request open for this long if there is nothing new. The first request from a new position waits until
+# the previous request has ended.
 LONG_POLL_S = 0.25
 CONNECT_CANCEL_S = 2.0
 RESTART_PAUSE_S = 0.5
@@ -38,9 +38,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(slots=True)
 class _Fetched:
-    """The records of a partition that were fetched and not given out yet, `size` bytes of them.
+    """The records of a partition that were fetched and not yet returned, `size` bytes of them.
 
-    `next_offset` is the one after the last of them. `paused`: the partition is left out of requests.
+    `next_offset` is the offset after the last of them. `paused`: the partition is left out of requests.
     """
 
     next_offset: int
@@ -50,13 +50,13 @@ class _Fetched:
 
 
 class KafkaFetcher:
-    """Fetches in a task of its own until it is closed.
+    """Fetches in a separate task until it is closed.
 
-    `gone` is a partition and the offset in it that the servers no longer have; `failure` is any other reason why
-    aiokafka could not fetch. `on_change` is called when there are records, or when one of the two was set.
+    `gone` is a partition and its offset that the servers no longer have. `failure` is any other reason why aiokafka
+    could not fetch. `on_change` is called when there are new records, or when `gone` or `failure` is set.
 
-    With `skip_missing`, a partition whose offset no longer exists goes on at its earliest record. With `linger_s`, a
-    server holds records back for so long, unless there are many.
+    With `skip_missing`, a partition whose offset no longer exists continues at its earliest record. With `linger_s`, a
+    server holds records back for this long, unless there are many.
     """
 
     def __init__(

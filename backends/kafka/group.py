@@ -8,7 +8,7 @@ coordinator breaks the port's promises in four ways:
 - It takes its membership back from another process that has joined under the same name. Here the member fails with
   Fenced.
 - A static member never leaves. Here it does.
-- Its heartbeats end for good when Kafka answers that it is loading the group, as it does after a restart.
+- Its heartbeats stop for ever when Kafka answers that it is loading the group, as it does after a restart.
 """
 
 import asyncio
@@ -38,7 +38,8 @@ SESSION_S, HEARTBEAT_S = 10.0, 1.0
 # How long the members have to join again when the group rebalances, and how long a request to join may take.
 REBALANCE_S, JOIN_REQUEST_S = 10.0, 20.0
 LEAVE_S = 3.0
-# A broker that was just elected or restarted is missed a few times in a row. After so many the log has a warning.
+# Requests to a broker that was just elected or restarted fail a few times in a row. After this many failures a warning
+# is logged.
 MISSES_BEFORE_WARNING = 6
 
 # The protocol's error codes.
@@ -60,7 +61,7 @@ class Assignment:
 
 
 class GroupMember:
-    """Keeps the membership in a task of its own until it leaves.
+    """Keeps the membership in a separate task until it leaves.
 
     `assignment` is None before the first join and while the group rebalances. `failure` is why the member has given up.
     `on_change` is called when one of the two has changed.
@@ -124,7 +125,7 @@ class GroupMember:
             raise
 
     async def _back_off(self, reason: BaseException | str) -> None:
-        """Waits, longer after each miss in a row. The next request looks the coordinator up again."""
+        """Waits, longer after each failure in a row. The next request looks up the coordinator again."""
         self._node = None
         self._misses += 1
         if self._misses == MISSES_BEFORE_WARNING:
@@ -135,7 +136,7 @@ class GroupMember:
         self._last_answer_at, self._misses = time.monotonic(), 0
 
     async def _join(self) -> Assignment | None:
-        """Joins once. Returns None when that failed and has to be tried again."""
+        """Tries once to join. Returns None if that failed and has to be tried again."""
         joined = await self._send(
             JoinGroupRequest(
                 self._group,
@@ -174,7 +175,7 @@ class GroupMember:
         )
 
     async def _handle_join_error(self, code: int) -> None:
-        """Waits before joining is tried again. Raises Fenced when it must not be."""
+        """Waits before the next attempt to join. Raises Fenced if there must be none."""
         if code == FENCED_INSTANCE:
             raise Fenced(
                 f"another process has joined group '{self._group}' as '{self._name}':"
@@ -228,7 +229,8 @@ class GroupMember:
             OffsetCommitRequest.DEFAULT_RETENTION_TIME,
             list(topics.items()),
         )
-        # Not on the connection for joining: Kafka answers a join only when all members have joined.
+        # Commits do not use the connection for joining: on that, Kafka answers a join only after all members have
+        # joined.
         response = await self._send(request, ConnectionGroup.DEFAULT)
         for code in sorted({code for _, partitions in response.topics for _, code in partitions} - {0}):
             if code in MEMBERSHIP_LOST:
@@ -240,7 +242,7 @@ class GroupMember:
             raise for_code(code)(f"code {code}")
 
     async def leave(self) -> None:
-        """Leaves the group, so that the others get the partitions at once and not after SESSION_S."""
+        """Leaves the group, so that other members get the partitions at once and not only after SESSION_S."""
         with suppress(TimeoutError):
             if self.failure is None:  # the first join may be under way: leaving needs the member id that it brings
                 await asyncio.wait_for(self._member_id_known.wait(), LEAVE_S)
@@ -253,6 +255,8 @@ class GroupMember:
 
 
 def instance_id(name: str) -> str:
-    """The group.instance.id of a member: its name in the characters that Kafka takes, different for different names."""
+    """The group.instance.id of a member: its name in the characters that Kafka allows, different for different
+    names.
+    """
     clean = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:200]
     return clean if clean == name else f"{clean}-{zlib.crc32(name.encode()):08x}"

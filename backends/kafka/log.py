@@ -114,7 +114,7 @@ class KafkaLog(EventLog):
         return await self._offsets.oldest(group, await self._partitions_of(topic))
 
     async def enforce_retention(self) -> None:
-        """Does nothing: Kafka deletes and compacts by itself."""
+        """Does nothing: Kafka deletes and compacts on its own."""
 
     async def ping(self) -> None:
         self._check_open()

@@ -31,7 +31,9 @@ class KafkaOffsets:
     async def bounds(
         self, at: Literal["start", "end"], partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        """At "start" the offset of the earliest record, or the next offset where there is none; at "end" the next."""
+        """The offset of the earliest record at "start", or the next offset if there is none; the next offset at
+        "end".
+        """
         wanted = [self._servers.to_cluster(each) for each in partitions]
 
         async def read() -> dict[TopicPartition, int]:
@@ -42,7 +44,7 @@ class KafkaOffsets:
         return await self._servers.call("reading offsets", read)
 
     async def committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed]:
-        """What the group has committed. Partitions in which it never has are missing."""
+        """What the group has committed, without the partitions in which it has committed nothing."""
         wanted = [self._servers.to_cluster(at) for at in partitions]
 
         async def read() -> dict[TopicPartition, Committed]:

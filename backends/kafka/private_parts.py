@@ -1,4 +1,4 @@
-"""All that is used of aiokafka beyond its documented interface.
+"""Everything that is used of aiokafka beyond its documented interface.
 
 Its private members are reached only through the functions of this file. Besides them, this folder uses these parts,
 which have public names but no documentation:
@@ -27,7 +27,7 @@ def client_of(consumer: AIOKafkaConsumer) -> AIOKafkaClient:
 
 
 def fetcher_has_ended(consumer: AIOKafkaConsumer) -> bool:
-    """Whether the task that fetches for the consumer has ended: getmany waits for records for ever then."""
+    """Whether the task that fetches for the consumer has ended: then getmany waits for ever."""
     return bool(consumer._fetcher.error_future.done())
 
 
@@ -49,7 +49,7 @@ def fetch_arguments(request: FetchRequest) -> dict[str, Any]:
 
 
 async def drop_unsent(producer: AIOKafkaProducer) -> None:
-    """Ends the producer's sending and drops what it has not sent, so that stop() does not wait for that."""
+    """Stops the producer's sending and drops unsent records, so that stop() does not wait for them."""
     sending = producer._sender.sender_task
     sending.cancel()
     await asyncio.wait([sending])

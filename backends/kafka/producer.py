@@ -1,8 +1,8 @@
 """Appends to Kafka with an idempotent producer, within a bounded time.
 
-aiokafka's producer retries a batch without end, and once the servers have missed one batch they refuse all that follow.
-So a producer is replaced at its first failure: the next append gets a new one, and the old one sends what it still
-holds, for a while, or gives it up.
+aiokafka's producer retries a batch without limit, and once the servers have missed one batch, they refuse all later
+ones. So a producer is replaced at its first failure: the next append gets a new one, and the old one may send the
+records that it still holds for DRAIN_S before they are dropped.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from schemas.errors import Unavailable
 APPEND_S = 10.0
 # How long a replaced producer may take to send what it holds for other calls.
 DRAIN_S = 5.0
-# Unacknowledged bytes. A request carries a batch of every partition, and Kafka refuses a request above 100 MB.
+# Unacknowledged bytes. A request has a batch for every partition, and Kafka refuses a request above 100 MB.
 MOST_IN_FLIGHT = 32 << 20
 BATCH_BYTES = 1 << 20
 
@@ -124,7 +124,7 @@ class KafkaProducer:
 
 
 def _parts(records: Sequence[RoutedRecord]) -> Iterator[tuple[Sequence[RoutedRecord], int]]:
-    """The records in their order, in parts that may be in flight at once, each with its size."""
+    """Splits the records, in their order, into parts that may be in flight at once, each with its size."""
     start = size = 0
     for index, record in enumerate(records):
         if index > start and size + record.size > MOST_IN_FLIGHT:
@@ -135,16 +135,16 @@ def _parts(records: Sequence[RoutedRecord]) -> Iterator[tuple[Sequence[RoutedRec
 
 
 def _retrieve_error(acknowledgement: asyncio.Future[object]) -> None:
-    """Retrieves the error of an append that was given up: asyncio complains about errors that nobody retrieves."""
+    """Retrieves the error of an append that was given up: asyncio logs errors that nobody retrieves."""
     if not acknowledgement.cancelled():
         acknowledgement.exception()
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:
-    """Stops a producer, and gives up after DRAIN_S what it has not sent.
+    """Stops a producer. Drops the records that it has not sent within DRAIN_S.
 
-    aiokafka's stop() alone would wait until all of that is sent, without end, although its callers have been told long
-    ago that the outcome is unknown.
+    aiokafka's stop() alone would wait for ever until all are sent, although their callers have long received an error
+    that says the outcome is unknown.
     """
     with suppress(TimeoutError):
         await asyncio.wait_for(producer.flush(), DRAIN_S)

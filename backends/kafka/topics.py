@@ -22,7 +22,7 @@ TOPIC_CONFIG = 1
 
 @dataclass(frozen=True, slots=True)
 class _ExistingTopic:
-    """A topic as it exists. `own`: the settings that it was given; `settings`: those and the servers' defaults.
+    """A topic that exists. `own`: the settings that were made for it; `settings`: these and the servers' defaults.
 
     `led`: every partition has a leader.
     """
@@ -46,7 +46,7 @@ class KafkaTopics:
     async def count(self, name: str) -> int:
         """The partition count, which never changes. Raises InvalidRequest for an unknown topic."""
         if name not in self._counts:
-            async with self._counting:  # one request for all who wait
+            async with self._counting:  # one request for all waiting callers
                 if name not in self._counts:
                     leaders = await self._servers.call("reading topics", lambda: self._leaders([name]))
                     if name not in leaders:
@@ -69,7 +69,7 @@ class KafkaTopics:
         }
 
     async def create(self, specs: Sequence[TopicSpec]) -> None:
-        """See EventLog.create_topics. Compares and changes until all topics are as they have to be."""
+        """See EventLog.create_topics. Compares and changes topics until all match their specs."""
 
         async def create() -> None:
             while True:
@@ -118,7 +118,9 @@ class KafkaTopics:
                 )
 
     def _settings_of(self, spec: TopicSpec) -> dict[str, str]:
-        """The settings of a topic. Kafka deletes whole segments only, so segments are closed often enough for that."""
+        """The settings of a topic. Kafka deletes only whole segments, so segments are closed often enough for the
+        retention.
+        """
         settings = {
             "cleanup.policy": "compact" if spec.compacted else "delete",
             "max.message.bytes": str(LARGEST_BATCH),

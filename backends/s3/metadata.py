@@ -1,7 +1,7 @@
 """Metadata as S3 stores it: ASCII headers with names in lower case, 2,048 bytes of names and values.
 
-Each name has a header of its own with a percent-encoded value, so that other tools can read it. Metadata that does not
-fit in this way is compressed into one header.
+Each name has its own header with a percent-encoded value, so that other tools can read it. Metadata that does not fit
+in this way is compressed into one header.
 """
 
 import json
@@ -31,7 +31,7 @@ def headers_of(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def metadata_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The metadata in the headers of an answer, also of an object that another system has written."""
+    """The metadata in the headers of a response, also for an object that another system has written."""
     found = {name.lower(): text for name, text in headers}
     if _PACKED in found:
         metadata: dict[str, str] = json.loads(zlib.decompress(b85decode(found[_PACKED])))

@@ -4,7 +4,7 @@ Any text is a key. docs/decisions/object-names-on-s3.md says why its name is not
 
 A name is one of three:
 
-- the key itself, if it ends in an id (`originals/0b6f…`), or for what other systems put below `incoming/`;
+- the key itself, if it ends in an id (`originals/0b6f…`) or is below `incoming/`, where other systems put objects;
 - `~/` and the path that the embedded store would give the key (backends/files/paths.py);
 - `~long/` and the characters of the key packed into one number, if that path is too long.
 
@@ -21,12 +21,12 @@ from backends.files.paths import LONGEST_NAME, folder_of, key_of, path_of
 INCOMING = "incoming/"
 _ODD = "~/"
 _LONG = "~long/"
-# Of the 1,024 bytes that S3 allows; the rest is for the prefix in the URL. Packed names have up to 1,018.
+# S3 allows 1,024 bytes; the rest is for the prefix in the URL. Packed names have up to 1,018.
 _LONGEST_ODD = 900
 _LONGEST_LEVEL = 255
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ORDINARY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-# XML cannot contain control characters and these two, and a request to delete is XML.
+# A delete request is XML, which cannot contain control characters or these two.
 _UNWRITABLE = re.compile("[\0-\x1f\x7f\ufffe\uffff]")
 _CODE_POINTS = 0x110000
 
@@ -54,7 +54,7 @@ def key_of_name(name: str) -> str | None:
 
 
 def names_begin_with(prefix: str) -> Iterator[str]:
-    """Prefixes that cover the names of all keys with a prefix. Names of other keys may have them too."""
+    """Prefixes that cover the names of all keys with a prefix. Names of other keys may have these prefixes too."""
     if not prefix:
         yield ""
         return
@@ -71,7 +71,7 @@ def names_begin_with(prefix: str) -> Iterator[str]:
 
 
 def is_level(level: str) -> bool:
-    """Whether every S3 store accepts it between two slashes."""
+    """Whether every S3 store accepts the text between two slashes."""
     return (
         level not in ("", ".", "..", "xl.meta")  # xl.meta and __XLDIR__ are MinIO's own names
         and not level.endswith("__XLDIR__")
@@ -84,7 +84,7 @@ def _is_name(key: str) -> bool:
     *folders, last = key.split("/")
     if key.startswith(INCOMING):
         return all(map(is_level, (*folders, last))) and len(key.encode()) <= _LONGEST_ODD
-    # No level above an id is an id, so none of these names is a folder of another.
+    # No level above an id is an id, so none of these names is the folder of another one.
     return _ID.fullmatch(last) is not None and all(
         _ORDINARY.fullmatch(each) and is_level(each) and not _ID.fullmatch(each) for each in folders
     )

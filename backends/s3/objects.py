@@ -38,10 +38,10 @@ PORT = 9000
 THREADS = 32
 CONNECT_S = 3.0
 READ_S = 30.0
-# A call that has waited so long for a free thread fails: with a store that hangs, the last of many would wait for
-# minutes.
+# A call that has waited this long for a free thread fails. Otherwise, if the store hangs, the last of many calls would
+# wait for minutes.
 QUEUE_TIMEOUT_S = 30.0
-# Larger objects are put in parts. An upload is never larger.
+# Larger objects are put in parts. An uploaded picture is never larger.
 PART_BYTES = 32 << 20
 # MinIO answers AccessDenied, and stores nothing, when a delete empties the level of the name at that very moment.
 PUT_ATTEMPTS = 5
@@ -158,7 +158,7 @@ class S3Objects(ObjectStore):
     # In the threads.
 
     def _create(self) -> None:
-        if self._client.bucket_exists(self._bucket):  # a user of a bucket need not have the right to make one
+        if self._client.bucket_exists(self._bucket):  # a user of a bucket need not have the right to create one
             return
         try:
             self._client.make_bucket(self._bucket)
@@ -261,7 +261,7 @@ def _pool(server: ServerUrl) -> urllib3.PoolManager:
     return urllib3.PoolManager(
         maxsize=THREADS,
         timeout=urllib3.Timeout(connect=CONNECT_S, read=READ_S),
-        # Only a connection that failed is retried: a second put with if_absent would find the object of the first.
+        # Only a failed connection is retried: a second put with if_absent would find the object of the first one.
         retries=urllib3.Retry(total=None, connect=1, read=0, redirect=False, status=0, other=0),
         ssl_context=context,
     )

@@ -1,4 +1,4 @@
-"""All that is used of minio beyond its documented interface.
+"""Everything that is used of minio beyond its documented interface.
 
 Besides the class below, that is `check_bucket_name` and `check_object_name` of minio.helpers (objects.py), which have
 public names but no documentation.
@@ -18,7 +18,8 @@ class _IfNoneMatch(Sse):
 def if_none_match() -> Sse:
     """The argument `sse` of put_object that makes it fail with PreconditionFailed where there is an object already.
 
-    put_object sends no header of its caller but metadata and those for encryption, so the condition is passed as one of
-    the latter: see docs/decisions/if-none-match-through-minio.md. It has no effect on objects that are put in parts.
+    The only headers of a caller that put_object sends are metadata and those for encryption, so the condition is passed
+    as one of the latter: see docs/decisions/if-none-match-through-minio.md. It has no effect on objects that are put in
+    parts.
     """
     return _IfNoneMatch()

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from schemas.errors import StorageFull, Unavailable
 
-# How long a connection waits for the write lock that another process holds.
+# How long a connection waits for a write lock that another process holds.
 BUSY_S = 10.0
 # With less free space than this, an I/O error of SQLite is taken for a full disk: SQLite does not pass on the errno.
 NO_ROOM_BYTES = 1 << 20
 
-# Errors that mean that our SQL or a bound value is wrong. As Unavailable, a worker would retry such a bug for ever.
+# Errors that mean that our SQL or a bound value is wrong. If they were turned into Unavailable, a worker would retry
+# for ever.
 _BUGS = {
     sqlite3.SQLITE_ERROR,
     sqlite3.SQLITE_CONSTRAINT,
@@ -27,7 +28,7 @@ _BUGS = {
 def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
     """Opens a connection in WAL mode that is durable on commit.
 
-    With `schema`, which is executed, it may write; without, it only reads.
+    With `schema`, which is executed, the connection may write; without, it only reads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Autocommit: the sqlite3 module itself must not begin transactions.
@@ -49,7 +50,8 @@ def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    # Two processes that create the file at once meet here: SQLite does not call its busy handler for this statement.
+    # Two processes that create the file at once may conflict here: SQLite does not call its busy handler for this
+    # statement.
     deadline = time.monotonic() + BUSY_S
     while True:
         try:
@@ -68,7 +70,8 @@ def to_port_error(error: Exception, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", None)
     if not isinstance(error, sqlite3.Error) or code is None or code & 0xFF in _BUGS:
         return error
-    # After a failed fsync, whatever its reason, the commit may be there or not: that is never StorageFull.
+    # After a failed fsync, for whatever reason, it is unknown whether the commit is in the file. So that is never
+    # StorageFull.
     full = code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _no_room(path)
     if full or code & 0xFF == sqlite3.SQLITE_FULL:
         return StorageFull(f"no room left for {path}: free some space on its disk, work goes on by itself then")

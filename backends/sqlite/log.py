@@ -92,7 +92,7 @@ class SqliteLog(EventLog):
             raise InvalidRequest(f"topic '{topic}' has partitions 0 to {count - 1}, not {', '.join(map(str, wanted))}")
         self._writer.reader_count += 1
         try:
-            # An empty transaction: in it the writer notices what other processes have appended.
+            # In this empty transaction the writer notices what other processes have appended.
             await self._writer.run(lambda connection: None)
             offsets = await self._reads.run(
                 lambda connection: (
@@ -162,7 +162,7 @@ class SqliteLog(EventLog):
     async def close(self) -> None:
         for session in list(self._writer.memberships):
             self._writer.memberships.pop(session)
-            with suppress(Unavailable, StorageFull):  # then its lease runs out
+            with suppress(Unavailable, StorageFull):  # then its lease expires
                 await self._writer.run(self._writer.leave(session))
         await self._writer.close()
         self._view.wake_all()

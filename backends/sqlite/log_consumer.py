@@ -1,7 +1,7 @@
 """The port's Consumer and Reader on the embedded log.
 
-Both have a position in each of their partitions, and read the next records from memory where they are fresh, otherwise
-from SQLite.
+Both have a position in each of their partitions, and read the next records from memory if they were just appended,
+otherwise from SQLite.
 """
 
 import asyncio
@@ -112,7 +112,7 @@ def _read(connection: sqlite3.Connection, wanted: Sequence[tuple[_Position, int]
             room -= len(value or b"")
             if room <= 0:
                 break
-        # Where all were read, only gaps left by compaction follow before the end.
+        # If all were read, only gaps left by compaction follow before the end.
         more = room <= 0 or len(records) == limit
         next_offset = records[-1].offset + 1 if more and records else max(end, position.offset)
         results.append(_PartitionRead(records, next_offset, start))
@@ -233,7 +233,7 @@ class SqliteConsumer(Consumer):
         self._writer.reader_count -= 1
         self._writer.memberships.pop(self._membership.session, None)
         self._view.wake_all()
-        with suppress(Unavailable, StorageFull):  # a closed log has left already; otherwise the lease runs out
+        with suppress(Unavailable, StorageFull):  # a closed log has left already; otherwise the lease expires
             await self._writer.run(self._writer.leave(self._membership.session))
 
     async def _begin_epoch(self) -> bool:

@@ -1,8 +1,8 @@
 """Consumer groups in the tables of the embedded log: their members, the partitions of each, and what was committed.
 
 These are plain functions on a connection, called inside a transaction. A group's epoch grows with each change of its
-members or their subscriptions. The assignment follows from the list of members alone, so every process computes the
-same one without a coordinator.
+members or their subscriptions. The assignment depends only on the list of members, so every process computes the same
+one without a coordinator.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from backends.log import Committed, TopicPartition
 from schemas.errors import Fenced
 
-# No lease is longer. One that ends later was written before the clock was set back: its member is taken for dead.
+# No lease is longer. A lease that ends later was written before the clock was set back, and its member is removed.
 LONGEST_LEASE_MS = 60_000
 
 

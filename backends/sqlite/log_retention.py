@@ -12,14 +12,14 @@ from backends.sqlite.log_schema import offset_of, record_id
 from backends.sqlite.log_writer import LogWriter
 from backends.sqlite.threads import ReadThread
 
-# A step holds up the appends for about 5 ms: measured with records of 500 B and of 1 MB.
+# A step delays the appends by about 5 ms: measured with records of 500 B and of 1 MB.
 STEP_RECORDS = 500
 STEP_BYTES = 2 << 20
 TOMBSTONE_MS = 24 * 3600 * 1000
 
 
 class _Expired(NamedTuple):
-    """The records of a partition before `start_offset` are past their time."""
+    """The records of a partition before `start_offset` have expired."""
 
     partition_id: int
     start_offset: int
@@ -81,7 +81,7 @@ def _delete_expired(connection: sqlite3.Connection, expired: list[_Expired]) -> 
 
 
 def _find_dirty(connection: sqlite3.Connection) -> list[int]:
-    """Partitions of compacted topics with records that `latest` does not know yet."""
+    """Partitions of compacted topics with records that are not in `latest` yet."""
     rows = connection.execute(
         "SELECT id FROM topics JOIN partitions ON id >= first_id AND id < first_id + partitions"
         " WHERE compacted AND compacted_to < next_offset"
@@ -128,7 +128,7 @@ def _find_tombstones(connection: sqlite3.Connection, before: int) -> bool:
 
 
 def _delete_tombstones(connection: sqlite3.Connection, before: int) -> None:
-    # Also where the key has got a newer record since the last compaction, which would delete this one anyway.
+    # Also if the key has a newer record since the last compaction: the next one would delete this one anyway.
     gone = connection.execute(
         "SELECT partition_id, key, record_id FROM latest WHERE tombstone_since < ? LIMIT ?", (before, STEP_RECORDS)
     ).fetchall()

@@ -1,8 +1,8 @@
-"""The state of the log in memory: fresh records, end offsets, epochs, and the polls that wait for more.
+"""The state of the log in memory: recent records, end offsets, epochs, and the waiting polls.
 
 It belongs to the event loop; the writer's thread hands over the changes of each commit. So an append wakes the
-consumers of its topic, and a poll of fresh records is answered from memory: one hop between threads from an append to
-its consumers, not three.
+consumers of its topic, and recent records are polled from memory. From an append to its consumers there is one switch
+between threads, not three.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from backends.log import Record
 
-# Fresh records kept in memory. At 1 kB each it is the last second of a very busy log.
+# Bytes of recent records that are kept in memory. At 1 kB per record, that is the last second of a very busy log.
 TAIL_BYTES = 32 << 20
 # A Record with its key, beside its value: measured with sys.getsizeof, rounded up.
 RECORD_OVERHEAD = 300
@@ -23,9 +23,9 @@ RECORD_OVERHEAD = 300
 class LogChanges:
     """The changes that came with one commit of this process.
 
-    `fresh`: the records that it appended, by partition id. `ends`: the end offsets of all partitions, where other
-    processes have written before it. `epochs`: those of all groups, where any may have changed. `replaced`: sessions
-    whose name another process has taken.
+    `fresh`: the appended records, by partition id. `ends`: the end offsets of all partitions, if other processes have
+    written before the commit. `epochs`: the epochs of all groups, if any may have changed. `replaced`: sessions whose
+    name another process has taken.
     """
 
     fresh: Sequence[tuple[int, Record]] = ()
@@ -39,7 +39,7 @@ class LogView:
     """What this process knows of the log as of its last commit.
 
     `ends`: the next offset by partition id. `epochs`: the epoch by group. `replaced`: sessions whose name another
-    process has taken. `change_count` grows with each change that a waiting poll may have to see.
+    process has taken. `change_count` increases with each change that may concern a waiting poll.
     """
 
     ends: dict[int, int] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class LogView:
     _waiting: dict[str, set[asyncio.Future[None]]] = field(default_factory=dict)
 
     def apply(self, changes: LogChanges) -> None:
-        """Applies the changes of a commit and wakes the polls that have to see them."""
+        """Applies the changes of a commit and wakes the polls that they concern."""
         if changes.ends is not None:
             self.ends.update(changes.ends)
         topics = {record.topic for _, record in changes.fresh}
@@ -69,7 +69,7 @@ class LogView:
             self._wake(topics)
 
     def tail(self, partition_id: int, offset: int, limit: int) -> list[Record]:
-        """The records from that offset on, as far as they are in memory; [] where the first is not."""
+        """The records from that offset on, as far as they are in memory; [] if the first is not."""
         tail = self._tails.get(partition_id)
         records: list[Record] = []
         if tail:
@@ -87,7 +87,8 @@ class LogView:
     async def wait(self, topics: Collection[str], timeout_s: float, change_count: int) -> None:
         """Waits for a record in one of the topics, or a change of a group, for `timeout_s` at most.
 
-        Returns at once when something has changed since `change_count`, as while the caller was reading from SQLite.
+        Returns at once if something has changed since `change_count`, for example while the caller was reading from
+        SQLite.
         """
         if change_count != self.change_count:
             return

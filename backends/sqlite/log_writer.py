@@ -1,7 +1,7 @@
 """The thread that writes the embedded log: appends, offset commits and heartbeats, many in one transaction.
 
-It keeps the next offset of every partition in memory. By SQLite's `data_version` it notices what another process has
-written: inside each transaction, and between them as long as this process has readers.
+It keeps the next offset of every partition in memory. SQLite's `data_version` tells it that another process has
+written. It checks that in each transaction and, while this process has readers, between transactions.
 """
 
 import math
@@ -18,7 +18,7 @@ from backends.sqlite.log_schema import SCHEMA, record_id
 from backends.sqlite.log_view import LogChanges, LogView
 from backends.sqlite.threads import GroupWriter, Operation, QueuedOperation
 
-# How often it looks for records of other processes while this process has readers.
+# How often the thread looks for records of other processes while this process has readers.
 FOREIGN_CHECK_S = 0.05
 
 

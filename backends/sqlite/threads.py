@@ -1,4 +1,4 @@
-"""SQLite behind asyncio: one thread that writes, many operations in a transaction, and threads that read.
+"""SQLite behind asyncio: one thread that writes, with many operations in a transaction, and threads that read.
 
 A commit costs an fsync, whether it holds one record or a thousand. So all operations that were queued during the last
 commit go into the next transaction together. An operation is a plain function that takes a connection.
@@ -20,7 +20,8 @@ from schemas.errors import FacestreamError, StorageFull, Unavailable
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
 
-# More would only delay the first of a group: with 500 operations the fsync is already under 1 % of the time of each.
+# A larger group would only delay its first operation: with 500 operations, the fsync is already under 1 % of the time
+# of each.
 LARGEST_GROUP = 500
 
 
@@ -36,11 +37,10 @@ class _OperationResult(NamedTuple):
 
 
 class GroupWriter:
-    """Runs operations in a thread of its own, all that are queued in one transaction.
+    """Runs operations in a separate thread. All that are queued share one transaction.
 
-    An operation may raise a FacestreamError as long as it has written nothing: only its caller gets it. Any other error
-    rolls the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the
-    hooks.
+    An operation that has written nothing may raise a FacestreamError, which only its caller gets. Any other error rolls
+    the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the hooks.
     """
 
     def __init__(self, path: Path, schema: str, *, name: str) -> None:
@@ -94,24 +94,24 @@ class GroupWriter:
     # Hooks for subclasses. All run in the writer's thread.
 
     def _on_begin(self, connection: sqlite3.Connection) -> None:
-        """Inside the transaction, before its first operation."""
+        """Called inside the transaction, before its first operation."""
 
     def _before_commit(self, connection: sqlite3.Connection) -> None:
-        """Inside the transaction, after its last operation."""
+        """Called inside the transaction, after its last operation."""
 
     def _on_commit(self) -> Callable[[], None] | None:
-        """After the commit. Returns what the event loop has to call before the callers go on."""
+        """Called after the commit. Returns a function that the event loop has to call before the callers continue."""
         return None
 
     def _on_rollback(self) -> None:
-        """After a rollback: forgets what was kept in memory about this transaction."""
+        """Called after a rollback. Forgets what was kept in memory about this transaction."""
 
     def _due(self) -> float | None:
         """The seconds until `_tick` has to run; None for never."""
         return None
 
     def _tick(self) -> None:
-        """Regular work, between two groups."""
+        """Called regularly, between two groups."""
 
     # The thread.
 
@@ -200,9 +200,9 @@ class GroupWriter:
             self._connection = None
 
     def _deliver(self, notify: Callable[[], None] | None, results: list[_OperationResult]) -> None:
-        # Once for the whole group: to wake the event loop costs more than the records themselves.
+        # Once for the whole group: waking the event loop costs more than the records themselves.
         assert self._loop is not None
-        with suppress(RuntimeError):  # the event loop is closed, and nobody waits any more
+        with suppress(RuntimeError):  # the event loop is closed, and nobody is waiting
             self._loop.call_soon_threadsafe(_settle, notify, results)
 
 
@@ -228,13 +228,13 @@ class ReadThread:
         self._closed = False
 
     async def run(self, read: Operation[T]) -> T:
-        """Raises Unavailable, or what the read raises."""
+        """Runs a read and returns its result. Raises Unavailable, or what the read raises."""
         if self._closed:
             raise Unavailable(f"{self._path} is closed")
         return await asyncio.get_running_loop().run_in_executor(self._executor, self._read, read)
 
     async def close(self) -> None:
-        """Finishes the reads under way."""
+        """Finishes the current reads and ends the thread."""
         if not self._closed:
             self._closed = True
             self._executor.submit(self._disconnect)

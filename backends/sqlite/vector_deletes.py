@@ -1,9 +1,9 @@
 """Deletes from the embedded vector store, so that deleted data does not come back and cannot be read in the files.
 
 It works in small steps, each a short transaction, so that other writes go on meanwhile. The table `erasures`, which has
-digests of names, refuses a face that is put later with a time before its erasure. SQLite overwrites what it deletes
-(secure_delete), but in unused parts of pages it leaves copies of rows that it has moved to other pages: one face in
-some thousands can still be read there. Only VACUUM removes those.
+digests of names, prevents a face from being put later with a time before its erasure. SQLite overwrites what it deletes
+(secure_delete), but leaves copies of rows that it has moved to other pages in unused parts of pages: about one face in
+some thousands can still be read there. Only VACUUM removes these copies.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ class DeletingWriter(GroupWriter):
     _vacuum: list[Exception | None] | None = None
 
     async def vacuum(self) -> None:
-        """Rewrites the file, about as fast as the disk can write; other writes wait meanwhile. Raises StorageFull or
+        """Rewrites the file, about as fast as the disk can write. Other writes wait meanwhile. Raises StorageFull or
         Unavailable.
         """
         outcome: list[Exception | None] = []
@@ -94,9 +94,10 @@ def record_erasures(erased: Iterable[tuple[str, ...]], at: int) -> Operation[Non
 def delete_step(
     directory: str, generation: str, begin: tuple[str, str], until: int, *only: str
 ) -> Operation[tuple[int, tuple[str, str] | None]]:
-    """Looks at the next faces from (person, face_id) on, and deletes those with a time up to `until` (ms).
+    """Reads the next faces from (person, face_id) on, and deletes those with a time up to `until` (ms).
 
-    `only`: the person, or the person and the face_id. Returns how many it deleted, and where to go on: None at the end.
+    `only`: the person, or the person and the face_id. Returns how many it deleted, and where the next step begins: None
+    at the end.
     """
     query = _NEXT_FACES.format(those="".join((" AND person = ?", " AND face_id = ?")[: len(only)]))
 

@@ -27,7 +27,7 @@ from backends.vectors import (
     check_erased,
 )
 
-# Answers deleted in one transaction, so that a sweep delays other writes only shortly.
+# Answers deleted in one transaction, so that a sweep delays other writes only briefly.
 SWEEP_ANSWERS = 500
 
 _SCHEMA = """
@@ -116,7 +116,7 @@ SELECT directory FROM found WHERE directory IS NOT NULL
 class SqliteVectors(VectorStore):
     """See VectorStore. It belongs to one event loop, and opens its file at its first use.
 
-    Galleries have a read thread of their own: they take long, and answers and listings must not wait for them.
+    Galleries have a separate read thread: reading them takes long, and answers and listings must not wait for it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -139,8 +139,8 @@ class SqliteVectors(VectorStore):
         await self._open()
         after = ("", "")
         while True:
-            # Each block has a snapshot of its own: while one is open, the WAL cannot be reused, and the caller may take
-            # long.
+            # Each block is read in a separate snapshot: while one is open, the WAL cannot be reused, and the caller may
+            # take long.
             block = await self._gallery_reads.run(_reading_block(directory, generation, after))
             if block is None:
                 return
@@ -167,7 +167,7 @@ class SqliteVectors(VectorStore):
         face_id: str | None = None,
     ) -> None:
         only = check_erased(person, face_id)
-        # First of all: from then on none of them can be put again.
+        # This comes first: afterwards none of the faces can be put again.
         await self._writer.run(
             deletes.record_erasures([(generation, directory, *only) for generation in generations], erased_at)
         )
@@ -264,7 +264,7 @@ class SqliteVectors(VectorStore):
             self._opened = True
 
     async def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Runs it for each row; returns how many rows it changed."""
+        """Runs the statement for each row. Returns how many rows it changed."""
         return await self._writer.run(lambda connection: connection.executemany(statement, rows).rowcount)
 
     async def _delete(self, directory: str, generation: str, until: int, *only: str) -> int:

@@ -2,10 +2,10 @@
 
     python -m bench.accuracy.calibrate PHOTOS
 
-`probability` is the probability that the best match is the right person. It is fitted to best similarities in random
-galleries of different sizes out of LFW, one portrait a person; a share MATES of the probes is of enrolled people. A fit
-on half of the people is checked on the other half, and the fit on all is printed. bench/accuracy/calibrate_scores.py
-fits the detector's scores.
+`probability` is the probability that the best match is the right person. It is fitted to the best similarities in
+random galleries of LFW of different sizes, with one portrait per person. A share MATES of the probes is of enrolled
+people. A fit on half of the people is checked on the other half, and the fit on all is printed.
+bench/accuracy/calibrate_scores.py fits the detector's scores.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from sink.evaluate.fitting import MATES, fit_curve, probe_weights
 from weights.manifest import manifest
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 350, 700)
-PROBES = 40_000  # mates for each size, roughly, over all galleries
-GALLERIES = (20, 400)  # of one size, at least and at most
+PROBES = 40_000  # approximate number of mates for each size, over all galleries
+GALLERIES = (20, 400)  # number of galleries of one size, at least and at most
 
 
 def best_scores(faces: Faces, people: Sequence[str], size: int, seed: int) -> list[BestSimilarities]:
-    """Random galleries of one size; the images of the people change every few galleries."""
+    """Scores random galleries of one size. The images of the people change every few galleries."""
     chance = np.random.default_rng([seed, size])
     count = int(np.clip(PROBES / size, *GALLERIES))
     found: list[BestSimilarities] = []
@@ -43,7 +43,9 @@ def best_scores(faces: Faces, people: Sequence[str], size: int, seed: int) -> li
 
 
 def pooled(found: Sequence[BestSimilarities], mates: float) -> tuple[FloatArray, BoolArray, FloatArray]:
-    """Best similarities, which are right, and weights that give enrolled people the share `mates`. (n,) each."""
+    """The best similarities, whether each is right, and weights that give enrolled people the share `mates`. (n,)
+    each.
+    """
     enrolled = np.concatenate([each.mates for each in found])
     strangers = np.concatenate([each.strangers for each in found])
     right = np.concatenate([each.right for each in found])
@@ -68,7 +70,7 @@ def fitted(faces: Faces, people: Sequence[str], sizes: Sequence[int], mates: flo
 
 
 def checked(calibration: Calibration, faces: Faces, people: Sequence[str], size: int, mates: float, seed: int) -> float:
-    """The expected calibration error among `people`, where a share `mates` of the probes is of enrolled people."""
+    """The expected calibration error among `people`, if a share `mates` of the probes is of enrolled people."""
     scores, truth, weight = pooled(best_scores(faces, people, size, seed), mates)
     probability = np.array([calibration.probability(float(score), size) for score in scores])
     return calibration_error(probability, truth, weight=weight)

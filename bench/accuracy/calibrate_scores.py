@@ -2,9 +2,9 @@
 
     python -m bench.accuracy.calibrate_scores PHOTOS [--sheet OUT.png]
 
-PHOTOS holds street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. A box that matches no label
-is often a face that nobody has labelled (in a crowd, turned away, on a poster). The share of those was judged by eye,
-on the sheet that --sheet draws: FACES_AMONG_UNMATCHED below.
+PHOTOS has street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. A box that matches no label is
+often a face that was not labelled (in a crowd, turned away, on a poster). The share of such faces was judged by eye, on
+the sheet that --sheet draws: FACES_AMONG_UNMATCHED below.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from weights.manifest import ScoreCalibration, manifest
 MATCH = 0.35  # IoU with a label, as in bench/accuracy/detection.py
 LOWEST = 0.45
 # Lower edge of a range of scores → share of its unmatched boxes that are faces. Judged by eye: 134 boxes of 284 street
-# photos. From the last edge on all 30 were faces.
+# photos. Above the last edge all 30 were faces.
 FACES_AMONG_UNMATCHED = {0.45: 0.5, 0.50: 0.63, 0.55: 0.80, 0.60: 0.90, 0.65: 1.0}
 EDGES = (*FACES_AMONG_UNMATCHED, 1.0)
-# Above the scores at which a wrong box was seen, the log-odds rise half as steeply, to MOST at most.
+# Above the scores at which a wrong box was found, the log-odds rise half as steeply, up to MOST.
 TAIL = (0.70, 0.75, 0.80, 0.85, 0.90)
 MOST = 0.9999
 SHEET_CELL, SHEET_COLUMNS = 160, 10
@@ -42,7 +42,8 @@ Box = tuple[float, str, FloatArray]  # score, photo, xyxy
 
 
 def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArray, list[Box]]:
-    """All boxes of the street photos: their scores, which match a label, and those that do not, best first.
+    """All boxes of the street photos: their scores, whether each matches a label, and the boxes that match none, best
+    first.
 
     (n,), (n,), and a list.
     """
@@ -67,7 +68,7 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArra
 
 
 def judged(scores: FloatArray, hits: BoolArray) -> FloatArray:
-    """The probability that each box is a face: 1 where it matches a label, else as judged by eye. (n,)."""
+    """The probability that each box is a face: 1 if it matches a label, else as judged by eye. (n,)."""
     lower = np.array(list(FACES_AMONG_UNMATCHED))
     share = np.array(list(FACES_AMONG_UNMATCHED.values()))
     by_eye = share[np.clip(np.searchsorted(lower, scores, side="right") - 1, 0, None)]
@@ -76,7 +77,7 @@ def judged(scores: FloatArray, hits: BoolArray) -> FloatArray:
 
 
 def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
-    """A monotone fit over the ranges in which wrong boxes were seen, then the tail."""
+    """A monotone fit over the ranges in which wrong boxes were found, then the tail."""
     middles, shares, counts = [], [], []
     for low, high in list(pairwise(EDGES))[:-1]:
         inside = (scores >= low) & (scores < high)
@@ -131,7 +132,7 @@ def main() -> int:
     known = manifest()
     name = known.generation(known.default_generation).detector
     shipped = known.detector(name)
-    # before the score threshold is lowered: the cache of the faces is for the shipped one
+    # before the score threshold is lowered, because the cached faces are for the shipped one
     portraits = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
     models.detector.score_threshold = LOWEST
     scores, hits, unmatched = street_boxes(models.detector, chosen.photos / "street")

@@ -2,7 +2,7 @@
 
     python -m bench.accuracy.detection PHOTOS [--score .51] [--only street montage portrait] [--count 100]
 
-PHOTOS holds street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. Exit code 1: a figure misses
+PHOTOS has street/labels.json with the photos that it names, and lfw/NAME/NAME_0001.jpg. Exit code 1: a figure misses
 its requirement.
 """
 
@@ -41,7 +41,7 @@ Boxes = NDArray[np.float64]
 
 @dataclass
 class Row:
-    """A figure and what is required of it."""
+    """A figure and its requirement."""
 
     what: str
     figure: float
@@ -86,7 +86,7 @@ def street(detector: Detector, photos: Path, count: int | None, detail: Detail) 
 
 
 def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.Image, Boxes]]:
-    """LFW portraits in random order, each with the box of its largest face as found at its own size."""
+    """LFW portraits in random order, each with the box of its largest face, as found at the original size."""
     paths = sorted((photos / "lfw").glob("*/*.jpg"))
     random.Random(seed).shuffle(paths)
     chosen = []
@@ -102,7 +102,7 @@ def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.I
 
 
 def montage(detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: int, detail: Detail) -> Row:
-    """4,000 × 3,000 pixels full of faces whose boxes have `size` pixels of side."""
+    """Measures a montage of 4,000 × 3,000 pixels, full of faces whose boxes have `size` pixels a side."""
     sheet, cell = Image.new("RGB", (4000, 3000), (96, 96, 96)), int(size * 2.2)
     truth = []
     corners = [(x, y) for y in range(0, 3000 - cell + 1, cell) for x in range(0, 4000 - cell + 1, cell)]

@@ -1,4 +1,4 @@
-"""Measures how well the kept crop of a learned face replaces its photo.
+"""Measures how well the stored crop of a learned face replaces its photo.
 
     python -m bench.accuracy.fidelity PHOTOS [--faces 200]
 
@@ -31,7 +31,7 @@ BATCH_SIZES = (1, 7, 32)  # chips in one forward
 
 
 def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Float32Array]]:
-    """The kept picture of each face and the landmarks in it."""
+    """The stored crop of each face and the landmarks in it."""
     found = []
     for row in rows:
         with Image.open(photos / "lfw" / faces.paths[row]) as image:

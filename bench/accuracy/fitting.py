@@ -2,9 +2,9 @@
 
     python -m bench.accuracy.fitting PHOTOS [--halves 3]
 
-They are fitted on half of LFW's people with two portraits or more, as a replay does, and checked in galleries of the
-other half, beside those of weights/manifest.toml. Exit code 1: the mean false positive identification rate is more than
-a hundredth too high, or probabilities are off by more than .05.
+They are fitted, as a replay does, on half of the people of LFW with two portraits or more. They are checked in
+galleries of the other half, together with those of weights/manifest.toml. Exit code 1: the mean false positive
+identification rate is more than a hundredth too high, or probabilities are off by more than .05.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from sink.evaluate.fitting import SIZES, fit, probe_weights
 from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of, score_galleries
 from weights.manifest import manifest
 
-STRANGERS, TOLERANCE, CALIBRATION = 0.01, 0.01, 0.05  # the FPIR that is set, and the errors that are allowed
+STRANGERS, TOLERANCE, CALIBRATION = 0.01, 0.01, 0.05  # the chosen FPIR, and the allowed errors
 
 
 def directory(faces: Faces, people: Sequence[str]) -> LabelledVectors:

@@ -1,4 +1,4 @@
-"""Random galleries out of LFW, as best similarities of mates, of strangers and of enrolled people among themselves."""
+"""Random galleries of LFW: the best similarities of mates, of strangers, and of enrolled people to each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ class BestSimilarities:
     mates: Float32Array  # (m,), probes of enrolled people
     right: BoolArray  # (m,), whether the best match is that person
     strangers: Float32Array  # (s,)
-    others: Float32Array  # (people,), of enrolled people to anybody else: as Gallery.stranger_similarities
+    others: Float32Array  # (people,), of enrolled people to any other person, as Gallery.stranger_similarities
 
 
 class Pool:
-    """People to draw galleries from: of each an image to learn and, where there is one, another to recognize."""
+    """People to draw galleries from. Each has an image to learn and, if possible, another one to recognize."""
 
     def __init__(self, faces: Faces, people: Sequence[str], chance: np.random.Generator) -> None:
-        """people: a part of all, so that what is fitted on one part can be checked on another."""
+        """people: some of all people, so that a fit on one part can be checked on another."""
         rows = faces.rows_by_person()
         chosen = [chance.permutation(rows[person])[:2] for person in people]
         learned = faces.learned[[int(images[0]) for images in chosen]]  # (n, D)
@@ -44,7 +44,9 @@ class Pool:
         return self.gallery_of(self.chance.permutation(len(self))[:size])
 
     def gallery_of(self, members: NDArray[np.intp], strangers: NDArray[np.intp] | None = None) -> BestSimilarities:
-        """members, strangers: indices of people; by default everybody who is not a member is a stranger."""
+        """A gallery of these members. members, strangers: indices of people; by default everybody else is a
+        stranger.
+        """
         if strangers is None:
             strangers = np.setdiff1d(np.arange(len(self)), members)
         mates = members[self.several[members]]

@@ -1,7 +1,7 @@
 """LFW for the accuracy scripts: the largest face of each image, with two vectors.
 
-One is that of a learned face, out of its decoded JPEG crop, the other that of a probe, out of the photo's pixels. Both
-are cached under .cache/bench until the models or the code change.
+One vector is that of a learned face, from its decoded JPEG crop; the other is that of a probe, from the photo's pixels.
+Both are cached under .cache/bench until the models or the code change.
 """
 
 import ast
@@ -23,7 +23,7 @@ from schemas.arrays import Float32Array
 from weights.manifest import manifest
 
 CACHE = Path(".cache/bench")
-SAVE_EVERY = 100  # images, so that an interrupted run can go on
+SAVE_EVERY = 100  # images, so that an interrupted run can continue
 COLUMNS = {"score": (), "size": (), "count": (), "landmarks": (5, 2), "learned": (128,), "probe": (128,)}
 
 
@@ -36,8 +36,8 @@ class Faces:
     size: Float32Array  # (n,), root of the box's area, pixels
     count: Float32Array  # (n,), faces found in the image
     landmarks: Float32Array  # (n, 5, 2), pixels
-    learned: Float32Array  # (n, D), unit length, out of the decoded crop
-    probe: Float32Array  # (n, D), unit length, out of the photo's pixels
+    learned: Float32Array  # (n, D), unit length, from the decoded crop
+    probe: Float32Array  # (n, D), unit length, from the photo's pixels
 
     @property
     def found(self) -> NDArray[np.bool_]:
@@ -59,7 +59,9 @@ def images(photos: Path) -> list[str]:
 
 
 def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarge: int = 1) -> Faces:
-    """Detects and embeds the images that are not in the cache. enlarge: by how much each side is enlarged before."""
+    """Detects and embeds the images that are not in the cache. enlarge: the factor by which each side is enlarged
+    before.
+    """
     file = CACHE / f"lfw-x{enlarge}-{models.dtype}-{_version()}.npz"
     rows = _read(file)
     missing = [path for path in paths if path not in rows]
@@ -85,7 +87,7 @@ def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32
     if len(found):
         sizes = np.array([side(box) for box in found.boxes], np.float32)
         largest = int(sizes.argmax())
-        landmarks = found.landmarks[largest].round(2)  # as the records carry them
+        landmarks = found.landmarks[largest].round(2)  # as in the records
         pixels = np.asarray(image)
         crop = embed.through_jpeg(embed.cut_face(pixels, landmarks))
         learned = align.chip_of_crop(crop.pixels).astype(np.float32)

@@ -22,7 +22,9 @@ def calibration_error(
 
 
 def quantile_reached(scores: FloatArray, share: float) -> float:
-    """The lowest score that at most a `share` of all scores reaches; above the highest where the share is too small."""
+    """The lowest score that at most a `share` of all scores reaches; above the highest score if the share is too
+    small.
+    """
     ordered = np.sort(scores)[::-1]
     allowed = int(share * len(ordered) + 1e-9)
     return float(ordered[allowed - 1]) if allowed else float(np.nextafter(ordered[0], np.inf))

@@ -1,4 +1,4 @@
-"""The arguments that all accuracy scripts share: which photos, and which models."""
+"""The common arguments of the accuracy scripts: the photos and the models."""
 
 import argparse
 from pathlib import Path
@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser, content: str = LFW) -> None:
 
 
 def load_chosen(chosen: argparse.Namespace) -> ShippedNetworks:
-    """Raises WeightsInvalid, ConfigurationError."""
+    """Loads the chosen models. Raises WeightsInvalid, ConfigurationError."""
     return load_networks(Settings(weights=chosen.weights, device=chosen.device, dtype=chosen.dtype))

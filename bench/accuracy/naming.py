@@ -2,9 +2,9 @@
 
     python -m bench.accuracy.naming PHOTOS [--draws 100] [--pixels] [--enlarge 8] [--http | --url http://127.0.0.1:8080]
 
-People with a single image are the strangers. Many random draws of people and images go through the library; with --http
-the first draw also goes through a service that is started for it, with --url through one that runs. Exit code 1: a
-figure misses its requirement.
+People with a single image are the strangers. Many random draws of people and images are made with the library. With
+--http the first draw is also made through a service that is started for it, with --url through a running one. Exit code
+1: a figure misses its requirement.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def report(name: str, rates: list[NamingRates]) -> bool:
 def compare_enlarged(
     photos: Path, models: ShippedNetworks, faces: Faces, generation: Generation, times: int, seed: int
 ) -> bool:
-    """Compares the images of the first draw, enlarged, with the same at their own size."""
+    """Compares the images of the first draw, enlarged, with the same images at their original size."""
     trial = draw_trial(faces, np.random.default_rng(seed))
     paths = [faces.paths[row] for row in trial.learned + trial.probes]
     results = {}

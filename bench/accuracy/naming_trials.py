@@ -51,7 +51,7 @@ def draw_trial(faces: Faces, chance: np.random.Generator, people: int = PEOPLE) 
 
 
 def gallery_of(people: Sequence[str], vectors: Float32Array, keys: Sequence[str]) -> Gallery:
-    """A gallery with one face each of `people`. vectors: (n, D). keys: (n,), the ids are made of them."""
+    """A gallery with one face each of `people`. vectors: (n, D). keys: (n,), from which the ids are made."""
     gallery = Gallery(vectors.shape[1])
     ids = [str(uuid.uuid5(uuid.NAMESPACE_URL, key)) for key in keys]
     gallery.load(FaceBlock(people, ids, vectors))
@@ -91,7 +91,7 @@ def naming_rates(
 
 
 def run_trial(faces: Faces, trial: Trial, generation: Generation, *, pixels: bool = False) -> NamingRates:
-    """pixels: take learned faces out of the photo's pixels, not out of the kept crop."""
+    """Runs a trial with the library. pixels: take learned faces from the photo's pixels, not from the stored crop."""
     vectors = (faces.probe if pixels else faces.learned)[trial.learned]
     gallery = gallery_of(trial.people, vectors, [faces.paths[row] for row in trial.learned])
     found = answer_probes(gallery, faces.probe[trial.probes + trial.strangers], generation)

@@ -2,8 +2,8 @@
 
     python -m bench.accuracy.portraits PHOTOS [--draws 40]
 
-Of people with ten images or more, up to nine are learned and one is the probe. The threshold of each rule is the one
-that one stranger in a hundred reaches on the same draw, so that the rules are compared at the same FPIR.
+For people with ten images or more, up to nine are learned and one is the probe. The threshold of each rule is the
+similarity that one stranger in a hundred reaches in the same draw, so that the rules are compared at the same FPIR.
 """
 
 import argparse
@@ -27,7 +27,7 @@ RULES: dict[str, Rule] = {
 }
 PORTRAITS = (1, 3, 9)
 SHARE_WITH_MANY = 0.28
-MANY = (7, 9)  # portraits of those who have many
+MANY = (7, 9)  # number of portraits of people who have many
 STRANGERS = 0.01
 
 
@@ -37,7 +37,7 @@ class RuleAccuracy:
 
     rank_one: float
     tpir: float
-    drawn_to_many: float  # share of strangers whose best match is somebody with many portraits
+    drawn_to_many: float  # share of strangers whose best match is a person with many portraits
     tpir_single: float  # of people with one portrait
     tpir_many: float
 

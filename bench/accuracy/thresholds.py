@@ -2,9 +2,9 @@
 
     python -m bench.accuracy.thresholds PHOTOS [--strangers .01]
 
-In random galleries of different sizes out of LFW: the manifest's table, the gallery's own people who play the stranger,
-the blend of both in sink/match/thresholds.py, and others. Once with people of all kinds, once with people who look
-alike (the nearest to a random one), which no table can account for.
+It uses random galleries of LFW of different sizes, and compares the manifest's table, the similarities of the gallery's
+own people as strangers, the blend of both in sink/match/thresholds.py, and others. This is done once with people of all
+kinds, and once with people who look alike (the nearest to a random person), whom no table can take into account.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def own_gumbel(table: Threshold, found: BestSimilarities, strangers: float) -> f
 
 
 def blend(weight_of_table: float) -> Way:
-    """As sink/match/thresholds.py: the table weighs as much as so many enrolled people above the threshold."""
+    """As in sink/match/thresholds.py: the table has the weight of this many enrolled people above the threshold."""
 
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         above = strangers * len(found.others)
@@ -58,7 +58,7 @@ def blend(weight_of_table: float) -> Way:
 
 
 def shifted(share: float) -> Way:
-    """The gallery's own quantile at `share`, which it has enough people for, plus the table's difference from there."""
+    """The gallery's own quantile at `share`, for which it has enough people, plus the table's difference from there."""
 
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         return (

@@ -4,10 +4,11 @@
     python -m bench.soak.erase [PHOTOS] --embedded          one process without servers
 
 In each round a person is erased, by any of the four DELETEs, while portraits and photos of that person are in flight.
-From the moment the DELETE is answered, no replica may name the person or show one of the pictures, unless the person is
-learned again, and then must be named. Rounds run in groups, each in a directory of its own. Beside each group there is
-one fault: none, a random process killed, or a sink or processor stopped (SIGSTOP) until others have its partitions and
-then continued; before a replay, and during one. After each group `facestream erase verify` must find nothing.
+After the DELETE is answered, no replica may name the person or return one of the pictures. If the person is learned
+again, every replica must name the person again. Rounds run in groups, each in a separate directory. During each group
+there is one fault or none: a random process is killed, or a sink or processor is stopped (SIGSTOP) until others have
+its partitions and then continued. The first groups run without a replay, later ones during a replay. After each group
+`facestream erase verify` must find nothing.
 """
 
 import argparse
@@ -36,14 +37,14 @@ from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 2, "process": 2, "sink": 2}
 GENERATION = "dlib-resnet29"  # announced by the replay
-BALLAST = 40  # further faces for the replay to embed
-ROUNDS_PER_CHECK = 16  # checked at the same time
+BALLAST = 40  # additional faces for the replay to embed
+ROUNDS_PER_CHECK = 16  # rounds that are checked at the same time
 STOPPED = 130  # exit code of a command that got SIGTERM
 
 LONG_S = 5.0  # an erase may take longer while a process is stopped or restarts
 CONTINUED_S = 3.0  # until a process that was continued has handled what it had in memory
 
-Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # the event: a round is about to erase
+Fault = Callable[[random.Random, asyncio.Event], Awaitable[None]]  # the event is set when a round is about to erase
 
 
 async def no_fault(chance: random.Random, erasing: asyncio.Event) -> None:
@@ -77,7 +78,7 @@ def hold_one(cluster: Cluster, role: str, seconds: float = HELD_S) -> Fault:
 
 
 class Replay:
-    """`facestream reembed`, beside the rounds at a low rate. `finish` completes it at full speed."""
+    """`facestream reembed`, which runs during the rounds at a low rate. `finish` completes it at full speed."""
 
     def __init__(self, commands: Commands, rate: float) -> None:
         self._commands, self._rate = commands, rate
@@ -115,9 +116,9 @@ async def erase_under_fire(
     seed: int,
     rate: float,
 ) -> list[str]:
-    """Runs rounds in groups, each beside one of the faults in turn, and beside a replay after a third of the rounds.
+    """Runs rounds in groups, each during one of the faults in turn, and during a replay after a third of the rounds.
 
-    together: rounds in a group. rate: of the replay, in faces a second. Returns what was wrong.
+    together: rounds in a group. rate: of the replay, in faces per second. Returns the errors that were found.
     """
     chance, wrong = random.Random(seed), list[str]()
     done: list[Round] = []
@@ -135,7 +136,7 @@ async def erase_under_fire(
             ]
             began, erasing = time.monotonic(), asyncio.Event()
             await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in some))
-            await _check(some)  # also what a continued or restarted process has done
+            await _check(some)  # also checks what a continued or restarted process has done
             checked = time.monotonic()
             code, output = await commands.run("erase", "verify")
             if code:
@@ -186,7 +187,9 @@ async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos:
 
 
 async def _learn(session: aiohttp.ClientSession, served: Served, person: str, portrait: bytes) -> float | None:
-    """Seconds to wait before another try where the service has too much in flight; None once the person is learned."""
+    """Learns a person. Returns the seconds to wait before another try if the service has too much in flight, else
+    None.
+    """
     form = aiohttp.FormData({"directory": "ballast", "person": person})
     form.add_field("file", portrait, filename="photo.jpg")
     async with session.post(f"{served.urls[0]}/learn", data=form) as response:

@@ -18,7 +18,7 @@ from schemas.ids import face_id_learned
 Kind = Literal["person", "face", "image", "directory"]
 KINDS: tuple[Kind, ...] = ("person", "face", "image", "directory")
 IN_FLIGHT = 3  # portraits, and as many photos
-# The answer to a photo may have been sent before the erase was answered, and arrive after it.
+# The answer to a photo may be sent before the erase is answered, and arrive after that.
 ON_ITS_WAY_S = 0.25
 ASYNC = {"Prefer": "respond-async"}
 
@@ -33,7 +33,7 @@ class Photos:
 
 @dataclass
 class Round:
-    """A round: `run` it, then `check` it at any later time. `wrong` has what was wrong."""
+    """A round: `run` it, then `check` it at any later time. `wrong` has the errors that were found."""
 
     served: Served
     session: aiohttp.ClientSession
@@ -51,7 +51,7 @@ class Round:
         self.learned_again: str | None = None
 
     async def run(self, erasing: asyncio.Event) -> None:
-        """erasing: is set when everything is in flight and the erase comes next."""
+        """Runs the round. erasing: is set when everything is in flight and the erase is sent next."""
         portraits = list(self.photos.portraits)
         self.chance.shuffle(portraits)
         first_key = str(uuid.UUID(int=self.chance.getrandbits(128)))
@@ -86,7 +86,7 @@ class Round:
         await self.check()
 
     async def check(self) -> None:
-        """Checks on every replica who is named and listed."""
+        """Checks on every replica which people are named and listed."""
         for url in self.served.urls:
             _, body = await self._ask("POST", "/recognize", self.photos.portraits[1], url=url)
             self._check_body("a photo", body)
@@ -95,7 +95,7 @@ class Round:
                 self._say("learned again, and not named", body)
             if (self.other in names) == (
                 self.kind == "directory"
-            ):  # with strangers=1 everybody enrolled is a candidate
+            ):  # with strangers=1, every enrolled person is a candidate
                 self._say("somebody else is gone, or is not", body)
             _, body = await self._ask("GET", f"/directories/{self.directory}/persons", url=url)
             if (self.person in json.dumps(body)) != bool(self.learned_again):
@@ -120,12 +120,12 @@ class Round:
 
     async def _erase(self, path: str) -> None:
         deadline = time.monotonic() + ANSWER_S
-        unknown = False  # whether an earlier try may have erased
+        unknown = False  # whether an earlier try may have erased the image
         while time.monotonic() < deadline:
             status, body = await self._once("DELETE", path)
             if status == 200:
                 return
-            if status == 404 and unknown:  # its picture is gone, the rest follows
+            if status == 404 and unknown:  # its picture has been deleted, the rest will be
                 return await self._gone()
             unknown = True
             if 400 <= status < 500 and status != 429:
@@ -152,7 +152,7 @@ class Round:
                     if status != 202 or time.monotonic() > deadline:
                         break
                     await asyncio.sleep(RETRY_S)
-                # an erased image is 404, and 409 once what was in flight of it is answered
+                # an erased image gives 404, or 409 once its record that was in flight is answered
                 erased = image_id in self.images or self.kind == "directory"
                 if status not in ((404, 409) if erased else (200,)):
                     self._say(
@@ -199,7 +199,7 @@ class Round:
         headers: dict[str, str] | None = None,
         **fields: str,
     ) -> tuple[int, dict[str, Any]]:
-        """Sends a request until it is answered; a photo with an Idempotency-Key, so that it counts once."""
+        """Sends a request until it is answered. A photo has an Idempotency-Key, so that it is processed once."""
         headers = dict(headers or {})
         if photo is not None:
             headers["Idempotency-Key"] = key or str(uuid.UUID(int=self.chance.getrandbits(128)))
@@ -240,4 +240,4 @@ class Round:
 
 
 class RoundFailed(Exception):
-    """The round cannot go on; `wrong` says why."""
+    """The round cannot continue; `wrong` says why."""

@@ -1,4 +1,4 @@
-"""Kills and holds roles and servers under load: `eval "$(make -s services)"; python -m bench.soak.faults [PHOTOS]`.
+"""Kills and stops roles and servers under load: `eval "$(make -s services)"; python -m bench.soak.faults [PHOTOS]`.
 
 Clients learn and recognize through two ingest replicas, and send a request again, with its Idempotency-Key, until it is
 answered. The faults come one after the other: kill -9 of any role, in random order; Kafka killed and restarted;
@@ -70,7 +70,7 @@ def hold_role(role: str, seconds: float = HELD_S) -> Fault:
 async def run(
     cluster: Cluster, stores: dict[str, str], photos: Sequence[bytes], faults: dict[str, Fault], seed: int
 ) -> list[str]:
-    """Each fault in turn, under load; returns what was wrong."""
+    """Causes each fault in turn, under load. Returns the errors that were found."""
     wrong: list[str] = []
     for name, fault in faults.items():
         print(f"{name}:", flush=True)
@@ -90,7 +90,7 @@ async def run(
 
 
 async def unfinished_work(stores: dict[str, str]) -> list[str]:
-    """What is left after SETTLE_S: records that a group has not committed, and dead letters."""
+    """The work that is unfinished after SETTLE_S: records that a group has not committed, and dead letters."""
     log = open_log(stores["log"])
     try:
         deadline = time.monotonic() + SETTLE_S

@@ -27,7 +27,9 @@ class SingleService:
 
 
 async def soak(serving: Serving, photos: Sequence[bytes], kills: int, seed: int = 0) -> ClientReport:
-    """photos: pictures with one face each. The service must not run yet; it is stopped in the end."""
+    """Runs the clients and kills the service. photos: pictures with one face each. The service must not run yet; it is
+    stopped at the end.
+    """
     report, chance = ClientReport(), random.Random(seed)
     await asyncio.to_thread(serving.start)
     async with Clients(SingleService(serving), photos, report, directory="soak", seed=seed) as clients:

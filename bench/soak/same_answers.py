@@ -1,8 +1,9 @@
 """Compares the answers of different settings: `eval "$(make -s services)"; python -m bench.soak.same_answers PHOTOS`.
 
 The same learns and recognizes go to one process with the embedded stores, and to Kafka, MinIO and Cassandra with one
-and with three processes of each role. The requests of a phase run side by side. Ids follow from the Idempotency-Keys,
-so whole answers are compared; similarities may differ in the last digits, because batches of a network do.
+and with three processes of each role. The requests of a phase run concurrently. Ids are derived from the
+Idempotency-Keys, so complete answers are compared. Similarities may differ in the last digits, because a network's
+results depend slightly on the batch.
 """
 
 import argparse
@@ -42,7 +43,7 @@ Answers = dict[str, tuple[int, Any]]
 def phases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[list[Request]]:
     """Phases of learns and of recognizes in turn; the person is the photo's folder.
 
-    No photo is twice in a phase: which of two came first would be random.
+    No photo occurs twice in a phase, because it would be random which one is processed first.
     """
     chance = random.Random(seed)
     for first in range(0, count, 2 * REQUESTS_PER_PHASE):
@@ -75,7 +76,7 @@ async def answers(urls: Sequence[str], photos: Sequence[Path], count: int, seed:
 
 
 def differences(one: Any, other: Any, where: str = "") -> list[str]:
-    """The differences of two JSON values, of numbers those beyond the tolerance."""
+    """The differences of two JSON values. Numbers differ if the difference exceeds the tolerance."""
     if isinstance(one, float | int) and isinstance(other, float | int) and not isinstance(one, bool):
         limit = BOX_TOLERANCE if ".box" in where else TOLERANCE
         return [] if abs(one - other) <= limit else [f"{where}: {one} and {other}"]
@@ -117,7 +118,7 @@ async def compare(
     numbers: Sequence[int],
     servers: Mapping[str, str] = os.environ,
 ) -> list[str]:
-    """numbers: of processes of each role, one setting each. Returns what differs from one process."""
+    """numbers: the numbers of processes of each role to compare with a single process. Returns the differences."""
     expected = await embedded(folder, weights, photos, count)
     statuses = {status for status, _ in expected.values()}
     wrong = [] if statuses <= {200, 201} else [f"embedded: statuses {statuses}"]

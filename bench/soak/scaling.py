@@ -3,7 +3,7 @@
     eval "$(make -s services)"; python -m bench.soak.scaling [PHOTOS]
 
 Ten ingest replicas, three sinks and four processors run for five minutes. Afterwards every accepted image must have an
-answer, every acknowledged learn must be there once, no consumer group may have lag, and no process may have grown.
+answer, every acknowledged learn must exist exactly once, no consumer group may have lag, and no process may have grown.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 10, "process": 4, "sink": 3}
 CHANGE_EVERY_S = 20.0  # a process is added or removed
-GROWTH = 1.1  # of a process over the second half, at most: torch and aiohttp keep memory that they once needed
+GROWTH = 1.1  # of a process during the second half, at most: torch and aiohttp keep memory that they once needed
 MEBI = 1 << 20
 
 

@@ -1,1 +1,1 @@
-"""Measures speed, CPU and memory, each beside a bare loop that does the same work without the service."""
+"""Measures speed, CPU and memory, and compares them with a bare loop that does the same work without the service."""

@@ -37,7 +37,7 @@ memory of the service with its children.
 Run it on a machine that does nothing else. Exit code 1: a requirement is missed.
 """
 BATCHES, CONCURRENCIES = (1, 4, 8), (1, 8, 32)
-LISTS_PER_ROUND = 2  # at concurrency 8 and 32: at both ends of a row of requests fewer are under way
+LISTS_PER_ROUND = 2  # at concurrency 8 and 32, because at both ends of a series fewer requests are in flight
 MEMORY_REQUESTS, MEMORY_CONCURRENCY, REQUESTS_PER_SAMPLE = 2_000, 8, 20
 
 
@@ -62,7 +62,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     settings.data.mkdir(parents=True, exist_ok=True)
-    # on the disk where a service keeps its data: elsewhere an fsync may cost nothing
+    # on the disk where a service keeps its data: on other disks an fsync may cost nothing
     with tempfile.TemporaryDirectory(prefix="bench-", dir=settings.data) as scratch:
         photos = select_photos(arguments.photos)
         measurements = _measure(settings, photos, Path(scratch), max(1, arguments.requests), memory=arguments.memory)
@@ -104,7 +104,7 @@ def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *
 
         for concurrency in (1, max(CONCURRENCIES)):  # warm up, one request at a time and many
             asyncio.run(recognize_all(serving, photos.listed, concurrency, lambda _: None))
-        for _ in range(rounds):  # in turn: a machine's speed drifts, and the ratios are what counts
+        for _ in range(rounds):  # in turn, because a machine's speed drifts and the ratios matter
             for batch, timing in timings.items():
                 timing.add(run_bare(batch))
             for concurrency, total in loads.items():

@@ -2,8 +2,8 @@
 
     python -m bench.speed.against_dlib [PHOTOS] --python ENV/bin/python
 
-face_recognition is not a dependency of facestream. It gets an environment of its own, which needs a C++ compiler and
-takes minutes:
+face_recognition is not a dependency of facestream. It is installed in a separate environment, which needs a C++
+compiler and takes minutes:
 
     python -m venv .cache/dlib
     .cache/dlib/bin/pip install "setuptools<81" cmake face_recognition

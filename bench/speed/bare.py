@@ -1,6 +1,6 @@
 """The bare loop: decode, passes, detect, merge, cut and embed in this process, with the modules that the service runs.
 
-Without HTTP, log, stores or child processes. The service is measured against it.
+It has no HTTP, log, stores or child processes. The service is compared with it.
 """
 
 import time
@@ -70,7 +70,7 @@ class Decoded:
 
 
 def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
-    """A large JPEG at a reduced scale, unless `full`."""
+    """Decodes an image; a large JPEG at a reduced scale, unless `full`."""
     source = Source(data, full=full, detail="normal", max_pixels=max_pixels)
     image = to_rgb(ImageOps.exif_transpose(source.image))
     image.load()
@@ -89,7 +89,7 @@ def find(detector: Detector, image: Image.Image, detail: Detail = "normal") -> D
 
 @dataclass
 class Timing:
-    """Seconds of each part and of each image; in a batch an image has the mean."""
+    """Seconds of each part and of each image. In a batch, each image has the mean."""
 
     batch: int
     parts: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))

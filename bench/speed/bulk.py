@@ -1,9 +1,9 @@
 """Measures the bulk lane beside interactive clients: `python -m bench.speed.bulk [PHOTOS]`.
 
 One service with the embedded stores. Clients first send pictures as fast as they are answered, to measure the capacity.
-Then, in each round: `facestream recognize FOLDER` alone, clients paced at a share of the capacity, and both. Required:
-a 99th percentile of the clients of at most twice that without bulk, and a bulk rate of at least 80 % of the share of
-its rate alone that the clients leave.
+Then each round measures `facestream recognize FOLDER` alone, clients paced at a share of the capacity, and both
+together. Required: with bulk, the clients' 99th percentile is at most twice that without bulk; and beside the clients,
+the bulk rate is at least 80 % of the part of its rate alone that the clients leave.
 """
 
 import argparse
@@ -35,7 +35,9 @@ MOST_SLOWER, LEAST_BULK = 2.0, 0.8  # required
 
 @dataclass
 class PhaseFigures:
-    """One kind of phase, all rounds together. latencies: seconds. rates: pictures a second, one a round."""
+    """The figures of one kind of phase over all rounds. latencies: seconds. rates: pictures per second, one per
+    round.
+    """
 
     latencies: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
@@ -88,7 +90,7 @@ class RecognizingClients:
             response.raise_for_status()
 
     async def capacity(self, seconds: float) -> float:
-        """Pictures a second that are answered to clients that send without a pause."""
+        """The pictures per second that are answered when clients send without a pause."""
         seen, until = PhaseFigures(), time.perf_counter() + seconds
 
         async def one() -> None:
@@ -99,7 +101,7 @@ class RecognizingClients:
         return len(seen.latencies) / seconds
 
     async def paced(self, rate: float, stop: asyncio.Event, seen: PhaseFigures) -> None:
-        """Sends requests at random moments, `rate` a second, answered or not, until `stop` is set."""
+        """Sends requests at random moments, `rate` per second, without waiting for answers, until `stop` is set."""
         at = time.perf_counter()
         async with asyncio.TaskGroup() as requests:
             while not stop.is_set():
@@ -135,7 +137,7 @@ def folder_of(root: Path, photos: Sequence[bytes], first: int, count: int) -> Pa
 
 
 async def beside(clients: RecognizingClients, rate: float, seen: PhaseFigures, work: Coroutine[Any, Any, None]) -> None:
-    """Runs paced clients for as long as `work` takes."""
+    """Runs paced clients while `work` runs."""
     stop = asyncio.Event()
     pacing = asyncio.create_task(clients.paced(rate, stop, seen))
     await work

@@ -2,10 +2,11 @@
 
     eval "$(make -s services)"; python -m bench.speed.cassandra [URL]
 
-In a keyspace of its own, in turn: writing faces, against cassandra-driver with the same settings and as many requests
-in flight; loading a gallery, against reading its rows with the driver's numpy parser; matching, against one matrix
-product. Required: at least 80 % of the rows a second, at most 1.5 times the time of the bare read and 1.2 times the
-memory of the raw vectors, and at most 1.3 times the time of the product. Each figure is the median of some rounds.
+In a temporary keyspace it measures in turn: writing faces, compared with cassandra-driver with the same settings and as
+many requests in flight; loading a gallery, compared with reading its rows with the driver's numpy parser; and matching,
+compared with one matrix product. Required: at least 80 % of the rows a second, at most 1.5 times the time of the bare
+read and 1.2 times the memory of the raw vectors, and at most 1.3 times the time of the product. Each figure is the
+median of some rounds.
 """
 
 import argparse
@@ -44,7 +45,7 @@ GENERATION, DIMENSION, TOP = "bench", 128, 5
 
 
 class Line(NamedTuple):
-    """One measurement, bare and through facestream, and what is required of the ratio."""
+    """One measurement, bare and through facestream, and the requirement for the ratio."""
 
     what: str
     bare: str
@@ -59,7 +60,7 @@ class Line(NamedTuple):
 
 
 def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
-    """Faces whose cosines are .8 to the same person's and .6 to others', which is typical of dlib's embedder."""
+    """Faces with cosines of .8 to the same person's faces and .6 to others', which is typical of dlib's embedder."""
     random = np.random.default_rng(1)
     people = -(-count // per_person)
     centers = 1.2 + random.standard_normal((people, DIMENSION))
@@ -73,7 +74,7 @@ def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
 
 
 async def writing(vectors: store.CassandraVectors, session: Session, count: int, rounds: int) -> Line:
-    """Faces written a second."""
+    """Measures the faces written per second."""
     insert = session.prepare(store._PUT_FACE.cql.format(keyspace=session.keyspace))
     insert.is_idempotent = True
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
@@ -81,7 +82,7 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
         for number in range(rounds):
             faces = some_faces(f"bare {number}", count, 10)
             rows = [store._row(it) for it in faces]
-            gc.collect()  # neither side collects the other's garbage
+            gc.collect()  # so that neither side has to collect the other's garbage
             begin = time.perf_counter()
             await asyncio.to_thread(execute_concurrent_with_args, session, insert, rows, concurrency=IN_FLIGHT)
             rates["bare"].append(count / (time.perf_counter() - begin))
@@ -127,7 +128,7 @@ async def loading(vectors: store.CassandraVectors, session: Session, directory: 
 
 
 def resident(url: str, directory: str, before: str) -> tuple[int, int]:
-    """By how many bytes this process grows when it loads a gallery: at most, and in the end.
+    """The bytes by which this process grows when it loads a gallery: at most, and at the end.
 
     before: a directory whose gallery is loaded first, to warm up.
     """
@@ -141,14 +142,14 @@ def resident(url: str, directory: str, before: str) -> tuple[int, int]:
         gallery = await Galleries(vectors, 1 << 40).get(directory, GENERATION, DIMENSION)
         sizes = _status("VmHWM") - begin, _status("VmRSS") - begin
         await vectors.close()
-        del gallery  # kept until it was measured
+        del gallery  # kept until the measurement is done
         return sizes
 
     return asyncio.run(sizes())
 
 
 def _status(name: str) -> int:
-    """A value of /proc/self/status in bytes: the memory of this process now (VmRSS) or at most (VmHWM)."""
+    """A value of /proc/self/status in bytes: the current (VmRSS) or highest (VmHWM) memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
@@ -168,7 +169,7 @@ def memory(url: str, directory: str, before: str, faces: int) -> list[Line]:
 
 
 def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list[Line]:
-    """Half of the probes are of people in the gallery, half of strangers."""
+    """Measures matching. Half of the probes are of people in the gallery, half are of strangers."""
     matrix = np.stack([it.vector for it in faces])
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
     random = np.random.default_rng(2)

@@ -20,7 +20,7 @@ def faces(path: str) -> int:
 def main() -> None:
     processes, rounds, paths = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     with multiprocessing.Pool(processes) as pool:
-        pool.map(faces, paths[:1] * processes, 1)  # loads the models before the time is taken
+        pool.map(faces, paths[:1] * processes, 1)  # loads the models before the time is measured
         begin = time.perf_counter()
         found = pool.map(faces, paths * rounds, 1)
         seconds = time.perf_counter() - begin

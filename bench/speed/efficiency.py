@@ -2,7 +2,7 @@
 
     eval "$(make -s services)"; python -m bench.speed.efficiency [PHOTOS]
 
-Photos go through ingest, a processor with the real models and a sink, each in a process of its own, 32 requests at a
+Photos go through ingest, a processor with the real models and a sink, each in a separate process, 32 requests at a
 time, and through the bare loop in this process. Both are measured in images per second of their own CPU, without client
 and servers. Required: at least 85 % of the bare loop.
 """

@@ -1,6 +1,7 @@
-"""An HTTP client that measures a service and uses little CPU: bodies are made before, connections are kept alive.
+"""An HTTP client that measures a service and uses little CPU: bodies are made in advance, and connections are kept
+alive.
 
-The CPU of the client is measured too, because it is not the service's.
+The client's CPU is measured too, to separate it from the service's.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ class Load:
     """The measurements of many requests at one concurrency."""
 
     concurrency: int
-    latencies: list[tuple[str, float]] = field(default_factory=list)  # photo and seconds, of those that were answered
+    latencies: list[tuple[str, float]] = field(default_factory=list)  # photo and seconds, of answered requests
     faces: int = 0
     errors: list[str] = field(default_factory=list)
     seconds: float = 0.0
@@ -83,7 +84,7 @@ async def recognize_all(
     """Recognizes the photos in their order, `concurrency` at a time.
 
     done: is called for each answer. sample_every: requests between two samples of the memory, each of which takes a few
-    milliseconds; 0 samples at the end only.
+    milliseconds; 0 samples only at the end.
     """
     bodies = {
         name: multipart({"directory": DIRECTORY}, name.rpartition("/")[2], data) for name, data in dict(photos).items()
@@ -107,7 +108,7 @@ async def recognize_all(
                     measured.latencies.append((name, seconds))
                     measured.faces += answer.count(
                         b'"detection_score"'
-                    )  # one a face; parsing the JSON would use more CPU
+                    )  # one per face; parsing the JSON would use more CPU
                 else:
                     measured.errors.append(f"{name}: {status} {answer[:200].decode(errors='replace')}")
                 answered += 1

@@ -1,4 +1,4 @@
-"""Makes many learned faces out of LFW, moved and flipped, and writes what learning them would have written."""
+"""Makes many learned faces from LFW by moving and flipping, and writes the data that learning them would write."""
 
 import asyncio
 import time
@@ -43,7 +43,9 @@ class LearnedFace:
 
 
 def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFace]:
-    """`count` faces. Each turn through LFW moves and flips the faces differently, and makes other people of them."""
+    """Cuts `count` faces. Each pass through LFW moves and flips the faces differently, and assigns them to new
+    people.
+    """
     chance = np.random.default_rng(0)
     rows = np.flatnonzero(faces.found)
     for number in range(count):
@@ -125,7 +127,7 @@ def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
 
 
 async def write_recognized(stores: Stores, count: int) -> None:
-    """Appends images that were recognized before, and commits the offsets behind them."""
+    """Appends images as if they had been recognized, and commits the offsets after them."""
     with progress_bar("recognized", count) as tell:
         for begin in range(0, count, 1_000):
             some = []

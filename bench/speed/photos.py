@@ -18,9 +18,9 @@ PHONE_PIXELS = 12_000_000
 
 @dataclass(frozen=True)
 class Photos:
-    """`listed` are the names and bytes to measure with; `phone` names the one of 12 MP among them.
+    """`listed` are the names and bytes to measure with; `phone` is the name of the photo of 12 MP among them.
 
-    learned: a picture for each person, to be learned before. Not all of them need show a face.
+    learned: a picture for each person, to be learned before. Some of them may show no face.
     """
 
     listed: list[tuple[str, bytes]]
@@ -28,7 +28,7 @@ class Photos:
     learned: dict[str, bytes]
 
     def repeated(self, count: int) -> list[tuple[str, bytes]]:
-        """The list again and again, `count` photos in all."""
+        """The list, repeated up to `count` photos."""
         return [self.listed[i % len(self.listed)] for i in range(count)]
 
 

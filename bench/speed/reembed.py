@@ -3,10 +3,11 @@
     python -m bench.speed.reembed PHOTOS --embedded
     eval "$(make -s services)"; python -m bench.speed.reembed PHOTOS
 
-PHOTOS holds lfw/NAME/NAME_0001.jpg. bench/speed/learned_faces.py makes enough faces out of it and writes them as
-learned, behind many records of recognized images, which a replay does not read. Then, in one run: the bare embedder on
-the same crops; the replay alone; clients at 30 % of the service's capacity, without a replay and beside one that is
-killed in the middle and goes on; compare, activate, more learns, rollback, after which those must be found, and retire.
+PHOTOS has lfw/NAME/NAME_0001.jpg. bench/speed/learned_faces.py makes enough faces from it and writes them as learned,
+after many records of recognized images, which a replay does not read. Then one run measures the bare embedder on the
+same crops; the replay alone; clients at 30 % of the service's capacity, without a replay and during one that is killed
+in the middle and continued. Then it compares and activates, learns more faces, rolls back, after which these faces must
+be found, and retires.
 """
 
 import argparse
@@ -71,9 +72,10 @@ class Replay:
         self._process = subprocess.Popen(command("reembed", NEW), env=self._environment, stderr=subprocess.DEVNULL)
 
     async def rate(self, total: int, kill_at: float | None = None) -> float:
-        """Waits for the end. Returns faces a second, from a tenth (or from where a killed one goes on) to nine tenths.
+        """Waits for the end. Returns faces per second, measured from a tenth (or from the restart after a kill) to nine
+        tenths.
 
-        kill_at: the share that is done when it is killed and started again.
+        kill_at: the completed share at which it is killed and started again.
         """
         assert self._process is not None
         ends = await self._stores.log.end_offsets(FACES_LEARNED.name)
@@ -108,7 +110,7 @@ async def ask(session: aiohttp.ClientSession, url: str, path: str, picture: byte
 
 
 async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float) -> float:
-    """Images a second that are answered to clients that send without a pause."""
+    """The images per second that are answered when clients send without a pause."""
     done, until = [0], time.monotonic() + seconds
 
     async def client(number: int) -> None:
@@ -123,7 +125,7 @@ async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[
 async def paced(
     session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], rate: float, stop: asyncio.Event
 ) -> ClientFigures:
-    """Sends requests at even intervals, whether the earlier ones are answered or not."""
+    """Sends requests at even intervals, without waiting for answers."""
     figures, tasks, number = ClientFigures(), set(), 0
 
     async def one(picture: bytes) -> None:
@@ -214,7 +216,7 @@ async def _beside(
     pictures: Sequence[bytes],
     alone: float,
 ) -> list[str]:
-    """Runs the same replay again from the start, beside paced clients."""
+    """Runs the same replay again from the start, during paced requests."""
     wrong: list[str] = []
     pace = SHARE * await capacity(session, url, pictures, arguments.seconds / 2)
     stop = asyncio.Event()

@@ -15,7 +15,7 @@ LATENCY_ABOVE_MS, THROUGHPUT_SHARE, MEMORY_GROWTH = 5.0, 0.85, 0.03  # required
 # detector, and 32 faces cut and embedded without the mirrored chip.
 KNOWN_DETECT_MS = {"bfloat16": 36.0, "float32": 171.0}
 KNOWN_FACES_MS = {"bfloat16": 90.0}
-NEAR = 1.10  # times those, allowed
+NEAR = 1.10  # times the reference, allowed
 SETTLED = 1_000  # requests after which memory must not grow
 WINDOW = 200  # requests whose median memory is taken: it varies with the pictures
 
@@ -26,7 +26,7 @@ class PartTimes:
 
     detect: float  # one picture of 640×480
     faces: float  # 32 faces, no mirrored chip
-    mirrored: float  # 32 faces with it
+    mirrored: float  # 32 faces with the mirrored chip
 
 
 @dataclass
@@ -61,7 +61,7 @@ def of_photo(images: Sequence[tuple[str, float]], name: str) -> float:
 
 
 def memory_growth(rss: Sequence[tuple[int, int]], last: int) -> float:
-    """By what share the memory before request `last` exceeds that around request SETTLED."""
+    """The share by which the memory before request `last` exceeds that around request SETTLED."""
     settled = [size for at, size in rss if abs(at - SETTLED) <= WINDOW / 2]
     final = [size for at, size in rss if at > last - WINDOW]
     return float(np.median(final) / np.median(settled)) - 1 if settled and final else float("nan")

@@ -1,10 +1,10 @@
 """Measures what the stream adds to its servers: `eval "$(make -s services)"; python -m bench.speed.stream_overhead`.
 
-Two kinds of request in turn. With the bare clients: put an object, get it, three times from a producer to a consumer;
-for a learn one insert and one append more. Through facestream: ingest, a processor without models, and sink, each in a
-process of its own. The bare topics have as many partitions as facestream's by default: measured with one partition, a
-hop of aiokafka is 2 ms shorter. Required: at most 1.3 times the bare request at the median and twice at the 99th
-percentile, medians of five runs.
+It makes two kinds of request in turn. A request with the bare clients puts an object, gets it, and sends three records
+from a producer to a consumer; for a learn it also makes an insert and another append. A request through facestream
+passes through ingest, a processor without models, and sink, each in a separate process. The bare topics have as many
+partitions as facestream's by default: measured with one partition, a hop of aiokafka is 2 ms shorter. Required: at most
+1.3 times the bare request at the median and twice at the 99th percentile, medians of five runs.
 """
 
 import argparse
@@ -115,8 +115,8 @@ class BareClients:
 
 
 async def measured(ways: Sequence[Callable[[], Awaitable[None]]], count: int) -> list[tuple[float, float]]:
-    """Median and 99th percentile of each way in ms. The ways take turns, request by request: other load on the machine
-    slows them all down equally.
+    """Median and 99th percentile of each way in ms. The ways take turns, request by request, so that other load on the
+    machine slows all of them down equally.
     """
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(count):
@@ -176,7 +176,7 @@ async def _compare(purpose: str, session: aiohttp.ClientSession, bare: BareClien
 
 
 def photo() -> bytes:
-    """Bytes that start like a JPEG: nothing decodes them here."""
+    """Bytes that start like a JPEG; nothing decodes them here."""
     return b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + os.urandom(PHOTO_BYTES)
 
 

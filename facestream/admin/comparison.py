@@ -23,7 +23,7 @@ from sink.evaluate.comparing import (
 
 @dataclass(frozen=True, slots=True)
 class NotCompared:
-    """How many faces only one of the two generations has."""
+    """The numbers of faces that only one of the two generations has."""
 
     only_old: int
     only_new: int
@@ -31,7 +31,7 @@ class NotCompared:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """directories and faces: those that both generations have."""
+    """A comparison of two generations. directories and faces: those that both generations have."""
 
     old: str
     new: str
@@ -46,7 +46,9 @@ class Comparison:
 async def compare_generations(
     vectors: VectorReader, old: Generation, new: Generation, directory: str | None
 ) -> Comparison:
-    """directory: only this one, None for all. Raises NotFound where there is nothing to compare, Unavailable."""
+    """Compares two generations. directory: only this one; None for all. Raises NotFound if there is nothing to compare,
+    Unavailable.
+    """
     for generation in (old, new):
         if generation.state == "retired":
             raise NotFound(f"generation '{generation.name}' is retired: its vectors are deleted")
@@ -72,7 +74,7 @@ async def compare_generations(
             of_old, of_new = common_faces(
                 await read_faces(vectors, name, old.name), await read_faces(vectors, name, new.name)
             )
-            if not of_old.keys:  # erased since they were counted
+            if not of_old.keys:  # they were erased after they were counted
                 continue
             matches_old.append(await asyncio.to_thread(match_directory, of_old, old.threshold, advance))
             matches_new.append(await asyncio.to_thread(match_directory, of_new, new.threshold, advance))
@@ -87,7 +89,7 @@ async def compare_generations(
 
 
 def of_both_kinds(found: Sequence[Difference], most: int) -> list[Difference]:
-    """At most so many differences: half of them where OLD is right, as far as there are as many."""
+    """At most `most` differences: half of them those in which OLD is right, if there are that many."""
     old = [it for it in found if it.right == "old"]
     new = [it for it in found if it.right == "new"]
     of_old = min(len(old), max(most // 2, most - len(new)))
@@ -97,7 +99,7 @@ def of_both_kinds(found: Sequence[Difference], most: int) -> list[Difference]:
 async def _count(
     vectors: VectorReader, directories: Sequence[str], old: str, new: str
 ) -> tuple[dict[str, int], NotCompared]:
-    """The number of faces that both have, by directory, and the number of those that only one has."""
+    """The number of faces that both generations have, by directory, and the number of those that only one has."""
     in_both: dict[str, int] = {}
     only_old = only_new = 0
     for directory in directories:

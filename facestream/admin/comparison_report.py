@@ -34,7 +34,7 @@ def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
 
 
 def person_of(first: BestMatch) -> str:
-    """The predicted person, in brackets where the similarity is below the threshold."""
+    """The predicted person, in brackets if the similarity is below the threshold."""
     return f"({first.person})" if first.named is False else first.person
 
 
@@ -81,7 +81,7 @@ def _row(it: Difference) -> tuple[str, ...]:
 def _print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = (), whole: Sequence[int]
 ) -> None:
-    """right: columns that are aligned at the right. whole: columns that a terminal does not break."""
+    """right: columns that are aligned to the right. whole: columns that are never wrapped."""
     if not sys.stdout.isatty():
         for row in (columns, *rows):
             print("\t".join(map(printable, row)))

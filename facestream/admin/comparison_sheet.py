@@ -1,4 +1,4 @@
-"""Draws a sheet of the faces where two generations differ: each face beside the person that either predicts."""
+"""Draws a sheet of the faces on which two generations differ: each face next to the two predicted people."""
 
 import asyncio
 import io
@@ -18,16 +18,16 @@ from schemas.ids import crop_key
 from sink.evaluate.comparing import BestMatch, Difference
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp")
-MOST = 100  # differences: a person does not look at more one by one
+MOST = 100  # differences: nobody looks at more than this one by one
 COLUMNS = 2  # differences in a row
-CELL, LINE, GAP = 180, 20, 12  # pixels: a picture, a line of text, the space around three pictures
+CELL, LINE, GAP = 180, 20, 12  # pixels: side of a picture, height of a line of text, space around three pictures
 FONT = 14.0
 PAPER, TEXT, GONE = (255, 255, 255), (30, 30, 30), (200, 200, 200)
 BORDER = 4
 
 
 def check_target(path: Path) -> None:
-    """Raises ConfigurationError. Call it before the comparison is made."""
+    """Checks the path of the sheet. Raises ConfigurationError. Call it before the comparison is made."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigurationError(f"--sheet {path}: its suffix says the format, one of {' '.join(FORMATS)}")
     if os.path.isdir(path):
@@ -73,7 +73,7 @@ def _caption(first: BestMatch, name: str) -> tuple[str, str]:
 
 
 async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
-    """None where the picture is gone or cannot be read."""
+    """The crop of a face; None if it no longer exists or cannot be read."""
     try:
         data = (await objects.get(crop_key(face_id))).data
         with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
@@ -85,7 +85,7 @@ async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
 def _cell(
     sheet: Image.Image, corner: tuple[int, int], picture: Image.Image | None, lines: tuple[str, str], right: bool | None
 ) -> None:
-    """right: whether this is the right person, None for the face itself."""
+    """Draws one picture with its text. right: whether this is the right person; None for the face itself."""
     x, y = corner
     drawing = ImageDraw.Draw(sheet)
     colour = GONE if right is None else NAMED if right else UNKNOWN
@@ -107,7 +107,7 @@ def _cell(
 def _write(
     drawing: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: tuple[int, int, int] = TEXT
 ) -> None:
-    """Writes the text, cut to that width."""
+    """Writes the text, shortened to that width."""
     font = font_for(text, FONT)
     whole = text
     while text and drawing.textlength(text if text == whole else f"{text}…", font=font) > width:

@@ -1,4 +1,4 @@
-"""Looks for what was erased: what is left of it in the stores, and which records of topics still name it."""
+"""Searches for erased data: what is left of it in the stores, and which records of topics still name it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ class StoredPicture:
 
 @dataclass(frozen=True, slots=True)
 class InTopic:
-    """How many records of a topic name what was erased, and when the last of them was appended (ms)."""
+    """How many records of a topic name erased data, and when the last of them was appended (ms)."""
 
     records: int = 0
     last: int = 0
@@ -97,8 +97,8 @@ async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[Store
 
 
 async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
-    """announced: by image_id; is set to whether all its events in this topic fall under an erasure, stays None without
-    an event.
+    """Searches a topic. announced: by image_id. It is set to whether all events of the image in this topic are covered
+    by an erasure, and stays None if there is no event.
     """
     found = InTopic()
 
@@ -117,7 +117,7 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
 
 
 def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
-    """Whether a record names what was erased. Raises UnreadableRecord."""
+    """Whether a record names erased data. Raises UnreadableRecord."""
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
         event = image_received(record.value, record.headers)
         erased = is_erased(event, event.came_at(record.timestamp), erasures)
@@ -135,7 +135,7 @@ def _detected(record: Record, erasures: Erasures) -> bool:
 def _embedded(record: Record, erasures: Erasures) -> bool:
     event = decode_embedded(record.value)
     if isinstance(event, EraseRequested):
-        return True  # it names a person or a directory
+        return True  # its key names a person or a directory
     if isinstance(event, FacesEmbedded):
         return is_erased(event.received, event.received_at, erasures)
     return any(erasures.erased_since(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
@@ -157,7 +157,9 @@ def _dead(record: Record, erasures: Erasures) -> bool:
 
 
 def _notified(record: Record, erasures: Erasures) -> bool:
-    """The keys that a store notifies of contain names of directories and people, perhaps behind a prefix of ours."""
+    """Whether a notification names an erased object. Its keys contain names of directories and people, perhaps after a
+    prefix.
+    """
     for it in BucketNotified.decode(record.value).records:
         bucket, name, etag = it.s3.bucket.name, it.s3.object.name, it.s3.object.etag
         read = read_incoming_key(name[max(0, name.find(INCOMING)) :])

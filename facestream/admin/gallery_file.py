@@ -5,7 +5,7 @@
     crops/FACE_ID.jpg       the kept picture of the face
     originals/IMAGE_ID      the picture that it was learned from, as uploaded
 
-Nothing is ever written to a path that the file names.
+Names in the file are never used as paths to write to.
 """
 
 import io
@@ -39,7 +39,9 @@ class GalleryHead(BaseModel):
 
 
 class ExportedFace(BaseModel):
-    """`landmarks` in pixels of the crop, `box` in those of the original; `vectors` base64 of little-endian float32."""
+    """A face. `landmarks` are in pixels of the crop, `box` in those of the original; `vectors` are base64 of
+    little-endian float32.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -62,7 +64,7 @@ class FaceWithPictures(BaseModel):
 
 
 class GalleryWriter:
-    """A context manager that writes the file; one that is not finished is deleted. Only its owner may read it."""
+    """A context manager that writes the file. An unfinished file is deleted. Only the owner may read the file."""
 
     def __init__(self, path: Path, head: GalleryHead) -> None:
         self._path, self._part = path, path.parent / f"{path.name}.part"
@@ -91,7 +93,7 @@ class GalleryWriter:
         except OSError as failed:
             raise self._full(failed) from None
         finally:
-            with suppress(OSError):  # what could not be written is still buffered
+            with suppress(OSError):  # data that could not be written is still buffered
                 self._file.close()
             self._part.unlink(missing_ok=True)
 
@@ -139,7 +141,7 @@ def read_faces(path: Path) -> Iterator[FaceWithPictures]:
 
 
 def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yields folder, name and bytes of each member; the first is GALLERY."""
+    """Yields the folder, name and bytes of each member. The first is GALLERY."""
     try:
         with tarfile.open(path, "r|") as tar:
             for number, member in enumerate(tar):

@@ -16,12 +16,12 @@ from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED
 from weights.manifest import manifest
 
-ANNOUNCED_S = 2.0  # after so long every process has read a record of `models`
+ANNOUNCED_S = 2.0  # after this time every process has read a new record of `models`
 SINK_S = 120.0
 
 
 def known(generations: Generations, name: str) -> Generation:
-    """A generation of the topic, or a shipped one that is not in use yet. Raises NotFound."""
+    """A generation from the topic, or a shipped one that is not in use yet. Raises NotFound."""
     if name in manifest().generations and name not in {it.name for it in generations.all}:
         return manifest().generation(name)
     return generations.get(name)
@@ -38,7 +38,7 @@ def generation_name(text: str) -> str:
 
 
 async def as_candidate(log: EventLog, generations: Generations, name: str) -> Generation:
-    """Makes the generation a candidate, with which every learned face is embedded from now on; a complete one stays
+    """Makes the generation a candidate, with which every learned face is embedded from now on. A complete one stays
     complete. Raises NotFound, ConfigurationError.
     """
     await generations.refresh()
@@ -56,9 +56,9 @@ async def as_candidate(log: EventLog, generations: Generations, name: str) -> Ge
 
 
 async def complete(stores: Stores, generations: Generations, name: str) -> tuple[Generation, str]:
-    """Marks a candidate as complete. One without threshold or calibration gets them from its galleries.
+    """Marks a candidate as complete. If it has no threshold or calibration, they are fitted to its galleries.
 
-    Returns the generation, and why it still lacks one of them, '' where it has both.
+    Returns the generation, and the reason why one of them is still missing; '' if it has both.
     """
     generation = generations.get(name)
     galleries = [
@@ -81,7 +81,7 @@ async def complete(stores: Stores, generations: Generations, name: str) -> tuple
 
 
 async def activate(stores: Stores, generations: Generations, name: str, *, force: bool) -> None:
-    """Makes the processors embed probes with it from now on. Raises NotFound, ConfigurationError."""
+    """Makes the processors embed probes with the generation from now on. Raises NotFound, ConfigurationError."""
     await generations.refresh()
     generation = known(generations, name)
     if generation.state not in ("candidate", "complete"):

@@ -1,7 +1,7 @@
 """Tries a user's own embedder before it is added, in the inference thread, as the service will run it.
 
-It embeds two faces: one of them twice, as a probe and from its kept crop, as it would be learned. They are drawn, or
-found in a picture.
+It embeds two faces, one of them twice: as a probe, and from its crop as a learned face. The faces are drawn or found in
+a picture.
 """
 
 import time
@@ -31,7 +31,8 @@ Face = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3) and its lan
 
 TOGETHER = 8  # faces in one forward
 TIMES = 3  # forwards that are timed for each face
-# Shares of the distance of the two faces, or of a vector's length: float32 leaves 1e-6, TF32 on a GPU 1e-3.
+# Allowed errors, as shares of the distance of the two faces or of a vector's length. float32 has 1e-6, TF32 on a GPU
+# 1e-3.
 SAME = 0.05
 CONSTANT = 1e-3
 
@@ -39,7 +40,7 @@ CONSTANT = 1e-3
 @dataclass(frozen=True)
 class Trial:
     dimension: int
-    alone_ms: float  # for a face in a forward of its own
+    alone_ms: float  # for a face in a separate forward
     together_ms: float  # for a face in a forward of eight
     same: float  # cosine of one face as a probe and as a learned face
     other: float  # cosine of that probe and another face
@@ -47,8 +48,8 @@ class Trial:
 
 
 async def try_network(settings: Settings, content: bytes, generation: Generation, picture: bytes | None) -> Trial:
-    """content: the ONNX file. generation: with any dimension. picture: a photo with a face in it. Raises
-    WeightsInvalid, ConfigurationError, NoFace, and what decoding raises.
+    """Tries a network. content: the ONNX file. generation: with any dimension. picture: a photo with a face in it.
+    Raises WeightsInvalid, ConfigurationError, NoFace, and what decoding raises.
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
@@ -69,7 +70,7 @@ async def try_network(settings: Settings, content: bytes, generation: Generation
 
 
 def drawn_face(seed: int) -> Face:
-    """Draws a picture like a kept crop, with eyes, nose and mouth at the landmarks."""
+    """Draws a picture like a stored crop, with eyes, nose and mouth at the landmarks."""
     chance = np.random.default_rng(seed)
     colours = [tuple(int(it) for it in chance.integers(30, 226, 3)) for _ in range(4)]
     points = (np.array(align.DLIB.points) * align.DLIB.half + (align.CROP - 1) / 2).astype(np.float32)
@@ -104,7 +105,7 @@ def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
 async def _tried(
     inference: Inference, name: str, probe: Float32Array, learned: Float32Array, other: Float32Array, device: str
 ) -> Trial:
-    """Raises WeightsInvalid."""
+    """Embeds the chips, checks the vectors and measures the times. Raises WeightsInvalid."""
     alone: list[Float32Array] = []
     seconds = []
     for chip in (probe, learned, other) * TIMES:

@@ -1,4 +1,4 @@
-"""The replay that makes the vectors of one more generation: for `reembed` and `redetect`."""
+"""The replay that makes the vectors of another generation, for `reembed` and `redetect`."""
 
 import argparse
 import asyncio
@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from processors.stages.reembed import ReembedStage
 
 IN_FLIGHT = 512
-TOGETHER = 256  # records of a sequence: enough to keep several cores busy; after a kill they are tried together
-SEQUENCES = IN_FLIGHT // TOGETHER  # of a partition: one is fetched and cut while another is embedded
-# The service has priority where both need the processor. Beside clients at 30 % of what two cores can do, the values 0,
-# 3, 5 and 10 all leave the replay .73 of its rate; the clients' p99 is 396, 211, 142 and 147 ms, without a replay 86.
+TOGETHER = 256  # records of a sequence: enough to keep several cores busy; after a crash they are tried together
+SEQUENCES = IN_FLIGHT // TOGETHER  # of a partition, so that one is fetched and cut while another is embedded
+# The niceness of the replay: the service has priority. With clients at 30 % of the capacity of two cores, the values 0,
+# 3, 5 and 10 all leave the replay .73 of its rate. The clients' p99 is 396, 211, 142 and 147 ms, and 86 ms without a
+# replay.
 NICE = 10
 
 
@@ -72,7 +73,9 @@ async def replay(settings: Settings, name: str, rate: float) -> int:
 async def _replay(
     settings: Settings, stores: Stores, state: SystemState, generation: Generation, rate: float, stop: asyncio.Event
 ) -> None:
-    """Returns when the group has passed the current end of the topic, and the sink has written the vectors."""
+    """Runs the replay. Returns when its group has passed the current end of the topic and the sink has written the
+    vectors.
+    """
     ends = await stores.log.end_offsets(FACES_LEARNED.name)
     async with _worker(settings, stores, state, generation, rate) as (worker, stage):
         running = asyncio.create_task(worker.run())
@@ -101,7 +104,7 @@ async def _wait_for_group(
     with progress_bar(label, left, always=label != "written") as advance:
         while left and not any(task.done() for task in until):
             await asyncio.sleep(LOOK_EVERY_S)
-            with suppress(Unavailable):  # the worker waits for the log as well
+            with suppress(Unavailable):  # the worker itself waits until the log is available
                 now = await records_left(stores.log, group, topic, ends)
                 advance(left - now)
                 left = now
@@ -130,7 +133,7 @@ async def _finish(stores: Stores, state: SystemState, generation: Generation) ->
 async def _worker(
     settings: Settings, stores: Stores, state: SystemState, generation: Generation, rate: float
 ) -> AsyncIterator[tuple[Worker, "ReembedStage"]]:
-    # torch takes a second to import: not for the other commands
+    # imported here because torch takes a second, which other commands need not wait for
     from facestream.runtime.roles.process import fetch_embedder, make_detector, no_networks
     from processors.decoding.pool import DecodePool
     from processors.embed import CropThreads
@@ -142,8 +145,8 @@ async def _worker(
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     async with AsyncExitStack() as stack:
-        # On a CPU one instance for each core, with one thread each: a core that the service uses slows down only one
-        # instance. A team of threads would wait for its slowest thread.
+        # On a CPU there is one instance per core, with one thread each, so that a core that the service uses slows down
+        # only one instance. Several threads in one forward would wait for the slowest.
         cores = settings.threads or len(os.sched_getaffinity(0))
         count = 1 if device.type == "cuda" else min(cores, IN_FLIGHT // FACES_PER_FORWARD)
         inferences = [Inference(no_networks(device), cores // count) for _ in range(count)]
@@ -178,7 +181,9 @@ async def _worker(
 
 @asynccontextmanager
 async def _sink_without_service(settings: Settings, stores: Stores, state: SystemState) -> AsyncIterator[None]:
-    """Runs a sink in this process where the log is embedded and no service runs: the vectors have to be written."""
+    """Runs a sink in this process if the log is embedded and no service runs, because the vectors have to be
+    written.
+    """
     embedded = scheme_of(settings.log_url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "sqlite"
     if not embedded or serving(settings.data) is not None:
         yield

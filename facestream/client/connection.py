@@ -1,7 +1,7 @@
-"""Finds the service that a command talks to: the one at --url, the one that serves the data folder, or none.
+"""Finds the service for a command: the one at --url, the one that serves the data folder, or none.
 
-Without one the command serves itself: it holds the folder's lock and serves through a Unix socket in a folder that only
-its user can enter, so that no API key is needed.
+If there is none, the command starts the service in its own process: it holds the folder's lock and serves through a
+Unix socket in a folder that only its user can enter, so that no API key is needed.
 """
 
 import asyncio
@@ -35,7 +35,9 @@ async def connect(settings: Settings, url: str | None, key: str | None) -> Async
 
 
 async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
-    """The URL of the folder's service, once it has started. None with the lock taken, once other commands are done."""
+    """Returns the URL of the folder's service when that has started. If there is none, waits for other commands, takes
+    the lock and returns None.
+    """
     deadline = time.monotonic() + OTHER_COMMAND_S
     while not (url := serving(data)):
         if url is None:
@@ -44,18 +46,18 @@ async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
                 return None
             except ConfigurationError:
                 if serving(data) is None or time.monotonic() > deadline:
-                    raise  # the folder cannot be used at all: no other command was faster
+                    raise  # the folder cannot be used at all; no other command has taken the lock
         await asyncio.sleep(POLL_S)
     return url
 
 
 @asynccontextmanager
 async def _embedded(settings: Settings) -> AsyncIterator[str]:
-    """Serves in this process, and drains at the end. The caller holds the folder's lock."""
+    """Runs the service in this process, and drains it at the end. The caller holds the folder's lock."""
     if sys.stderr.isatty():
         print("no service runs here: loading the models (`facestream up` keeps them loaded)", file=sys.stderr)
     log_warnings_only()
-    from facestream.runtime.serve import serve  # torch takes a second to import: only where there is no service
+    from facestream.runtime.serve import serve  # torch takes a second to import, which is needed only without a service
 
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700
@@ -74,7 +76,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
 
 
 def _expected(failure: BaseException) -> BaseException:
-    """The expected failure of a group, which is the one that a person can act on."""
+    """The expected failure in an exception group: the one that the user can act on."""
     while isinstance(failure, BaseExceptionGroup):
         failure = next((it for it in failure.exceptions if isinstance(it, FacestreamError)), failure.exceptions[0])
     return failure

@@ -1,6 +1,6 @@
 """Draws boxes and names on a photo: `facestream recognize --draw`.
 
-The pixels come from the service's own decoder, so that they lie upright in the same way and the boxes fit.
+The pixels come from the service's own decoder, so that they have the same orientation and the boxes fit.
 """
 
 import os
@@ -28,7 +28,8 @@ SMALLEST_FONT = 10.0  # pixels, below which the built-in font cannot be read
 
 
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
-# The built-in font has little more than ASCII. For other names fonts of the system are tried, large ones first.
+# The built-in font has few characters beyond ASCII. For other names, system fonts are tried, those with many characters
+# first.
 FONTS = (
     "NotoSansCJK-Regular.ttc",
     "NotoSans-Regular.ttf",
@@ -62,7 +63,7 @@ def targets(out: str, photos: Sequence[str]) -> list[Path]:
 
 
 def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
-    """Photos that have the same name, in different folders, get different drawings."""
+    """The paths of drawings in a folder. Photos with the same name in different folders get different drawings."""
     paths: list[Path] = []
     taken: set[Path] = set()
     for photo in photos:
@@ -93,7 +94,7 @@ def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
 
 
 def upright(data: bytes) -> Image.Image:
-    """RGB, as the service sees it. Raises Refused."""
+    """The upright RGB picture, as the service decodes it. Raises Refused."""
     prepare()
     with tempfile.TemporaryFile(buffering=0) as file:
         Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(file)
@@ -104,7 +105,7 @@ def upright(data: bytes) -> Image.Image:
 
 
 def label(person: RecognizedPerson) -> str:
-    """The name with its probability, or '?' with the similarity that was too low."""
+    """The name with its probability, or '?' with the similarity if that was too low."""
     if person.id is None:
         return "?" if person.similarity is None else f"? {person.similarity:.2f}"
     name = person.id if len(person.id) <= LONGEST_LABEL else f"{person.id[: LONGEST_LABEL - 1]}…"
@@ -118,7 +119,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: Recognize
     line = max(1, round(min(max(size) / 300, (x2 - x1) / 12)))
     drawing.rectangle((x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)), outline=colour, width=line)
 
-    # As large as the face allows, but large enough to read, and not so large that it covers the picture.
+    # As large as the face allows, but large enough to read and not so large that it covers the picture.
     height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
     text, margin = label(person), round(height_of_font / 4)
     font = font_for(text, height_of_font)
@@ -148,6 +149,6 @@ def _of_system(name: str) -> ImageFont.FreeTypeFont | None:
 
 
 def _missing(font: Font, text: str) -> int:
-    """The number of characters that are drawn like one that no font has."""
+    """The number of characters that the font lacks: it draws them like a character that no font has."""
     nothing = bytes(font.getmask("\U0010ffff"))
     return sum(bytes(font.getmask(it)) == nothing for it in text if not it.isspace())

@@ -41,7 +41,7 @@ def add_bulk(parser: argparse.ArgumentParser) -> None:
 
 
 def require_no_bulk(arguments: argparse.Namespace) -> None:
-    """Raises ConfigurationError where flags of a folder come with photos."""
+    """Raises ConfigurationError if photos are given with flags that are only for a folder."""
     if arguments.report is not None or arguments.again:
         raise ConfigurationError("--report and --again are for a folder: give a folder instead of photos")
 

@@ -1,6 +1,6 @@
-"""The HTTP client of the command line: sends a photo and returns its answer, also from a busy service.
+"""The HTTP client of the command line: sends a photo and returns its answer, even if the service is busy.
 
-It prints nothing; every photo that it is given ends as a `PhotoResult`.
+It prints nothing; every photo gives a `PhotoResult`.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S = 8.0, 60.0
 # an answer or a 202 comes after 30 s at the latest
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 POLL_S = 1.0
-SOCKET_URL = "http://facestream"  # what requests through a Unix socket are addressed to
+SOCKET_URL = "http://facestream"  # the address for requests through a Unix socket
 
 
 Part = TypeVar("Part", bound=AnswerPart)
@@ -45,7 +45,7 @@ class UnexpectedAnswer(FacestreamError):
 
 @dataclass(frozen=True)
 class PhotoResult:
-    """The result of one photo. body: the service's answer, or the problem where `failed`. drawing_error: why a photo
+    """The result of one photo. body: the service's answer, or the problem if it `failed`. drawing_error: why the photo
     could not be drawn.
     """
 
@@ -61,7 +61,7 @@ class PhotoResult:
 
 @dataclass(frozen=True)
 class Reply:
-    """body: None where it is no JSON object. retry_after_s: None where the service gave none."""
+    """A response. body: None if it is not a JSON object. retry_after_s: None if the service gave none."""
 
     status: int
     body: dict[str, Any] | None
@@ -71,7 +71,8 @@ class Reply:
 class Client:
     """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
 
-    Raises errors that every photo would get: ConfigurationError for a missing key, InvalidRequest for a wrong option.
+    Methods raise the errors that every photo would get: ConfigurationError for a missing key, InvalidRequest for a
+    wrong option.
     """
 
     _lost: Unavailable | None = None
@@ -98,7 +99,9 @@ class Client:
         await self._session.close()
 
     async def check(self) -> None:
-        """Raises Unavailable when nothing answers there, ConfigurationError when it is no facestream service."""
+        """Checks the service. Raises Unavailable if nothing answers, ConfigurationError if it is not a facestream
+        service.
+        """
         try:
             async with self._session.get(f"{self._base}/healthz", allow_redirects=False) as response:
                 body = await _json(response)
@@ -129,7 +132,7 @@ class Client:
         return PhotoResult(photo, reply.status, body)
 
     async def _post(self, purpose: Purpose, photo: str, data: bytes, fields: Mapping[str, str]) -> Reply:
-        headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request has one effect
+        headers = {"Idempotency-Key": str(uuid.uuid4())}  # so that a repeated request is processed once
         return await self._request("POST", f"/{purpose}", headers, lambda: form_of(photo, data, fields))
 
     async def _request(
@@ -139,7 +142,9 @@ class Client:
         headers: dict[str, str] | None = None,
         form: Callable[[], aiohttp.FormData | None] = lambda: None,
     ) -> Reply:
-        """Raises Unavailable after ATTEMPTS without an answer, and at once from then on."""
+        """Sends a request, repeatedly if needed. Raises Unavailable after ATTEMPTS without an answer, and from then on
+        immediately.
+        """
         for attempt in count(1):
             if self._lost:
                 raise self._lost
@@ -160,7 +165,7 @@ class Client:
     async def exchange(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, form: aiohttp.FormData | None = None
     ) -> Reply:
-        """One request, tried once. Raises Unavailable when nothing answers."""
+        """Sends one request once. Raises Unavailable if nothing answers."""
         try:
             async with self._session.request(
                 method, self._base + path, data=form, headers=headers, allow_redirects=False
@@ -202,7 +207,7 @@ def _is_http(url: str) -> bool:
 
 
 def read_photo(photo: str) -> bytes:
-    """Raises UnreadablePhoto. Its message lacks the name, which whoever prints it puts first."""
+    """The bytes of a photo. Raises UnreadablePhoto, whose message lacks the file name: the caller puts it first."""
     try:
         data = Path(photo).read_bytes()
     except IsADirectoryError:
@@ -215,7 +220,7 @@ def read_photo(photo: str) -> bytes:
 
 
 def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormData:
-    form = aiohttp.FormData(quote_fields=False)  # a file name goes as UTF-8, as browsers send it
+    form = aiohttp.FormData(quote_fields=False)  # a file name is sent as UTF-8, as browsers do
     for name, value in fields.items():
         form.add_field(name, value)
     name = "".join(it if it.isprintable() else "_" for it in Path(photo).name)
@@ -224,7 +229,7 @@ def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormD
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any] | None:
-    """The body, where it is a JSON object, as every body of a facestream service is."""
+    """The body if it is a JSON object, as in all responses of a facestream service; else None."""
     try:
         body = await response.json(content_type=None)
     except ValueError:

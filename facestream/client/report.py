@@ -25,7 +25,7 @@ WIDE = 100
 
 
 class Report:
-    """Gets the results in the order of the photos and prints each at once."""
+    """Gets the results in the order of the photos and prints each one immediately."""
 
     def __init__(self, purpose: Purpose, photos: Sequence[str], *, as_json: bool) -> None:
         self._purpose, self._count = purpose, len(photos)
@@ -116,7 +116,7 @@ def advice(problem: Problem) -> str:
 
 
 def _end_of(text: str, cells: int) -> str:
-    """The end of a path that is too long: paths differ there."""
+    """The end of a path that is too long: most paths differ at the end."""
     if cell_len(text) <= cells:
         return text
     while cell_len(text) > cells - 1:
@@ -125,8 +125,8 @@ def _end_of(text: str, cells: int) -> str:
 
 
 def json_line(line: dict[str, Any]) -> None:
-    # A path need not be UTF-8: its other bytes are lone surrogates here, which JSON writes as escapes.
-    # On a terminal everything but ASCII is escaped: it could steer the terminal.
+    # A path need not be UTF-8: its other bytes are lone surrogates here, which JSON writes as escapes. On a terminal
+    # everything but ASCII is escaped, because it could control the terminal.
     text = json.dumps(line, ensure_ascii=sys.stdout.isatty()).encode("utf-8", "backslashreplace")
     sys.stdout.buffer.write(text + os.linesep.encode())
     sys.stdout.buffer.flush()

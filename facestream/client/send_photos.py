@@ -25,7 +25,9 @@ REQUESTS_AT_ONCE = 4
 def send(
     arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[str, str], drawings: Sequence[Path] | None = None
 ) -> int:
-    """Returns the exit code. Raises ConfigurationError, Unavailable, WeightsInvalid before the first photo is sent."""
+    """Sends the photos. Returns the exit code. Raises ConfigurationError, Unavailable, WeightsInvalid before the first
+    photo is sent.
+    """
     url, key = url_and_key(arguments)
 
     async def run() -> int:
@@ -51,7 +53,7 @@ async def _in_order(
             outcome = await client.send(purpose, photo, fields)
             if drawing is None or not isinstance(outcome.body, RecognizedBody):
                 return outcome
-            from facestream.client.draw import draw  # Pillow and its plugins: only for --draw
+            from facestream.client.draw import draw  # Pillow and its plugins are needed only for --draw
 
             try:
                 await asyncio.to_thread(draw, photo, outcome.body.persons, drawing)

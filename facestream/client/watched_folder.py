@@ -1,6 +1,6 @@
-"""Watches a folder for `facestream watch`: a file is sent, through the bulk lane, once it does not change any more.
+"""Watches a folder for `facestream watch`: when a file no longer changes, it is sent through the bulk lane.
 
-A journal records what was done, as for learning a folder, so that the same command continues where it ended.
+As for learning a folder, a journal records what was done, so that the same command continues where it ended.
 """
 
 import argparse
@@ -30,14 +30,14 @@ from schemas.records import Purpose
 
 LOOK_EVERY_S = 1.0
 PICTURES_AT_ONCE = 16
-ATTEMPTS = 3  # uploads of a picture whose answer is gone
+ATTEMPTS = 3  # uploads of a picture whose answer has expired
 GONE = (404, 410)
-SERVICE_FAILED = 500  # from this status on the service failed, not the picture: the next start tries it again
+SERVICE_FAILED = 500  # from this status on, the service is at fault: the next start tries the picture again
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture in the folder, with the purpose and the directory that its path says."""
+    """A picture in the folder, with the purpose and the directory from its path."""
 
     item: Item
     purpose: Purpose
@@ -83,14 +83,16 @@ class Watch:
         self._folder, self._journal, self._lane_of, self._url = folder, journal, lane_of, url
         self._as_json = as_json
         self._lanes: dict[tuple[Purpose, str], Lane] = {}
-        self._seen: dict[str, Version] = {}  # at the last look
-        self._settled: dict[str, Version] = {}  # as they were when they were answered
+        self._seen: dict[str, Version] = {}  # at the last scan
+        self._settled: dict[str, Version] = {}  # the versions that were answered
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._ignored: set[str] = set()
         self._slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`; the next run asks for what is accepted by then. Raises what a Lane raises."""
+        """Runs until `stop`. The next run polls for pictures that are accepted but not answered. Raises what a Lane
+        raises.
+        """
         try:
             async with asyncio.TaskGroup() as tasks:
                 while not stop.is_set():
@@ -106,7 +108,7 @@ class Watch:
             raise group.exceptions[0] from None
 
     def _stable(self) -> Iterator[Found]:
-        """Pictures that are new or changed, and were the same at the last look."""
+        """Pictures that are new or have changed, but have not changed since the last scan."""
         for path in _pictures(self._folder):
             name = str(path.relative_to(self._folder))
             try:
@@ -181,7 +183,7 @@ class Watch:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    """Without hidden files: files that are still being written are often hidden."""
+    """The pictures below the folder, without hidden files: files that are still being written are often hidden."""
     for place, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

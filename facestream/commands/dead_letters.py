@@ -1,4 +1,4 @@
-"""`facestream dead-letters`: lists what could not be processed, retries it, or drops it."""
+"""`facestream dead-letters`: lists events that could not be processed, retries or drops them."""
 
 import argparse
 import json
@@ -172,7 +172,7 @@ async def _drop(log: EventLog, letters: list[Letter], arguments: argparse.Namesp
 
 
 async def _erasures(log: EventLog) -> Erasures:
-    """As of now: a command is too short to follow the topic."""
+    """The current erasures: a command is too short to follow the topic."""
     erasures = Erasures(log)
     try:
         await erasures.start()
@@ -204,7 +204,7 @@ def _matching(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[
 
 
 def _selected(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
-    """Raises NotFound, InvalidRequest, before anything is done."""
+    """The letters that the arguments select. Raises NotFound, InvalidRequest, before anything is done."""
     if arguments.all:
         return _matching(letters, arguments)
     found = {letter.id: letter for letter in (_find(letters, text) for text in arguments.ids)}
@@ -234,7 +234,7 @@ def _batches(letters: Sequence[Letter]) -> list[Sequence[Letter]]:
 
 
 def _print_note(text: str) -> None:
-    """On the standard error: a pipe gets the rows only."""
+    """Prints to the standard error, so that a pipe gets only the rows."""
     print(text, file=sys.stderr)
 
 

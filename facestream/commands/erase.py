@@ -1,4 +1,4 @@
-"""`facestream erase verify`: searches every store and topic for what was erased."""
+"""`facestream erase verify`: searches every store and topic for erased data."""
 
 import argparse
 import asyncio
@@ -37,12 +37,12 @@ listed with the time.
 These requests erase: DELETE /directories/DIRECTORY/persons/PERSON, /faces/FACE_ID, /images/IMAGE_ID,
 /directories/DIRECTORY. Images that are still being processed are waited for.
 """
-COMPACTED_S = 3_600.0  # after so long a superseded record of a compacted topic is gone
-UPLOADING_S = 900.0  # after so long the event of a stored picture exists, or never will
+COMPACTED_S = 3_600.0  # after this time a superseded record of a compacted topic has been deleted
+UPLOADING_S = 900.0  # after this time the event of a stored picture exists, or never will
 HANDLED_S = 60.0  # how long to wait for images in the topics
 STUCK_S = 10.0  # and how long without any progress
 
-SOME_KEYS = 5  # printed of each store; --json has all
+SOME_KEYS = 5  # printed for each store; --json has all
 
 
 def add_parser(commands: Any) -> None:
@@ -68,8 +68,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """left: what is left, by store. in_topics: the records that tell of it. unannounced: pictures without an event, so
-    that no stage will handle them. uploading: pictures whose event may still come.
+    """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
+    unannounced: pictures without an event, which no stage will handle. uploading: pictures whose event may still be
+    appended.
     """
 
     left: dict[str, list[str]]
@@ -147,7 +148,7 @@ async def _look(stores: Stores, state: SystemState, kept_s: float) -> Found:
     }
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
     in_topics = {topic: await in_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED}
-    # a picture is stored before its event, which may be later than the erasure
+    # a picture is stored before its event, which may be appended after the erasure
     pictures = [it for it in pictures if announced[it.image_id] is not False]
     unannounced = [it for it in pictures if _is_unannounced(it, announced, kept_s)]
     left["objects"] = [it.key for it in pictures if it not in unannounced]
@@ -161,13 +162,13 @@ async def _look(stores: Stores, state: SystemState, kept_s: float) -> Found:
 
 
 def _is_unannounced(picture: StoredPicture, announced: dict[str, bool | None], kept_s: float) -> bool:
-    """Whether it never had an event: its upload failed before that, and the caller got an error."""
+    """Whether a picture never had an event: the upload failed before that, and the caller got an error."""
     is_crop = picture.key.startswith(CROPS)
     return announced[picture.image_id] is None and not is_crop and picture.put_at > time.time() - kept_s + UPLOADING_S
 
 
 async def _handled(log: EventLog) -> None:
-    """Returns when everything that is in the topics now has been handled, or there is no progress."""
+    """Returns when all current records of the topics have been handled, or when there is no progress."""
     pairs = [(group, topic) for group, topics in GROUPS.items() for topic in topics]
     ends = {topic: await log.end_offsets(topic) for _, topic in pairs}
     deadline, stuck_at, before = time.monotonic() + HANDLED_S, time.monotonic() + STUCK_S, -1

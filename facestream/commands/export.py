@@ -61,7 +61,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             for face in learned.values():
                 try:
                     crop = (await stores.objects.get(face.crop.object_key)).data
-                except ObjectMissing:  # erased a moment ago
+                except ObjectMissing:  # it was just erased
                     erased += 1
                     continue
                 exported = ExportedFace(

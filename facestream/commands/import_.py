@@ -79,8 +79,8 @@ async def _import(
     moved: bool,
     generations: dict[str, int],
 ) -> None:
-    """Writes pictures first, then vectors, then the changelog. moved: the directory has another name here, and its
-    faces and images other ids. Raises Erased where one is erased meanwhile.
+    """Writes pictures first, then vectors, then the changelog. moved: the directory has another name here, so its faces
+    and images get other ids. Raises Erased if one is erased meanwhile.
     """
     now = int(time.time() * 1000)
     vectors: dict[str, list[ReembeddedFace]] = {}

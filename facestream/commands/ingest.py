@@ -1,4 +1,4 @@
-"""`facestream ingest`: the HTTP service as a process of its own."""
+"""`facestream ingest`: the HTTP service as a separate process."""
 
 import argparse
 from typing import Any
@@ -21,6 +21,6 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.runtime.run_roles import run_roles  # its imports take time: not for the other commands
+    from facestream.runtime.run_roles import run_roles  # slow imports, which other commands do not need
 
     return run_roles(settings_from(arguments), ("ingest",), lambda url: None)

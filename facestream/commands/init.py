@@ -53,7 +53,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             async with asyncio.timeout(arguments.wait):
                 await wait_for_stores(stores, asyncio.Event(), create_for=settings.keep_probes)
         except TimeoutError:
-            await create(stores, settings.keep_probes)  # its error names the server that is away
+            await create(stores, settings.keep_probes)  # its error names the server that is unavailable
         print("topics, bucket and tables exist", file=sys.stderr)
         if arguments.bucket_events is not None:
             await _announce_incoming(stores, arguments.bucket_events)
@@ -63,7 +63,7 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _announce_incoming(stores: Stores, target: str) -> None:
-    from backends.s3.objects import S3Objects  # minio: not for a folder
+    from backends.s3.objects import S3Objects  # minio is not needed for a folder
 
     if not isinstance(stores.objects, S3Objects):
         raise ConfigurationError("--bucket-events is for a bucket on MinIO: for a folder there is `facestream watch`")

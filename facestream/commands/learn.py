@@ -71,7 +71,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.send_photos import checked_options, send  # aiohttp: not for the other commands
+    from facestream.client.send_photos import checked_options, send  # aiohttp is slow to import
 
     fields = checked_options({"face": arguments.face, "force": arguments.force, "detail": arguments.detail})
     source = _source(arguments)

@@ -1,4 +1,4 @@
-"""`facestream process`: a processor, which detects and embeds faces, as a process of its own."""
+"""`facestream process`: a processor, which detects and embeds faces, as a separate process."""
 
 import argparse
 from typing import Any
@@ -34,6 +34,6 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.runtime.run_roles import run_roles  # its imports take time: not for the other commands
+    from facestream.runtime.run_roles import run_roles  # slow imports, which other commands do not need
 
     return run_roles(settings_from(arguments), ("process",), lambda url: None)

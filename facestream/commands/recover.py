@@ -25,7 +25,7 @@ JOIN_S = 60.0
 @dataclass(frozen=True, slots=True)
 class Gone:
     """Offsets of a partition whose committed offset does not exist. lost: the number of records that were deleted
-    unhandled; None where the committed offset lies behind the end, which is that of another log.
+    before they were handled; None if the committed offset is beyond the end, which means that this is another log.
     """
 
     committed: int

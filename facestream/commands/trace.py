@@ -123,7 +123,7 @@ def _json_lines(steps: Sequence[Step]) -> Iterator[str]:
 
 
 async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
-    """The records with that key in the partition of `partition_key`, in all partitions where it is None."""
+    """The records with that key in the partition of `partition_key`, or in all partitions if that is None."""
     count = await log.partitions(topic)
     wanted = await offset_ranges(
         log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)]
@@ -154,14 +154,14 @@ def _event(record: Record) -> EventRecord | None:
 
 
 def _image(event: EventRecord | None) -> ImageReceived | None:
-    """The image, where the record has it. A dead letter is kept longest."""
+    """The image, if the record contains it. A dead letter is kept longest."""
     if isinstance(event, DeadLetter):
         return event.event
     return event if isinstance(event, ImageReceived) else None
 
 
 def _described(record: Record) -> str:
-    """What the record says, in one line."""
+    """Describes the record in one line."""
     match _event(record):
         case ImageReceived() as event:
             directory = "" if event.directory is None else f", directory '{event.directory}'"

@@ -20,7 +20,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # their imports take time: not for the other commands
+    # slow imports, which other commands do not need
     from facestream.runtime.run_roles import run_roles
     from facestream.runtime.serve import ALL
 

@@ -1,4 +1,6 @@
-"""`facestream watch`: learns and recognizes the pictures that are put into a folder, as a bucket does it."""
+"""`facestream watch`: learns and recognizes the pictures that are put into a folder, as bucket events do for a
+bucket.
+"""
 
 import argparse
 from typing import Any
@@ -34,6 +36,6 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.watched_folder import watch  # aiohttp: not for the other commands
+    from facestream.client.watched_folder import watch  # aiohttp is slow to import
 
     return watch(arguments, arguments.folder)

@@ -1,4 +1,4 @@
-"""`facestream weights`: gets the models, lists what is there."""
+"""`facestream weights`: gets the models and lists them."""
 
 import argparse
 from functools import partial

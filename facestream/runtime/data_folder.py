@@ -12,7 +12,7 @@ from pathlib import Path
 from schemas.errors import ConfigurationError
 
 LOCK = "facestream.lock"
-LOCK_WAIT_S = 1.0  # a process that only asks who is serving holds the lock for an instant
+LOCK_WAIT_S = 1.0  # a process that only checks who is serving holds the lock for a moment
 
 
 def make_data_folder(data: Path) -> None:

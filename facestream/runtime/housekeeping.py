@@ -21,14 +21,15 @@ log = structlog.get_logger(__name__)
 
 EVERY_S = 600.0
 DAY_S = 86_400.0
-# After 15 days an image to be learned has been learned, or it has failed and its dead letter is gone. Images that are
-# older than 22 days were checked on an earlier day.
+# After 15 days an image to learn has been learned, or it has failed and its dead letter has been deleted. Images that
+# are older than 22 days were checked on an earlier day.
 DECIDED_S, LOOKED_AT_S = 15 * DAY_S, 22 * DAY_S
 
 
 class Housekeeping:
-    """keep_probes: days. With 0 the stage of the answers deletes pictures at once, and this deletes what a crash left.
-    is_mine: whether this process cleans; of several sinks only one does.
+    """Cleans the log and the stores. keep_probes: days. If it is 0, the stage `answers` deletes pictures immediately,
+    and the housekeeping deletes those that a crash has left. is_mine: whether this process does the cleaning; of
+    several sinks only one does.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class Housekeeping:
                 yield info.key
 
     async def _not_learned(self) -> AsyncIterator[str]:
-        """The objects of images that were to be learned and were not: they have no event, or they failed."""
+        """The objects of images that should have been learned but were not, because they have no event or have
+        failed.
+        """
         async for info in self._objects.list("originals/"):
             if DECIDED_S < time.time() - info.modified < LOOKED_AT_S:
                 image_id = info.key.removeprefix("originals/")
@@ -84,8 +87,8 @@ class Housekeeping:
             return False
         crop = ObjectMetadata.decoded(stored)
         if crop.directory is None or crop.person is None:
-            return True  # it does not say whose it is: nothing is deleted without knowing
-        for generation in self._state.generations.live:  # one that was activated by force may lack faces
+            return True  # its metadata does not say to whom it belongs, so it is kept
+        for generation in self._state.generations.live:  # a generation that was activated with --force may lack faces
             faces = await self._vectors.faces(crop.directory, generation.name, crop.person)
             if any(it.image_id == image_id for it in faces):
                 return True

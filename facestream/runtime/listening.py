@@ -1,4 +1,6 @@
-"""The addresses that services listen on: parsing them, opening their sockets, and whether others can reach them."""
+"""The addresses that services listen on: parses them, opens their sockets, and tells whether other machines can reach
+them.
+"""
 
 import ipaddress
 import socket
@@ -7,8 +9,8 @@ from schemas.errors import ConfigurationError
 
 
 def listening_socket(listen: str, setting: str = "listen") -> socket.socket:
-    """listen: address:port, where port 0 is any free one. setting: where the address comes from, for the message.
-    Raises ConfigurationError when the address cannot be used.
+    """Opens a listening socket. listen: address:port, where port 0 is any free one. setting: the source of the address,
+    for the message. Raises ConfigurationError when the address cannot be used.
     """
     host, port = host_and_port(listen, setting)
     try:

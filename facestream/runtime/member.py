@@ -1,4 +1,6 @@
-"""The member name of this process in its consumer groups: stable, so that a restarted process gets its place back."""
+"""The member name of this process in its consumer groups: it is stable, so that a restarted process gets the same
+partitions again.
+"""
 
 import fcntl
 import os

@@ -11,8 +11,8 @@ from schemas.errors import FacestreamError
 
 
 def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str], None]) -> int:
-    """Drains on SIGTERM or Ctrl-C. `announce` gets the URL. Returns the exit code: 2 for wrong settings, 1 for other
-    failures.
+    """Runs roles and drains them on SIGTERM or Ctrl-C. `announce` is called with the URL. Returns the exit code: 2 for
+    wrong settings, 1 for other failures.
     """
     code = 0
     try:

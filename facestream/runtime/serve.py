@@ -39,14 +39,14 @@ async def serve(
 ) -> None:
     """Runs the roles until `stop` is set.
 
-    started: is called with the URL of the service, or of health and metrics without one, once all roles work.
+    started: is called when all roles work, with the URL of the service or, without one, of health and metrics.
     owners_socket: a path in a folder that only its owner can enter; the service listens there, without API keys.
 
     A process with all roles creates topics, bucket and tables; the others require that they exist. Stopping follows the
     flow of work: the service accepts no more requests and answers the open ones, the workers finish and commit, the
     stores close. A role that fails ends all roles.
     """
-    # a wrong address ends the process before the models are loaded
+    # opened first, so that a wrong address fails before the models are loaded
     if "ingest" in roles and owners_socket is None:
         host_and_port(settings.listen)
     if settings.watch:
@@ -62,7 +62,7 @@ async def serve(
         background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
         service: HttpService | None = None
         if "process" in roles:
-            # torch takes a second to import: not for the other roles
+            # torch takes a second to import; other roles do not need it
             from facestream.runtime.roles.process import process_workers
 
             workers += await stack.enter_async_context(process_workers(settings, stores, state, member))
@@ -71,7 +71,7 @@ async def serve(
             workers += of_sink
             background.append(housekeeping.run)
         pairs = [(worker.name, topic) for worker in workers for topic in GROUPS[worker.name]]
-        if "ingest" in roles:  # the service watches those itself, and more often
+        if "ingest" in roles:  # the service measures those itself, and more often
             pairs = [pair for pair in pairs if pair not in INTERACTIVE]
         background.append(LagMonitor(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
@@ -85,7 +85,7 @@ async def serve(
             for worker, task in zip(workers, running, strict=True):
                 await _ready(worker, task, stop)
             gc.collect()
-            gc.freeze()  # what is loaded by now stays: later collections skip it and stall the loop less
+            gc.freeze()  # later collections skip the permanent objects loaded so far, and block the loop for less time
             stack.callback(gc.unfreeze)
             url = await watch(settings, checks, stack, always=service is None)
             if service is not None:
@@ -103,7 +103,7 @@ async def serve(
 
 
 async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
-    """Returns when the worker has joined its group or has ended, or `stop` is set."""
+    """Waits until the worker has joined its group or has ended, or `stop` is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in (worker.ready, stop)]
     await asyncio.wait([*waits, task], return_when=asyncio.FIRST_COMPLETED)
     for each in waits:

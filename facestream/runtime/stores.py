@@ -32,7 +32,7 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Raises ConfigurationError where a URL or the data folder cannot be used."""
+    """Opens the stores. Raises ConfigurationError if a URL or the data folder cannot be used."""
     make_data_folder(settings.data)
     async with AsyncExitStack() as stack:
         log_ = open_log(settings.log_url)
@@ -45,8 +45,8 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 async def create(stores: Stores, keep_probes: float = 7.0) -> None:
-    """Creates topics, bucket, tables and the first generation, where they are missing; safe when several do it at once.
-    Raises Unavailable, TopicMismatch.
+    """Creates topics, bucket, tables and the first generation if they are missing; safe if several processes do it at
+    once. Raises Unavailable, TopicMismatch.
     """
     await stores.log.create_topics(topics(keep_probes))
     await stores.objects.create()
@@ -57,9 +57,9 @@ async def create(stores: Stores, keep_probes: float = 7.0) -> None:
 
 
 async def wait_for_stores(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:
-    """Returns when topics, bucket and tables are there, or `stop` is set; waits for servers that are not up yet.
+    """Waits until topics, bucket and tables exist, or `stop` is set. Waits for servers that are not up yet.
 
-    create_for: creates what is missing, for a system that keeps probes for so many days; None creates nothing. Raises
+    create_for: creates what is missing, for a system that keeps probes for this many days; None creates nothing. Raises
     TopicMismatch.
     """
     while not stop.is_set():

@@ -1,4 +1,4 @@
-"""The state of the system that every role holds in memory: the generations of models, and the erasures."""
+"""The state of the system that every role keeps in memory: the generations of models, and the erasures."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ class SystemState:
 
 @asynccontextmanager
 async def follow_state(log_: EventLog) -> AsyncIterator[SystemState]:
-    """Yields the state as of now; its `run` keeps it up to date. Raises Unavailable."""
+    """Yields the current state; its `run` keeps it up to date. Raises Unavailable."""
     known = manifest()
     state = SystemState(Generations(log_, known.generation(known.default_generation)), Erasures(log_))
     async with AsyncExitStack() as stack:

@@ -1,11 +1,13 @@
-"""Limits the memory for decoded pixels, which is given out in the order of the requests."""
+"""Limits the memory for decoded pixels. Requests are served in their order."""
 
 import asyncio
 from collections import deque
 
 
 class PixelBudget:
-    """How many pixels may be decoded at the same time. First come, first served: a large image is not starved."""
+    """A limit on the pixels that are decoded at the same time. First come, first served, so that a large image is not
+    starved.
+    """
 
     def __init__(self, total: int) -> None:
         self.total = total

@@ -1,7 +1,8 @@
-"""The decoding process. It reads hostile bytes: it may run out of memory, hang or crash without harm to others.
+"""The decoding process. It reads hostile bytes: it may run out of memory, hang or crash without affecting other
+processes.
 
-It takes one image after another from its socket (standard input) until its parent, `processors.decoding.pool`, is gone.
-It imports neither torch nor asyncio: so it starts fast, and its address space is small enough to be limited.
+It decodes one image after another from its socket (standard input) until its parent, `processors.decoding.pool`, ends.
+It imports neither torch nor asyncio, so that it starts fast and its address space is small enough to be limited.
 """
 
 import ctypes
@@ -23,7 +24,9 @@ from processors.decoding.wire import GO, REQUEST, receive, send
 
 
 def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
-    """Decodes one image. False when this process must end: the parent is gone, or memory ran out and is fragmented."""
+    """Decodes one image. Returns False if this process must end: the parent has ended, or memory ran out and is
+    fragmented.
+    """
     header = receive(channel, REQUEST.size)
     if header is None:
         return False
@@ -31,7 +34,7 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
     data = receive(channel, length)
     if data is None:
         return False
-    # The parent ends a decode that takes too long; this limit is for the case that the parent is gone.
+    # The parent ends a decode that takes too long; this limit is for the case that the parent has ended.
     spent = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent) + cpu_limit_s, resource.RLIM_INFINITY))
     try:
@@ -55,7 +58,7 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
 
 
 def confine(parent: int, memory_limit: int) -> None:
-    """Drops the rights that a decoder does not need, and lets it end with its parent."""
+    """Drops the rights that a decoder does not need, and makes the process end with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != parent:
@@ -65,7 +68,9 @@ def confine(parent: int, memory_limit: int) -> None:
 
 
 def quieten() -> None:
-    """Silences the decoders: the file decides what they print, so it must not reach a log. Our tracebacks still do."""
+    """Silences the decoders: a file determines what they print, so that must not reach a log. Our tracebacks still
+    do.
+    """
     sys.stderr = os.fdopen(os.dup(2), "w")
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)

@@ -1,8 +1,9 @@
-"""Decodes images in child processes: an image that crashes, hangs or bloats its decoder fails alone.
+"""Decodes images in child processes, so that an image that crashes, hangs or bloats its decoder affects no other
+image.
 
 Compressed bytes go to a child over a socket. Pixels come back in a memory file that parent and child share: no pixel is
 copied between processes, and a killed child leaves nothing behind. Only the children (`processors.decoding.child`) use
-Pillow; this side runs on the event loop, keeps the pixel budget and replaces children.
+Pillow; this file runs on the event loop, keeps the pixel budget and replaces children.
 """
 
 import asyncio
@@ -29,7 +30,8 @@ from schemas.media import HEAD_BYTES, sniff
 Detail = Literal["normal", "high"]
 Picture = NDArray[np.uint8]  # (height, width, 3), RGB
 
-# Measured: the kernel frees 4 MB in a millisecond. More than this is unmapped in a thread, not on the event loop.
+# Bytes. Measured: the kernel frees 4 MB in a millisecond. More than this is unmapped in a thread, not on the event
+# loop.
 UNMAP_HERE_BYTES = 8 << 20
 
 _ERRORS: Final[dict[str, type[FacestreamError]]] = {
@@ -42,8 +44,8 @@ class DecodedImage:
 
     width, height: of the upright original. scale: decoded pixels per original pixel, 1.0 unless a large JPEG was
     decoded reduced. pixels: (height · scale, width · scale, 3), rounded up or down. passes: the pictures for the
-    detector, each padded with zeros to its pass's `shape`. A view that is kept after `release` keeps the memory too,
-    outside of the budget.
+    detector, each padded with zeros to its pass's `shape`. A view that is kept after `release` keeps its memory too,
+    which the budget no longer counts.
     """
 
     def __init__(
@@ -82,7 +84,9 @@ class DecodedImage:
             raise ValueError("the pixels of this image were released")
 
     def release(self) -> None:
-        """Unmaps the pictures and gives their pixels back to the budget. On the event loop; may be called again."""
+        """Unmaps the pictures and returns their pixels to the budget. Call it on the event loop; it may be called
+        again.
+        """
         if self._on_release is None:
             return
         on_release, self._on_release = self._on_release, None
@@ -111,7 +115,7 @@ def _unmap(mapping: mmap) -> None:
 
 
 class _Worker:
-    """A slot of the pool: its process, or why the last one did not start."""
+    """A slot of the pool: its process, or the reason why the last one did not start."""
 
     def __init__(self) -> None:
         self.process: DecodingProcess | None = None
@@ -145,11 +149,12 @@ class DecodePool:
         self._starting: set[asyncio.Task[None]] = set()
         self._under_way: set[asyncio.Future[None]] = set()
         self._closed = False
-        # A child dies with the thread that started it (PR_SET_PDEATHSIG), so that thread lives as long as the pool.
+        # A child is killed when the thread that started it ends (PR_SET_PDEATHSIG), so that thread runs as long as the
+        # pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decode-start")
 
     async def start(self) -> None:
-        """Returns when every child is ready. Unavailable when one does not start."""
+        """Starts the children, and returns when all are ready. Raises Unavailable if one does not start."""
         self._all = [_Worker() for _ in range(self.workers)]
         await asyncio.gather(*(self._fill(worker) for worker in self._all))
         if failure := next((worker.failure for worker in self._all if worker.process is None), None):
@@ -181,10 +186,10 @@ class DecodePool:
         await self.close()
 
     async def decode(self, data: bytes | memoryview, *, detail: Detail = "normal", full: bool = False) -> DecodedImage:
-        """Decodes pixels and passes; with `full` the pixels at their full size and no passes.
+        """Decodes pixels and passes; with `full`, the pixels at their full size and no passes.
 
         Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable where no child can be started. Release an image
-        before you decode it again: callers who hold one image and wait for another could wait for each other forever.
+        before you decode it again: callers that hold one image and wait for another could wait for each other for ever.
         """
         if not self._all:
             raise RuntimeError("the pool was not started")
@@ -264,7 +269,9 @@ class DecodePool:
             raise _ERRORS[answer["error"]](answer["message"], **answer.get("details", {}))
 
     async def _take(self) -> _Worker:
-        """The worker that has been idle longest. One whose process has died is refilled, and the next one taken."""
+        """The worker that has been idle longest. A worker whose process has ended gets a new one, and the next worker
+        is tried.
+        """
         while True:
             worker = await self._idle.get()
             if worker is None:

@@ -21,7 +21,7 @@ _RECEIVE_BYTES = 1 << 16
 
 
 class ChildGone(Exception):
-    """The child ended before it answered. decoding: whether it had been told to decode."""
+    """The child ended before it answered. decoding: whether it had received the order to decode."""
 
     def __init__(self, *, decoding: bool) -> None:
         super().__init__("the decoding process is gone")
@@ -134,9 +134,9 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """What Python needs, and none of the parent's passwords: hostile bytes meet C code in the child."""
+    """The variables that Python needs, and none of the parent's passwords: in the child, C code reads hostile bytes."""
     kept = {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "LD_", "LC_", "LANG"))}
     root = str(Path(__file__).resolve().parents[2])
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    # One arena, and no threads of numpy (processors/passes.py imports it): both take address space, which is limited.
+    # One arena, and no threads of numpy (processors/passes.py imports it): both use address space, which is limited.
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "MALLOC_ARENA_MAX": "1", "OPENBLAS_NUM_THREADS": "1"}

@@ -1,7 +1,7 @@
 """Decodes one image with Pillow, from compressed bytes to upright RGB pictures. It runs in the decoding child only.
 
-The header is read first and tells how many pixels decoding will take. Then the pixels and the detector's passes are
-written to a file, one after the other. The bytes are not trusted: whatever a decoder fails on ends as `Refused`.
+The header is read first, to know how many pixels decoding will take. Then the pixels and the detector's passes are
+written to a file, one after the other. The bytes are not trusted: every failure of a decoder becomes `Refused`.
 """
 
 import math
@@ -22,7 +22,7 @@ LEAST_SHARE_OF_PASS = LEAST_REDUCED_SIDE / 2048
 
 # Imported here so that the first image of a format does not wait for the import.
 PLUGINS = (AvifImagePlugin, MpoImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin)
-_ISO_FORMATS = ("HEIF", "AVIF")  # the two share brands: each plugin checks by itself
+_ISO_FORMATS = ("HEIF", "AVIF")  # the two share brands, and each plugin checks them itself
 _ORIENTATION, _BITS_PER_SAMPLE = 0x0112, 258
 _PNG_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _UPRIGHT = {
@@ -37,7 +37,9 @@ _UPRIGHT = {
 
 
 def prepare() -> None:
-    """Sets Pillow up, once a process: our own pixel limit, and one thread, as each further one takes address space."""
+    """Sets Pillow up, once per process: our own pixel limit, and one thread, because each further one uses address
+    space.
+    """
     Image.MAX_IMAGE_PIXELS = None  # check_pixels is the limit
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1
     pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
@@ -63,7 +65,7 @@ class Source:
         if media_type is None:
             raise Refused("not_an_image", "this is not an image of a supported format")
         self.name = media_type.removeprefix("image/").upper()
-        if media_type == "image/webp":  # its decoder allocates the whole canvas before it tells the size
+        if media_type == "image/webp":  # its decoder allocates the whole canvas before it returns the size
             check_pixels(webp_canvas(data), max_pixels)
         try:
             if media_type == "image/png":
@@ -95,7 +97,7 @@ class Source:
 
     def _orientation(self) -> int:
         """The EXIF orientation, 1 where there is none or it is broken: that is no reason to refuse an image."""
-        if self.image.format in ("TIFF", "HEIF"):  # these come upright from their decoders
+        if self.image.format in ("TIFF", "HEIF"):  # their decoders return these upright
             return 1
         exif = Image.Exif()
         try:
@@ -106,7 +108,7 @@ class Source:
         return value if isinstance(value, int) and value in _UPRIGHT else 1
 
     def _reduction(self) -> int:
-        """By what factor a JPEG is decoded smaller: that is several times faster, and faces stay large enough."""
+        """The factor by which a JPEG is decoded smaller: that is several times faster, and faces stay large enough."""
         if self.image.format not in ("JPEG", "MPO") or not self.passes:
             return 1
         shortest, side = sorted(self.size)
@@ -142,7 +144,7 @@ class Source:
         if self.orientation == 1:
             return image
         if self.reduction > 1:
-            # a partial last row or column would come first after the turn, and shift everything by almost a pixel
+            # after rotation, a partial last row or column would come first and shift everything by almost a pixel
             width, height = self.size
             image = image.crop((0, 0, round(width / self.reduction), round(height / self.reduction)))
         return image.transpose(_UPRIGHT[self.orientation])
@@ -193,8 +195,8 @@ def webp_canvas(data: bytes) -> tuple[int, int]:
 def png_essentials(data: bytes) -> bytes:
     """A PNG reduced to the chunks of its picture, the orientation first (it may follow the pixels).
 
-    A small file can hide a large one in texts and colour profiles. And a wrong checksum in those, or a contradictory
-    animation, is no reason to refuse a picture that every browser shows.
+    A small file can contain large compressed texts and colour profiles. And a wrong checksum in these, or a
+    contradictory animation, is no reason to refuse a picture that every browser shows.
     """
     view, at = memoryview(data), 8
     header, orientation, rest = view[:8], view[:0], []
@@ -212,7 +214,7 @@ def png_essentials(data: bytes) -> bytes:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode to RGB: transparent parts on white, as on a web page; wide samples scaled to 8 bits."""
+    """Converts any mode to RGB: transparent parts become white, as on a web page; wide samples are scaled to 8 bits."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
@@ -248,7 +250,7 @@ def write(file: FileIO, image: Image.Image) -> list[int]:
 
 
 def complaint(error: Exception, otherwise: str) -> str:
-    """A decoder's error in words for the client; its own words name internals."""
+    """Describes a decoder's error to the client. The error's own text may contain internals."""
     text = str(error).lower()
     if any(
         word in text

@@ -27,6 +27,6 @@ def send(channel: socket.socket, answer: dict[str, Any], *descriptors: int) -> N
 
 
 def receive(channel: socket.socket, length: int) -> bytes | None:
-    """Exactly `length` bytes, None when the other side is gone."""
+    """Exactly `length` bytes; None if the other side has ended."""
     received = channel.recv(length, socket.MSG_WAITALL) if length else b""
     return received if len(received) == length else None

@@ -1,7 +1,8 @@
-"""Detect and embed as two stages with `faces.detected` between them, for where each needs hardware of its own.
+"""Detect and embed as two stages with `faces.detected` between them, for installations in which they run on different
+hardware.
 
-Crops go through the object store. That of a learned face is kept there anyway. Those of a photo travel as one sheet,
-which lies beside the photo and is deleted with it.
+Crops pass through the object store. The crop of a learned face is stored there anyway. The crops of a photo are stored
+as one sheet, next to the photo, and deleted with it.
 """
 
 import asyncio
@@ -97,7 +98,7 @@ class EmbedStage:
         self._crop_threads, self._inference, self._embedders = crop_threads, inference, embedders
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         return list(await asyncio.gather(*(self._one(record) for record in records)))

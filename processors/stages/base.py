@@ -1,7 +1,8 @@
 """The base of the stages behind `images.received`: decodes an image once, finds its faces, chooses the one to learn and
 cuts its crop.
 
-Images that need no gallery are answered at once: those to detect in, and photos without a face.
+Images that need no gallery are answered at once: those for which only detection was requested, and photos without a
+face.
 """
 
 import asyncio
@@ -38,14 +39,14 @@ from stream.topics import IMAGES_RECEIVED_BULK
 from weights.manifest import manifest
 
 FACES = Counter("facestream_faces_total", "Faces that were found", ["purpose"])
-SMALLEST_EMBEDDED = 20  # pixels a side: below, eyes are a few pixels apart and strangers look alike
-BULK_STEPS_BACK_S = 10.0  # the networks treat an image of the bulk lane as if it had come so much later
+SMALLEST_EMBEDDED = 20  # pixels a side: in smaller faces, the eyes are a few pixels apart and strangers look alike
+BULK_STEPS_BACK_S = 10.0  # the networks treat an image of the bulk lane as if it had arrived this much later
 
 
 @dataclass(frozen=True, slots=True)
 class OpenImage:
-    """An image that is being processed, decoded. received_at: when it came, ms. since: when its processing began, in
-    the inference's time. generation: the one that it is answered in, whose detector has found its faces.
+    """A decoded image that is being processed. received_at: when it was received, ms. since: when its processing began,
+    see Inference.detect. generation: the generation of the answer, whose detector finds the faces.
     """
 
     received: ImageReceived
@@ -58,8 +59,8 @@ class OpenImage:
 
 @dataclass(frozen=True, slots=True)
 class FaceToLearn:
-    """A face to learn. `crop` is as it goes into records, `jpeg` its picture; `seen` is the face as other detectors see
-    it, by their names.
+    """A face to learn. `crop` is the part of the record, `jpeg` the stored picture. `seen` is the face as cut by other
+    detectors, by their names.
     """
 
     detection: Detection
@@ -72,7 +73,7 @@ class FaceToLearn:
 
 @dataclass(frozen=True, slots=True)
 class StageResources:
-    """What the stages behind `images.received` work with."""
+    """The resources of the stages behind `images.received`."""
 
     objects: ObjectReader
     store: GuardedStore
@@ -84,7 +85,7 @@ class StageResources:
 
 
 class ImageStage(ABC):
-    """Base of the stages of the consumer group `processors`, which say what becomes of the faces."""
+    """Base of the stages of the consumer group `processors`. Subclasses decide what is done with the faces."""
 
     name = "processors"
 
@@ -99,7 +100,7 @@ class ImageStage(ABC):
     async def assigned(  # noqa: B027 - not abstract: it does what it says
         self, assignment: Mapping[TopicPartition, Committed]
     ) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         outputs = await asyncio.gather(*(self._one(record) for record in records))
@@ -145,7 +146,7 @@ class ImageStage(ABC):
             return await self._recognize(image, found)
 
     async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
-        """The completed event and its picture. Raises Erased, and as Sources.original does."""
+        """The completed event and its picture. Raises Erased, and what Sources.original raises."""
         await self._store.drop_if_erased(received, received_at)
         try:
             return await self._sources.original(received, received_at)

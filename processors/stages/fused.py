@@ -1,4 +1,4 @@
-"""The stage behind `images.received` that detects and embeds in one: pixels and crops stay in memory, faces go to
+"""The stage behind `images.received` that both detects and embeds: pixels and crops stay in memory, faces go to
 `faces.embedded`.
 """
 
@@ -43,8 +43,8 @@ class FusedStage(ImageStage):
         return [self._embedded(image, [embedded], ignored)]
 
     async def _vectors(self, image: OpenImage, face: FaceToLearn) -> dict[str, Float32Array]:
-        """The vectors by generation. A generation with another detector gets the face as that one sees it, also from a
-        JPEG.
+        """The vectors by generation. For a generation with another detector, the face is cut as that detector finds it,
+        and also encoded as a JPEG and decoded.
         """
         kept = await self._crop_threads.run(decoded_crop, face.jpeg)
         crops = {image.generation.detector: CutFace(kept, np.array(face.crop.landmarks, np.float32))}

@@ -1,4 +1,4 @@
-"""Cuts learned faces once more out of their originals, as another detector sees them."""
+"""Cuts learned faces out of their originals again, where another detector finds them."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from schemas.records import FaceLearned
 
 
 class Redetect:
-    """`detector`: the name of one that the inference has."""
+    """Cuts faces with one detector. `detector`: the name of a detector that the inference has."""
 
     def __init__(
         self,
@@ -29,7 +29,9 @@ class Redetect:
         self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
 
     async def crop(self, face: FaceLearned) -> CutFace | None:
-        """The face as the detector sees it in its original; None where it sees none, or where the original is gone."""
+        """The crop of a face where the detector finds it in the original; None if it finds none, or if the original no
+        longer exists.
+        """
         if face.box is None:
             return None
         async with self._in_memory:

@@ -1,7 +1,7 @@
-"""The stage of a replay: embeds the crops of `faces.learned` in one more generation.
+"""The stage of a replay: embeds the crops of `faces.learned` for another generation.
 
-A face that another detector has found is looked for in its original. The vectors go to `faces.embedded`, in the order
-of the directory: the sink stores them after it has carried out the erase commands that came before.
+If a face was found by another detector, it is detected again in its original. The vectors go to `faces.embedded`, in
+the order of the directory, so that the sink stores them after it has carried out the earlier erase commands.
 """
 
 import asyncio
@@ -25,14 +25,14 @@ from stream.erase.marks import Erasures
 from stream.topics import FACES_EMBEDDED
 
 REEMBEDDED = Counter("facestream_reembedded_faces_total", "Faces that a replay has embedded", ["generation"])
-GROUP = "reembed-"  # and the generation: the consumer group of its replay
+GROUP = "reembed-"  # with the generation's name, the consumer group of its replay
 FACES_PER_FORWARD = 64  # also the most faces in one record
 
 
 class ReembedStage:
-    """Stage of the consumer group of a generation's replay. `inferences` embed side by side. `redetect` is called once,
-    if a face needs it. `rate`: faces a second at most, 0 for no limit. `not_seen`: faces that the generation's detector
-    has not found.
+    """Stage of the consumer group of a generation's replay. `inferences` embed in parallel. `redetect` is called once,
+    if a face needs it. `rate`: faces a second at most, 0 for no limit. `not_seen` counts the faces that the
+    generation's detector has not found.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ReembedStage:
         self.not_seen = 0
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         faces = [FaceLearned.decode(record.value) for record in records if record.value is not None]
@@ -92,7 +92,9 @@ class ReembedStage:
         return [self._record(directory, of_one) for directory, of_one in by_directory.items()]
 
     async def _chip(self, face: FaceLearned) -> Picture | None:
-        """The face as the generation's embedder wants it; None where it was erased meanwhile. Raises ObjectMissing."""
+        """The chip of a face for the generation's embedder; None if the face was erased meanwhile. Raises
+        ObjectMissing.
+        """
         if face.detector != self._generation.detector:
             if (seen := await (await self._redetector()).crop(face)) is not None:
                 return await self._crop_threads.run(_chip_of, seen, self._generation.template)
@@ -122,7 +124,7 @@ class ReembedStage:
 
 
 class Pace:
-    """Lets at most `rate` faces a second pass, in turn; 0 is no limit."""
+    """Lets at most `rate` faces per second pass, in turn; 0 means no limit."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate

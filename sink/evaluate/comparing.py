@@ -1,4 +1,4 @@
-"""Compares two generations on the same learned faces, leave one out: `facestream models compare`.
+"""Compares two generations on the same learned faces, by leave-one-out: `facestream models compare`.
 
 Each face is matched against all others of its directory, as if it were a new probe.
 """
@@ -15,7 +15,7 @@ from sink.evaluate.leave_one_out import match_other_people, match_same_person
 from sink.match.gallery import Gallery
 from sink.match.thresholds import threshold
 
-FACES_PER_STEP = 256  # matched between two reports of the progress
+FACES_PER_STEP = 256  # faces matched between two reports of the progress
 FPIR = 0.01  # the false positive identification rate that a request has by default
 Key = tuple[str, str]  # person, face_id
 
@@ -30,7 +30,7 @@ class Faces:
 
 @dataclass(frozen=True, slots=True)
 class BestMatch:
-    """The best match of a face among all others: the person, and which of their faces.
+    """The best match of a face among all others: the person, and the face of that person.
 
     named: whether the similarity reaches the threshold, None where the generation has no threshold yet.
     """
@@ -50,7 +50,7 @@ class DirectoryMatches:
     several: BoolArray  # whether the person has another face
     right: BoolArray  # whether the best match is the face's own person
     named: BoolArray  # whether the best match reaches the threshold
-    strangers: Float32Array  # best similarity to anybody else, -1 where there is nobody else
+    strangers: Float32Array  # best similarity to another person, -1 if there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ async def read_faces(vectors: VectorReader, directory: str, generation: str) -> 
 
 
 def common_faces(old: Faces, new: Faces) -> tuple[Faces, Faces]:
-    """Both without the faces that the other lacks."""
+    """Both, reduced to the faces that they have in common."""
     shared = set(old.keys) & set(new.keys)
     return _select(old, shared), _select(new, shared)
 
@@ -97,7 +97,7 @@ def match_directory(
     gallery.load(FaceBlock(persons, [face_id for _, face_id in faces.keys], faces.vectors))
     starts = [i for i, person in enumerate(persons) if i == 0 or person != persons[i - 1]]
     counts = np.diff([*starts, len(persons)])
-    # people of the gallery are numbered in the order of the keys, and the faces of each lie one after the other
+    # people of the gallery are numbered in the order of the keys, and the faces of each person are adjacent
     number = np.repeat(np.arange(len(starts)), counts)  # (n,)
     limit = None if table is None else threshold(table, gallery.people, FPIR, gallery.stranger_similarities())
 
@@ -140,7 +140,7 @@ def match_directory(
 def find_differences(
     directory: str, keys: Sequence[Key], old: DirectoryMatches, new: DirectoryMatches
 ) -> list[Difference]:
-    """The faces that one generation matches rightly and the other does not, in the order of the keys."""
+    """The faces that only one of the generations matches correctly, in the order of the keys."""
     found = []
     for i in np.flatnonzero(old.several & (old.right != new.right)).tolist():
         (person, face_id), best_old, best_new = keys[i], old.best[i], new.best[i]
@@ -162,7 +162,7 @@ class Accuracy:
     right: float | None  # share of the portraits whose best match is their own person (rank one)
     named: float | None  # share of the portraits that get their own name (TPIR)
     strangers: int  # faces of people whose directory has somebody else
-    strangers_named: float | None  # share of them that get a name if their own person is not enrolled (FPIR)
+    strangers_named: float | None  # share of them that get a name when their own person is not enrolled (FPIR)
     strangers_below: tuple[float, float] | None  # how far the median stranger, and one in 100, is below the threshold
 
 

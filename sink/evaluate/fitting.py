@@ -1,8 +1,8 @@
 """Fits the threshold and the calibration of a generation that has none, to the galleries of its replay.
 
-Random galleries of different sizes are drawn from each directory (see `samples`). People of another directory never
-play the stranger: they may be the same person. The similarity that a share of strangers reaches is the quantile of
-their best similarities, where enough of them are above it. Elsewhere it is estimated, rather too high than too low:
+Random galleries of different sizes are drawn from each directory (see `samples`). People of another directory are never
+used as strangers, because they may be the same person. The similarity that a share of strangers reaches is the quantile
+of their best similarities, if enough of them are above it. Otherwise it is estimated, rather too high than too low:
 
 - In the smallest galleries, on the line through the two rarest measured shares, in the variate of a Gumbel
   distribution: maxima follow that where the tail is exponential, and the tail of cosines is shorter.
@@ -25,9 +25,9 @@ from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000)  # people of a gallery
 SHARES = (0.1, 0.01, 0.001)  # of strangers, as Threshold has them
-# Strangers above a quantile that is used. Measured: with thresholds for an FPIR of 1 %, fitted on 20, 30 and 50 people
-# of LFW, ten times each, the FPIR in galleries of 5 others was .4, .7 and .9 %, at most 1.9 % (with 5 above: .0, .4 and
-# .6 %).
+# A quantile is used if at least this many strangers are above it. Measured: with thresholds for an FPIR of 1 %, fitted
+# on 20, 30 and 50 people of LFW, ten times each, the FPIR in galleries of 5 others was .4, .7 and .9 %, at most 1.9 %
+# (with 5 above: .0, .4 and .6 %).
 LEAST_ABOVE = 3
 # People. Measured: with the threshold fitted on 12 people of LFW, 38 % of enrolled people got their name in galleries
 # of 5, with that fitted on 20 people 92 %.
@@ -35,12 +35,12 @@ LEAST_STRANGERS = 20
 # People with two portraits or more. Measured: fitted on 20 people of LFW, probabilities in galleries of up to 20 were
 # off by .02, at most .04.
 LEAST_MATES = 20
-MATES = 0.4  # share of the probes that are of enrolled people: between a photo among friends and a crowd
+MATES = 0.4  # assumed share of probes that are of enrolled people: between a photo of friends and a crowd
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What was fitted. `reason` says why there is no threshold or no calibration, '' where there are both."""
+    """The fitted threshold and calibration. `reason` says why one of them is missing; it is '' if both are there."""
 
     threshold: Threshold | None
     calibration: Calibration | None
@@ -52,7 +52,7 @@ class Fitted:
 def fit(directories: Sequence[LabelledVectors], seed: int = 0) -> Fitted:
     """Fits threshold and calibration to the faces of all directories; the same seed gives the same result.
 
-    Of more than 20,000 people, and of more than 20 portraits of a person, a part is used.
+    If there are more than 20,000 people, or more than 20 portraits of a person, only some of them are used.
     """
     chance = np.random.default_rng(seed)
     populations = populations_of(directories, chance)
@@ -149,7 +149,7 @@ def fit_logistic(x: FloatArray, y: BoolArray, weight: FloatArray, steps: int = 1
 
 
 def _completed(measured: list[float], smaller: list[float]) -> list[float]:
-    """Adds the shares that are not measured: as far above the smaller size as the rarest measured share is."""
+    """Adds the shares that are not measured: as far above those of the smaller size as the rarest measured share is."""
     rise = measured[-1] - smaller[len(measured) - 1]
     return [*measured, *(it + rise for it in smaller[len(measured) :])]
 
@@ -163,5 +163,5 @@ def _extended(one: GalleryScores, measured: list[float]) -> list[float]:
 
 
 def _gumbel(share: float) -> float:
-    """The value that this share of a standard Gumbel distribution is above."""
+    """The value that this share of a standard Gumbel distribution exceeds."""
     return -math.log(-math.log1p(-share))

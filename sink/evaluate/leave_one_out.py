@@ -13,7 +13,7 @@ from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
 from sink.match.people import Match
 
-FACES_PER_PRODUCT = 1_024  # of one person, against all of that person's: more are matched in parts
+FACES_PER_PRODUCT = 1_024  # of one person, matched against all their faces at once; more are matched in parts
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
-"""Random galleries out of the directories that exist, for `fitting`.
+"""Draws random galleries from the existing directories, for `fitting`.
 
-Some of a directory's people are enrolled with all their portraits, the others play the stranger. One portrait of each
+Some of a directory's people are enrolled with all their portraits; the others are the strangers. One portrait of each
 enrolled person is matched as if it had not been learned.
 """
 
@@ -21,11 +21,11 @@ LabelledVectors = tuple[
 MOST_PEOPLE = 20_000  # over all directories; with 512 numbers and a portrait each 40 MB
 MOST_PORTRAITS = 20  # of one person
 MOST_STRANGERS = 1_000  # matched against one gallery
-ENROLLED = 4_000  # people, over all galleries of a size, as far as their number allows:
+ENROLLED = 4_000  # people enrolled in all galleries of one size together, within these numbers of galleries:
 LEAST_GALLERIES, MOST_GALLERIES = 20, 400  # of one size
 MOST_ENROLLED = 2 / 3  # of a directory's people, so that strangers are left
-# Two faces above this cosine are one picture, or it and its mirror image: too easy a match. Measured on LFW: different
-# portraits of one person reach .997, one portrait from a JPEG and from its pixels .9998.
+# Two faces above this cosine are one picture, or a picture and its mirror image, which would be too easy a match.
+# Measured on LFW: different portraits of one person reach .997, one portrait from a JPEG and from its pixels .9998.
 COPY = 0.998
 
 
@@ -37,8 +37,8 @@ class GalleryScores:
     mates: Float32Array  # (m,), of portraits of enrolled people, left out of their gallery
     right: BoolArray  # (m,), whether the best match was that person
     strangers: Float32Array  # (s,)
-    independent: float  # strangers; fewer than s, because the galleries overlap
-    mates_people: int  # people with a portrait that could be left out
+    independent: float  # number of independent strangers; fewer than s, because the galleries overlap
+    mates_people: int  # number of people with a portrait that could be left out
 
 
 class Population:
@@ -61,7 +61,7 @@ class Population:
         return len(self.units)
 
     def independent(self, size: int) -> float:
-        """How many strangers galleries of this size have that share no people."""
+        """The number of strangers in galleries of this size that have no people in common."""
         return (len(self) - size) * len(self) / size
 
     def score_gallery(self, size: int, chance: np.random.Generator) -> tuple[Float32Array, BoolArray, Float32Array]:
@@ -89,21 +89,23 @@ class Population:
 
 
 def populations_of(directories: Sequence[LabelledVectors], chance: np.random.Generator) -> list[Population]:
-    """One for each directory with two people or more; where all have very many people, a part of them."""
+    """A population for each directory with two people or more. If there are very many people in all, a part of them is
+    used.
+    """
     people = [len(set(persons)) for persons, _ in directories]
     share = min(1.0, MOST_PEOPLE / max(1, sum(people)))
     found = []
     for directory, count in zip(directories, people, strict=True):
-        wanted = int(np.floor(count * share + chance.random()))  # so that many small directories are not rounded away
+        wanted = int(np.floor(count * share + chance.random()))  # so that many small directories do not all round to 0
         if min(wanted, count) > 1:
             found.append(Population(directory, wanted, chance))
     return found
 
 
 def score_galleries(populations: Sequence[Population], size: int, chance: np.random.Generator) -> GalleryScores | None:
-    """Scores random galleries of one size, out of every directory that has enough people, more out of larger ones.
+    """Scores random galleries of one size, from every directory with enough people; more from larger ones.
 
-    None where no directory has.
+    Returns None if no directory has enough people.
     """
     large = [it for it in populations if size <= len(it) * MOST_ENROLLED or size == 1]
     if not large:

@@ -12,7 +12,7 @@ from sink.match.gallery import Gallery
 
 LOADED = Gauge("facestream_galleries", "Galleries in memory")
 FACES = Gauge("facestream_gallery_faces", "Faces in the galleries in memory")
-BYTES = Gauge("facestream_gallery_bytes", "Memory of the galleries, roughly")
+BYTES = Gauge("facestream_gallery_bytes", "Approximate memory of the galleries")
 LOAD_SECONDS = Histogram(
     "facestream_gallery_load_seconds",
     "Time that it takes to read a gallery from the vector store",
@@ -21,10 +21,12 @@ LOAD_SECONDS = Histogram(
 
 
 class Galleries:
-    """Galleries by directory and generation. One caller at a time for each directory; others may load side by side."""
+    """Galleries by directory and generation. One caller at a time for each directory; different directories may be
+    loaded concurrently.
+    """
 
     def __init__(self, vectors: VectorReader, memory: int) -> None:
-        """memory: bytes that the galleries together may take; the one in use may take more."""
+        """memory: bytes that the galleries may take together; the gallery in use may exceed this."""
         self._vectors, self._memory = vectors, memory
         self._galleries: OrderedDict[tuple[str, str], Gallery] = OrderedDict()
         self._drops = 0  # how often `drop` was called
@@ -39,7 +41,7 @@ class Galleries:
             with LOAD_SECONDS.time():
                 async for block in self._vectors.read_gallery(directory, generation):
                     gallery.load(block)
-            if drops != self._drops:  # it may have become stale while it was read: it serves this call only
+            if drops != self._drops:  # it may have become stale while it was read, so it is used only for this call
                 return gallery
             self._galleries[key] = gallery
         self._galleries.move_to_end(key)
@@ -47,7 +49,7 @@ class Galleries:
         return gallery
 
     def learned(self, faces: list[FaceVector]) -> None:
-        """Adds faces that are in the vector store already: a gallery that is not loaded gets them from there."""
+        """Adds faces that are already in the vector store. A gallery that is not loaded will get them from there."""
         by_gallery: dict[tuple[str, str], list[FaceVector]] = {}
         for it in faces:
             by_gallery.setdefault((it.directory, it.generation), []).append(it)

@@ -1,6 +1,7 @@
 """A gallery: the faces of one directory in one generation, in memory, and exact matching against all of them.
 
-sink/match/people.py defines the similarity to a person, and finds the best people among the similarities to all faces.
+sink/match/people.py defines the similarity to a person, and finds the most similar people from the similarities to all
+faces.
 """
 
 import uuid
@@ -19,10 +20,10 @@ from sink.match.strangers import Strangers
 T = TypeVar("T", bound=np.generic)
 
 BLOCK_ROWS = 65_536
-MOST_SIMILARITIES = 8_000_000  # of one matrix product, 32 MB: more probes are matched in parts
+MOST_SIMILARITIES = 8_000_000  # in one matrix product, 32 MB: more probes are matched in parts
 FEW_IDS = 64  # fewer face ids than this are found faster one by one
 LEAST_ROWS = 64
-DOUBLING_ROWS = 4_096  # up to this many rows a gallery grows by doubling, beyond by whole blocks
+DOUBLING_ROWS = 4_096  # up to this many rows a gallery grows by doubling, above that by whole blocks
 
 
 class Candidate(NamedTuple):
@@ -44,7 +45,7 @@ class Gallery:
         self._person_of = np.empty(0, np.int32)  # (capacity,), the person of each row
         self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
         self._names = NumberedNames()
-        self._index: PersonIndex | None = None  # of all rows; None: a row was added since it was made
+        self._index: PersonIndex | None = None  # of all rows; None if a row was added since it was made
         self._strangers: Strangers | None = None
 
     @property
@@ -60,7 +61,7 @@ class Gallery:
 
     @property
     def nbytes(self) -> int:
-        """Memory in use, roughly: rows that were never written to take none."""
+        """Approximate memory in use: rows that were never written take none."""
         return self._rows * (4 * self.dimension + 24) + self._names.nbytes + 8 * self.people
 
     def load(self, block: FaceBlock) -> None:
@@ -71,7 +72,7 @@ class Gallery:
     def add(self, block: FaceBlock) -> None:
         """Adds faces as they are learned; a face with an id that is in the gallery replaces the earlier one."""
         keys = _keys(block.face_ids)
-        last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id the last one counts
+        last = {key.tobytes(): i for i, key in enumerate(keys)}  # of several with the same id the last one is used
         known = self._rows_of(keys)
         new = [i for key, i in last.items() if key not in known]
         for key, row in known.items():
@@ -83,7 +84,7 @@ class Gallery:
             self._strangers.update(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
 
     def match(self, probes: Float32Array, top: int) -> list[list[Candidate]]:
-        """The `top` best people of each probe, best first. probes: (B, D), any length but zero."""
+        """The `top` most similar people for each probe, best first. probes: (B, D), of any length but zero."""
         units = np.empty(probes.shape, np.float32)
         _to_unit_length(probes, units)
         return [[self._candidate(it) for it in found] for found in self.best(units, top)]
@@ -102,7 +103,7 @@ class Gallery:
             similarities[self._rows :] = BELOW_ALL
             for i, block in enumerate(self._blocks):
                 low, high = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, self._rows)
-                # in this order the product takes up to a third less time than transposed
+                # in this order the product takes up to a third less time than in the transposed one
                 np.matmul(block[: high - low], part.T, out=similarities[low:high])
             found += index.best(similarities, top)
         return found
@@ -110,7 +111,7 @@ class Gallery:
     def stranger_similarities(self) -> Float32Array:
         """Best similarities that strangers reach here, (s,), estimated with up to SENTINELS enrolled people.
 
-        Each is that of one of the person's faces to anybody else.
+        Each is the best similarity of one face of an enrolled person to any other person.
         """
         if self.people < 2:
             return np.empty(0, np.float32)
@@ -126,7 +127,9 @@ class Gallery:
         return np.stack([self._unit(row) for row in self._person_index().rows_of(person)])
 
     def first_vector_of(self, person: int) -> Float32Array:
-        """(D,), of the face with the smallest face_id: a choice that does not depend on the order of learning."""
+        """(D,), the vector of the face with the smallest face_id: this choice does not depend on the order of
+        learning.
+        """
         return self._unit(min(self._person_index().rows_of(person), key=lambda row: self._face_ids[row].tobytes()))
 
     def _unit(self, row: int) -> Float32Array:

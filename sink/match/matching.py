@@ -51,7 +51,7 @@ def _person(
     best = found[0] if found else None
     candidates = _candidates(found or [], people, generation)
     person = RecognizedPerson(
-        id=best.person if best and max(best.similarity, -1.0) >= limit else None,  # rounding may leave less than -1
+        id=best.person if best and max(best.similarity, -1.0) >= limit else None,  # rounding may give less than -1
         box=face.box,
         score=face.score,
         detection_score=face.detection_score,
@@ -72,7 +72,7 @@ def _candidates(found: list[Candidate], people: int, generation: Generation) -> 
     for it in found:
         probability = None
         if generation.calibration is not None:
-            # a face is one person's: what the better ones take is not left for the others
+            # a face belongs to one person: a candidate gets at most what better ones leave of 1
             probability = min(left, generation.calibration.probability(it.similarity, people))
             left -= probability
             probability = round(probability, 4)
@@ -85,7 +85,7 @@ def _candidates(found: list[Candidate], people: int, generation: Generation) -> 
 
 
 def _with_repeats_marked(persons: list[RecognizedPerson]) -> list[RecognizedPerson]:
-    """Where one person is in a photo twice, the face that matched less says which one matched better."""
+    """If a person is in a photo twice, the face that matched worse refers to the one that matched better."""
     strongest: dict[str | None, RecognizedPerson] = {}
     for person in sorted(persons, key=lambda it: -(it.similarity or 0.0)):
         strongest.setdefault(person.id, person)

@@ -1,6 +1,6 @@
-"""A set of names that gives each name a number, in little more memory than the letters take.
+"""A set of names that numbers the names, in little more memory than their characters take.
 
-A dict of str takes 150 bytes a name: with one face of 128 numbers a person, a third of what the vectors take.
+A dict of str takes 150 bytes per name: with one face of 128 numbers per person, a third of what the vectors take.
 """
 
 from array import array
@@ -19,7 +19,9 @@ NAMES_PER_STEP = 4_096  # placed together when the hash table grows
 
 
 class NumberedNames:
-    """Names with numbers, from 0 in the order in which they came. `names[number]` is a name. Nothing is removed."""
+    """Names, numbered from 0 in the order in which they were added. `names[number]` is a name. Names are never
+    removed.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -96,7 +98,7 @@ class NumberedNames:
             for begin in range(0, self._count, NAMES_PER_STEP):
                 left = np.arange(begin, min(begin + NAMES_PER_STEP, self._count), dtype=np.int32)
                 at = self._hashes[left] & np.uint32(size - 1)
-                while len(left):  # whose slot was taken by another, tries the next one
+                while len(left):  # names whose slot was taken try the next slot
                     free = self._slots[at] == FREE
                     self._slots[at[free]] = left[free]
                     on = self._slots[at] != left

@@ -1,13 +1,14 @@
-"""The most similar people, out of the similarities to every face: exact, without computing the score of everybody.
+"""Finds the most similar people from the similarities to every face: exactly, but without scoring every person.
 
 The similarity of a probe to a person is the mean of two cosines: that of the person's best face, and the mean over all
-faces of that person. With the best alone, strangers are nearest to people with many portraits: measured with
-bench/accuracy/portraits.py, where 28 % of the people of LFW have 7 to 9 portraits and the others one, 67 % of strangers
-were nearest to one of the 28 %, with the mean of both 33 %. With the mean alone, one good match among bad ones is lost.
+faces of that person. With the best face alone, strangers are nearest to people with many portraits: in
+bench/accuracy/portraits.py, 28 % of the people of LFW have 7 to 9 portraits and the others one, and 67 % of strangers
+were nearest to one of the 28 %. With the mean of both it was 33 %. With the mean over all faces alone, one good match
+among bad ones is lost.
 
-Nobody is more similar than their best face. So the scores of some promising people are a lower limit for the best, and
-only people with a face above that limit are scored. To score everybody would take several times as long as the matrix
-product before.
+The similarity to a person is never higher than the cosine of the person's best face. So the scores of a few promising
+people give a lower limit for the best scores, and only people with a face above that limit are scored. Scoring all
+people would take several times as long as the matrix product.
 """
 
 from typing import NamedTuple
@@ -20,11 +21,11 @@ from schemas.arrays import Float32Array
 Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
-FOLDS = 16  # rows whose highest similarity is taken first, to skip all of them at once
-LEADERS = 24  # parts of the gallery, the best person of each of which is scored to find the limit
+FOLDS = 16  # rows whose highest similarity is computed first, to skip all of them at once if possible
+LEADERS = 24  # parts of the gallery: the best person of each is scored to find the limit
 MOST_CANDIDATES = 4_000_000  # similarities compared with the limit in one step
 BELOW_ALL = -2.0  # less than any cosine
-EVERYBODY = -1.5  # a limit that everybody reaches: more than BELOW_ALL, less than any cosine
+EVERYBODY = -1.5  # a limit that every person reaches: more than BELOW_ALL, less than any cosine
 ROUNDING = 1e-5  # the float32 mean of some cosines may be above the highest of them by this
 
 
@@ -37,7 +38,7 @@ class Match(NamedTuple):
 
 
 class PersonIndex:
-    """Which rows of a gallery are the faces of each person."""
+    """An index of the rows of each person's faces in a gallery."""
 
     def __init__(self, person_of: Rows, people: int) -> None:
         """person_of: (rows,), the person of each row, numbers from 0 to people - 1, each at least once."""
@@ -109,7 +110,8 @@ class PersonIndex:
     def _similarities(
         self, similarities: Float32Array, people: Indices, probes: Indices
     ) -> tuple[Float32Array, Indices, Indices]:
-        """Of each person's faces to one probe: the similarities and the rows, person by person, and where each begins.
+        """The similarities of each person's faces to one probe, and their rows, person by person, and where each person
+        begins.
 
         people, probes: (n,), pairs.
         """

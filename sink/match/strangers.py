@@ -1,6 +1,7 @@
-"""How similar strangers are to a gallery, estimated with its own people.
+"""Estimates how similar strangers are to a gallery, with the gallery's own people.
 
-Some of its people play the stranger: of each, the best similarity to anybody else is what a stranger would reach.
+Some of its people are treated as strangers: the best similarity of each to any other person is what a stranger would
+reach.
 """
 
 import hashlib
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 from schemas.arrays import Float32Array
 from sink.match.people import Match
 
-SENTINELS = 1_000  # people who play the stranger: enough to estimate a false positive rate of one in a hundred
+SENTINELS = 1_000  # people who are treated as strangers: enough to estimate a false positive rate of one in a hundred
 
 
 class Enrolled(Protocol):
-    """The people of a gallery, as far as `Strangers` needs them. People are numbers from 0 to people - 1."""
+    """The part of a gallery that `Strangers` needs. People are numbers from 0 to people - 1."""
 
     dimension: int
 
@@ -32,7 +33,7 @@ class Enrolled(Protocol):
         """(faces of the person, D), unit length."""
 
     def first_vector_of(self, person: int) -> Float32Array:
-        """(D,), of one face, whatever the order of learning."""
+        """(D,), of one face, which does not depend on the order of learning."""
 
     def best(self, units: Float32Array, top: int) -> Sequence[Sequence[Match]]:
         """The `top` most similar people of each, best first. units: (B, D), unit length."""
@@ -57,7 +58,7 @@ class Strangers:
         return self._best.copy()
 
     def update(self, gallery: Enrolled, people: list[int]) -> None:
-        """Takes in that these people are new, or have other faces than before."""
+        """Updates the similarities for people who are new or whose faces have changed."""
         stale = set(people)
         for person in people:
             similarities = self._units @ gallery.vectors_of(person).T  # (s, faces of the person)
@@ -82,7 +83,7 @@ class Strangers:
         self._nearest = np.insert(self._nearest, at, person)[:SENTINELS]
 
     def _find_nearest(self, gallery: Enrolled, indices: NDArray[np.intp]) -> None:
-        """Searches the whole gallery for the nearest other person of the members at these indices."""
+        """Searches the whole gallery for the nearest other person to each of the members at these indices."""
         for i in indices:
             self._units[i] = gallery.first_vector_of(int(self._members[i]))
         for i, found in zip(indices, gallery.best(self._units[indices], 2), strict=True):

@@ -1,8 +1,8 @@
 """The threshold for a false positive identification rate (FPIR: the share of strangers that get a name).
 
-A verification threshold does not do: the more people a gallery has, the likelier one of them looks like the stranger.
-Small galleries use the model's own table (weights/manifest.toml). In larger ones enrolled people play the stranger
-against all others.
+A verification threshold is not enough: the more people a gallery has, the more likely one of them looks like the
+stranger. Small galleries use the model's table (weights/manifest.toml). In larger ones, enrolled people are treated as
+strangers and matched against all others.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
 
-# The table counts as much as this many enrolled people above the threshold. Measured with bench/accuracy/thresholds.py
+# The table has the weight of this many enrolled people above the threshold. Measured with bench/accuracy/thresholds.py
 # on 100 random galleries of 200 people of LFW, where a threshold for one in a hundred has two people above it: 1.3 % of
 # strangers got a name. (A Gumbel fit of the maxima gave far too high a threshold.)
 TABLE_WEIGHT = 4

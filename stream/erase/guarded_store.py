@@ -1,11 +1,12 @@
-"""The one way to store what belongs to a person or an image (rule 6 of docs/architecture.md).
+"""The only way to store data that belongs to a person or an image (rule 6 of docs/architecture.md).
 
-An erasure may come while something of the erased is being stored: the eraser has already looked and found nothing,
-the worker that stores does not know of the erasure yet. So each put is followed by a look at the erasures, and what
-was erased meanwhile is taken back by the one that put it. A worker that dies between the two leaves its event
-uncommitted: the next one that handles it takes back what is there.
+An erasure may happen while data of the erased person is being stored: the eraser has already searched and found
+nothing, and the worker that stores the data does not know of the erasure yet. So after each put the erasures are
+checked, and data that was erased meanwhile is deleted by the worker that put it. If a worker crashes between the two
+steps, its event is not committed, and the next worker that handles the event deletes the data.
 
-Nobody else puts objects, faces or answers, or makes records of the changelog: stages and routes hold ports that cannot.
+Nothing else puts objects, faces or answers, or makes records of the changelog: stages and routes have only ports that
+cannot put.
 """
 
 from collections.abc import Container, Sequence
@@ -26,7 +27,7 @@ from stream.topics import FACES_LEARNED
 
 @dataclass(frozen=True, slots=True)
 class AnswerToStore:
-    """An answer, its JSON text as it is in the log, and until when it is kept (seconds since the epoch)."""
+    """An answer, its JSON text as in the log, and the time until which it is kept (seconds since the epoch)."""
 
     answer: Answer
     value: str
@@ -34,29 +35,30 @@ class AnswerToStore:
 
 
 class GuardedStore:
-    """Stores, looks at the erasures, takes back what was erased, and then raises Erased."""
+    """Stores data and checks the erasures. If the data was erased, it deletes it and raises Erased."""
 
     def __init__(self, objects: ObjectStore, vectors: VectorStore, erasures: Erasures) -> None:
         self._objects, self._vectors, self._erasures = objects, vectors, erasures
 
     async def drop_if_erased(self, received: ImageReceived, received_at: int) -> None:
-        """Deletes all that is kept of an image that was erased after it came, as far as this process knows. Raises
-        Erased then. received_at: ms.
+        """Deletes everything that is stored for an image if, as far as this process knows, it was erased after it was
+        received. Raises Erased in that case. received_at: ms.
         """
         if is_erased(received, received_at, self._erasures):
             source = own_source_key(received, self._objects)
             await self._take_back(received.image_id, [source] if source is not None else [])
 
     async def drop_if_erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
-        """The same, after asking the log."""
+        """As `drop_if_erased`, after reading the latest erasures from the log."""
         await self._erasures.refresh()
         await self.drop_if_erased(received, received_at)
 
     async def put(
         self, image_id: str, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool = False
     ) -> bool:
-        """Stores a picture of an image, then asks the log whether the image was erased since it came. The answer is
-        that of ObjectStore.put. Raises Erased, with nothing left of the image; Unavailable, StorageFull.
+        """Stores a picture of an image, then reads from the log whether the image was erased since it was received.
+        Returns what ObjectStore.put returns. Raises Erased, after everything of the image is deleted; Unavailable,
+        StorageFull.
         """
         assert metadata.received_at is not None
         stored = await self._objects.put(key, data, metadata.encoded(), if_absent=if_absent)
@@ -66,8 +68,8 @@ class GuardedStore:
         return stored
 
     async def put_upload(self, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool) -> bool:
-        """Stores the original of an image whose event is appended next. Whoever handles that event looks at the
-        erasures, so that the upload need not wait for the log twice. The answer is that of ObjectStore.put.
+        """Stores the original of an image whose event is appended next. The stage that handles the event checks the
+        erasures, so that the upload need not wait for the log twice. Returns what ObjectStore.put returns.
         """
         return await self._objects.put(key, data, metadata.encoded(), if_absent=if_absent)
 
@@ -79,8 +81,8 @@ class GuardedStore:
         self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()
     ) -> list[FaceVector]:
         """Stores the faces that were not erased since their timestamp, and returns them. Only the sink that has the
-        directory's partition stores its faces. It carries out the erase commands itself, in order, so that the log need
-        not be asked. `listed`: see VectorStore.put_faces.
+        directory's partition stores its faces. It carries out the erase commands itself, in order, so that the erasures
+        need not be read from the log. `listed`: see VectorStore.put_faces.
         """
         left = [it for it in faces if not self._is_erased(it)]
         if left:
@@ -89,7 +91,7 @@ class GuardedStore:
 
     def changelog(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
         """The records of `faces.learned` for the faces that were not erased since they were learned, as far as this
-        process knows. What is appended behind an erasure all the same is found by stream.erase.leftovers.
+        process knows. Records that are appended after an erasure nevertheless are deleted by stream.erase.leftovers.
         """
         return [
             NewRecord(FACES_LEARNED.name, it.image_id, it.encode(), it.directory)
@@ -98,8 +100,9 @@ class GuardedStore:
         ]
 
     async def put_answers(self, answers: Sequence[AnswerToStore]) -> None:
-        """Stores answers without the people who were erased after them. The eraser may have looked for their names
-        before these answers were there: so the log is asked then, and what names somebody is stored once more.
+        """Stores answers without the people who were erased after them. The eraser may have searched the stored answers
+        before these were there. So the erasures are read from the log after storing, and answers that name an erased
+        person are stored again without the name.
         """
         stored = self._redacted(answers)
         await self._vectors.put_answers(stored)
@@ -125,5 +128,5 @@ class GuardedStore:
 
 
 def changelog_tombstones(image_ids: Sequence[str], directory: str) -> list[NewRecord]:
-    """The records that take images out of `faces.learned`."""
+    """The records that delete images from `faces.learned`."""
     return [NewRecord(FACES_LEARNED.name, image_id, None, directory) for image_id in image_ids]

@@ -1,5 +1,5 @@
-"""Deletes what a suspended worker has written behind an erasure, after it had lost its partition: in `faces.learned`,
-where compaction would keep it for ever, and pictures of images among the dead letters, which are kept for another try.
+"""Deletes data that a suspended worker has written after an erasure, when it had already lost its partition: records in
+`faces.learned`, which compaction would keep for ever, and pictures of dead letters, which are kept for another try.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What was erased, as every role holds it in memory (rule 6 of docs/architecture.md)."""
+"""The erasures that every role keeps in memory (rule 6 of docs/architecture.md)."""
 
 from typing import NamedTuple
 
@@ -16,8 +16,8 @@ log = structlog.get_logger(__name__)
 
 
 class Mark(NamedTuple):
-    """Where an erasure stands: its command's append time in ms, and its offset in the directory's partition of
-    `faces.embedded`.
+    """The position of an erasure: the append time of its command in ms, and the command's offset in the directory's
+    partition of `faces.embedded`.
     """
 
     at: int
@@ -56,7 +56,7 @@ class Erasures(TopicFollower):
 
     def mark_of_image(self, directory: str | None, person: str | None, image_id: str) -> Mark:
         """The last erasure of an image, of the face that is learned from it, or of its directory or person; NEVER where
-        there is none. It counts for the image if it came after it.
+        there is none. It applies to the image if the image was received before it.
         """
         if self.empty:
             return NEVER
@@ -68,7 +68,7 @@ class Erasures(TopicFollower):
         return _latest([self.mark(key) for key in keys])
 
     def erased_since(self, directory: str | None, person: str | None, image_id: str, came_at: int) -> bool:
-        """Whether an image was erased after it came. came_at: ms."""
+        """Whether an image was erased after it was received. came_at: ms."""
         return self.mark_of_image(directory, person, image_id).at >= came_at
 
     def mark_of_face(self, directory: str, person: str, face_id: str) -> Mark:
@@ -78,17 +78,17 @@ class Erasures(TopicFollower):
 
 
 def _latest(marks: list[Mark]) -> Mark:
-    """The largest time and the largest offset, each on its own: where the clock was set back between two commands, the
-    later one has the smaller time.
+    """The largest time and the largest offset, independently: if the clock was set back between two commands, the later
+    one has the smaller time.
     """
     return Mark(max(it.at for it in marks), max(it.offset for it in marks))
 
 
 def object_keys_of_image(image_id: str) -> list[str]:
-    """The keys of all objects that may be kept of an image."""
+    """The keys of all objects that may be stored for an image."""
     return [*original_keys(image_id), sheet_key(image_id), crop_key(face_id_learned(image_id))]
 
 
 def is_erased(received: ImageReceived, received_at: int, erasures: Erasures) -> bool:
-    """Whether an image was erased after it came. received_at: ms."""
+    """Whether an image was erased after it was received. received_at: ms."""
     return erasures.erased_since(received.directory, received.person, received.image_id, received_at)

@@ -1,8 +1,8 @@
-"""Redaction: takes out of an answer who was erased after it (rule 6 in docs/architecture.md).
+"""Redaction: removes the people from an answer who were erased after it (rule 6 in docs/architecture.md).
 
-It goes by offsets in the directory's partition, not by time. A sink carries out an erase command before it answers the
-records behind it, so an answer with a later offset than the erasure needs no redaction. A worker that has lost its
-partition answers only records with earlier offsets.
+It compares offsets in the directory's partition, not times. A sink carries out an erase command before it answers later
+records, so an answer with a later offset than the erasure needs no redaction. A worker that has lost its partition
+answers only records with earlier offsets.
 """
 
 from schemas.answers import Body, LearnedBody, RecognizedBody, RecognizedPerson, problem
@@ -12,9 +12,7 @@ from stream.erase.marks import Erasures
 
 
 def redacted(answer: Answer, erasures: Erasures) -> Answer:
-    """The answer itself, or what may be passed on of it: without the names of erased people, or 409 `erased` for an
-    erased image.
-    """
+    """The answer as it may be returned: without the names of erased people, or 409 `erased` for an erased image."""
     if answer.offset is None or answer.directory is None or erasures.empty:
         return answer
     offset, directory = answer.offset, answer.directory

@@ -1,10 +1,10 @@
-"""Record what the installed facestream writes: a data folder, and every answer byte for byte.
+"""Records what the installed facestream writes: a data folder, and every answer byte for byte.
 
     python -m tests.compatibility.record WEIGHTS OUT
 
-OUT/folder.zip is a data folder with something of everything in it. OUT/expected.json says what was answered when it was
-made. OUT/answers.jsonl holds the records of the topic `results`, OUT/bodies.jsonl the bodies of HTTP answers. All
-pictures are drawn. The recording of a version is made once, with its code, and committed below tests/compatibility;
+OUT/folder.zip is a data folder with examples of all kinds of data. OUT/expected.json has the answers that were given
+when it was made. OUT/answers.jsonl has the records of the topic `results`, OUT/bodies.jsonl the bodies of HTTP answers.
+All pictures are drawn. The recording of a version is made once, with its code, and committed below tests/compatibility;
 later versions open it. Everything goes through HTTP and the command line, except for one unreadable record, which no
 client can send: it is written into SQLite directly.
 """
@@ -73,7 +73,7 @@ class Service:
         self.process.wait()
 
     def run(self, *command: str) -> str:
-        """A command of facestream on the same folder; returns what it printed."""
+        """Runs a command of facestream on the same folder and returns its output."""
         arguments = [sys.executable, "-m", "facestream.cli", *command]
         return subprocess.run(arguments, env=self._environment, check=True, stdout=subprocess.PIPE, text=True).stdout
 
@@ -107,7 +107,7 @@ class Recording:
 
 
 def record_folder(service: Service) -> None:
-    """Something of everything, small."""
+    """Records a small folder with examples of all kinds of data."""
     expected = service.recording.expected
     service.start()
     ann, ben = jpeg(portrait(2)), jpeg(portrait(4))
@@ -136,7 +136,7 @@ def record_folder(service: Service) -> None:
 
 
 def leave_waiting(service: Service, key: str) -> str:
-    """Leave an accepted image behind that nobody has processed: returns its image_id."""
+    """Leaves an accepted image that nobody has processed, and returns its image_id."""
     headers = {"Prefer": "respond-async", "Idempotency-Key": WAITING_KEY, "x-api-key": key}
     status, body = service.post("/recognize", jpeg(portrait(2, zoom=0.9)), headers, directory="acme")
     service.end(signal.SIGKILL)
@@ -145,7 +145,7 @@ def leave_waiting(service: Service, key: str) -> str:
 
 
 def append_unreadable(folder: Path, value: bytes) -> None:
-    """Append a record to partition 0 of images.received, as another producer would."""
+    """Appends a record to partition 0 of images.received, as another producer would."""
     with closing(sqlite3.connect(folder / "log.db")) as log, log:
         ((partition,),) = log.execute("SELECT first_id FROM topics WHERE name = 'images.received'")
         ((offset,),) = log.execute("SELECT next_offset FROM partitions WHERE id = ?", (partition,))
@@ -158,7 +158,7 @@ def append_unreadable(folder: Path, value: bytes) -> None:
 
 
 def record_answers(service: Service) -> None:
-    """Answers of every kind, for the models of their bodies."""
+    """Records answers of every kind, for the models of their bodies."""
     service.start()
     ann, ben, carl = portrait(2), portrait(4), portrait(1)
     post = service.post

@@ -1,6 +1,6 @@
-"""Unpack the data folder of an older version, as if it had been left a moment ago.
+"""Unpacks the data folder of an older version, as if that had just been stopped.
 
-Retention and the life of answers go by time, so all times in the folder are moved by the age of the recording.
+Retention and the expiry of answers depend on time, so all times in the folder are moved by the age of the recording.
 """
 
 import json
@@ -19,7 +19,7 @@ NUMBERS = re.compile(rb"(?<![\w.-])\d{10,13}(?:\.\d+)?(?![\w.])")
 
 
 def unpack(version: str, folder: Path) -> dict[str, Any]:
-    """Write the data folder that `version` left, and return what was answered when it was made."""
+    """Writes the data folder that `version` left, and returns the answers that were given when it was made."""
     expected: dict[str, Any] = json.loads((HERE / version / "expected.json").read_text())
     with zipfile.ZipFile(HERE / version / "folder.zip") as archive:
         archive.extractall(folder)
@@ -35,13 +35,15 @@ def unpack(version: str, folder: Path) -> dict[str, Any]:
 
 
 class _Clock:
-    """Moves the times of a recording to now: milliseconds and seconds since the epoch, told by their size."""
+    """Moves the times of a recording to now. Milliseconds and seconds since the epoch are distinguished by their
+    size.
+    """
 
     def __init__(self, recorded_at: float) -> None:
         self._recorded_at, self._by = recorded_at, time.time() - recorded_at
 
     def moved(self, number: float) -> float:
-        """The number itself where it is no time of the recording."""
+        """The moved time; the number itself if it is not a time of the recording."""
         for unit in (1, 1000):
             if abs(number / unit - self._recorded_at) < AROUND_S * 30:  # answers expire a day later
                 return number + type(number)(self._by * unit)

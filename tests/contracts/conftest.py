@@ -1,7 +1,7 @@
-"""Fixtures with the adapters of every port, with which the contract suites are run.
+"""Fixtures with the adapters of every port, for the contract suites.
 
 Each gives a function that opens one more client of the same store, as another process would. All are closed at the end.
-Names come from `unique`, because the data of a distributed engine outlives a test.
+Names come from `unique`, because data in a distributed engine is still there after a test.
 """
 
 import uuid

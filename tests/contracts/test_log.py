@@ -1,4 +1,4 @@
-"""What every EventLog promises, tested with every adapter."""
+"""The promises of EventLog, tested with every adapter."""
 
 import asyncio
 import time
@@ -58,7 +58,7 @@ async def joined(log: EventLog, group: str, topics: Sequence[str], member: str) 
 
 
 async def drain(source: Consumer | Reader, count: int) -> list[Record]:
-    """At least that many records."""
+    """Polls at least that many records."""
     records: list[Record] = []
     deadline = time.monotonic() + PATIENCE_S
     while len(records) < count:

@@ -1,4 +1,4 @@
-"""What every ObjectStore promises, tested with every adapter."""
+"""The promises of ObjectStore, tested with every adapter."""
 
 import asyncio
 import hashlib
@@ -152,7 +152,7 @@ async def test_hostile_keys_are_only_characters(objects: ObjectStore, unique: Un
 
 
 async def test_a_key_may_begin_with_anything(objects: ObjectStore, unique: Unique) -> None:
-    """Not below a prefix of the test's, where the hostile part would come first."""
+    """The keys have no prefix of the test, so that the hostile part comes first."""
     for beginning in (
         "/",
         "../",
@@ -242,7 +242,7 @@ async def test_a_level_is_not_an_object(objects: ObjectStore, unique: Unique) ->
 
 
 def bucket_of(objects: ObjectStore) -> str:
-    """As other systems know it."""
+    """The store's bucket, by the name that other systems use."""
     return str(objects).rstrip("/')").rpartition("/")[2]
 
 

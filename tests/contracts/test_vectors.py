@@ -1,4 +1,4 @@
-"""What every VectorStore promises, tested with every adapter."""
+"""The promises of VectorStore, tested with every adapter."""
 
 import asyncio
 import time
@@ -61,7 +61,7 @@ async def gallery(
 
 
 async def face_keys(vectors: VectorStore, directory: str, generation: str = "g1") -> set[str]:
-    """person/face_id of each face in the gallery, which all listings agree on."""
+    """person/face_id of each face in the gallery. Checks that all listings agree."""
     found = await gallery(vectors, directory, generation)
     listed = [face async for page in vectors.read_faces(directory, generation) for face in page]
     assert listed == [face for _, (face, _) in sorted(found.items())]

@@ -41,7 +41,7 @@ class Client:
 
 @pytest.fixture(scope="session")
 def dtype() -> str:
-    """The number format that `auto` chooses here, once for all processes, so that their answers are equal."""
+    """The dtype that `auto` chooses here, determined once for all processes, so that their answers are equal."""
     from weights.load import choose_device, choose_dtype
 
     return str(choose_dtype(choose_device())).removeprefix("torch.")
@@ -49,7 +49,7 @@ def dtype() -> str:
 
 @pytest.fixture(scope="session")
 def serving(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str) -> Iterator[Serving]:
-    """One service for all tests that do not end it; each uses directories of its own."""
+    """One service for all tests that do not end it. Each test uses its own directories."""
     with Serving(tmp_path_factory.mktemp("shared") / "data", weights_folder, dtype=dtype) as running:
         yield running
 

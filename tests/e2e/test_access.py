@@ -1,4 +1,4 @@
-"""Who may do what: addresses, keys, scopes and directories."""
+"""Access control: addresses, keys, scopes and directories."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def test_beyond_loopback_a_key_is_needed(tmp_path: Path, weights_folder: Path) -
 
 
 async def until_refused(client: Client, path: str, headers: dict[str, str] | None = None) -> None:
-    """Waits for a 401: a new key, or a revoked one, has its effect within two seconds."""
+    """Waits for a 401: a new or revoked key takes effect within two seconds."""
     async with asyncio.timeout(30):
         while (await client.get(path, headers))[0] != 401:  # noqa: ASYNC110 - it is another process that we wait for
             await asyncio.sleep(0.1)

@@ -1,4 +1,6 @@
-"""`facestream learn` and `recognize` with a folder, as processes: interrupted and continued, with a service or not."""
+"""`facestream learn` and `recognize` with a folder, as processes: interrupted and continued, with and without a
+service.
+"""
 
 import json
 import os
@@ -22,7 +24,7 @@ PICTURES = 12
 
 @pytest.fixture(autouse=True)
 def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Each test has journals of its own."""
+    """Each test has its own journals."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state"
 
@@ -46,9 +48,9 @@ def start(data: Path, *arguments: str | Path) -> subprocess.Popen[str]:
 
 
 def cut_off(process: subprocess.Popen[str], service: Serving, with_signal: signal.Signals) -> tuple[int, str]:
-    """Ends the process once it has printed some answers: its exit code, and what it said.
+    """Ends the process after it has printed some answers. Returns its exit code and output.
 
-    Meanwhile the service is held, so that the process cannot get all its answers before the signal.
+    Meanwhile the service is stopped (SIGSTOP), so that the process cannot get all its answers before the signal.
     """
     assert process.stdout is not None
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""`facestream learn` and `recognize` as processes: with a service, and serving themselves without one."""
+"""`facestream learn` and `recognize` as processes, with a running service and without one."""
 
 import fcntl
 import json
@@ -38,7 +38,7 @@ def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 
 def on_terminal(data: Path, *arguments: str | Path) -> tuple[int, str]:
-    """Exit code and what a terminal of 120 columns shows, without colours."""
+    """The exit code, and the output on a terminal of 120 columns, without colours."""
     master, slave = pty.openpty()
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)], env=environment(data, COLUMNS="120", TERM="xterm"), stdout=slave, stderr=slave

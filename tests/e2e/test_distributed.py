@@ -1,4 +1,4 @@
-"""The roles as processes of their own on the real servers; short forms of bench.soak.same_answers and .faults."""
+"""The roles as separate processes on the real servers: short forms of bench.soak.same_answers and .faults."""
 
 import asyncio
 import shutil
@@ -33,7 +33,9 @@ async def stores(services: dict[str, str]) -> AsyncIterator[dict[str, str]]:
 async def cluster(
     stores: dict[str, str], tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str
 ) -> AsyncIterator[Cluster]:
-    """One for all tests of this file: its start takes as long as a test. Each test has directories of its own."""
+    """One cluster for all tests of this file, because its start takes as long as a test. Each test has its own
+    directories.
+    """
     data = tmp_path_factory.mktemp("distributed") / "data"
     async with Cluster(stores, data, weights_folder, COUNTS, decoders="1", dtype=dtype) as running:
         yield running

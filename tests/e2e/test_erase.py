@@ -66,7 +66,9 @@ async def result(client: Client, image_id: str) -> tuple[int, dict[str, Any]]:
 
 
 async def erased_in_flight(client: Client, image_ids: list[str]) -> None:
-    """Waits until each is answered with 409 `erased`. Its picture goes first: until its answer comes it is unknown."""
+    """Waits until each image is answered with 409 `erased`. Its picture is deleted first: until then the image is
+    unknown.
+    """
     async with asyncio.timeout(PATIENCE_S):
         for image_id in image_ids:
             while (answer := await client.get(f"/results/{image_id}"))[0] != 409:
@@ -221,7 +223,7 @@ async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, dir
 
 
 async def test_nobody_is_named_once_the_erase_is_answered(client: Client, serving: Serving, small_photos: Path) -> None:
-    """All four kinds of erasure, learned again afterwards and not, side by side."""
+    """All four kinds of erasure at the same time, with and without learning the person again."""
     pictures = pictures_of(small_photos)
     rounds = [
         Round(SingleService(serving), client.session, pictures, kind, again, random.Random(f"{kind} {again}"))

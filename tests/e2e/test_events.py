@@ -1,4 +1,4 @@
-"""What other systems do on the real servers, through Kafka and the bucket. Runs the examples of docs/events.md."""
+"""Other systems use Kafka and the bucket on the real servers. Runs the examples of docs/events.md."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A better model without a minute of downtime: add, reembed, activate, roll back, retire. One process, and the real
+"""A better model without downtime: add, reembed, activate, roll back, retire. With one process, and on the real
 servers.
 """
 

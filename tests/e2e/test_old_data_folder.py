@@ -1,4 +1,4 @@
-"""A data folder that an older version left behind is opened, and everything in it goes on working."""
+"""The data folder of an older version is opened, and everything in it still works."""
 
 import asyncio
 import hashlib
@@ -77,7 +77,7 @@ async def people_are_as_they_were(client: Client, then: dict[str, Any]) -> None:
 
 
 async def what_was_accepted_is_answered(client: Client, then: dict[str, Any]) -> None:
-    """The version before was killed with an accepted image in its log."""
+    """The older version was killed with an accepted image in its log."""
     async with asyncio.timeout(60):
         while (answer := await client.get(f"/results/{then['waiting']}"))[0] == 202:  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A running service answers the requests of the OpenAPI document's examples as the document says."""
+"""A running service answers the example requests of the OpenAPI document as the document says."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ ONLY_DOCUMENTED = json.loads(TEXT.replace('"additionalProperties": true', '"addi
 
 
 class Caller:
-    """Sends the example of an operation, and holds what comes back to the document. `known` takes the place of the
-    examples of parameters in paths.
+    """Sends the example of an operation, and compares the response with the document. `known` replaces the examples of
+    path parameters.
     """
 
     def __init__(self, client: Client, photo: bytes) -> None:

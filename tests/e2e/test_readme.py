@@ -1,5 +1,5 @@
-"""README.md, docs/http.md and docs/operations.md are run: every `sh` block, in order, against one service. Every `json`
-block has the shape of what the command before it printed.
+"""Runs README.md, docs/http.md and docs/operations.md: every `sh` block, in order, against one service. Every `json`
+block must have the shape of the output of the command before it.
 """
 
 import json
@@ -71,12 +71,12 @@ def ran(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, photos: 
 
 
 def printed_by(ran: list[Ran], part: str) -> list[str]:
-    """What the commands printed that have this part, in order."""
+    """The outputs of the commands that contain this text, in order."""
     return [it.printed for it in ran if part in it.command]
 
 
 def bodies(ran: list[Ran], part: str) -> list[dict[str, Any]]:
-    """What the requests were answered that have this part, in order."""
+    """The bodies of the answers to requests that contain this text, in order."""
     return [it.body for it in ran if it.command.startswith("curl ") and part in it.command]
 
 

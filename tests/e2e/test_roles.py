@@ -1,5 +1,5 @@
-"""Each role as a process of its own, several of each, on the embedded stores in one data folder; detect and embed
-apart.
+"""Each role as separate processes, several of each, on the embedded stores in one data folder; also with separate
+detect and embed processes.
 """
 
 import asyncio
@@ -212,7 +212,9 @@ async def test_sigterm_drains_each_role_while_others_go_on(
 
 
 async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> None:
-    """The commits of a clean stop say so: otherwise the next start handles the uncommitted records one by one."""
+    """The commits of a clean stop are marked as such. Otherwise the next start would handle the uncommitted records one
+    by one.
+    """
     data = tmp_path / "data"
     init(data)
     with Serving(data, tmp_path, command=("sink",)):

@@ -1,4 +1,4 @@
-"""`facestream trace` follows one image through the topics."""
+"""`facestream trace` shows the records of one image in all topics."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`facestream watch` as a process: what is put into the folder is learned and recognized, once, and Ctrl-C ends it
+"""`facestream watch` as a process: pictures in the folder are learned and recognized once, and Ctrl-C ends it
 cleanly.
 """
 

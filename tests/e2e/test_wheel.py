@@ -1,4 +1,4 @@
-"""The wheel, installed into an environment of its own, serves from an empty folder."""
+"""The wheel, installed in a separate environment, serves from an empty folder."""
 
 import os
 import signal

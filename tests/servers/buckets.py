@@ -1,4 +1,4 @@
-"""Buckets on the real S3 server, one for each test that wants one."""
+"""Buckets on the real S3 server, one for each test that needs one."""
 
 import asyncio
 import uuid

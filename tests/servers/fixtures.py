@@ -1,5 +1,5 @@
-"""The real servers, for all tests and all workers of a session. A test that stops or holds one of them says so with the
-marker `stops_servers`, and has them for itself.
+"""The real servers, for all tests and all workers of a session. A test that stops or pauses one of them has the marker
+`stops_servers`, and gets exclusive use of them.
 """
 
 import fcntl
@@ -20,7 +20,7 @@ STARTED = pytest.StashKey[bool]()
 @pytest.fixture(scope="session")
 def servers(request: pytest.FixtureRequest) -> Services:
     """A real Kafka, Cassandra and MinIO, see scripts/services.py, that can be stopped, killed, paused and started.
-    Those that run already, else they are started, and ended after all tests.
+    Running servers are used; otherwise they are started, and stopped after all tests.
 
     Where this machine cannot start them the test is skipped; with FACESTREAM_REQUIRE_SERVICES=1 it fails.
     """
@@ -51,7 +51,7 @@ def keyspace(services: dict[str, str]) -> Iterator[str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
-    """Lets the tests of several workers use the servers side by side, and one that stops them alone."""
+    """Lets the tests of several workers use the servers at the same time, but a test that stops them runs alone."""
     if item.get_closest_marker("servers") is None:
         return (yield)
     with _turn(alone=item.get_closest_marker("stops_servers") is not None):
@@ -60,7 +60,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[Any]:
 
 @contextmanager
 def _turn(*, alone: bool) -> Iterator[None]:
-    """Waits for the tests of other processes. Nobody starts while somebody waits to be alone."""
+    """Waits for the tests of other processes. No test starts while one waits for exclusive use."""
     folder = Services().folder
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "next").open("a") as following, (folder / "using").open("a") as using:

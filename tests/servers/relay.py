@@ -1,11 +1,11 @@
-"""A relay between a client and a server that a test can cut, hold and restore, as a network does it."""
+"""A relay between a client and a server. A test can cut, hold and restore it, like a network that fails."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Relay:
-    """Listens on a port of its own once it is `opened`; the port stays the same."""
+    """Listens on its own port after it is `opened`; the port stays the same."""
 
     def __init__(self, port: int) -> None:
         """port: of the server on 127.0.0.1."""

@@ -1,6 +1,6 @@
-"""What is particular to the log on Kafka: its URL, topics and their settings, producers that break, group membership.
+"""Tests specific to the log on Kafka: its URL, topics and their settings, failing producers, group membership.
 
-What every log promises is tested in tests/contracts/test_log.py, outages of the servers in test_log_kafka_outages.py.
+The promises of every log are tested in tests/contracts/test_log.py, outages in test_log_kafka_outages.py.
 """
 
 import asyncio
@@ -592,7 +592,7 @@ def line(process: subprocess.Popen[str]) -> str:
 
 
 async def test_a_process_that_was_stopped_for_longer_than_its_session_cannot_commit(log: KafkaLog, url: str) -> None:
-    """A member that only does not poll for so long stays in the group."""
+    """A member that merely does not poll for that time stays in the group."""
     await log.create_topics([TopicSpec("events", 1)])
     await log.append([NewRecord("events", "a", b"")])
     at = TopicPartition("events", 0)

@@ -1,5 +1,5 @@
-"""A log on Kafka survives outages of its server: open readers, consumers and appends go on by themselves, and no
-acknowledged record is lost.
+"""A log on Kafka survives outages of its server: open readers, consumers and appends recover, and no acknowledged
+record is lost.
 
 These tests kill and pause the real server, so nothing else may use it meanwhile.
 """
@@ -58,7 +58,7 @@ class Load:
 
 
 class Reading:
-    """Polls as a worker does, all the time, and commits what it got."""
+    """Polls all the time, as a worker does, and commits the records."""
 
     def __init__(self, source: Consumer | Reader) -> None:
         self.records: list[Record] = []

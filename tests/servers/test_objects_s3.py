@@ -1,6 +1,6 @@
-"""What is particular to the object store on S3: its URL, errors, time limits, and objects of other systems.
+"""Tests specific to the object store on S3: its URL, errors, time limits, and objects of other systems.
 
-What every store promises is tested in tests/contracts/test_objects.py.
+The promises of every store are tested in tests/contracts/test_objects.py.
 """
 
 import asyncio
@@ -99,7 +99,7 @@ async def test_a_key_that_no_longer_fits_below_the_prefix_is_refused(bucket: str
 
 
 async def test_objects_of_other_systems_below_incoming(bucket: str) -> None:
-    """They are put through S3, under names that are theirs, and are read and deleted under the same."""
+    """They are put through S3 under their own names, and are read and deleted under the same names."""
     client, name = client_of(bucket), urlsplit(bucket).path[1:]
     theirs = [
         "incoming/acme/learn/ann/x.jpg",

@@ -1,4 +1,4 @@
-"""What is particular to the vector store on Cassandra: its URL, how its tables are created, timestamps and TTLs, and
+"""Tests specific to the vector store on Cassandra: its URL, the creation of its tables, timestamps and TTLs, and
 outages.
 """
 
@@ -188,7 +188,9 @@ async def test_a_process_that_does_not_finish_creating_the_tables_is_not_waited_
 
 
 class Unsettled:
-    """A session with servers that are not in agreement yet: some requests fail, as it was seen with three of them."""
+    """A session with servers that do not agree on the schema yet: some requests fail, as observed with three
+    servers.
+    """
 
     failures: ClassVar[dict[int, Exception]] = {
         2: InvalidRequestOfDriver("Keyspace 'x' doesn't exist"),
@@ -510,7 +512,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_after_a_while(
 async def test_after_a_long_outage_the_client_is_made_anew(
     keyspace: str, relay: Relay, away: CassandraVectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For addresses may change meanwhile. Here it is the port, behind which the old client would wait for ever."""
+    """Addresses may change during an outage. Here the port changes, and the old client would wait for ever."""
     made = counted_clusters(monkeypatch)
     monkeypatch.setattr(client, "AWAY_S", 0.2)
     await away.ping()
@@ -555,7 +557,7 @@ async def everything(vectors: VectorStore, directory: str) -> int:
 
 
 async def poll(work: Callable[[], Awaitable[None]], until_no: type[Exception]) -> None:
-    """Again and again while it fails in this way."""
+    """Repeats the work while it fails with this error."""
     until = time.monotonic() + PATIENCE_S
     while True:
         try:

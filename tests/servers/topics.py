@@ -1,4 +1,4 @@
-"""A part of the real Kafka for one test: topics and groups with a prefix of their own."""
+"""A part of the real Kafka for one test: topics and groups with their own prefix."""
 
 import uuid
 from collections.abc import AsyncIterator, Mapping

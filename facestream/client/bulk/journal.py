@@ -1,7 +1,8 @@
-"""The journal of a bulk command: what it has done so far, so that the same command continues where it was interrupted.
+"""The journal of a bulk command: it records what was done, so that the same command continues where it was
+interrupted.
 
-It is a file of JSON lines in the user's state folder, one for each image that was accepted and one for each answer. A
-line is written at once: kill -9 loses none.
+It is a file of JSON lines in the user's state folder, one for each image that was accepted and one for each answer.
+Each line is written immediately, so that kill -9 loses none.
 """
 
 import fcntl
@@ -21,7 +22,7 @@ from schemas.records import Purpose
 
 
 class Version(NamedTuple):
-    """A file with another size or modification time is another picture."""
+    """The size and modification time of a file. If they change, the file is another picture."""
 
     size: int
     mtime_ns: int
@@ -35,7 +36,9 @@ def version_of(photo: str) -> Version:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The last line about a picture. image_id: until it is answered, then `status`. at: where the line begins."""
+    """The last line about a picture. It has `image_id` until the picture is answered, then `status`. at: where the line
+    begins.
+    """
 
     version: Version
     attempt: int
@@ -83,7 +86,7 @@ class Journal:
         os.close(self._descriptor)
 
     def entry(self, item: Item) -> Entry | None:
-        """None for a picture that is new or has changed."""
+        """The entry of a picture; None if it is new or has changed."""
         entry = self._entries.get((item.name, item.person))
         if entry is None:
             return None
@@ -93,7 +96,7 @@ class Journal:
             return None
 
     def body(self, entry: Entry, purpose: Purpose) -> Body:
-        """The answer of an entry that has one."""
+        """The answer in an entry that has one."""
         self._reading.seek(entry.at)
         line = json.loads(self._reading.readline())
         return body_type(purpose, line["status"]).model_validate(line["body"])
@@ -112,7 +115,7 @@ class Journal:
         end = 0
         for line in self._reading:
             if not line.endswith(b"\n"):
-                os.ftruncate(self._descriptor, end)  # its writer was killed before the end of the line
+                os.ftruncate(self._descriptor, end)  # its writer was killed before it had written the whole line
                 break
             record = json.loads(line)
             if "run" in record:
@@ -126,7 +129,7 @@ class Journal:
     def _append(self, line: dict[str, Any]) -> None:
         data = (
             json.dumps(line).encode() + b"\n"
-        )  # bytes of a path that are no UTF-8 are lone surrogates: escapes keep them
+        )  # bytes of a path that are not UTF-8 are lone surrogates, which JSON keeps as escapes
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -135,7 +138,7 @@ class Journal:
 
 
 def journal_path(*, service: str, purpose: str, fields: dict[str, str], source: Path) -> Path:
-    """The journal of the command that has all of these in common."""
+    """The path of a command's journal. Commands with the same arguments have the same journal."""
     same = json.dumps([service, purpose, fields, str(source.resolve())], sort_keys=True)
     name = hashlib.sha256(same.encode()).hexdigest()[:32]
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")

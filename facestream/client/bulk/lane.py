@@ -1,7 +1,7 @@
-"""A client of a service's bulk lane: an upload is accepted, and its answer is asked for later.
+"""A client of a service's bulk lane: it uploads a picture, and polls for the answer later.
 
-Requests to a service that restarts or is busy are repeated for PATIENCE_S. The same upload always has the same
-Idempotency-Key, so that it has one effect.
+If the service restarts or is busy, requests are repeated for PATIENCE_S. Repeated uploads have the same
+Idempotency-Key, so that the picture is processed once.
 """
 
 import asyncio
@@ -43,8 +43,8 @@ class Lane:
     """run: becomes part of the Idempotency-Keys, so that another run gets new answers. tell: is called with a message
     while the service does not answer.
 
-    Every method raises what ends the run: Unavailable after PATIENCE_S, ConfigurationError for a wrong API key,
-    InvalidRequest when the service refuses the first upload as malformed.
+    Every method raises the errors that end the run: Unavailable after PATIENCE_S, ConfigurationError for a wrong API
+    key, InvalidRequest if the service refuses the first upload as malformed.
     """
 
     def __init__(
@@ -61,7 +61,9 @@ class Lane:
         self._told = self._took_one = False
 
     async def upload(self, item: Item, attempt: int) -> tuple[Reply, Version]:
-        """The reply, 202 where it was accepted, and the version of the file that was read. Raises UnreadablePhoto."""
+        """Uploads a picture. Returns the reply, 202 if it was accepted, and the version of the file that was read.
+        Raises UnreadablePhoto.
+        """
         data, version, sha256 = await asyncio.to_thread(_read, item.photo)
         person = {} if item.person is None else {"person": item.person}
         fields = self._fields | person
@@ -78,11 +80,11 @@ class Lane:
         return reply, version
 
     async def result(self, image_id: str) -> Reply:
-        """The reply, 202 while the image is being processed."""
+        """Asks for an answer. Returns the reply, 202 while the image is being processed."""
         return await self._exchange("GET", f"/results/{image_id}")
 
     def image_id_of(self, reply: Reply) -> str:
-        """Of an image that is being worked on. Raises UnexpectedAnswer."""
+        """The image_id in a reply with status 202. Raises UnexpectedAnswer."""
         return self._client.decoded(reply, WorkingBody).image_id
 
     async def persons(self) -> set[str]:
@@ -123,14 +125,14 @@ class Lane:
         raise AssertionError("it returns or raises")
 
     def _refusal(self, reply: Reply) -> FacestreamError:
-        """What a busy service, or a gateway before it, says."""
+        """The error for the reply of a busy service, or of a gateway in front of it."""
         try:
             return Unavailable(self._client.decoded(reply, Problem).detail)
         except UnexpectedAnswer:
             return Unavailable(f"{self._client.url} answered HTTP {reply.status}")
 
     def answer_of(self, reply: Reply) -> tuple[int, Body]:
-        """Status and body; those of a problem where the reply is no answer."""
+        """The status and body of a reply; those of a problem if the reply is not an answer."""
         try:
             return reply.status, self._client.answer_of(reply, self._purpose)
         except UnexpectedAnswer as error:

@@ -1,4 +1,4 @@
-"""Prints the answers of a bulk command as they come, and at the end what failed and why."""
+"""Prints the answers of a bulk command as they arrive, and at the end the failures with their reasons."""
 
 import json
 from collections import Counter
@@ -25,7 +25,7 @@ class Failure:
 
 
 class BulkReport:
-    """file: gets the failures as JSON Lines; without failures it is empty."""
+    """Prints and counts answers. file: the failures are written to it as JSON Lines; it is empty if there are none."""
 
     def __init__(self, purpose: Purpose, file: Path | None, *, as_json: bool) -> None:
         self._purpose, self._file, self._as_json = purpose, file, as_json
@@ -38,7 +38,7 @@ class BulkReport:
 
     @property
     def service_failed(self) -> bool:
-        """Whether a failure was the service's, not the picture's."""
+        """Whether the service, rather than a picture, was the cause of a failure."""
         return any(it.status >= 500 for it in self._failures)
 
     def check(self) -> None:
@@ -100,7 +100,7 @@ class BulkReport:
 
 
 def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
-    """By code, the most frequent first."""
+    """The failures by code, the most frequent code first."""
     groups: dict[str, list[Failure]] = {}
     for it in failures:
         groups.setdefault(it.body.code, []).append(it)

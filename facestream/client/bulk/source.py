@@ -15,7 +15,9 @@ COLUMNS = ("person", "file")
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """photo: the path to read and to print. name: the path relative to the source, by which a later run finds it."""
+    """A picture. photo: the path to read and to print. name: the path relative to the source, which identifies the
+    picture in later runs.
+    """
 
     photo: str
     name: str
@@ -23,7 +25,7 @@ class Item:
 
 
 def pictures_of(folder: Path) -> list[Item]:
-    """All files below it that have the suffix of a picture. Raises ConfigurationError when there is none."""
+    """All files below a folder that have the suffix of a picture. Raises ConfigurationError if there are none."""
     return _some([Item(str(path), str(path.relative_to(folder))) for path in _pictures(folder)], folder)
 
 
@@ -79,7 +81,7 @@ def _person(text: str, place: str) -> str:
 
 
 def _pictures(folder: Path) -> Iterator[Path]:
-    """In the same order each time, without hidden files and folders."""
+    """The pictures below a folder, always in the same order, without hidden files and folders."""
 
     def failed(error: OSError) -> None:
         raise _unreadable(error)

@@ -1,8 +1,8 @@
 """Sends the pictures of a folder for `learn` and `recognize`: a few uploads at a time, through the bulk lane.
 
-Answers are asked for in the order in which the pictures were accepted.
+Answers are polled in the order in which the pictures were accepted.
 
-The service has few open requests from this client, and at most as many waiting pictures as it answers in WINDOW_S.
+This client has few requests open at a time, and at most as many waiting pictures as the service answers in WINDOW_S.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from schemas.answers import Body, problem
 from schemas.records import Purpose
 
 UPLOADS, POLLS = 4, 4  # requests at once
-POLLS_IN_A_ROW = 5  # of one image; then another one is asked for
+POLLS_IN_A_ROW = 5  # for one image; then another image is polled
 WINDOW_S, LEAST_WINDOW, LARGEST_WINDOW = 4.0, 64, 2_048
-ATTEMPTS = 3  # uploads of a picture to recognize whose answer is gone
+ATTEMPTS = 3  # uploads of a picture to recognize whose answer has expired
 GONE = (404, 410)
-SERVICE_FAILED = 500  # from this status on the service failed, not the picture: the next run sends it with a new key
+SERVICE_FAILED = 500  # from this status on, the service is at fault: the next run sends the picture with a new key
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,9 @@ class Accepted:
 
 
 def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[str, str], source: Path) -> int:
-    """Returns the exit code. Raises ConfigurationError, InvalidRequest, Unavailable, WeightsInvalid."""
+    """Sends the pictures. Returns the exit code. Raises ConfigurationError, InvalidRequest, Unavailable,
+    WeightsInvalid.
+    """
     url, key = url_and_key(arguments)
     settings = settings_from(arguments)
     items = people_of(source) if purpose == "learn" else pictures_of(source)
@@ -58,14 +60,15 @@ def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[s
     path = journal_path(
         service=url or str(settings.data.resolve()),
         purpose=purpose,
-        # options do not matter for a face that is learned already; they change who is recognized
+        # options make no difference for a face that is already learned, but they change who is recognized
         fields={"directory": fields["directory"]} if purpose == "learn" else dict(fields),
         source=source,
     )
 
     async def run(journal: Journal) -> int:
         async with connect(settings, url, key) as client:
-            # A picture is learned once, whichever run sends it. Recognized again later, it may get another answer.
+            # A picture is learned once, whichever run sends it. If it is recognized again later, it may get another
+            # answer.
             lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=print_message)
             bulk = Bulk(client, lane, journal, report, purpose)
             try:
@@ -89,7 +92,7 @@ class Bulk:
         self._purpose: Purpose = purpose
         self._learning = purpose == "learn"
         self._to_upload: deque[Upload] = deque()
-        self._accepted: deque[Accepted] = deque()  # those that no poll asks for at the moment
+        self._accepted: deque[Accepted] = deque()  # pictures that are not being polled at the moment
         self._in_window = 0  # pictures from their upload to their answer
         self._answered_at: deque[float] = deque(maxlen=512)
         self._changed = asyncio.Condition()
@@ -112,9 +115,10 @@ class Bulk:
                 raise group.exceptions[0] from None
 
     async def _queue(self, items: Sequence[Item]) -> int:
-        """Queues pictures to upload and pictures to ask for; reports the others, which are done. Returns their number.
+        """Queues pictures to upload and pictures to poll for. Reports the others, which are done, and returns their
+        number.
 
-        A learned picture is done while the directory has its person: the installation may be another one now.
+        A learned picture counts as done only if the directory has its person: the installation may have been replaced.
         """
         entries = await asyncio.to_thread(lambda: [(item, self._journal.entry(item)) for item in items])
         well = [entry for _, entry in entries if entry is not None and entry.status is not None and entry.status < 400]
@@ -189,7 +193,7 @@ class Bulk:
             self._accepted.append(accepted)
             await self._notify()
         elif reply.status in GONE and not self._learning and upload.attempt + 1 < ATTEMPTS:
-            # A picture to learn may have been erased meanwhile: only another command learns it again.
+            # A picture to learn may have been erased meanwhile. Only a new command may learn it again.
             self._to_upload.append(Upload(upload.item, upload.attempt + 1))
             self._in_window -= 1
             await self._notify()

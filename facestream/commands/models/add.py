@@ -57,7 +57,7 @@ def add_parser(subcommands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    # argparse takes -1..1 for a flag: by default it knows only plain negative numbers as values
+    # argparse would take -1..1 for a flag: by default it accepts only plain negative numbers as values
     parser._negative_number_matcher = re.compile(r"-[\d.]")
     parser.add_argument(
         "name", metavar="NAME", help="name of the new generation: a-z, 0-9, '.', '_', '-'; a name is used once only"
@@ -107,7 +107,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         async with follow_state(stores.log) as state:
             generation = _described(arguments, content, state.generations.active.detector)
             _check_new(generation.name, state.generations)
-            from facestream.admin.onnx_trial import try_network  # torch: not for the other commands
+            from facestream.admin.onnx_trial import try_network  # torch is slow to import
 
             trial = await try_network(settings, content, generation, picture)
             if not arguments.json:

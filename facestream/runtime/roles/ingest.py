@@ -1,4 +1,4 @@
-"""The ingest role: the HTTP service, and the reader of answers that wakes its waiting requests."""
+"""The ingest role: the HTTP service, and the reader of answers for its waiting requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -29,18 +29,18 @@ from stream.topics import INTERACTIVE
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 1.0
-DRAIN_S = 40.0  # how long open requests have to be answered when the service stops
+DRAIN_S = 40.0  # how long open requests may take when the service stops
 
 
 class OwnersKeys(Keys):
-    """Asks for no key: only the owner of the data folder can open the socket that this is for."""
+    """Requires no key: only the owner of the data folder can open the socket for which this is used."""
 
     async def access(self, text: str | None) -> Access:
         return Access()
 
 
 class HttpService:
-    """The service: `listen` starts it, `run` is to run all the time, `drain` ends it."""
+    """The service. `listen` starts it, `run` must keep running, and `drain` ends it."""
 
     def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagMonitor) -> None:
         self._runner, self._replies, self._lag = runner, replies, lag
@@ -69,7 +69,9 @@ class HttpService:
 async def http_service(
     settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
 ) -> AsyncIterator[HttpService]:
-    """Yields the service with its reader of answers in position; it does not listen yet. Raises ConfigurationError."""
+    """Yields the service when its reader of answers is positioned. It does not listen yet. Raises
+    ConfigurationError.
+    """
     if owners_socket is None:
         await _require_keys(settings, stores.vectors)
     async with AsyncExitStack() as stack:

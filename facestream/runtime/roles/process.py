@@ -30,7 +30,8 @@ from weights.load import choose_device, choose_dtype, load_detector, load_embedd
 from weights.manifest import manifest
 
 IN_FLIGHT = 32
-# Pixels and chips of one forward. On a CPU it takes about 0.1 s, the longest that a portrait waits for a crowd.
+# Pixels and chips of one forward. On a CPU this takes about 0.1 s, which is the longest time that a portrait waits for
+# a crowd.
 CHUNK_PIXELS_CPU, CHUNK_CHIPS_CPU = 1_300_000, 32
 CHUNK_PIXELS_GPU, CHUNK_CHIPS_GPU = 32_000_000, 512
 
@@ -77,17 +78,17 @@ async def process_workers(
 
 
 def no_networks(device: torch.device) -> Networks:
-    """Without a network yet: each is loaded with its generation."""
+    """No networks yet: each is loaded together with its generation."""
     gpu = device.type == "cuda"
     return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)
 
 
 def make_detector(settings: Settings, device: torch.device, dtype: torch.dtype, name: str) -> Detector:
-    """Raises WeightsInvalid, NotFound."""
+    """Loads a detector. Raises WeightsInvalid, NotFound."""
     shipped = manifest().detector(name)
     module = load_detector(settings.weights_folder, name, device, dtype)
     detector = Detector(module, device, dtype, score_threshold=shipped.score_threshold, mirror=shipped.mirror)
-    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first forward takes a second: before any request waits
+    detector.detect([np.zeros((256, 256, 3), np.uint8)])  # the first forward takes a second: now no request waits
     return detector
 
 
@@ -98,7 +99,7 @@ async def fetch_embedder(
     raises WeightsInvalid and, without ONNX Runtime, ConfigurationError.
     """
     if generation.onnx is not None:
-        from processors.onnx_embedder import load_onnx_embedder  # onnx: only for models that users added
+        from processors.onnx_embedder import load_onnx_embedder  # onnx is needed only for models that users have added
 
         stored = await objects.get(generation.onnx.object_key)
         return lambda: load_onnx_embedder(stored.data, generation, device)

@@ -12,8 +12,9 @@ from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, RESULTS
 from stream.worker import Worker
 
 IN_FLIGHT = 512
-BRIDGE_LINGER_S = 0.5  # no request waits for events of a bucket
-# A client that asks for a stored answer was told to wait a second. Stored one by one, answers cost half of a request.
+BRIDGE_LINGER_S = 0.5  # no request waits for bucket events
+# Clients poll for a stored answer after a second at the earliest. Storing answers one by one would take half of the
+# work of a request.
 ANSWERS_LINGER_S = 0.5
 
 

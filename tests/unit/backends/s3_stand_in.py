@@ -1,4 +1,4 @@
-"""A server that answers as a test says: as an S3 store with problems, for example, that a healthy one does not have."""
+"""A server that answers as a test says, for example like an S3 store with problems that a healthy one does not have."""
 
 import socket
 import ssl

@@ -1,6 +1,6 @@
-"""Which partitions a fetch request names, and what happens when a server no longer knows the session.
+"""The partitions in fetch requests, and what happens when a server no longer knows the session.
 
-That records arrive is tested by the contract suite on the real server.
+The contract suite tests on the real server that records arrive.
 """
 
 from types import SimpleNamespace

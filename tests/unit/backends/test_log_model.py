@@ -1,4 +1,4 @@
-"""The embedded log against a model of it, which is plain lists and dicts, in calls that Hypothesis chooses."""
+"""Compares the embedded log with a model of plain lists and dicts, with calls that Hypothesis chooses."""
 
 import asyncio
 import tempfile

@@ -1,6 +1,6 @@
-"""What is particular to the embedded log: crashes, several processes on one file, a full disk, retention, erased bytes.
+"""Tests specific to the embedded log: crashes, several processes on one file, a full disk, retention, erased bytes.
 
-What every log promises is tested in tests/contracts/test_log.py.
+The promises of every log are tested in tests/contracts/test_log.py.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ asyncio.run(main(SqliteLog(Path(sys.argv[1]), lease_s=float(sys.argv[2])), sys.a
 
 
 def lines(process: subprocess.Popen[str], count: int) -> list[str]:
-    """The next lines that the process says."""
+    """The next lines of the process's output."""
     assert process.stdout is not None
     found = [process.stdout.readline().strip() for _ in range(count)]
     assert all(found), "the process ended"
@@ -143,7 +143,7 @@ async def test_what_was_acknowledged_survives_a_kill(path: Path) -> None:
             acknowledged += await asyncio.to_thread(lines, process, 300)
             process.send_signal(signal.SIGKILL)
             assert process.stdout is not None
-            # Everything that it printed before it died was acknowledged; a last line may be cut off.
+            # Everything that it printed before it was killed was acknowledged; the last line may be incomplete.
             acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
         async with opened(path) as log:
             found = Counter(record.key for record in await read_all(log, "events"))
@@ -277,7 +277,9 @@ async def test_the_lease_does_not_depend_on_polls(path: Path) -> None:
 
 
 async def test_a_member_whose_lease_has_ended_joins_again(path: Path) -> None:
-    """As after the machine was suspended: its row is gone, so its commit is fenced. With its next polls it joins."""
+    """As after the machine was suspended: the member's row has been removed, so its commit is fenced. Its next polls
+    join again.
+    """
     async with opened(path, lease_s=0.4) as log:
         await log.create_topics([TopicSpec("events", 2)])
         still = await log.consumer("group", ["events"], member="still")
@@ -431,7 +433,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 
 async def until_full(attempt: Callable[[], Awaitable[object]]) -> int:
-    """How often it worked before StorageFull."""
+    """How often the attempt succeeded before StorageFull."""
     for count in range(10_000):
         try:
             await attempt()

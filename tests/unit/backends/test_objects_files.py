@@ -1,6 +1,6 @@
-"""What is particular to the embedded object store: a full disk, crashes, paths of files.
+"""Tests specific to the embedded object store: a full disk, crashes, paths of files.
 
-What every store promises is tested in tests/contracts/test_objects.py.
+The promises of every store are tested in tests/contracts/test_objects.py.
 """
 
 import errno

@@ -1,4 +1,6 @@
-"""How keys become names in a bucket. How a store behaves with them is tested in tests/contracts/test_objects.py."""
+"""The mapping of keys to names in a bucket. The store's behaviour with them is tested in
+tests/contracts/test_objects.py.
+"""
 
 import pytest
 from hypothesis import example, given
@@ -77,7 +79,7 @@ def test_a_name_stands_for_its_key_and_every_store_takes_it(key: str) -> None:
 
 @given(KEYS | LONG_KEYS, KEYS | LONG_KEYS)
 def test_no_name_is_a_folder_of_another(one: str, other: str) -> None:
-    """MinIO would list only the shorter one. Below incoming/ this is so: see backends/s3/names.py."""
+    """MinIO would list only the shorter one, as it does below incoming/: see backends/s3/names.py."""
     if one != other and not (one.startswith("incoming/") and other.startswith("incoming/")):
         assert not f"{name_of_key(one)}/".startswith(f"{name_of_key(other)}/")
 

@@ -1,4 +1,4 @@
-"""A series of requests: how many are in flight, and what ends it. A stand-in for the driver answers when told to."""
+"""A series of requests: how many are in flight, and what ends it. A fake driver answers when the test says so."""
 
 import asyncio
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What is particular to the embedded vector store: nothing that was deleted can be read in its files."""
+"""Tests specific to the embedded vector store: deleted data cannot be read in its files."""
 
 import contextlib
 import random
@@ -62,7 +62,7 @@ def found(it: FaceVector, where: bytes) -> list[bytes]:
 
 
 def needles(it: FaceVector) -> list[bytes]:
-    """By which a face would be found: its names, and each part of its vector."""
+    """Byte strings that would reveal a face: its names, and each part of its vector."""
     face, vector = it.face, it.vector.tobytes()
     names = [name.encode() for name in (face.person, face.face_id, face.image_id, face.source)]
     return [*names, *(vector[at : at + 16] for at in range(0, len(vector), 16))]

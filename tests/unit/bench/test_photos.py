@@ -1,4 +1,4 @@
-"""Which photos are measured: a fixed selection of those in a folder."""
+"""The measured photos are a fixed selection of those in a folder."""
 
 import io
 from argparse import ArgumentParser

@@ -1,4 +1,4 @@
-"""A bulk run against a server that keeps pictures waiting, refuses, forgets and disappears as the test says."""
+"""A bulk run against a server that delays pictures, refuses or loses them, or becomes unavailable, as the test says."""
 
 import asyncio
 import json
@@ -304,7 +304,9 @@ async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, p
 
 
 async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[Item]) -> None:
-    """With the same key the store would repeat the error for a day. A picture that failed by itself keeps its key."""
+    """With the same key, the stored error would be returned for a day. If the picture itself was the cause, it keeps
+    its key.
+    """
     service = Service(lambda person, nth: (status := 500 if person == "p01" else 422, refused(status).members()))
     await learn(service, tmp_path, people[1:3])
     await learn(service, tmp_path, people[1:3])

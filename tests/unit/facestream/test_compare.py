@@ -1,4 +1,4 @@
-"""`facestream models compare`, on small stores with made-up vectors whose winners are known."""
+"""`facestream models compare`, on small stores with artificial vectors whose best matches are known."""
 
 import asyncio
 import io

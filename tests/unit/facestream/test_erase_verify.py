@@ -1,5 +1,5 @@
-"""`facestream erase verify` on stores where something was left: it is found, in each store, and told from what is all
-right.
+"""`facestream erase verify` on stores with remaining erased data: it is found in each store, and distinguished from
+data that may exist.
 """
 
 import asyncio
@@ -243,7 +243,7 @@ async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
 async def test_what_is_under_way_is_waited_for(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A portrait that no stage has handled yet: the stage that handles its record drops it."""
+    """The case of a portrait that no stage has handled yet: the stage that handles its record will drop it."""
     waits = threading.Event()
 
     async def counted(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:

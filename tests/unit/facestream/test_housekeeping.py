@@ -1,4 +1,4 @@
-"""Housekeeping on real stores deletes only what is past its time."""
+"""Housekeeping on real stores deletes only expired data."""
 
 import asyncio
 import os

@@ -1,4 +1,6 @@
-"""`facestream import`: pictures with their metadata, vectors and the changelog; nothing of somebody who is erased."""
+"""`facestream import`: it writes pictures with their metadata, vectors and the changelog, but no data of an erased
+person.
+"""
 
 import asyncio
 import uuid

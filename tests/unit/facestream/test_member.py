@@ -1,4 +1,4 @@
-"""Member names of processes: unique at any time, and the name of a dead process is used again."""
+"""Member names of processes are unique at any time, and the name of an ended process is used again."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`facestream models add`: the trial, the file in the store, the record in the topic, and what is refused."""
+"""`facestream models add`: the trial, the file in the store, the record in the topic, and refused networks."""
 
 import asyncio
 import hashlib

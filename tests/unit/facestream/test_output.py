@@ -1,4 +1,4 @@
-"""What commands print on a pipe: everything, in columns between tabs, or as JSON."""
+"""The output of commands on a pipe: all columns, separated by tabs, or JSON."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""A process starts once its stores are there, and ends when it is stopped or cannot continue."""
+"""A process starts when its stores are available, and ends when it is stopped or cannot continue."""
 
 import asyncio
 from collections.abc import Sequence

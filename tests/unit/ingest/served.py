@@ -1,4 +1,4 @@
-"""The HTTP service on embedded stores without workers: what it does before an image is processed."""
+"""The HTTP service on embedded stores without workers, for tests of what it does before an image is processed."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The parameter `lane`: which topic an upload goes to, and what it is refused for."""
+"""The parameter `lane`: the topic of an upload, and the reasons to refuse it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The document and its page are served without a key, and the page consists of what is served here."""
+"""The document and its page are served without a key, and the page loads only files that are served here."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from tests.unit.ingest.served import Served, served
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Served]:
-    """A service that asks for a key."""
+    """A service that requires a key."""
     async with served(tmp_path / "data") as service:
         await service.stores.vectors.put_api_key(create("admin", None)[1])
         yield service

@@ -1,5 +1,5 @@
-"""A processor that stores the crop of somebody who is erased elsewhere at that moment takes it back itself: nobody else
-will.
+"""If a person is erased by another process while a processor stores a crop of that person, the processor deletes the
+crop.
 """
 
 import hashlib
@@ -56,7 +56,7 @@ PNG = png()
 
 
 class Objects(FileObjects):
-    """Where somebody, in another process, is erased while an object is on its way."""
+    """A store during whose puts a person is erased by another process."""
 
     log: SqliteLog
     at: int

@@ -1,4 +1,4 @@
-"""API keys: who may do what, and that nothing of a secret is kept."""
+"""API keys: what each allows, and that no secret is stored."""
 
 import asyncio
 from collections.abc import AsyncIterator

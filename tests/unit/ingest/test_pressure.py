@@ -1,4 +1,4 @@
-"""Requests that would wait too long are turned away before anything is accepted."""
+"""Requests that would wait too long are refused before anything is accepted."""
 
 import asyncio
 from collections.abc import AsyncIterator

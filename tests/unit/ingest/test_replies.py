@@ -1,4 +1,4 @@
-"""Requests that wait are woken by the answers in their replica's partition of `results`."""
+"""Waiting requests get the answers from their replica's partition of `results`."""
 
 import asyncio
 import uuid
@@ -184,7 +184,7 @@ class AwayReader(Reader):
 
 
 class AwayLog(SqliteLog):
-    """A log that is away when somebody first reads."""
+    """A log that is unavailable at the first reads."""
 
     async def reader(
         self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None

@@ -1,4 +1,4 @@
-"""What the waiting request is told when somebody is erased, by another replica, while the answer is on its way."""
+"""The answer that a waiting request gets if another replica erases a person while the answer is on its way."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ ANSWERED_AT, ERASED_AT = 3, 4  # offsets in the directory's partition
 
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[Served]:
-    """A service that hears of erasures only when it asks for them."""
+    """A service that learns of erasures only when it reads them from the log."""
     async with served(tmp_path / "data") as service:
         yield service
 

@@ -1,4 +1,4 @@
-"""The decoding pool: the pixels of every format, and that a hostile image or a killed child harms no other image."""
+"""The decoding pool: the pixels of every format, and that a hostile image or a killed child affects no other image."""
 
 import asyncio
 import functools

@@ -1,4 +1,4 @@
-"""Which face is learned, which are ignored, and how faces are reported."""
+"""The choice of the face to learn, ignored faces, and faces in records."""
 
 import uuid
 from typing import Any

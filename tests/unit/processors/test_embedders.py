@@ -40,7 +40,7 @@ def generation(
 
 @dataclass
 class Tiny:
-    """An embedder whose vectors repeat its number; it waits while `go_on` is not set."""
+    """An embedder whose vectors repeat its number. It waits until `go_on` is set."""
 
     number: int
     dimension: int
@@ -59,7 +59,7 @@ class Tiny:
 
 
 class Shelf:
-    """What can be loaded, by generation: an embedder, or the error that fetching or loading it raises."""
+    """The loadable embedders by generation: an embedder, or the error that fetching or loading it raises."""
 
     def __init__(self) -> None:
         self.happened: list[str] = []
@@ -195,7 +195,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
 async def test_an_active_one_that_cannot_be_loaded_is_an_outage(
     log: SqliteLog, generations: Generations, embedders: Embedders, shelf: Shelf
 ) -> None:
-    """Learns would lack the vector that probes are matched against, so they must not go on without it."""
+    """Without it, learned faces would lack the vector that probes are matched with, so learning must not continue."""
     await embedders.load_active()
     shelf.load_fails["new"] = WeightsInvalid("its file is broken")
     await announce(log, generations, generation("new", state="complete"), activate=True)

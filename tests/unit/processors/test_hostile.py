@@ -1,4 +1,4 @@
-"""Broken files, all at once: each gets its answer in time, and good images among them are decoded.
+"""Many broken files at the same time: each gets its answer in time, and good images among them are decoded.
 
 With PHOTOS=FOLDER every file of that folder must get an answer as well.
 """

@@ -1,4 +1,4 @@
-"""The inference thread: chunks out of several requests, in turns; real networks for numbers, tiny ones for order."""
+"""The inference thread: chunks from several requests, in turn. Real networks test the numbers, tiny ones the order."""
 
 import asyncio
 import threading

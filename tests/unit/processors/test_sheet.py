@@ -1,4 +1,4 @@
-"""Sheets: crops come out of a sheet as they went in, except for the loss of JPEG."""
+"""Sheets: decoded crops equal the encoded ones, except for the loss of JPEG."""
 
 import io
 

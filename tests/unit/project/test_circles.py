@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 MOST_LINES, MOST_TEST_LINES, MOST_COLUMNS = 350, 800, 120
 GENERATED_SUFFIXES = (".schema.json", "asyncapi.json", "openapi.json")
-# What only the place where the project was developed has, and words that nobody needs to know. In halves, so that this
-# file does not have them.
+# Words that only the place of development has, and that nobody needs to know. They are split, so that this file does
+# not contain them.
 FORBIDDEN = ["../" + "shared", "shared" + "/photos", "zom" + "bie", "Docker was not" + " at hand", "/work" + "/shared"]
 
 

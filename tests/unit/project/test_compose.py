@@ -1,6 +1,6 @@
-"""The compose files and the Dockerfile, held against the compose specification and against the program that they start.
+"""Checks the compose files and the Dockerfile against the compose specification and the program that they start.
 
-No container is started: what they say is taken to the program's own parser, settings and adapters.
+No container is started: their settings are checked with the program's own parser, settings and adapters.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The documents: what they name exists, their tables agree with the code, and what they call can be called.
+"""The documents: the things that they name exist, their tables agree with the code, and their requests are valid.
 
 The blocks that are marked `sh` are run by tests/e2e/test_readme.py and tests/e2e/test_events.py.
 """

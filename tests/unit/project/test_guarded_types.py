@@ -1,4 +1,6 @@
-"""mypy proves who can put: what a stage or a route holds can read, or read and delete; only the guarded store puts."""
+"""mypy proves which code can put: the ports of stages and routes can only read, or read and delete; only the guarded
+store puts.
+"""
 
 import re
 from pathlib import Path

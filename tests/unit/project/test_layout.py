@@ -1,4 +1,4 @@
-"""Which module may load what, as the design's layout has it."""
+"""The modules that each module may load, according to the design."""
 
 import subprocess
 import sys

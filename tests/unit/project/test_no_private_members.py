@@ -1,4 +1,4 @@
-"""Tests look at behaviour: none reads, imports or patches what is private in our packages."""
+"""Tests look at behaviour: none reads, imports or patches private members of our packages."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the wheel holds, and what it says about itself."""
+"""The contents and the metadata of the wheel."""
 
 import email
 import zipfile

@@ -1,4 +1,4 @@
-"""Answers come back byte for byte, whichever release has written them, and members of a later one are passed on."""
+"""Answers of every release are decoded and encoded byte for byte, and members of a later release are passed on."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The AsyncAPI document is the committed one, hangs together, and its examples are what the records take and give."""
+"""The AsyncAPI document equals the committed one, is consistent, and its examples are valid records."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""An event of another system becomes an ImageReceived, in whichever of the three forms it comes; what does not fit says
+"""An event of another system becomes an ImageReceived in each of the three forms. The error for an invalid event says
 why.
 """
 

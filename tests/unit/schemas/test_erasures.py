@@ -1,4 +1,4 @@
-"""The four kinds of erasure: the record of their command is as it always was, and gives the same kind back."""
+"""The four kinds of erasure: the record of a command has not changed, and gives the same kind when it is decoded."""
 
 import pytest
 

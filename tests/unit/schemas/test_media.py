@@ -1,4 +1,4 @@
-"""Formats by their first bytes, against files that Pillow writes and against what only looks like one."""
+"""Recognizing formats by their first bytes, with files that Pillow writes and with files that only look similar."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The metadata of objects: what is written is read again, and so is what older versions have written."""
+"""The metadata of objects: it can be read after writing, and metadata of older versions can be read too."""
 
 import pytest
 from hypothesis import given
@@ -82,7 +82,7 @@ def test_older_versions_find_the_names_and_units_that_they_read() -> None:
 
 @given(TIMES, st.integers(0, 999))
 def test_a_time_in_microseconds_is_never_taken_for_an_earlier_one(ms: int, us: int) -> None:
-    """What came after an erasure stays, whichever version wrote it."""
+    """A picture that was received after an erasure is kept, whichever version wrote it."""
     received_at = ObjectMetadata.decoded({"received": f"{ms // 1000}.{ms % 1000:03}{us:03}"}).received_at
     assert received_at == ms + (us > 0)
 

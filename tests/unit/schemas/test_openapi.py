@@ -1,5 +1,5 @@
-"""The OpenAPI document is the committed one, is OpenAPI, and tells of the routes, the fields and the errors that there
-are. That a service answers as it says is in tests/e2e/test_openapi.py.
+"""The OpenAPI document equals the committed one, is valid, and has all routes, fields and errors.
+tests/e2e/test_openapi.py tests that a service answers accordingly.
 """
 
 import json

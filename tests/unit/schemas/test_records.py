@@ -1,5 +1,5 @@
-"""Records: what goes in comes out, what does not fit is refused with a reason, and the committed schema is the models'
-own.
+"""Records: they are decoded as they were encoded, invalid ones are refused with a reason, and the committed schema is
+up to date.
 """
 
 import json
@@ -300,7 +300,7 @@ def test_the_schema_says_which_records_each_topic_carries() -> None:
 
 @pytest.mark.parametrize("record", EXAMPLES, ids=lambda it: type(it).__name__)
 def test_a_record_fits_only_its_own_kind(record: EventRecord) -> None:
-    """Where a topic carries several kinds, a record is one of them and no other."""
+    """If a topic has several kinds of records, each record fits only one kind."""
     value = record.encode()
     if type(record) in RECORDS["faces.embedded"]:
         assert decode_embedded(value) == record
@@ -354,7 +354,7 @@ def test_identifiers_follow_from_what_they_identify() -> None:
 
 
 def test_identifiers_of_a_release_are_those_of_the_next() -> None:
-    """They are in stores and logs: a change here makes learned faces come twice."""
+    """They are in stores and logs: if they changed, faces would be learned twice."""
     assert ids.image_id_of_request("acme", "learn", "key") == "f9d2b02a-858d-5db6-a294-289ff0ffe5a2"
     assert ids.image_id_of_event("/cms", "article-42") == "d5ee5bda-b041-53d9-81eb-076b0b7c4a5b"
     assert ids.image_id_of_object("faces", "incoming/a/recognize/1.jpg", "e") == "d229af88-8b4c-59d7-bd7f-5ce048e06a56"

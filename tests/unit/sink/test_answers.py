@@ -97,7 +97,7 @@ async def test_a_later_answer_takes_the_place_of_an_earlier_one(
 async def test_an_answer_past_its_day_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    """After a long stop the stage reads old records: what is over stays over."""
+    """After a long stop the stage reads old records, whose answers have expired."""
     stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([good("old", age_s=ANSWER_KEPT_S + 1), good("fresh", age_s=ANSWER_KEPT_S - 60)])
     assert await stored(vectors, "old") is None

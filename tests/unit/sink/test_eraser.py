@@ -1,5 +1,5 @@
-"""Erase commands at the sink, on real stores: what goes, what stays, in what order, and again after a crash at each
-step.
+"""Erase commands at the sink, on real stores: what is deleted, what is kept, in which order, and repetition after a
+crash at each step.
 """
 
 import itertools
@@ -94,7 +94,7 @@ class Stores:
 
     @asynccontextmanager
     async def sink(self) -> AsyncIterator[tuple[Sink, SystemState]]:
-        """As a process that has just started."""
+        """A sink as in a process that has just started."""
         async with follow_state(self.log) as state:
             store = self.guarded(state)
             yield Sink(self.log, self.objects, self.vectors, store, state.generations, state.erasures, 1 << 30), state
@@ -148,7 +148,7 @@ def erase(stream: Stream, directory: str = "acme", **what: str) -> Record:
 def learn(
     stream: Stream, name: str, person: str, seed: int, *, directory: str = "acme", received_at: int = 500
 ) -> Record:
-    """With a vector of each generation."""
+    """The record of a learned face, with a vector of each generation."""
     record = stream.learn(name, person, seed, directory=directory)
     event = decode_embedded(record.value)
     assert isinstance(event, FacesEmbedded)
@@ -409,7 +409,9 @@ async def test_what_is_among_the_dead_letters_loses_its_pictures(
 async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has_no_name(
     stores: Stores, stream: Stream
 ) -> None:
-    """The other sink looks for names before the answer is there, and the one that stores it knows of no erasure yet."""
+    """The other sink searches for names before the answer is stored, and the sink that stores it does not know of the
+    erasure yet.
+    """
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
         stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])

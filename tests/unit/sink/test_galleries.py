@@ -1,4 +1,4 @@
-"""Which galleries are in memory, and what is added to them."""
+"""The galleries in memory, and the faces that are added to them."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""Edge cases of the gallery: nobody, one person, more rows than a block, more probes than one product takes."""
+"""Edge cases of the gallery: no people, one person, more rows than a block, more probes than fit into one product."""
 
 import uuid
 

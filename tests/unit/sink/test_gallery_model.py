@@ -1,4 +1,4 @@
-"""The gallery against a naive one: a list, searched face by face."""
+"""Compares the gallery with a naive one: a list that is searched face by face."""
 
 import hashlib
 import uuid

@@ -1,4 +1,4 @@
-"""NumberedNames against a dict."""
+"""Compares NumberedNames with a dict."""
 
 import random
 import sys

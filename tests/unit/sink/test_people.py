@@ -1,4 +1,4 @@
-"""The best people out of the similarities to all faces, against a naive search."""
+"""Compares the search for the best people, from the similarities to all faces, with a naive search."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def scores(similarities: Float32Array, person_of: NDArray[np.int32]) -> list[flo
 
 
 def require_right(found: list[Match], similarities: Float32Array, person_of: NDArray[np.int32], top: int) -> None:
-    """Equally similar people may stand in any order."""
+    """Checks the result. Equally similar people may be in any order."""
     every = scores(similarities, person_of)
     assert [it.similarity for it in found] == pytest.approx(sorted(every, reverse=True)[:top], abs=CLOSE)
     assert len({it.person for it in found}) == len(found)
@@ -80,7 +80,7 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
 
 
 def test_one_person_is_nearest_with_thousands_of_faces() -> None:
-    """The best faces of most parts of the gallery are hers, so the limit is low for the others."""
+    """The best faces of most parts of the gallery are hers, so the limit for other people is low."""
     random = np.random.default_rng(1)
     person_of = np.zeros(20_000, np.int32)
     person_of[::500] = np.arange(40)

@@ -193,7 +193,7 @@ async def test_what_was_learned_is_recognized(sink: Sink, vectors: AwayVectors, 
 
 
 async def test_a_probe_sees_a_learn_that_comes_after_it_in_the_batch(sink: Sink, stream: Stream) -> None:
-    """None of them has been acknowledged: learns may come first, all at once (rule 3)."""
+    """None of them has been acknowledged yet, so all learns may be handled first, together (rule 3)."""
     outputs = await sink.handle([stream.recognize("photo", 1), stream.learn("portrait", "obama", 1)])
     assert names(outputs, "photo") == ["obama"]
 

@@ -1,4 +1,4 @@
-"""The threshold of a gallery, out of the model's table and the similarities among its enrolled people."""
+"""The threshold of a gallery, from the model's table and the similarities between its enrolled people."""
 
 import numpy as np
 import pytest

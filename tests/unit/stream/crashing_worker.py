@@ -1,8 +1,8 @@
-"""A worker in a process of its own that dies where test_worker.py tells it to: python crashing_worker.py FOLDER MODE
+"""A worker in a separate process that crashes where test_worker.py says: python crashing_worker.py FOLDER MODE
 ORDER.
 
-It runs until everything is committed, then ends with 0. A mode that names a moment is deadly once (exit code 77), for
-the image `deadly`; the image `killer` is deadly every time, by SIGKILL.
+It runs until everything is committed, then ends with 0. With a mode that names a moment, the image `deadly` ends the
+process at that moment, once (exit code 77). The image `killer` ends it every time, by SIGKILL.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ class CrashingStage:
         self.death = death
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         images = [ImageReceived.decode(record.value) for record in records]
@@ -60,7 +60,7 @@ class CrashingStage:
         return ImageReceived.decode(record.value)
 
     async def probe(self) -> None:
-        """The store is there."""
+        """Does nothing: the store is available."""
 
 
 class CrashingConsumer(DelegatingConsumer):

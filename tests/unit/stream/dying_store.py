@@ -1,8 +1,8 @@
-"""A process that dies after a put and before the look at the erasures, the first time: python dying_store.py FOLDER
-WHAT. In between, in effect, somebody is erased elsewhere.
+"""A process that crashes, the first time, between a put and the check of the erasures: python dying_store.py FOLDER
+WHAT. Between the two, a person is erased, as if by another process.
 
-WHAT is where it dies: at the put of a `copy` of a source, of a `crop`, or of an `answer`. It runs until everything is
-committed, then ends with 0.
+WHAT is the put after which it crashes: of a `copy` of a source, of a `crop`, or of an `answer`. It runs until
+everything is committed, then ends with 0.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ ERASED_AT, ERASED_OFFSET = 4_000_000_000_000, 1_000  # ms and offset: after all 
 
 
 class Death:
-    """Erases before, and ends the process after, the put that `what` names; the first time only."""
+    """Erases before, and ends the process after, the put that `what` names, only the first time."""
 
     def __init__(self, folder: Path, what: str, log: EventLog) -> None:
         self._what, self._marker, self._log = what, folder / "died", log
@@ -81,7 +81,7 @@ class DyingVectors(SqliteVectors):
 
 
 class KeepingStage:
-    """Does with an image what a processor does, but for the networks: copies its source, and stores a crop."""
+    """Handles an image like a processor, but without networks: copies its source, and stores a crop."""
 
     name = "processors"
 
@@ -89,7 +89,7 @@ class KeepingStage:
         self._store, self._sources = store, sources
 
     async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
-        """Nothing is held in memory."""
+        """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         outputs: list[NewRecord] = []
@@ -107,7 +107,7 @@ class KeepingStage:
         return ImageReceived.decode(record.value)
 
     async def probe(self) -> None:
-        """The store is there."""
+        """Does nothing: the store is available."""
 
 
 async def main(folder: Path, what: str) -> None:

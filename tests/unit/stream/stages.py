@@ -1,6 +1,4 @@
-"""What the tests of the worker share: images, a stage that does what a test tells it, and ways to run, end and watch a
-worker.
-"""
+"""Shared parts of the worker's tests: images, a stage that a test controls, and ways to run, end and watch a worker."""
 
 import asyncio
 import contextlib
@@ -40,8 +38,8 @@ def image(name: str) -> ImageReceived:
 
 
 class Stage:
-    """Answers every image with its name. `script` holds, by name, what is raised at each try before that; `blocked`
-    what is held up.
+    """Answers every image with its name. `script` has, by name, the errors to raise at the tries before that; `blocked`
+    has the images that wait.
     """
 
     name = "stage"

@@ -1,4 +1,4 @@
-"""The notes beside committed offsets: the text that existing consumer groups have, and what it means."""
+"""The notes of committed offsets: the text that existing consumer groups have, and its meaning."""
 
 import pytest
 from hypothesis import given

@@ -63,7 +63,7 @@ def worker(log: SqliteLog, stage: Stage, *, member: str = "one", most: int = 16,
 
 
 async def left_behind(log: SqliteLog) -> dict[TopicPartition, tuple[int, str]]:
-    """What the group has committed, as the next member sees it."""
+    """The commits of the group, as the next member sees them."""
     looking = await log.consumer(Stage.name, [IMAGES_RECEIVED], member="looking")
     async with asyncio.timeout(PATIENCE_S):
         while len(looking.assignment) < PARTITIONS:

@@ -1,4 +1,4 @@
-"""What was erased, as every process knows it."""
+"""The erasures that every process knows."""
 
 import uuid
 from collections.abc import AsyncIterator

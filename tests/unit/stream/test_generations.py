@@ -1,4 +1,4 @@
-"""Every process knows the generations that the topic `models` has, and switches when a record says so."""
+"""Every process knows the generations in the topic `models`, and switches to another one when a record activates it."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,5 +1,5 @@
-"""The one way to store what belongs to a person or an image: nothing stays of what was erased, whenever the erasure
-comes, and the log is asked no more often than that takes.
+"""The only way to store data of a person or an image: erased data is deleted, whenever the erasure comes, and the log
+is read no more often than necessary.
 """
 
 import asyncio
@@ -220,7 +220,7 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
 
 
 async def test_what_was_there_before_is_taken_back_too(store: GuardedStore, objects: Objects) -> None:
-    """A worker that died put it, and nobody has looked at the erasures since."""
+    """A worker that crashed has put it, and nobody has checked the erasures since."""
     metadata = ObjectMetadata("acme", "obama", received_at=MARK.at)
     await objects.put(crop_key(FACE_ID), b"crop", metadata.encoded())
     assert not await store.put(IMAGE_ID, crop_key(FACE_ID), b"other", metadata, if_absent=True)

@@ -1,4 +1,4 @@
-"""Health, readiness and metrics: of a role on an address of its own, and on the service."""
+"""Health, readiness and metrics, on the separate address of a role and on the service."""
 
 import re
 import uuid
@@ -17,7 +17,7 @@ SEEN = Counter("facestream_test_watching_total", "Something that a test counts",
 
 
 async def well() -> None:
-    """Nothing is wrong."""
+    """A check that always succeeds."""
 
 
 async def ill() -> None:

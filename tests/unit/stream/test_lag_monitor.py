@@ -1,4 +1,4 @@
-"""How far groups are behind, as metrics and for backpressure, on a log whose clock the tests set."""
+"""The lag of groups, as metrics and for backpressure, on a log whose clock the tests set."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ PAIR = (GROUP, IMAGES_RECEIVED)
 
 
 class AgedLog(SqliteLog):
-    """What is appended was appended `ago_s` ago. `away`: it cannot be read."""
+    """Records get append times `ago_s` before now. While `away` is set, the log cannot be read."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, clock=lambda: time.time() - self.ago_s)

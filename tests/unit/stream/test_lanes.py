@@ -21,7 +21,7 @@ MOST = 16
 
 
 class SeenConsumer(DelegatingConsumer):
-    """Writes down what each poll gave, by topic."""
+    """Records what each poll returned, by topic."""
 
     def __init__(self, inner: Consumer, polls: list[list[str]]) -> None:
         super().__init__(inner)
@@ -43,8 +43,8 @@ class SeenLog(SqliteLog):
 
 
 class BusyStage(Stage):
-    """Takes one to five moments for each record, and writes down their topics. `most_beside`: how many of bulk ran at
-    once beside the first lane.
+    """Takes one to five short waits for each record, and records the topics. `most_beside`: the most bulk records that
+    ran at once beside the first lane.
     """
 
     def __init__(self) -> None:

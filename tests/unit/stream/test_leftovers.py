@@ -1,4 +1,4 @@
-"""What a suspended worker has written behind an erasure is deleted, and nothing else."""
+"""Data that a suspended worker has written after an erasure is deleted, and nothing else."""
 
 import uuid
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What may be committed of a partition, whatever the order in which its records are done."""
+"""The offset that may be committed in a partition, whatever the order in which its records are done."""
 
 from hypothesis import given
 from hypothesis import strategies as st

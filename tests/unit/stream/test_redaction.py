@@ -1,4 +1,4 @@
-"""No answer shows who was erased, unless it is of a record behind the erase command; everything else of it stays."""
+"""No answer names an erased person, unless its record is after the erase command; everything else in it is kept."""
 
 import json
 import uuid
@@ -147,7 +147,7 @@ def test_the_answer_to_an_erase_command_stays() -> None:
 
 
 def test_what_names_nobody_stays() -> None:
-    """An error, a photo without a face, and a detection tell of no directory's people and have no place in its
+    """An error, a photo without a face, and a detection name nobody of a directory, and have no offset in its
     partition.
     """
     answer = recognized(offset=None)

@@ -1,4 +1,4 @@
-"""Several sequences in one partition: each is handled in order, and none holds up another."""
+"""Several sequences in one partition: each is handled in order, and none delays another."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator

@@ -1,6 +1,4 @@
-"""Which objects of other systems an event may refer to, what becomes of those it may not, and what goes when they are
-erased.
-"""
+"""The objects of other systems to which an event may refer, how others are refused, and what an erasure deletes."""
 
 import hashlib
 import io
@@ -129,7 +127,7 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
 async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
     objects: FileObjects, store: GuardedStore, log: SqliteLog
 ) -> None:
-    """The one that finds the copy has not heard of the erasure yet."""
+    """The worker that finds the copy does not know of the erasure yet."""
     sources = Sources(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())

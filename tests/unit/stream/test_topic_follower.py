@@ -1,4 +1,4 @@
-"""A topic that holds a state is read from its start, and followed as it grows, also over an outage."""
+"""A topic that represents a state is read from its start, and followed as it grows, even across an outage."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -44,7 +44,7 @@ class AwayReader(Reader):
 
 
 class AwayLog(SqliteLog):
-    """A log that cannot be read while it is away."""
+    """A log that cannot be read while it is unavailable."""
 
     away = False
     polls = 0

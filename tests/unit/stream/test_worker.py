@@ -1,4 +1,4 @@
-"""The worker loop on a real log, with small stages that do what the tests tell them."""
+"""The worker loop on a real log, with small stages that the tests control."""
 
 import asyncio
 import os
@@ -73,7 +73,7 @@ async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
 
 
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
-    """The event as it stands in a dead letter: with the time when it came."""
+    """The event as in a dead letter: with the time at which it was received."""
     (record,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
     return image(name).model_copy(update={"received_at": record.timestamp})
 
@@ -97,7 +97,7 @@ def worker(
 
 
 async def crashed(log: SqliteLog, *, ordered: bool = False) -> None:
-    """Leaves the group in the state in which a worker leaves it that is killed just after its start."""
+    """Leaves the group in the state of a worker that was killed just after its start."""
     async with running(worker(log, Stage(), ordered=ordered)) as task:
         await kill(task)
 
@@ -551,7 +551,7 @@ async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordere
 
 
 def run_child(folder: Path, mode: str, *, ordered: bool) -> int:
-    """Runs crashing_worker.py until all of the log in `folder` is committed, or it dies. Returns its exit code."""
+    """Runs crashing_worker.py until all of the log in `folder` is committed, or it crashes. Returns its exit code."""
     command = [sys.executable, str(CHILD), str(folder), mode, "ordered" if ordered else "unordered"]
     return subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60).returncode
 
@@ -568,7 +568,8 @@ async def test_a_crash_changes_no_result(log: AwayLog, tmp_path: Path, moment: s
     second = await asyncio.to_thread(run_child, tmp_path, moment, ordered=ordered)
     assert second == 0
     assert await lag(log) == 0
-    # What a run that never died gives: each image answered with its name. Some may be answered twice, all alike.
+    # The result of a run without a crash: each image is answered with its name. Some may be answered twice, with equal
+    # answers.
     assert {(it.image_id, it.status, it.body.members()["filename"]) for it in await answers(log)} == {
         (image(name).image_id, 200, name) for name in names
     }

@@ -1,4 +1,5 @@
-"""Weights: getting them with interruptions and damage, loading them, refusing what is not the manifest's.
+"""Weights: getting them with interruptions and damage, loading them, and refusing files that differ from the
+manifest.
 
 The published files are replaced by small ones. `weights get` itself checks that the real ones convert to the manifest's
 sha256.

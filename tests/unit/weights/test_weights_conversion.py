@@ -1,4 +1,4 @@
-"""Conversion of published weights: folding against the plain layers, and damaged files, made here in the authors'
+"""Conversion of published weights: folding compared with the plain layers, and damaged files, made here in the authors'
 formats.
 """
 
@@ -46,7 +46,7 @@ def centerface_file() -> bytes:
 
 
 class Writer:
-    """dlib's serialization, written down a second time."""
+    """An independent implementation of dlib's serialization."""
 
     def __init__(self) -> None:
         self.content = b""
@@ -75,7 +75,7 @@ def single(chance: np.random.Generator, *shape: int) -> NDArray[np.float64]:
 
 
 def resnet29_file() -> tuple[bytes, dict[str, NDArray[np.float64]]]:
-    """A `.dat` with the layers of dlib's network, two channels each, and what conversion has to make of it."""
+    """A `.dat` with the layers of dlib's network, two channels each, and the expected result of its conversion."""
     chance, writer, expected = np.random.default_rng(0), Writer(), {}
     convolution, weight, bias = 0, np.zeros(0), np.zeros(0)
     writer.integer(1)
