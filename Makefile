@@ -4,9 +4,9 @@
 # make help   the other targets
 PYTHON ?= python3
 BIN := .venv/bin
-# Processes that run tests side by side: three on two cores, since tests wait. Those with services share by files.
+# Processes that run tests side by side. Those with services share by files, and take both cores.
 PYTEST = $(BIN)/python -m pytest
-SIDE_BY_SIDE = -n 3 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 UNIT_SIDE_BY_SIDE = -n 3 --dist worksteal
 
 .PHONY: help run unit test install install-dev photos services services-down soak soak-services soak-erase bench bench-bulk bench-reembed bench-services

@@ -52,8 +52,10 @@ async def test_sigterm_answers_what_was_accepted(tmp_path: Path, weights_folder:
         _, listing, _ = await client.get("/directories/drain/persons")
         assert len(listing["persons"]) == 12
         image_id = answered[0][1]["image_id"]
-        status, body, _ = await client.get(f"/results/{image_id}")  # after a restart too
-        assert (status, body) == (201, answered[0][1])
+        async with asyncio.timeout(PATIENCE_S):  # after a restart too, once the log's last answers are stored
+            while (stored := await client.get(f"/results/{image_id}"))[0] == 202:  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
+        assert stored[:2] == (201, answered[0][1])
     assert await asyncio.to_thread(serving.stop) == 0
 
 
