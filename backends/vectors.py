@@ -45,7 +45,7 @@ class FaceVector:
         try:
             "".join(names).encode()
         except UnicodeEncodeError as error:
-            raise InvalidRequest(f"a name of a face is no text: {error.reason}") from None
+            raise InvalidRequest(f"a name of a face is not valid text: {error.reason}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class VectorDeleter(VectorReader):
 
     @abstractmethod
     async def delete_generation(self, generation: str) -> int:
-        """Deletes every face of a generation; returns how many there were. Other writes go on meanwhile. After an
+        """Deletes every face of a generation; returns how many there were. Other writes continue meanwhile. After an
         interruption the next call deletes the rest. Whether faces put into that generation later are kept is undefined.
         """
 

@@ -74,9 +74,9 @@ class _Positions:
             if result.start > position.offset and self._group is not None:
                 topic, partition = position.topic_partition
                 raise OffsetGone(
-                    f"group '{self._group}' has to go on in topic '{topic}', partition {partition},"
+                    f"group '{self._group}' has to continue in topic '{topic}', partition {partition},"
                     f" at offset {position.offset}, which retention has deleted; the earliest is {result.start}:"
-                    " `facestream recover` shows what was lost and goes on from there"
+                    " `facestream recover` shows what was lost and continues from there"
                 )
         # Positions move only from here on, so that a poll that was cancelled or failed has taken nothing.
         for (position, _), result in zip(not_in_memory, results, strict=True):

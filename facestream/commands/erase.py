@@ -47,7 +47,7 @@ SOME_KEYS = 5  # printed for each store; --json has all
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "erase", help="verify that what was erased is gone", description="Verify that what was erased is gone."
+        "erase", help="verify that erased data is gone", description="Verify that erased data is gone."
     )
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     verifying = subcommands.add_parser(
