@@ -240,7 +240,7 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        where there is none. Needs a few reads, not one for each record.
+        if there is none. Needs a few reads, not one for each record.
         """
 
     @abstractmethod

@@ -123,11 +123,11 @@ class VectorReader(ABC):
 
     @abstractmethod
     async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
-        """The faces of a person, sorted by face_id; [] where there is no such person."""
+        """The faces of a person, sorted by face_id; [] if there is no such person."""
 
     @abstractmethod
     async def answer(self, image_id: str) -> StoredAnswer | None:
-        """The answer; an expired one for EXPIRED_KEPT_S or until it is swept; None where there is none."""
+        """The answer; an expired one for EXPIRED_KEPT_S or until it is swept; None if there is none."""
 
     @abstractmethod
     def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:

@@ -266,7 +266,7 @@ class Erasure(EventRecord):
 
 class DeadLetter(EventRecord):
     """`dead-letters`: an event that could not be processed, without vectors, with the time at which it was first
-    received. `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are
+    received. `event` is None if the record was unreadable or an erase command. `topic`, `partition` and `offset` are
     those of the record.
     """
 

@@ -85,7 +85,7 @@ class _Positions:
         for position, _ in served:
             if records := taken[position.partition_id]:
                 position.offset = max(position.offset, records[-1].offset + 1)
-        # Those move to the end, so that each partition has its turn where there are more of them than records.
+        # Those move to the end, so that each partition has its turn if there are more of them than records.
         served_ids = {position.partition_id for position, _ in served}
         self._positions.sort(key=lambda position: position.partition_id in served_ids)
         return [record for position, _ in served for record in taken[position.partition_id]]
