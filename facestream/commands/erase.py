@@ -30,7 +30,7 @@ from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
 DESCRIPTION = """\
-Search every store and topic for what was erased. Exit code 1: something is left in a store, where nothing may be.
+Search every store and topic for erased data. Exit code 1: something is left in a store, where nothing may be left.
 Records that are left in a topic cannot be read through facestream, and the topic's retention deletes them: they are
 listed with the time.
 
