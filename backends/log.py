@@ -76,7 +76,7 @@ class Committed(NamedTuple):
 def mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
     """The error of a topic that exists with another partition count than its spec's."""
     return TopicMismatch(
-        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: their number is for ever, because it"
+        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: the number cannot change, because it"
         " decides where a key goes; set it back, or start with a new log"
     )
 
@@ -92,7 +92,7 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
         size = len(record.key.encode()) + len(record.value or b"")
         partition = partition_of(record.key if record.partition_key is None else record.partition_key, partitions)
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"a record's key is no text: {error.reason}") from None
+        raise InvalidRequest(f"a record's key is not valid text: {error.reason}") from None
     if size > LARGEST_RECORD:
         raise InvalidRequest(
             f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
@@ -240,7 +240,7 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        where there is none. Needs a few reads, not one for each record.
+        if there is none. Needs a few reads, not one for each record.
         """
 
     @abstractmethod

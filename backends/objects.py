@@ -37,7 +37,7 @@ class ObjectReader(ABC):
 
     @abstractmethod
     async def metadata(self, key: str) -> Mapping[str, str] | None:
-        """The metadata alone; None where there is no such object."""
+        """The metadata alone; None if there is no such object."""
 
     @abstractmethod
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:

@@ -21,7 +21,7 @@ def scheme_of(url: str, *, known: Collection[str], setting: str) -> str:
 
 def path_of(url: str, *, setting: str) -> Path:
     """The path in a `sqlite://` or `file://` URL: `sqlite:///data/log.db` is relative to the working directory,
-    `sqlite:////data/log.db` is absolute. Raises ConfigurationError where there is none.
+    `sqlite:////data/log.db` is absolute. Raises ConfigurationError if there is none.
     """
     parts = urlsplit(url)
     path = unquote(parts.path).removeprefix("/")
@@ -50,7 +50,7 @@ class ServerUrl:
     setting: str
 
     def flag(self, name: str) -> bool:
-        """The value of an option that is true or false; False where it is missing."""
+        """The value of an option that is true or false; False if it is missing."""
         value = self.options.get(name, "false").lower()
         if value not in ("true", "false"):
             raise ConfigurationError(f"{self.setting}: the option {name} is true or false, not '{value}'")

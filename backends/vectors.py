@@ -45,7 +45,7 @@ class FaceVector:
         try:
             "".join(names).encode()
         except UnicodeEncodeError as error:
-            raise InvalidRequest(f"a name of a face is no text: {error.reason}") from None
+            raise InvalidRequest(f"a name of a face is not valid text: {error.reason}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,11 @@ class VectorReader(ABC):
 
     @abstractmethod
     async def faces(self, directory: str, generation: str, person: str) -> list[Face]:
-        """The faces of a person, sorted by face_id; [] where there is no such person."""
+        """The faces of a person, sorted by face_id; [] if there is no such person."""
 
     @abstractmethod
     async def answer(self, image_id: str) -> StoredAnswer | None:
-        """The answer; an expired one for EXPIRED_KEPT_S or until it is swept; None where there is none."""
+        """The answer; an expired one for EXPIRED_KEPT_S or until it is swept; None if there is none."""
 
     @abstractmethod
     def read_answers(self) -> AsyncIterator[list[StoredAnswer]]:
@@ -167,7 +167,7 @@ class VectorDeleter(VectorReader):
 
     @abstractmethod
     async def delete_generation(self, generation: str) -> int:
-        """Deletes every face of a generation; returns how many there were. Other writes go on meanwhile. After an
+        """Deletes every face of a generation; returns how many there were. Other writes continue meanwhile. After an
         interruption the next call deletes the rest. Whether faces put into that generation later are kept is undefined.
         """
 

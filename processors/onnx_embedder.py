@@ -119,7 +119,7 @@ def _session(content: bytes, device: torch.device) -> Any:
 
 
 def _check_whole(content: bytes) -> None:
-    """Raises WeightsInvalid where the content is not an ONNX file, is too large, or refers to other files."""
+    """Raises WeightsInvalid if the content is not an ONNX file, is too large, or refers to other files."""
     if len(content) > LARGEST_FILE:
         raise WeightsInvalid(f"the file has {len(content):,} bytes, at most {LARGEST_FILE:,} are taken")
     try:

@@ -72,12 +72,12 @@ def _unwrapped(attributes: dict[str, Any]) -> ImageReceived:
         raise misfit(error, "CloudEvent") from None
     media_type = event.datacontenttype.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnreadableRecord("not a CloudEvent: datacontenttype: the data are JSON here")
+        raise UnreadableRecord("not a CloudEvent: datacontenttype: the data must be JSON")
     if event.type not in TYPES:
-        raise UnreadableRecord(f"not a CloudEvent: type: one of {', '.join(TYPES)}")
+        raise UnreadableRecord(f"not a CloudEvent: type: must be one of {', '.join(TYPES)}")
     purpose = TYPES[event.type]
     if event.data.get("purpose", purpose) != purpose:
-        raise UnreadableRecord("not a CloudEvent: data.purpose: another than the type says")
+        raise UnreadableRecord("not a CloudEvent: data.purpose: differs from the type")
     image_id = event.id if is_image_id(event.id) else image_id_of_event(event.source, event.id)
     try:
         return ImageReceived.model_validate({"image_id": image_id} | event.data | {"purpose": purpose})

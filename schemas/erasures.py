@@ -1,7 +1,7 @@
 """The four things that can be erased, the command that erases one, and its key in the topic `erasures`.
 
-On the wire a command is one record, `EraseRequested`, with optional fields; here each kind is a type of its own. A key
-is a digest, because the name of an erased person must not stay in a topic that is kept for ever.
+On the wire a command is one record, `EraseRequested`, with optional fields; here each kind has its own type. A key is a
+digest, because the name of an erased person must not stay in a topic that is kept for ever.
 """
 
 import hashlib

@@ -18,7 +18,7 @@ class EventRecord(BaseModel):
     def decode(cls, value: bytes | None) -> Self:
         """Parses a record's value. Raises UnreadableRecord, which names the member that does not fit."""
         if value is None:
-            raise UnreadableRecord(f"a tombstone is no {cls.__name__}")
+            raise UnreadableRecord(f"a tombstone is not a valid {cls.__name__}")
         try:
             return cls.model_validate_json(value)
         except ValidationError as error:

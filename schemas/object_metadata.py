@@ -13,7 +13,7 @@ class ObjectMetadata:
 
     `received_at`: when the image was received, in ms. `image_id`: set only for a crop, because the key of any other
     object contains it. `request_digest`: see ImageReceived. `source`: for an original that was copied from our own
-    bucket, the part after `incoming/{directory}/` of its source's key. A field is None where the object has no such
+    bucket, the part after `incoming/{directory}/` of its source's key. A field is None if the object has no such
     metadata.
     """
 
@@ -41,7 +41,7 @@ class ObjectMetadata:
 
     @classmethod
     def decoded(cls, metadata: Mapping[str, str]) -> Self:
-        """The inverse of `encoded`. Raises ValueError where the time is no number."""
+        """The inverse of `encoded`. Raises ValueError if the time is no number."""
         received = metadata.get("received")
         return cls(
             directory=metadata.get("directory") or None,

@@ -266,7 +266,7 @@ class Erasure(EventRecord):
 
 class DeadLetter(EventRecord):
     """`dead-letters`: an event that could not be processed, without vectors, with the time at which it was first
-    received. `event` is None where the record was unreadable or an erase command. `topic`, `partition` and `offset` are
+    received. `event` is None if the record was unreadable or an erase command. `topic`, `partition` and `offset` are
     those of the record.
     """
 
@@ -308,7 +308,7 @@ _EMBEDDED: TypeAdapter[FacesEmbedded | EraseRequested | FacesReembedded] = TypeA
 def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | FacesReembedded:
     """Parses a record of `faces.embedded` by its kind. Raises UnreadableRecord, which names the wrong member."""
     if value is None:
-        raise UnreadableRecord("a tombstone is no record of faces.embedded")
+        raise UnreadableRecord("a tombstone is not a valid record of faces.embedded")
     try:
         return _EMBEDDED.validate_json(value)
     except ValidationError as error:

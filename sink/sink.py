@@ -1,9 +1,9 @@
 """The stage behind `faces.embedded`: stores learned faces and adds them to the gallery, matches probes, answers both,
 and carries out erase commands.
 
-It gets the records of one directory at a time, in order; other directories go on while a gallery is loaded. Between two
-erase commands, all learns are handled first and together. That is allowed because none of them has been acknowledged
-yet, and everything that was acknowledged before is in the gallery (rule 3 of docs/architecture.md).
+It gets the records of one directory at a time, in order; other directories are handled while a gallery is loaded.
+Between two erase commands, all learns are handled first and together. That is allowed because none of them has been
+acknowledged yet, and everything that was acknowledged before is in the gallery (rule 3 of docs/architecture.md).
 """
 
 import asyncio

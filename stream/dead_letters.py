@@ -42,7 +42,7 @@ class Letter:
 
 async def open_letters(log_: EventLog) -> list[Letter]:
     """The open letters, oldest first. If a record has two letters, because the process ended after the first one, the
-    first one counts. Raises InvalidRequest where the topic is missing, Unavailable.
+    first one counts. Raises InvalidRequest if the topic is missing, Unavailable.
     """
     letters: dict[tuple[str, int, int], Letter] = {}  # by topic, partition and offset of the failed record
     about: dict[

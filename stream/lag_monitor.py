@@ -73,7 +73,7 @@ class LagMonitor:
         if age / retention >= ALARM_RATIO and time.monotonic() - warned > WARN_EVERY_S:
             self._warned[group, topic] = time.monotonic()
             log.error(
-                "a group is so far behind that records will be lost: start more of its role, or mend what stops it",
+                "a group is so far behind that records will be lost: start more of its role, or fix what stops it",
                 group=group,
                 topic=topic,
                 lag=lag,

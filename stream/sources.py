@@ -59,7 +59,7 @@ class Sources:
             source=source_of_original(key) if key is not None else None,
         )
         if not await self._store.put(received.image_id, received.object_key, data, metadata, if_absent=True):
-            return await self._copied_before(received, received_at, ObjectMissing("it went a moment ago"))
+            return await self._copied_before(received, received_at, ObjectMissing("it was just deleted"))
         return completed, StoredObject(data, metadata.encoded())
 
     async def _copied_before(

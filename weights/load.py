@@ -67,7 +67,7 @@ def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> n
 
 
 def choose_device(requested: str = "auto") -> torch.device:
-    """requested: 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'. Raises ConfigurationError."""
+    """requested: 'auto' (a GPU if there is one), 'cpu', 'cuda' or 'cuda:N'. Raises ConfigurationError."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

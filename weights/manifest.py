@@ -139,14 +139,14 @@ class Manifest(Entry):
         return self.detectors[name]
 
     def detector_model(self, name: str) -> DetectorModel:
-        """Raises NotFound, ConfigurationError where the model is an embedder."""
+        """Raises NotFound, ConfigurationError if the model is an embedder."""
         model = self.model(name)
         if not isinstance(model, DetectorModel):
             raise ConfigurationError(f"model {name!r} is an {model.kind}, not a detector")
         return model
 
     def embedder(self, name: str) -> EmbedderModel:
-        """Raises NotFound, ConfigurationError where the model is a detector."""
+        """Raises NotFound, ConfigurationError if the model is a detector."""
         model = self.model(name)
         if not isinstance(model, EmbedderModel):
             raise ConfigurationError(f"model {name!r} is a {model.kind}, not an embedder")

@@ -128,7 +128,7 @@ class Client:
     async def columns(self, statement: Statement, values: Sequence[Any], begin: bytes | None) -> Columns:
         """One page of the answer."""
         columns, following = await self._ask(statement, values, begin, columns=True)
-        # With a column of numbers the driver's parser gives up silently under numpy 2.
+        # With a column of numbers the driver's parser fails silently under numpy 2.
         if not isinstance(columns, dict):
             raise TypeError(f"cassandra-driver gave no columns for {statement.cql}")
         return Columns(columns, following)

@@ -116,7 +116,7 @@ class FileObjects(ObjectStore):
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise StorageFull(
-                        f"no room left in {self._root}: free some space on its disk, work goes on by itself then"
+                        f"no room left in {self._root}: free some space on its disk, then work continues"
                     ) from error
                 raise Unavailable(f"{self._root}: {error.strerror}") from error
 

@@ -93,9 +93,9 @@ class KafkaConsumer(Consumer):
     async def _offset_gone(self, at: TopicPartition, offset: int) -> OffsetGone:
         earliest = (await self._offsets.bounds("start", [at]))[at]
         return OffsetGone(
-            f"{self._name} has to go on in topic '{at.topic}', partition {at.partition}, at offset {offset},"
+            f"{self._name} has to continue in topic '{at.topic}', partition {at.partition}, at offset {offset},"
             f" which no longer exists; the earliest is {earliest}:"
-            " `facestream recover` shows what was lost and goes on from there"
+            " `facestream recover` shows what was lost and continues from there"
         )
 
     async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
@@ -155,7 +155,7 @@ class KafkaReader(Reader):
 
 
 def _raise_failure(servers: KafkaServers, fetcher: KafkaFetcher) -> None:
-    """Raises Unavailable, once, when fetching has failed. The fetcher goes on trying."""
+    """Raises Unavailable, once, if fetching has failed. The fetcher keeps trying."""
     if (failure := fetcher.failure) is not None:
         fetcher.failure = None
         if isinstance(failure, Unavailable):

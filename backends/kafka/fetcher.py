@@ -183,7 +183,7 @@ class KafkaFetcher:
                 room -= size
                 fetched.size -= size
                 taken.append(_record(at, fetched.records.popleft()))
-            if share:  # moves to the end, so that each partition has its turn where there are more of them than records
+            if share:  # moves to the end, so that each partition has its turn if there are more of them than records
                 self._partitions[at] = self._partitions.pop(at)
         if taken:
             self._pause()

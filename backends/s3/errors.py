@@ -37,7 +37,7 @@ def to_port_error(error: Exception, where: str) -> FacestreamError:
 def code_to_port_error(code: str, message: str, where: str) -> FacestreamError:
     """The port's error for an error code of S3."""
     if code in _FULL or _FULL_MESSAGE in message:
-        return StorageFull(f"no room left in {where}: free some space there, work goes on by itself then")
+        return StorageFull(f"no room left in {where}: free some space there, then work continues")
     if code in _TOO_LONG:
         return InvalidRequest(f"{where}: {message}")
     return Unavailable(f"{where}: {_REMEDIES.get(code) or f'{message} ({code})'}")

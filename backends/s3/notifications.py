@@ -15,7 +15,7 @@ CREATED = "s3:ObjectCreated:*"
 def enable_notifications(client: Minio, bucket: str, prefix: str, target: str) -> None:
     """Adds the notification to the bucket; its other notifications stay as they are.
 
-    `target`: as in MINIO_NOTIFY_KAFKA_ENABLE_<target>. Raises ConfigurationError where the server has no such target,
+    `target`: as in MINIO_NOTIFY_KAFKA_ENABLE_<target>. Raises ConfigurationError if the server has no such target,
     and the errors of minio.
     """
     arn = f"arn:minio:sqs::{target}:kafka"

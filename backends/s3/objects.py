@@ -80,7 +80,7 @@ class S3Objects(ObjectStore):
     async def announce_incoming(self, target: str) -> None:
         """Has the server send an event to its Kafka target for each object that is put below `incoming/`.
 
-        Raises ConfigurationError where it has no such target, Unavailable.
+        Raises ConfigurationError if it has no such target, Unavailable.
         """
         await self._run(enable_notifications, self._client, self._bucket, self._prefix + INCOMING, target)
 

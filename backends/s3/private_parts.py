@@ -16,7 +16,7 @@ class _IfNoneMatch(Sse):
 
 
 def if_none_match() -> Sse:
-    """The argument `sse` of put_object that makes it fail with PreconditionFailed where there is an object already.
+    """The argument `sse` of put_object that makes it fail with PreconditionFailed if there is an object already.
 
     The only headers of a caller that put_object sends are metadata and those for encryption, so the condition is passed
     as one of the latter: see docs/decisions/if-none-match-through-minio.md. It has no effect on objects that are put in

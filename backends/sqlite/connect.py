@@ -10,7 +10,7 @@ from schemas.errors import StorageFull, Unavailable
 
 # How long a connection waits for a write lock that another process holds.
 BUSY_S = 10.0
-# With less free space than this, an I/O error of SQLite is taken for a full disk: SQLite does not pass on the errno.
+# With less free space than this, an I/O error of SQLite is treated as a full disk: SQLite does not pass on the errno.
 NO_ROOM_BYTES = 1 << 20
 
 # Errors that mean that our SQL or a bound value is wrong. If they were turned into Unavailable, a worker would retry
@@ -74,7 +74,7 @@ def to_port_error(error: Exception, path: Path) -> Exception:
     # StorageFull.
     full = code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _no_room(path)
     if full or code & 0xFF == sqlite3.SQLITE_FULL:
-        return StorageFull(f"no room left for {path}: free some space on its disk, work goes on by itself then")
+        return StorageFull(f"no room left for {path}: free some space on its disk, then work continues")
     return Unavailable(f"{path}: {error} ({error.sqlite_errorname})")
 
 

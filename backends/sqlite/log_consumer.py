@@ -74,9 +74,9 @@ class _Positions:
             if result.start > position.offset and self._group is not None:
                 topic, partition = position.topic_partition
                 raise OffsetGone(
-                    f"group '{self._group}' has to go on in topic '{topic}', partition {partition},"
+                    f"group '{self._group}' has to continue in topic '{topic}', partition {partition},"
                     f" at offset {position.offset}, which retention has deleted; the earliest is {result.start}:"
-                    " `facestream recover` shows what was lost and goes on from there"
+                    " `facestream recover` shows what was lost and continues from there"
                 )
         # Positions move only from here on, so that a poll that was cancelled or failed has taken nothing.
         for (position, _), result in zip(not_in_memory, results, strict=True):
@@ -85,7 +85,7 @@ class _Positions:
         for position, _ in served:
             if records := taken[position.partition_id]:
                 position.offset = max(position.offset, records[-1].offset + 1)
-        # Those move to the end, so that each partition has its turn where there are more of them than records.
+        # Those move to the end, so that each partition has its turn if there are more of them than records.
         served_ids = {position.partition_id for position, _ in served}
         self._positions.sort(key=lambda position: position.partition_id in served_ids)
         return [record for position, _ in served for record in taken[position.partition_id]]

@@ -1,8 +1,8 @@
 """Deletes from the embedded log: by age, and by key in compacted topics.
 
-It works in small steps, each a short transaction, so that appends go on meanwhile. Offsets do not change: a step leaves
-a later start offset, or a gap. Deleted records are overwritten in the file (secure_delete), and the WAL is truncated at
-the end.
+It works in small steps, each a short transaction, so that appends continue meanwhile. Offsets do not change: a step
+leaves a later start offset, or a gap. Deleted records are overwritten in the file (secure_delete), and the WAL is
+truncated at the end.
 """
 
 import sqlite3

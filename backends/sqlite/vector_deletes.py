@@ -1,9 +1,9 @@
 """Deletes from the embedded vector store, so that deleted data does not come back and cannot be read in the files.
 
-It works in small steps, each a short transaction, so that other writes go on meanwhile. The table `erasures`, which has
-digests of names, prevents a face from being put later with a time before its erasure. SQLite overwrites what it deletes
-(secure_delete), but leaves copies of rows that it has moved to other pages in unused parts of pages: about one face in
-some thousands can still be read there. Only VACUUM removes these copies.
+It works in small steps, each a short transaction, so that other writes continue meanwhile. The table `erasures`, which
+has digests of names, prevents a face from being put later with a time before its erasure. SQLite overwrites what it
+deletes (secure_delete), but leaves copies of rows that it has moved to other pages in unused parts of pages: about one
+face in some thousands can still be read there. Only VACUUM removes these copies.
 """
 
 import hashlib

@@ -29,7 +29,7 @@ COLUMNS = {"score": (), "size": (), "count": (), "landmarks": (5, 2), "learned":
 
 @dataclass(frozen=True)
 class Faces:
-    """The largest face of each of n images. score is NaN where there is none."""
+    """The largest face of each of n images. score is NaN if there is none."""
 
     paths: list[str]  # PERSON/FILE.jpg
     score: Float32Array  # (n,), raw detection score

@@ -62,7 +62,7 @@ class ClientFigures:
 
 
 class Replay:
-    """`facestream reembed` in a process of its own."""
+    """`facestream reembed` in a separate process."""
 
     def __init__(self, stores: Stores, environment: dict[str, str]) -> None:
         self._stores, self._environment = stores, environment

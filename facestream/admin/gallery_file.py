@@ -71,7 +71,7 @@ class GalleryWriter:
         self._head = head
 
     def __enter__(self) -> "GalleryWriter":
-        """Raises ConfigurationError where the file cannot be written."""
+        """Raises ConfigurationError if the file cannot be written."""
         if os.path.isdir(self._path):
             raise ConfigurationError(f"{self._path} is a folder: name a file")
         try:

@@ -20,7 +20,7 @@ from stream.topics import TOPICS
 
 DESCRIPTION = """\
 An event that could not be processed is a dead letter: the event, the reason, and the number of attempts. Its
-caller got an error, and other images go on. Once the cause is gone, retry it, or drop it:
+caller got an error, and other images go on. When the cause is removed, retry it, or drop it:
 
   facestream dead-letters list
   facestream dead-letters show 17-3

@@ -30,7 +30,7 @@ from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
 DESCRIPTION = """\
-Search every store and topic for what was erased. Exit code 1: something is left in a store, where nothing may be.
+Search every store and topic for erased data. Exit code 1: something is left in a store, where nothing may be left.
 Records that are left in a topic cannot be read through facestream, and the topic's retention deletes them: they are
 listed with the time.
 
@@ -47,7 +47,7 @@ SOME_KEYS = 5  # printed for each store; --json has all
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
-        "erase", help="verify that what was erased is gone", description="Verify that what was erased is gone."
+        "erase", help="verify that erased data is gone", description="Verify that erased data is gone."
     )
     subcommands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     verifying = subcommands.add_parser(

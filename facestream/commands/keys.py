@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION")
-    creating = actions.add_parser("create", help="create a key and print it, this once")
+    creating = actions.add_parser("create", help="create a key and print it once")
     creating.add_argument(
         "--scope",
         choices=SCOPES,
@@ -51,7 +51,7 @@ def add_parser(commands: Any) -> None:
     )
     listing.add_argument("--json", action="store_true", help='JSON Lines; "directory" is null for every directory')
     listing.set_defaults(act=_list)
-    revoking = actions.add_parser("revoke", help="make a key useless")
+    revoking = actions.add_parser("revoke", help="revoke a key")
     revoking.add_argument("key_id", metavar="KEY_ID", help="as `facestream keys list` shows it")
     revoking.set_defaults(act=_revoke)
     for action in (creating, listing, revoking):

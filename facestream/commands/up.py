@@ -9,7 +9,7 @@ from facestream.runtime.data_folder import locked
 DESCRIPTION = """\
 Serve everything in one process: the HTTP service, a processor and a sink. By default the log and the stores are
 files in the data folder; --log, --objects and --vectors choose Kafka, S3 and Cassandra, in any mix. SIGTERM or
-Ctrl-C drains: every accepted image is answered, or is safe on the log.
+Ctrl-C drains: every accepted image is answered, or is stored in the log.
 """
 
 

@@ -15,7 +15,7 @@ Watch a folder: pictures that are put there, or changed, are learned or recogniz
   FOLDER/DIRECTORY/recognize/…       are recognized
 
 The pictures wait in the bulk lane, so that single requests are answered first; the files stay where they are.
-Started again, it goes on with what is new.
+When it is started again, it continues with new pictures.
 
 It prints a line for each picture; on a pipe as JSON: {"photo": ..., "persons": [...], ...} or {"photo": ...,
 "error": {...}}.

@@ -48,7 +48,7 @@ def locked(data: Path) -> Iterator[Callable[[str], None]]:
 
 
 def serving(data: Path) -> str | None:
-    """The URL of the process that holds the folder's lock; "" while it starts, None where no process holds it."""
+    """The URL of the process that holds the folder's lock; "" while it starts, None if no process holds it."""
     with suppress(OSError), open(data / LOCK, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

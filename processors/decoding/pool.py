@@ -188,7 +188,7 @@ class DecodePool:
     async def decode(self, data: bytes | memoryview, *, detail: Detail = "normal", full: bool = False) -> DecodedImage:
         """Decodes pixels and passes; with `full`, the pixels at their full size and no passes.
 
-        Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable where no child can be started. Release an image
+        Raises NotAnImage, UnreadableImage, TooManyPixels; Unavailable if no child can be started. Release an image
         before you decode it again: callers that hold one image and wait for another could wait for each other for ever.
         """
         if not self._all:

@@ -96,7 +96,7 @@ class Source:
         self.passes = [] if self.full else plan(self.width, self.height, self.detail)
 
     def _orientation(self) -> int:
-        """The EXIF orientation, 1 where there is none or it is broken: that is no reason to refuse an image."""
+        """The EXIF orientation, 1 if there is none or it is broken: that is no reason to refuse an image."""
         if self.image.format in ("TIFF", "HEIF"):  # their decoders return these upright
             return 1
         exif = Image.Exif()

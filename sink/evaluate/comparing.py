@@ -32,7 +32,7 @@ class Faces:
 class BestMatch:
     """The best match of a face among all others: the person, and the face of that person.
 
-    named: whether the similarity reaches the threshold, None where the generation has no threshold yet.
+    named: whether the similarity reaches the threshold, None if the generation has no threshold yet.
     """
 
     person: str
@@ -45,8 +45,8 @@ class BestMatch:
 class DirectoryMatches:
     """The best matches of all faces of one directory in one generation, in the order of its keys, (n,)."""
 
-    threshold: float | None  # None where the generation has none yet
-    best: Sequence[BestMatch | None]  # None where there is no other face
+    threshold: float | None  # None if the generation has none yet
+    best: Sequence[BestMatch | None]  # None if there is no other face
     several: BoolArray  # whether the person has another face
     right: BoolArray  # whether the best match is the face's own person
     named: BoolArray  # whether the best match reaches the threshold
@@ -155,7 +155,7 @@ def find_differences(
 class Accuracy:
     """The accuracy of a generation over all directories.
 
-    Shares are None where there is nothing to count. Those that need a threshold are None where there is none.
+    Shares are None if there is nothing to count. Those that need a threshold are None if there is none.
     """
 
     portraits: int  # faces of people with two faces or more

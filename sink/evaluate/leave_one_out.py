@@ -20,8 +20,8 @@ FACES_PER_PRODUCT = 1_024  # of one person, matched against all their faces at o
 class SamePersonMatches:
     """The similarity of each face of a person to the person's other faces, as sink/match/people.py defines it."""
 
-    similarity: Float32Array  # (faces,), -1 where there is no other face
-    nearest: NDArray[np.intp]  # (faces,), the index of the most similar other face, -1 where there is none
+    similarity: Float32Array  # (faces,), -1 if there is no other face
+    nearest: NDArray[np.intp]  # (faces,), the index of the most similar other face, -1 if there is none
 
 
 def match_same_person(units: Float32Array) -> SamePersonMatches:
@@ -43,7 +43,7 @@ def match_same_person(units: Float32Array) -> SamePersonMatches:
 
 
 def match_other_people(gallery: Gallery, units: Float32Array, people: Sequence[int]) -> list[Match | None]:
-    """The best match of each face that is not its own person, None where the gallery has nobody else.
+    """The best match of each face that is not its own person, None if the gallery has nobody else.
 
     units: (b, D), unit length. people: (b,), the person of each face, as a number of the gallery.
     """

@@ -47,7 +47,7 @@ class Erasures(TopicFollower):
         self._marks[key] = _latest([mark, self.mark(key)])
 
     def mark(self, key: str) -> Mark:
-        """The last erasure under this key; NEVER where there is none."""
+        """The last erasure under this key; NEVER if there is none."""
         return self._marks.get(key, NEVER)
 
     @property

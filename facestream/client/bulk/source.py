@@ -70,7 +70,7 @@ def _rows(table: Path) -> Iterator[Item]:
     except OSError as error:
         raise _unreadable(error) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ConfigurationError(f"{table} is no table of comma-separated values in UTF-8: {error}") from None
+        raise ConfigurationError(f"{table} is not a table of comma-separated values in UTF-8: {error}") from None
 
 
 def _person(text: str, place: str) -> str:

@@ -82,7 +82,7 @@ async def test_the_lag_of_each_group_is_read_once(
 
     monkeypatch.setattr(SqliteLog, "oldest", oldest)
     for module in ("roles.ingest", "serve"):
-        monkeypatch.setattr(f"facestream.runtime.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # the first look alone
+        monkeypatch.setattr(f"facestream.runtime.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # only the first look
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(settings, stop, roles=roles, started=lambda url: None))
     await asyncio.wait_for(complete.wait(), PATIENCE_S)

@@ -736,7 +736,7 @@ async def test_children_end_with_their_parent() -> None:
 
 
 async def test_the_loop_is_not_blocked(pool: DecodePool) -> None:
-    """Neither by sending 40 MB nor by mapping and unmapping 36 MB."""
+    """Sending 40 MB, and mapping and unmapping 36 MB, do not block it."""
     data = encode(noise(4000, 3000), "BMP")
     async with LoopWatch() as watch:
         for _ in range(3):

@@ -119,7 +119,7 @@ def too_long(lines: Iterator[tuple[int, str]]) -> list[int]:
 
 
 def test_no_line_of_prose_is_too_long() -> None:
-    """Of documents. ruff checks the lines of code, with their comments and docstrings."""
+    """This checks documents. ruff checks the lines of code, with their comments and docstrings."""
     found = {path: too_long(prose_of_markdown(path.read_text())) for path in tracked(".md")}
     assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
 

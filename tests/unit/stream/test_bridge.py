@@ -16,7 +16,7 @@ from stream.topics import BUCKET_EVENTS, IMAGES_RECEIVED_BULK
 
 
 def notified(key: str, etag: str = "e", event: str = "s3:ObjectCreated:Put", bucket: str = "faces") -> bytes:
-    """As MinIO writes it, shortened."""
+    """A notification as MinIO writes it, shortened."""
     place = {
         "s3SchemaVersion": "1.0",
         "bucket": {"name": bucket},

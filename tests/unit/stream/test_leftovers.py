@@ -91,7 +91,7 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
 
 
 async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
-    """Erased in time, learned again under the same Idempotency-Key, or not to be read."""
+    """The last record is a tombstone, a new learn with the same Idempotency-Key, or unreadable."""
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
     state.erasures.add(KEYS["person"], MARK)
