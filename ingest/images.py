@@ -49,6 +49,9 @@ async def result(request: web.Request) -> web.Response:
     access, service = access_of(request, "recognize"), request.app[SERVICE]
     image_id = request.match_info["image_id"]
     unknown = NotFound(f"there is no image {image_id}", image_id=image_id)
+    expired = Expired(
+        f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
+    )
     if not is_image_id(image_id):
         raise unknown
     recent = service.replies.recent(image_id)
@@ -60,9 +63,7 @@ async def result(request: web.Request) -> web.Response:
         if not access.sees(answer.directory):
             raise unknown
         if stored.expires_at < time.time():
-            raise Expired(
-                f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
-            )
+            raise expired
         return _answered(service, answer)
     for key in original_keys(image_id):
         kept = await service.objects.metadata(key)
@@ -71,9 +72,7 @@ async def result(request: web.Request) -> web.Response:
         metadata = ObjectMetadata.decoded(kept)
         if access.sees(metadata.directory):
             if time.time() - (metadata.received_at or 0) / 1000 > ANSWER_KEPT_S:
-                raise Expired(
-                    f"the answer of {image_id} was kept for a day and is gone: send the image again", image_id=image_id
-                )
+                raise expired
             return _working(image_id)
     raise unknown
 
