@@ -1,14 +1,13 @@
-"""How the source is written: no circles of imports, no long files, no long lines of prose, no private words."""
+"""How the source is written: no circles of imports, no long files, no private words."""
 
 import ast
 import subprocess
-from collections.abc import Iterator
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-MOST_LINES, MOST_TEST_LINES, MOST_COLUMNS = 350, 800, 120
+MOST_LINES, MOST_TEST_LINES = 350, 800
 GENERATED_SUFFIXES = (".schema.json", "asyncapi.json", "openapi.json")
 # Words that only the place of development has, and that nobody needs to know. They are split, so that this file does
 # not contain them.
@@ -101,33 +100,6 @@ def test_no_file_of_code_is_too_long() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in code()}
     most = {path: MOST_TEST_LINES if path.parts[0] == "tests" else MOST_LINES for path in lengths}
     assert {str(path): length for path, length in lengths.items() if length > most[path]} == {}
-
-
-def prose_of_markdown(text: str) -> Iterator[tuple[int, str]]:
-    """The lines outside of blocks of code and tables, with their numbers."""
-    fence = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        mark = line.lstrip()[:3]
-        if mark in ("```", "~~~") and fence in ("", mark):
-            fence = "" if fence else mark
-        elif not fence and not line.lstrip().startswith("|"):
-            yield number, line
-
-
-def too_long(lines: Iterator[tuple[int, str]]) -> list[int]:
-    return [number for number, line in lines if len(line) > MOST_COLUMNS and "://" not in line]
-
-
-def test_no_line_of_prose_is_too_long() -> None:
-    """This checks documents. ruff checks the lines of code, with their comments and docstrings."""
-    found = {path: too_long(prose_of_markdown(path.read_text())) for path in tracked(".md")}
-    assert {str(path.relative_to(ROOT)): lines for path, lines in found.items() if lines} == {}
-
-
-def test_long_lines_are_found_in_prose_alone() -> None:
-    long = "x" * MOST_COLUMNS
-    text = f"{long}\nx{long}\n| {long} |\n```\nx{long}\n```\nsee https://example.org/{long}\nx{long}\n"
-    assert too_long(prose_of_markdown(text)) == [2, 8]
 
 
 # Words
