@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou, nms
 
 from processors.models.centerface import STRIDE
+from processors.nms import nms
 from processors.passes import LARGEST, Pass, halve
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as in the reference implementation of CenterFace
@@ -84,7 +84,10 @@ def closest(found: Detections, box: Sequence[int]) -> int | None:
     """The index of the face at `box`, xyxy in the same pixels; None if there is none."""
     if not len(found):
         return None
-    overlaps = box_iou(torch.from_numpy(found.boxes), torch.tensor([list(box)], dtype=torch.float32))[:, 0]  # (N,)
+    boxes = np.concatenate([found.boxes, np.array([box], np.float32)])  # (N + 1, 4)
+    areas = _areas(boxes)
+    shared = _intersections(boxes[-1], boxes[:-1])  # (N,)
+    overlaps = shared / (areas[:-1] + areas[-1] - shared)
     best = int(overlaps.argmax())
     return best if overlaps[best] > OVERLAP else None
 
@@ -134,16 +137,28 @@ def merge(passes: Sequence[Detections]) -> Detections:
         boxes, np.concatenate([each.scores for each in passes]), np.concatenate([each.landmarks for each in passes])
     )
     origin = np.concatenate([np.full(len(each), index) for index, each in enumerate(passes)])  # (N,)
-    area = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    areas = _areas(boxes)
 
     left = np.argsort(-together.scores, kind="stable")
     keep = []
     while len(left):
         best, left = left[0], left[1:]
         keep.append(best)
-        sides = np.minimum(boxes[best, 2:], boxes[left, 2:]) - np.maximum(boxes[best, :2], boxes[left, :2])  # (N, 2)
-        shared = np.prod(sides.clip(0), axis=1)
-        same = shared > OVERLAP * (area[best] + area[left] - shared)
-        same |= (origin[best] != origin[left]) & (shared > CONTAINED * np.minimum(area[best], area[left]))
+        shared = _intersections(boxes[best], boxes[left])
+        same = shared > OVERLAP * (areas[best] + areas[left] - shared)
+        same |= (origin[best] != origin[left]) & (shared > CONTAINED * np.minimum(areas[best], areas[left]))
         left = left[~same]
     return together.select(np.array(keep, np.intp))
+
+
+def _intersections(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The areas, (N,), that a box, (4,), shares with each of `boxes`, (N, 4)."""
+    sides = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2])  # (N, 2)
+    areas: NDArray[np.float32] = np.prod(sides.clip(0), axis=1)
+    return areas
+
+
+def _areas(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N,) of (N, 4)."""
+    areas: NDArray[np.float32] = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+    return areas
