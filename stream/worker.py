@@ -115,7 +115,8 @@ class Worker:
                 return
             if consumer.epoch != self._epoch.number and not await self._begin_epoch(consumer):
                 return
-            self.ready.set()
+            if self._epoch.number != NO_EPOCH:
+                self.ready.set()
             for record in records:
                 self._epoch.polled(record, self._sequence_of(record) if self._sequence_of else "")
 

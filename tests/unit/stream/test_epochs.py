@@ -12,6 +12,7 @@ from backends.log import Consumer, Record, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
 from stream import failures as failures_module
+from stream.epoch import NO_EPOCH
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS
 from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
@@ -111,6 +112,11 @@ class JoiningConsumer(DelegatingConsumer):
     """A consumer whose first polls end before it has joined its group, as Kafka's do."""
 
     polls = 0
+    polls_before_joining = 3
+
+    @property
+    def epoch(self) -> int:  # type: ignore[override]  # as in DelegatingConsumer
+        return super().epoch if self.polls > self.polls_before_joining else NO_EPOCH
 
     async def poll(
         self,
@@ -121,15 +127,18 @@ class JoiningConsumer(DelegatingConsumer):
         paused: Collection[TopicPartition] = (),
     ) -> list[Record]:
         self.polls += 1
-        if self.polls <= 3:
+        if self.polls <= self.polls_before_joining:
             await asyncio.sleep(0)
             return []
         return await super().poll(max_records, timeout_s, topics=topics, paused=paused)
 
 
 class JoiningLog(DelayedLog):
+    joining: JoiningConsumer
+
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
-        return JoiningConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s))
+        self.joining = JoiningConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s))
+        return self.joining
 
 
 @pytest.mark.parametrize("bulk", [[], [IMAGES_RECEIVED_BULK]], ids=["one lane", "two lanes"])
@@ -143,6 +152,24 @@ async def test_a_killed_member_that_joins_slowly_tries_its_records_one_at_a_time
     joining = JoiningLog(tmp_path / "log.db")
     assert await most_at_once(joining, "one", bulk) == 1
     await joining.close()
+
+
+async def test_a_worker_is_ready_only_when_it_has_joined_its_group(
+    log: DelayedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JoiningConsumer, "polls_before_joining", 1_000_000)
+    joining_log = JoiningLog(tmp_path / "log.db")
+    joining = worker(joining_log, Stage())
+    task = asyncio.create_task(joining.run())
+    await until(lambda: hasattr(joining_log, "joining") and joining_log.joining.polls > 3)
+    with pytest.raises(Unavailable, match="joining its consumer group"):
+        await joining.check()
+    joining_log.joining.polls_before_joining = 0
+    await asyncio.wait_for(joining.ready.wait(), PATIENCE_S)
+    await joining.check()
+    joining.stop()
+    await asyncio.wait_for(task, PATIENCE_S)
+    await joining_log.close()
 
 
 async def eventually(log: SqliteLog, *names: str) -> bool:
