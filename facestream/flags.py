@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from facestream.config import Settings
 from schemas.errors import ConfigurationError
+from schemas.names import normalised
 
 STORES = ("log", "objects", "vectors", "data")
 
@@ -49,6 +50,12 @@ def number_from_zero(text: str) -> float:
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"'{text}' is not a number from 0 up")
     return number
+
+
+def add_directory(parser: argparse.ArgumentParser, help_text: str) -> None:
+    """Adds the required --directory."""
+    directory = checked("--directory", normalised)
+    parser.add_argument("--directory", required=True, metavar="D", type=directory, help=help_text)
 
 
 def add_settings(parser: argparse.ArgumentParser, names: Iterable[str] = tuple(Settings.model_fields)) -> None:

@@ -29,6 +29,12 @@ def prints_json(arguments: argparse.Namespace) -> bool:
     return arguments.json or not sys.stdout.isatty()
 
 
+def add_detail(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--detail", choices=("normal", "high"), help="high: also find small faces in large photos, which takes longer"
+    )
+
+
 def add_bulk(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("folders", "they go through the bulk lane; the same command again continues")
     group.add_argument(

@@ -8,7 +8,7 @@ from typing import Any
 
 from backends.log import Record, partition_of
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
-from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.flags import STORES, add_directory, add_settings, checked, path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, open_stores
@@ -17,7 +17,6 @@ from facestream.terminal import log_warnings_only
 from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
 from schemas.faces import encoded_vector
 from schemas.ids import original_key
-from schemas.names import normalised
 from schemas.records import FaceLearned
 from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import FACES_LEARNED
@@ -32,13 +31,7 @@ safely as those.
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("export", help="write a directory into a file", description=DESCRIPTION)
     parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to write")
-    parser.add_argument(
-        "--directory",
-        required=True,
-        metavar="D",
-        type=checked("--directory", normalised),
-        help="the directory to write",
-    )
+    add_directory(parser, "the directory to write")
     add_settings(parser, STORES)
     parser.set_defaults(run=run)
 

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from facestream.client.flags import add_bulk, add_json, add_photos, add_service, require_no_bulk
-from facestream.flags import checked
+from facestream.client.flags import add_bulk, add_detail, add_json, add_photos, add_service, require_no_bulk
+from facestream.flags import add_directory, checked
 from schemas.errors import ConfigurationError
 from schemas.names import normalised
 
@@ -46,13 +46,7 @@ def add_parser(commands: Any) -> None:
         type=checked("--person", normalised),
         help="the person in the photos: any name or id; for a folder or a table leave it out",
     )
-    parser.add_argument(
-        "--directory",
-        required=True,
-        metavar="D",
-        type=checked("--directory", normalised),
-        help="the directory to learn into; it exists from its first face on",
-    )
+    add_directory(parser, "the directory to learn into; it exists from its first face on")
     parser.add_argument(
         "--face",
         metavar="largest|X,Y",
@@ -61,9 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--force", action="store_const", const="true", help="learn a face even if it is under 40 pixels a side"
     )
-    parser.add_argument(
-        "--detail", choices=("normal", "high"), help="high: also find small faces in large photos, which takes longer"
-    )
+    add_detail(parser)
     add_json(parser)
     add_bulk(parser)
     add_service(parser)

@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from facestream.client.flags import add_bulk, add_json, add_photos, add_service, require_no_bulk
-from facestream.flags import checked, not_blank
+from facestream.client.flags import add_bulk, add_detail, add_json, add_photos, add_service, require_no_bulk
+from facestream.flags import add_directory, checked, not_blank
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
 
 DESCRIPTION = """\
 Recognize the people in one or more photos: every face with the predicted person, or the reason why it has no
@@ -49,18 +48,10 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_photos(parser, "PHOTO|FOLDER")
-    parser.add_argument(
-        "--directory",
-        required=True,
-        metavar="D",
-        type=checked("--directory", normalised),
-        help="the directory whose people to look for",
-    )
+    add_directory(parser, "the directory whose people to look for")
     for name, (metavar, text) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
-    parser.add_argument(
-        "--detail", choices=("normal", "high"), help="high: also find small faces in large photos, which takes longer"
-    )
+    add_detail(parser)
     parser.add_argument(
         "--draw",
         metavar="OUT",
