@@ -5,7 +5,6 @@ from typing import Any
 
 from facestream.admin.comparison import compare_generations
 from facestream.admin.comparison_report import print_comparison
-from facestream.admin.comparison_sheet import check_target, draw_sheet
 from facestream.flags import STORES, add_settings, checked, path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
@@ -56,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
+    from facestream.admin.comparison_sheet import check_target, draw_sheet  # aiohttp is slow to import
+
     if arguments.sheet is not None:
         check_target(arguments.sheet)
     if arguments.old == arguments.new:
