@@ -40,7 +40,7 @@ async def until_refused(client: Client, path: str, headers: dict[str, str] | Non
             await asyncio.sleep(0.1)
 
 
-async def test_keys_open_their_own_directories_only(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+async def test_keys_open_their_own_directories_only(tmp_path: Path, weights_folder: Path, small_photos: Path) -> None:
     data = tmp_path / "data"
 
     def create(*arguments: str) -> dict[str, str]:
@@ -63,18 +63,18 @@ async def test_keys_open_their_own_directories_only(tmp_path: Path, weights_fold
             assert (await client.get("/directories", bearer))[0] == 200
 
             status, learned, _ = await client.post(
-                "/learn", photos / "obama.jpg", person="o", directory="acme", headers=learner
+                "/learn", small_photos / "obama.jpg", person="o", directory="acme", headers=learner
             )
             assert status == 201
             status, body, _ = await client.post(
-                "/learn", photos / "obama.jpg", person="o", directory="acme", headers=watcher
+                "/learn", small_photos / "obama.jpg", person="o", directory="acme", headers=watcher
             )
             assert (status, body["code"]) == (403, "forbidden")
             status, body, _ = await client.post(
-                "/recognize", photos / "obama2.jpg", headers=watcher
+                "/recognize", small_photos / "obama2.jpg", headers=watcher
             )  # without a directory it is the key's
             assert (status, body["directory"], body["persons"][0]["id"]) == (200, "acme", "o")
-            assert (await client.post("/recognize", photos / "obama2.jpg", directory="acme", headers=stranger))[
+            assert (await client.post("/recognize", small_photos / "obama2.jpg", directory="acme", headers=stranger))[
                 0
             ] == 403
 

@@ -15,9 +15,7 @@ from bench.serving import Serving
 from schemas.records import ImageReceived
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
-from tests.e2e.conftest import Client
-
-PATIENCE_S = 90.0
+from tests.e2e.conftest import PATIENCE_S, Client
 
 
 def dead_letters(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,7 +32,7 @@ async def listed(data: Path, *arguments: str) -> list[dict[str, object]]:
 
 
 async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_nothing(
-    serving: Serving, client: Client, photos: Path
+    serving: Serving, client: Client, small_photos: Path
 ) -> None:
     image_id = str(uuid.uuid4())
     gone = ImageReceived(
@@ -53,7 +51,7 @@ async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_noth
         assert time.monotonic() < deadline
         await asyncio.sleep(0.1)
     assert (answer[0], answer[1]["code"]) == (422, "object_missing")
-    assert (await client.post("/detect", photos / "obama.jpg"))[0] == 200
+    assert (await client.post("/detect", small_photos / "obama.jpg"))[0] == 200
 
     keys = {f"{topic} {name}" for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK) for name in hostile}
     letters: list[dict[str, object]] = []

@@ -30,13 +30,13 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def people(tmp_path: Path, photos: Path) -> Path:
+def people(tmp_path: Path, small_photos: Path) -> Path:
     """A folder with a folder for each of two people: different picture files of each, and two files that fail."""
     folder = tmp_path / "people"
     for person in ("obama", "biden"):
         (folder / person).mkdir(parents=True)
         for i in range(PICTURES // 2):
-            (folder / person / f"{i:02}.jpg").write_bytes(numbered((photos / f"{person}.jpg").read_bytes(), i))
+            (folder / person / f"{i:02}.jpg").write_bytes(numbered((small_photos / f"{person}.jpg").read_bytes(), i))
     (folder / "biden" / "empty.jpg").touch()
     (folder / "biden" / "text.jpg").write_text("no picture")
     return folder
@@ -135,7 +135,7 @@ def test_ctrl_c_says_how_to_go_on(serving: Serving, people: Path) -> None:
     assert f"{PICTURES} pictures, {PICTURES} faces, 0 with a name, 2 failed" in done.stderr
 
 
-def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Path) -> None:
+def test_another_run_recognizes_anew(serving: Serving, small_photos: Path, people: Path) -> None:
     """Answers depend on who was learned: only an interrupted run continues with earlier answers."""
     (people / "biden" / "empty.jpg").unlink()
     (people / "biden" / "text.jpg").unlink()
@@ -143,7 +143,7 @@ def test_another_run_recognizes_anew(serving: Serving, photos: Path, people: Pat
     first = facestream(serving.data, *command)
     assert first.returncode == 0
     assert {it["persons"][0]["id"] for it in lines(first)} == {None}
-    facestream(serving.data, "learn", photos / "obama2.jpg", "--person", "obama", "--directory", "bulk-anew")
+    facestream(serving.data, "learn", small_photos / "obama2.jpg", "--person", "obama", "--directory", "bulk-anew")
     second = facestream(serving.data, *command)
     assert Counter(it["persons"][0]["id"] for it in lines(second)) == {"obama": PICTURES // 2, None: PICTURES // 2}
 
@@ -164,8 +164,8 @@ async def test_a_table_and_portraits_of_several_faces(
     assert [it["id"] for it in listed["persons"]] == ["José", "obama"]
 
 
-def test_on_a_terminal_there_is_a_bar_and_a_line_a_picture(serving: Serving, photos: Path, people: Path) -> None:
-    facestream(serving.data, "learn", photos / "obama2.jpg", "--person", "O'Bama", "--directory", "bulk-bar")
+def test_on_a_terminal_there_is_a_bar_and_a_line_a_picture(serving: Serving, small_photos: Path, people: Path) -> None:
+    facestream(serving.data, "learn", small_photos / "obama2.jpg", "--person", "O'Bama", "--directory", "bulk-bar")
     code, seen = on_terminal(serving.data, "recognize", people, "--directory", "bulk-bar")
     assert code == 1
     assert "people/obama/01.jpg: O'Bama 1" in seen.replace("\r\n", "")

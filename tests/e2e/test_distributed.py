@@ -151,7 +151,7 @@ async def test_processes_and_servers_come_and_go(
     """Under load; the long form is `make soak-services`."""
     pictures = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "biden.jpg")]
     some = {
-        "kill": faults.kill_roles(4),
+        "kill": faults.kill_roles(2),
         "kafka": faults.stop_server(servers, "kafka", 2, kill=True),
         "cassandra": faults.stop_server(servers, "cassandra", 2, kill=False),
         "minio": faults.stop_server(servers, "minio", 3, kill=False),

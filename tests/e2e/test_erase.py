@@ -1,5 +1,5 @@
-"""Erasing people, faces, images and directories through HTTP: on one service, with keys, with a kill in the middle, and
-with detect and embed apart. The long form is `make soak-erase`.
+"""Erasing people, faces, images and directories through HTTP: on one service, with keys, and with a kill in the middle.
+The long form is `make soak-erase`. test_roles.py does it with detect and embed apart.
 """
 
 import asyncio
@@ -9,8 +9,6 @@ import random
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,9 @@ from bench.soak.erase_round import KINDS, Photos, Round
 from bench.soak.kills import SingleService
 from schemas.ids import face_id_learned
 from tests.conftest import ROOT
-from tests.e2e.conftest import Client
+from tests.e2e.conftest import PATIENCE_S, Client
 
 ASYNC = {"Prefer": "respond-async"}
-PATIENCE_S = 90.0
 
 
 def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -34,9 +31,9 @@ def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def pictures_of(photos: Path) -> Photos:
-    portraits = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
-    return Photos(portraits, (photos / "biden.jpg").read_bytes())
+def pictures_of(small_photos: Path) -> Photos:
+    portraits = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
+    return Photos(portraits, (small_photos / "biden.jpg").read_bytes())
 
 
 @pytest.fixture
@@ -82,10 +79,12 @@ async def people(client: Client, directory: str) -> dict[str, int]:
     return {it["id"]: it["faces"] for it in body["persons"]}
 
 
-async def test_a_person_goes_with_everything(client: Client, serving: Serving, photos: Path, directory: str) -> None:
-    portraits = [await learned(client, photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
-    other = await learned(client, photos / "biden.jpg", "biden", directory)
-    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+async def test_a_person_goes_with_everything(
+    client: Client, serving: Serving, small_photos: Path, directory: str
+) -> None:
+    portraits = [await learned(client, small_photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
+    other = await learned(client, small_photos / "biden.jpg", "biden", directory)
+    _, photo, _ = await client.post("/recognize", small_photos / "obama3.jpg", directory=directory)
     assert photo["persons"][0]["id"] == "obama"
     status, body = await delete(client, f"/directories/{directory}/persons/obama")
     assert (status, body) == (
@@ -105,7 +104,7 @@ async def test_a_person_goes_with_everything(client: Client, serving: Serving, p
     assert [it["id"] for it in left["persons"][0]["candidates"]] == ["biden"]
     assert left["persons"][0]["similarity"] == left["persons"][0]["candidates"][0]["similarity"]
     assert (await client.get(left["url"]))[0] == 200
-    _, again, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory, strangers="1")
+    _, again, _ = await client.post("/recognize", small_photos / "obama3.jpg", directory=directory, strangers="1")
     assert {it["id"] for it in again["persons"][0]["candidates"]} == {"biden"}
     assert (await client.get(other["url"]))[0] == 200
     done = await asyncio.to_thread(facestream, serving.data, "erase", "verify")
@@ -114,13 +113,15 @@ async def test_a_person_goes_with_everything(client: Client, serving: Serving, p
     assert (status, body["erased"]) == (200, {"faces": 0, "images": 0})
 
 
-async def test_a_face_goes_and_the_persons_others_stay(client: Client, photos: Path, directory: str) -> None:
-    gone, stays = [await learned(client, photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
+async def test_a_face_goes_and_the_persons_others_stay(client: Client, small_photos: Path, directory: str) -> None:
+    gone, stays = [
+        await learned(client, small_photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")
+    ]
     status, body = await delete(client, f"/faces/{gone['persons'][0]['face_id']}")
     assert (status, body["person"], body["erased"]) == (200, None, {"faces": 1, "images": 1})
     assert await people(client, directory) == {"obama": 1}
     assert ((await client.get(gone["url"]))[0], (await client.get(stays["url"]))[0]) == (404, 200)
-    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+    _, photo, _ = await client.post("/recognize", small_photos / "obama3.jpg", directory=directory)
     assert (photo["persons"][0]["id"], photo["persons"][0]["candidates"][0]["face_id"]) == (
         "obama",
         stays["persons"][0]["face_id"],
@@ -128,8 +129,8 @@ async def test_a_face_goes_and_the_persons_others_stay(client: Client, photos: P
     assert (await delete(client, f"/faces/{gone['persons'][0]['face_id']}"))[0] == 404
 
 
-async def test_an_image_goes_with_its_face(client: Client, photos: Path, directory: str) -> None:
-    gone = await learned(client, photos / "obama.jpg", "obama", directory)
+async def test_an_image_goes_with_its_face(client: Client, small_photos: Path, directory: str) -> None:
+    gone = await learned(client, small_photos / "obama.jpg", "obama", directory)
     status, body = await delete(client, f"/images/{gone['image_id']}")
     assert (status, body["erased"]) == (200, {"faces": 1, "images": 1})
     assert await people(client, directory) == {}
@@ -139,10 +140,12 @@ async def test_an_image_goes_with_its_face(client: Client, photos: Path, directo
 
 @pytest.mark.parametrize("directory_named", [True, False])
 async def test_the_picture_of_a_probe_goes_with_its_answer(
-    client: Client, photos: Path, directory: str, directory_named: bool
+    client: Client, small_photos: Path, directory: str, directory_named: bool
 ) -> None:
     fields = {"directory": directory} if directory_named else {}
-    _, photo, _ = await client.post("/recognize" if directory_named else "/detect", photos / "obama.jpg", **fields)
+    _, photo, _ = await client.post(
+        "/recognize" if directory_named else "/detect", small_photos / "obama.jpg", **fields
+    )
     status, body = await delete(client, f"/images/{photo['image_id']}")
     assert (status, body["erased"]) == (200, {"faces": 0, "images": 1})
     assert (await client.get(photo["url"]))[0] == 404
@@ -150,11 +153,13 @@ async def test_the_picture_of_a_probe_goes_with_its_answer(
         assert (await result(client, photo["image_id"]))[0] == 409
 
 
-async def test_a_directory_goes_with_everybody_and_all_pictures(client: Client, photos: Path, directory: str) -> None:
-    one = await learned(client, photos / "obama.jpg", "obama", directory)
-    elsewhere = await learned(client, photos / "obama.jpg", "obama", f"{directory}-other")
-    await learned(client, photos / "biden.jpg", "biden", directory)
-    _, photo, _ = await client.post("/recognize", photos / "obama3.jpg", directory=directory)
+async def test_a_directory_goes_with_everybody_and_all_pictures(
+    client: Client, small_photos: Path, directory: str
+) -> None:
+    one = await learned(client, small_photos / "obama.jpg", "obama", directory)
+    elsewhere = await learned(client, small_photos / "obama.jpg", "obama", f"{directory}-other")
+    await learned(client, small_photos / "biden.jpg", "biden", directory)
+    _, photo, _ = await client.post("/recognize", small_photos / "obama3.jpg", directory=directory)
     status, body = await delete(client, f"/directories/{directory}")
     assert (status, body["person"], body["erased"]) == (200, None, {"faces": 2, "images": 2})
     assert await people(client, directory) == {}
@@ -174,8 +179,10 @@ async def test_what_is_not_there_cannot_be_erased(client: Client, path: str, ide
     assert (status, body["code"]) == (404, "not_found")
 
 
-async def test_who_does_not_wait_is_told_that_it_is_under_way(client: Client, photos: Path, directory: str) -> None:
-    await learned(client, photos / "obama.jpg", "obama", directory)
+async def test_who_does_not_wait_is_told_that_it_is_under_way(
+    client: Client, small_photos: Path, directory: str
+) -> None:
+    await learned(client, small_photos / "obama.jpg", "obama", directory)
     status, body = await delete(client, f"/directories/{directory}/persons/obama", headers=ASYNC)
     assert (status, body["status"]) == (202, "working")
     assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
@@ -183,31 +190,31 @@ async def test_who_does_not_wait_is_told_that_it_is_under_way(client: Client, ph
 
 
 async def test_who_was_erased_may_be_learned_again_under_the_same_key(
-    client: Client, photos: Path, directory: str
+    client: Client, small_photos: Path, directory: str
 ) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
-    first = await learned(client, photos / "obama.jpg", "obama", directory, **key)
-    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[
+    first = await learned(client, small_photos / "obama.jpg", "obama", directory, **key)
+    assert (await client.post("/learn", small_photos / "obama.jpg", person="obama", directory=directory, headers=key))[
         1
     ] == first
     assert (await delete(client, f"/directories/{directory}/persons/obama"))[0] == 200
-    again = await learned(client, photos / "obama.jpg", "obama", directory, **key)
+    again = await learned(client, small_photos / "obama.jpg", "obama", directory, **key)
     assert again["image_id"] != first["image_id"]
-    _, photo, _ = await client.post("/recognize", photos / "obama2.jpg", directory=directory)
+    _, photo, _ = await client.post("/recognize", small_photos / "obama2.jpg", directory=directory)
     assert photo["persons"][0]["id"] == "obama"
     assert await result(client, again["image_id"]) == (201, again)
     assert (await result(client, first["image_id"]))[0] == 409
     assert ((await client.get(again["url"]))[0], (await client.get(first["url"]))[0]) == (200, 404)
-    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory=directory, headers=key))[
+    assert (await client.post("/learn", small_photos / "obama.jpg", person="obama", directory=directory, headers=key))[
         1
     ] == again
     assert (await delete(client, f"/images/{again['image_id']}"))[0] == 200
-    third = await learned(client, photos / "obama.jpg", "obama", directory, **key)
+    third = await learned(client, small_photos / "obama.jpg", "obama", directory, **key)
     assert third["image_id"] not in (first["image_id"], again["image_id"])
 
 
-async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, directory: str) -> None:
-    portrait = (photos / "obama.jpg").read_bytes()
+async def test_what_is_in_flight_is_erased_too(client: Client, small_photos: Path, directory: str) -> None:
+    portrait = (small_photos / "obama.jpg").read_bytes()
     waiting = []
     for number in range(8):
         _, body, _ = await client.post(
@@ -235,7 +242,7 @@ async def test_nobody_is_named_once_the_erase_is_answered(client: Client, servin
     assert [one.learned_again is not None for one in rounds] == [True, False] * len(KINDS)
 
 
-async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
+async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Path, small_photos: Path) -> None:
     data = tmp_path / "data"
 
     def key(*arguments: str) -> dict[str, str]:
@@ -254,7 +261,7 @@ async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Pat
             client = Client(session, serving.url)
 
             async def portrait() -> dict[str, Any]:
-                return await learned(client, photos / "obama.jpg", "obama", "acme", **learner)
+                return await learned(client, small_photos / "obama.jpg", "obama", "acme", **learner)
 
             body = await portrait()
             paths = {
@@ -280,14 +287,14 @@ async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Pat
 
 
 async def test_a_service_that_is_killed_in_the_middle_goes_on_with_it(
-    tmp_path: Path, weights_folder: Path, photos: Path, directory: str
+    tmp_path: Path, weights_folder: Path, small_photos: Path, directory: str
 ) -> None:
     serving = Serving(tmp_path / "data", weights_folder)
-    portrait = (photos / "obama.jpg").read_bytes()
+    portrait = (small_photos / "obama.jpg").read_bytes()
     with serving:
         async with aiohttp.ClientSession() as session:
             client = Client(session, serving.url)
-            await learned(client, photos / "obama.jpg", "obama", directory)
+            await learned(client, small_photos / "obama.jpg", "obama", directory)
             waiting = []
             for number in range(4):
                 _, body, _ = await client.post(
@@ -303,28 +310,3 @@ async def test_a_service_that_is_killed_in_the_middle_goes_on_with_it(
                 while await people(client, directory):  # noqa: ASYNC110 - it asks another process
                     await asyncio.sleep(0.05)
             assert (await asyncio.to_thread(facestream, serving.data, "erase", "verify")).returncode == 0
-
-
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path) -> Iterator[Serving]:
-    """The ingest role of a system in which detect and embed are two processes."""
-    data = tmp_path_factory.mktemp("apart") / "data"
-    assert facestream(data, "init").returncode == 0
-    with ExitStack() as stack:
-        for name, command in {
-            "sink": ("sink",),
-            "embed": ("process", "--stage", "embed"),
-            "detect": ("process", "--stage", "detect"),
-        }.items():
-            stack.enter_context(Serving(data, weights_folder, command=command, name=name))
-        yield stack.enter_context(Serving(data, weights_folder, command=("ingest",), name="ingest"))
-
-
-async def test_with_the_stages_apart_the_same_goes(apart: Serving, small_photos: Path) -> None:
-    pictures = pictures_of(small_photos)
-    async with aiohttp.ClientSession() as session:
-        rounds = [Round(SingleService(apart), session, pictures, kind, True, random.Random(kind)) for kind in KINDS]
-        await asyncio.gather(*(one.run(asyncio.Event()) for one in rounds))
-    assert [line for one in rounds for line in one.wrong] == []
-    done = await asyncio.to_thread(facestream, apart.data, "erase", "verify")
-    assert done.returncode == 0, done.stdout

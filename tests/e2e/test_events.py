@@ -109,12 +109,12 @@ async def cluster(
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def outside(
-    cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, photos: Path
+    cluster: tuple[Cluster, dict[str, str]], tmp_path_factory: pytest.TempPathFactory, small_photos: Path
 ) -> Outside:
     """Another system, and in the bucket the pictures that the examples of the document refer to."""
     outside = Outside(cluster[1], tmp_path_factory.mktemp("outside"))
     for name, photo in (("ann", "obama"), ("ann2", "obama2"), ("bob", "biden")):
-        await outside.put(f"incoming/acme/{name}.jpg", photos / f"{photo}.jpg")
+        await outside.put(f"incoming/acme/{name}.jpg", small_photos / f"{photo}.jpg")
     return outside
 
 
@@ -169,20 +169,20 @@ async def test_what_does_not_fit_is_a_dead_letter_and_stops_nothing(outside: Out
 
 
 async def test_what_is_put_into_the_bucket_is_learned_and_recognized_and_goes_when_it_is_erased(
-    cluster: tuple[Cluster, dict[str, str]], outside: Outside, photos: Path
+    cluster: tuple[Cluster, dict[str, str]], outside: Outside, small_photos: Path
 ) -> None:
     running, stores = cluster
     environment = os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in stores.items()}
     command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(running.data), "--bucket-events", "TEST"]
     await asyncio.to_thread(subprocess.run, command, check=True, env=environment)
-    await outside.put("incoming/böcket/learn/Ann + Lee/a b%.jpg", photos / "obama.jpg")
+    await outside.put("incoming/böcket/learn/Ann + Lee/a b%.jpg", small_photos / "obama.jpg")
     learned = await outside.answer_of("a b%.jpg")
     assert (learned["status"], learned["directory"], learned["body"]["persons"][0]["id"]) == (
         201,
         "böcket",
         "Ann + Lee",
     )
-    await outside.put("incoming/böcket/recognize/2026/seen.jpg", photos / "obama2.jpg")
+    await outside.put("incoming/böcket/recognize/2026/seen.jpg", small_photos / "obama2.jpg")
     seen = await outside.answer_of("seen.jpg")
     assert (seen["status"], seen["body"]["persons"][0]["id"]) == (200, "Ann + Lee")
     url = URL(f"{running.urls[0]}/directories/b%C3%B6cket/persons/Ann%20%2B%20Lee", encoded=True)

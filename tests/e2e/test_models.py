@@ -19,14 +19,13 @@ from bench.cluster import Cluster
 from bench.commands import Commands
 from bench.serving import Serving
 from bench.stores import temporary_stores
-from tests.e2e.conftest import Client
+from tests.e2e.conftest import PATIENCE_S, Client
 from tests.onnx_files import write_resnet29
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 OLD = "dlib-resnet29-mirror"
 PEOPLE = 24  # enough for a threshold
-PATIENCE_S = 90.0
 
 
 class System:
@@ -50,9 +49,13 @@ class System:
         return {row["name"]: row for row in rows}
 
 
-@pytest_asyncio.fixture(
-    scope="module", loop_scope="module", params=["embedded", pytest.param("distributed", marks=pytest.mark.servers)]
-)
+EMBEDDED, DISTRIBUTED = "embedded", pytest.param("distributed", marks=pytest.mark.servers)
+# A replay is the same for a model and for a detector. So one runs in each setting.
+in_one_process = pytest.mark.parametrize("system", [EMBEDDED], indirect=True)
+on_the_real_servers = pytest.mark.parametrize("system", [DISTRIBUTED], indirect=True)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=[EMBEDDED, DISTRIBUTED])
 async def system(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtype: str
 ) -> AsyncIterator[System]:
@@ -102,14 +105,15 @@ async def until_active(client: Client, picture: Path, directory: str, generation
             await asyncio.sleep(0.1)
 
 
+@on_the_real_servers
 async def test_from_one_model_to_another_and_back(
-    system: System, client: Client, photos: Path, tmp_path: Path, weights_folder: Path
+    system: System, client: Client, small_photos: Path, tmp_path: Path, weights_folder: Path
 ) -> None:
     for number in range(PEOPLE):
-        picture = portrait_of(photos / ("obama3.jpg" if number % 2 else "biden.jpg"), number)
+        picture = portrait_of(small_photos / ("obama3.jpg" if number % 2 else "biden.jpg"), number)
         status, body, _ = await client.post("/learn", picture, person=f"person {number}", directory="d", face="largest")
         assert status == 201, body
-    assert (await client.post("/learn", photos / "obama.jpg", person="obama", directory="d"))[0] == 201
+    assert (await client.post("/learn", small_photos / "obama.jpg", person="obama", directory="d"))[0] == 201
 
     file = write_resnet29(tmp_path / "mine.onnx", weights_folder)
     assert "no generation 'mine'" in await system.facestream("reembed", "mine", code=1)
@@ -119,7 +123,7 @@ async def test_from_one_model_to_another_and_back(
 
     replay = system.begin("reembed", "mine", "--rate", "8")  # takes some seconds, and people are learned meanwhile
     for number in range(3):
-        picture = portrait_of(photos / "obama2.jpg", number)
+        picture = portrait_of(small_photos / "obama2.jpg", number)
         assert (await client.post("/learn", picture, person=f"beside {number}", directory="d"))[0] == 201
         await asyncio.sleep(0.5)
     replay.kill()  # -9
@@ -134,13 +138,13 @@ async def test_from_one_model_to_another_and_back(
     await system.facestream("models", "compare", OLD, "mine")
 
     await system.facestream("models", "activate", "mine")
-    assert "obama" in await until_active(client, photos / "obama2.jpg", "d", "mine")
-    assert (await client.post("/learn", photos / "obama2.jpg", person="later", directory="d"))[0] == 201
-    assert "later" in (await named(client, photos / "obama2.jpg", "d"))[1]
+    assert "obama" in await until_active(client, small_photos / "obama2.jpg", "d", "mine")
+    assert (await client.post("/learn", small_photos / "obama2.jpg", person="later", directory="d"))[0] == 201
+    assert "later" in (await named(client, small_photos / "obama2.jpg", "d"))[1]
 
     assert "is active" in await system.facestream("models", "retire", "mine", code=2)
     await system.facestream("models", "activate", OLD)
-    assert "later" in await until_active(client, photos / "obama2.jpg", "d", OLD)  # nothing is lost
+    assert "later" in await until_active(client, small_photos / "obama2.jpg", "d", OLD)  # nothing is lost
     assert f"{PEOPLE + 5} vectors deleted" in await system.facestream("models", "retire", "mine")
     generations = await system.generations()
     assert (generations["mine"]["state"], generations["mine"]["faces"]) == ("retired", 0)
@@ -150,14 +154,17 @@ async def test_from_one_model_to_another_and_back(
         ("models", "add", "mine", str(file), *wanted),
     ):
         assert "mine" in await system.facestream(*arguments, code=2)
-    assert (await client.post("/learn", portrait_of(photos / "obama.jpg", 9), person="last", directory="d"))[0] == 201
+    assert (await client.post("/learn", portrait_of(small_photos / "obama.jpg", 9), person="last", directory="d"))[
+        0
+    ] == 201
     assert (await system.generations())["mine"]["faces"] == 0
 
 
-async def test_from_one_detector_to_another_and_back(system: System, client: Client, photos: Path) -> None:
+@in_one_process
+async def test_from_one_detector_to_another_and_back(system: System, client: Client, small_photos: Path) -> None:
     new, people = f"{OLD}.centerface-mirror", {"obama.jpg": "one", "biden.jpg": "two"}
     for name, person in people.items():
-        assert (await client.post("/learn", photos / name, person=person, directory="redetected"))[0] == 201
+        assert (await client.post("/learn", small_photos / name, person=person, directory="redetected"))[0] == 201
     assert "there are centerface, centerface-mirror" in await system.facestream("redetect", "nothing", code=1)
     assert "already" in await system.facestream("redetect", "centerface", code=2)
     assert "another generation" in await system.facestream(
@@ -170,7 +177,7 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
         while new not in await system.generations():  # noqa: ASYNC110 - it is announced first of all
             await asyncio.sleep(0.2)
     await asyncio.sleep(3)
-    picture = portrait_of(photos / "obama2.jpg", 1)
+    picture = portrait_of(small_photos / "obama2.jpg", 1)
     assert (await client.post("/learn", picture, person="beside", directory="redetected"))[0] == 201
     replay.kill()  # -9
     await asyncio.to_thread(replay.communicate)
@@ -181,22 +188,22 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
     await system.facestream("models", "compare", OLD, new)
 
     await system.facestream("models", "activate", new)
-    assert {"one", "beside"} <= await until_active(client, photos / "obama2.jpg", "redetected", new)
-    status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="redetected")
+    assert {"one", "beside"} <= await until_active(client, small_photos / "obama2.jpg", "redetected", new)
+    status, body, _ = await client.post("/recognize", small_photos / "obama2.jpg", directory="redetected")
     assert (status, body["models"]["detector"]) == (200, "centerface-mirror")
     assert body["persons"][0]["id"] in ("one", "beside")
-    picture = portrait_of(photos / "obama3.jpg", 2)
+    picture = portrait_of(small_photos / "obama3.jpg", 2)
     assert (await client.post("/learn", picture, person="later", directory="redetected"))[0] == 201
     assert "already" in await system.facestream("redetect", "centerface-mirror", code=2)
 
     await system.facestream("models", "activate", OLD)
-    assert "later" in await until_active(client, photos / "obama3.jpg", "redetected", OLD)  # nothing is lost
+    assert "later" in await until_active(client, small_photos / "obama3.jpg", "redetected", OLD)  # nothing is lost
     assert f"{before + 2} vectors deleted" in await system.facestream("models", "retire", new)
 
 
-async def test_a_directory_moves(system: System, client: Client, photos: Path, tmp_path: Path) -> None:
+async def test_a_directory_moves(system: System, client: Client, small_photos: Path, tmp_path: Path) -> None:
     for name in ("obama", "biden"):
-        assert (await client.post("/learn", photos / f"{name}.jpg", person=name, directory="from"))[0] == 201
+        assert (await client.post("/learn", small_photos / f"{name}.jpg", person=name, directory="from"))[0] == 201
     file = tmp_path / "from.tar"
     await system.facestream("export", str(file), "--directory", "from")
     assert "has no faces" in await system.facestream("export", str(file), "--directory", "nobody", code=1)
@@ -205,7 +212,7 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
     async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/to/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them
             await asyncio.sleep(0.1)
-    status, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="to")
+    status, body, _ = await client.post("/recognize", small_photos / "obama2.jpg", directory="to")
     assert (status, body["persons"][0]["id"]) == (200, "obama")
     people = (await client.get("/directories/to/persons"))[1]["persons"]
     assert people == [{"id": "biden", "faces": 1}, {"id": "obama", "faces": 1}]
@@ -214,7 +221,9 @@ async def test_a_directory_moves(system: System, client: Client, photos: Path, t
         assert (await client.get(path))[0] == 200
     async with client.session.delete(f"{client.url}/directories/from") as response:
         assert response.status == 200
-    assert (await client.post("/recognize", photos / "obama2.jpg", directory="to"))[1]["persons"][0]["id"] == "obama"
+    assert (await client.post("/recognize", small_photos / "obama2.jpg", directory="to"))[1]["persons"][0][
+        "id"
+    ] == "obama"
     await system.facestream("import", str(file))  # learned again after the erase
     async with asyncio.timeout(PATIENCE_S):
         while len((await client.get("/directories/from/persons"))[1]["persons"]) < 2:  # noqa: ASYNC110 - the sink writes them

@@ -5,6 +5,7 @@ detect and embed processes.
 import asyncio
 import json
 import os
+import random
 import subprocess
 import sys
 import uuid
@@ -20,14 +21,15 @@ import pytest
 from backends.log import partition_of
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
+from bench.soak.erase_round import KINDS, Round
+from bench.soak.kills import SingleService
 from facestream.commands.trace import trace_image
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, PARTITIONS
 from tests.conftest import ROOT
-from tests.e2e.conftest import Client
+from tests.e2e.conftest import PATIENCE_S, Client
+from tests.e2e.test_erase import facestream, pictures_of
 
 EVEN, ODD = (next(name for name in map(str, range(99)) if partition_of(name, PARTITIONS) % 2 == odd) for odd in (0, 1))
-
-PATIENCE_S = 90.0
 
 
 def init(data: Path) -> None:
@@ -93,14 +95,14 @@ async def handled(session: aiohttp.ClientSession, sink: Serving) -> float:
 
 
 async def test_what_one_replica_learned_another_recognizes(
-    roles: Roles, session: aiohttp.ClientSession, photos: Path
+    roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     a, b = (client(session, roles.running[name]) for name in ("ingest-a", "ingest-b"))
     before = [await handled(session, roles.running[name]) for name in ("sink-a", "sink-b")]
     for directory in (EVEN, ODD):
-        status, learned, _ = await a.post("/learn", photos / "obama.jpg", person="obama", directory=directory)
+        status, learned, _ = await a.post("/learn", small_photos / "obama.jpg", person="obama", directory=directory)
         assert status == 201
-        status, seen, _ = await b.post("/recognize", photos / "obama2.jpg", directory=directory)
+        status, seen, _ = await b.post("/recognize", small_photos / "obama2.jpg", directory=directory)
         assert (status, seen["persons"][0]["id"]) == (200, "obama")
         async with asyncio.timeout(PATIENCE_S):
             while (kept := await b.get(f"/results/{learned['image_id']}"))[0] == 202:  # noqa: ASYNC110 - another process
@@ -136,10 +138,10 @@ async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(
 
 
 async def test_an_image_can_be_followed_through_the_logs_of_all_roles(
-    roles: Roles, session: aiohttp.ClientSession, photos: Path
+    roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     _, body, _ = await client(session, roles.running["ingest-a"]).post(
-        "/recognize", photos / "biden.jpg", directory=EVEN
+        "/recognize", small_photos / "biden.jpg", directory=EVEN
     )
     events = set()
     for serving in roles.running.values():
@@ -153,7 +155,7 @@ async def test_an_image_can_be_followed_through_the_logs_of_all_roles(
 
 
 async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
-    roles: Roles, session: aiohttp.ClientSession, photos: Path
+    roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     b = client(session, roles.running["ingest-b"])
     dying = roles.role("ingest-dying", "ingest")
@@ -161,12 +163,12 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
     directory = str(uuid.uuid4())
     waiting = [
         asyncio.create_task(
-            client(session, ingest).post("/learn", photos / "obama.jpg", person=f"{i}", directory=directory)
+            client(session, ingest).post("/learn", small_photos / "obama.jpg", person=f"{i}", directory=directory)
         )
         for i, ingest in enumerate([roles.running["ingest-b"], dying] * 6)
     ]
     status, accepted, _ = await client(session, dying).post(
-        "/learn", photos / "biden.jpg", person="biden", directory=directory, headers={"Prefer": "respond-async"}
+        "/learn", small_photos / "biden.jpg", person="biden", directory=directory, headers={"Prefer": "respond-async"}
     )
     assert status == 202
     dying.kill()
@@ -183,7 +185,7 @@ async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
 
 
 async def test_sigterm_drains_each_role_while_others_go_on(
-    roles: Roles, session: aiohttp.ClientSession, photos: Path
+    roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     """A sink and an ingest replica start and stop under load. Nothing is lost, and every request is answered."""
     leaving = [roles.role("sink-leaving", "sink"), roles.role("ingest-leaving", "ingest")]
@@ -193,7 +195,7 @@ async def test_sigterm_drains_each_role_while_others_go_on(
     ingests = [roles.running["ingest-a"], leaving[1]]
     learns = [
         asyncio.create_task(
-            client(session, ingests[i % 2]).post("/learn", photos / "obama.jpg", person="obama", directory=it)
+            client(session, ingests[i % 2]).post("/learn", small_photos / "obama.jpg", person="obama", directory=it)
         )
         for i, it in enumerate(directories)
     ]
@@ -207,7 +209,7 @@ async def test_sigterm_drains_each_role_while_others_go_on(
     assert len(answered) >= 6  # all of the replica that stays; the other may have stopped listening before some came
     a = client(session, roles.running["ingest-a"])
     for _, body, _ in answered:
-        status, seen, _ = await a.post("/recognize", photos / "obama2.jpg", directory=body["directory"])
+        status, seen, _ = await a.post("/recognize", small_photos / "obama2.jpg", directory=body["directory"])
         assert (status, seen["persons"][0]["id"]) == (200, "obama")
 
 
@@ -229,7 +231,7 @@ async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> No
 
 
 async def test_behind_images_that_nobody_processes_requests_are_turned_away_before_anything_is_taken_in(
-    tmp_path: Path, session: aiohttp.ClientSession, photos: Path
+    tmp_path: Path, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     data = tmp_path / "data"
     init(data)
@@ -241,14 +243,14 @@ async def test_behind_images_that_nobody_processes_requests_are_turned_away_befo
         return announced, sum(path.is_file() for path in (data / "objects").rglob("*"))
 
     with Serving(data, tmp_path, command=("ingest",), max_age="0.5") as ingest:
-        alone = client(session, ingest)
-        status, _, _ = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "respond-async"})
+        alone = Client(session, ingest.url, patient=False)
+        status, _, _ = await alone.post("/detect", small_photos / "obama.jpg", headers={"Prefer": "respond-async"})
         assert status == 202
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 before = await taken_in()
                 status, body, headers = await alone.post(
-                    "/detect", photos / "obama.jpg", headers={"Prefer": "wait=0.1"}
+                    "/detect", small_photos / "obama.jpg", headers={"Prefer": "wait=0.1"}
                 )
                 if status == 429:
                     break
@@ -256,6 +258,16 @@ async def test_behind_images_that_nobody_processes_requests_are_turned_away_befo
         assert await taken_in() == before
         assert body["code"] == "too_much_in_flight"
         assert int(headers["Retry-After"]) >= 1
-        status, _, _ = await alone.post("/detect", photos / "obama.jpg", headers={"Prefer": "respond-async"})
+        status, _, _ = await alone.post("/detect", small_photos / "obama.jpg", headers={"Prefer": "respond-async"})
         assert status == 202
         assert await taken_in() > before
+
+
+async def test_erasing_with_the_stages_apart(roles: Roles, session: aiohttp.ClientSession, small_photos: Path) -> None:
+    pictures = pictures_of(small_photos)
+    served = SingleService(roles.running["ingest-a"])
+    rounds = [Round(served, session, pictures, kind, True, random.Random(kind)) for kind in KINDS]
+    await asyncio.gather(*(one.run(asyncio.Event()) for one in rounds))
+    assert [line for one in rounds for line in one.wrong] == []
+    done = await asyncio.to_thread(facestream, roles.data, "erase", "verify")
+    assert done.returncode == 0, done.stdout

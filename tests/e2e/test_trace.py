@@ -31,10 +31,10 @@ def steps(data: Path, image_id: str) -> list[tuple[str, str]]:
 
 
 async def test_the_way_of_what_was_learned_recognized_and_refused(
-    serving: Serving, client: Client, photos: Path
+    serving: Serving, client: Client, small_photos: Path
 ) -> None:
     async def sent(path: str, name: str, **fields: str) -> str:
-        _, body, _ = await client.post(path, photos / name, **fields)
+        _, body, _ = await client.post(path, small_photos / name, **fields)
         image_id: str = body["image_id"]
         return image_id
 

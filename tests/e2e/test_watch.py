@@ -51,23 +51,23 @@ def put(photo: Path, place: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_folder_does_what_a_bucket_does(serving: Serving, tmp_path: Path, photos: Path) -> None:
+def test_a_folder_does_what_a_bucket_does(serving: Serving, tmp_path: Path, small_photos: Path) -> None:
     folder, state = tmp_path / "folder", tmp_path / "state"
     portrait, seen = (
         folder / "wätch" / "learn" / "Ann Lee" / "2026" / "1.jpg",
         folder / "wätch" / "recognize" / "seen.jpg",
     )
-    put(photos / "obama.jpg", portrait)
+    put(small_photos / "obama.jpg", portrait)
     with watching(serving.data, folder, state) as process:
         learned = answer(process)
         assert (learned["photo"], learned["person"], learned["directory"]) == (str(portrait), "Ann Lee", "wätch")
-        put(photos / "obama.jpg", folder / "wätch" / "elsewhere" / "1.jpg")
-        put(photos / "obama.jpg", folder / "wätch" / "recognize" / ".hidden.jpg")
+        put(small_photos / "obama.jpg", folder / "wätch" / "elsewhere" / "1.jpg")
+        put(small_photos / "obama.jpg", folder / "wätch" / "recognize" / ".hidden.jpg")
         (seen.parent / "empty.jpg").touch()
-        put(photos / "obama2.jpg", seen)
+        put(small_photos / "obama2.jpg", seen)
         recognized = answer(process)
         assert (recognized["photo"], recognized["persons"][0]["id"]) == (str(seen), "Ann Lee")
-        put(photos / "biden.jpg", seen)
+        put(small_photos / "biden.jpg", seen)
         assert answer(process)["persons"][0]["id"] is None
         (seen.parent / "text.jpg").write_text("no picture")
         refused = answer(process)
@@ -75,5 +75,5 @@ def test_a_folder_does_what_a_bucket_does(serving: Serving, tmp_path: Path, phot
     with watching(serving.data, folder, state) as process:  # goes on with what is new
         os.utime(portrait)
         assert answer(process)["image_id"] == learned["image_id"]
-        put(photos / "obama3.jpg", seen.parent / "later.jpg")
+        put(small_photos / "obama3.jpg", seen.parent / "later.jpg")
         assert answer(process)["photo"] == str(seen.parent / "later.jpg")
