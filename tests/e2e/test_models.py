@@ -88,6 +88,15 @@ def portrait_of(path: Path, number: int) -> bytes:
     return file.getvalue()
 
 
+async def learn_people(client: Client, photos: Path, directory: str) -> None:
+    """Learns PEOPLE people, from pictures of two faces."""
+    for number in range(PEOPLE):
+        picture = portrait_of(photos / ("obama3.jpg" if number % 2 else "biden.jpg"), number)
+        fields = {"person": f"person {number}", "directory": directory, "face": "largest"}
+        status, body, _ = await client.post("/learn", picture, **fields)
+        assert status == 201, body
+
+
 async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
     """The generation of the answer, and the people among the candidates."""
     status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
@@ -109,10 +118,7 @@ async def until_active(client: Client, picture: Path, directory: str, generation
 async def test_from_one_model_to_another_and_back(
     system: System, client: Client, small_photos: Path, tmp_path: Path, weights_folder: Path
 ) -> None:
-    for number in range(PEOPLE):
-        picture = portrait_of(small_photos / ("obama3.jpg" if number % 2 else "biden.jpg"), number)
-        status, body, _ = await client.post("/learn", picture, person=f"person {number}", directory="d", face="largest")
-        assert status == 201, body
+    await learn_people(client, small_photos, "d")
     assert (await client.post("/learn", small_photos / "obama.jpg", person="obama", directory="d"))[0] == 201
 
     file = write_resnet29(tmp_path / "mine.onnx", weights_folder)
@@ -121,11 +127,13 @@ async def test_from_one_model_to_another_and_back(
     await system.facestream("models", "add", "mine", str(file), *wanted)
     assert "make its vectors first" in await system.facestream("models", "activate", "mine", code=2)
 
-    replay = system.begin("reembed", "mine", "--rate", "8")  # takes some seconds, and people are learned meanwhile
+    replay = system.begin("reembed", "mine", "--rate", "1")
+    async with asyncio.timeout(PATIENCE_S):
+        while (await system.generations())["mine"]["state"] != "candidate":  # noqa: ASYNC110 - first of all
+            await asyncio.sleep(0.1)
     for number in range(3):
         picture = portrait_of(small_photos / "obama2.jpg", number)
         assert (await client.post("/learn", picture, person=f"beside {number}", directory="d"))[0] == 201
-        await asyncio.sleep(0.5)
     replay.kill()  # -9
     await asyncio.to_thread(replay.communicate)
     assert (await system.generations())["mine"]["state"] == "candidate"
@@ -171,12 +179,12 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
         "redetect", "centerface-mirror", "--name", "dlib-resnet29", code=2
     )
 
+    await learn_people(client, small_photos, "redetected")
     before = (await system.generations())[OLD]["faces"]
-    replay = system.begin("redetect", "centerface-mirror", "--rate", "4")
+    replay = system.begin("redetect", "centerface-mirror", "--rate", "1")
     async with asyncio.timeout(PATIENCE_S):
         while new not in await system.generations():  # noqa: ASYNC110 - it is announced first of all
             await asyncio.sleep(0.2)
-    await asyncio.sleep(3)
     picture = portrait_of(small_photos / "obama2.jpg", 1)
     assert (await client.post("/learn", picture, person="beside", directory="redetected"))[0] == 201
     replay.kill()  # -9
