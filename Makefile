@@ -17,6 +17,9 @@ run: install
 	@$(BIN)/facestream weights get
 	@$(BIN)/facestream up
 
+# The tests start hundreds of processes: Python shall keep what it has compiled.
+unit test: export PYTHONDONTWRITEBYTECODE =
+
 unit: install-dev
 	$(PYTEST) $(UNIT_SIDE_BY_SIDE) -m "not servers and not models and not e2e"
 
