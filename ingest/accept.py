@@ -21,8 +21,8 @@ from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
+from stream.erase.erasures import NEVER, Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import NEVER, Erasures
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +83,7 @@ class Accept:
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
-        while (offset := self._erasures.mark_of_image(directory, person, image_id).offset) > erased:
+        while (offset := self._erasures.last_erasure_of_image(directory, person, image_id).offset) > erased:
             erased = offset
             image_id = image_id_of_request(directory or "", purpose, idempotency_key, erased)
         return image_id
@@ -102,7 +102,7 @@ class Accept:
             return answer
         metadata = await self._objects.metadata(received.object_key)
         if metadata is not None:
-            _require_same(ObjectMetadata.decoded(metadata).request_digest, received)
+            _require_same(ObjectMetadata.decode(metadata).request_digest, received)
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
@@ -120,7 +120,7 @@ class Accept:
         if not await self._store.put_upload(received.object_key, data, metadata, if_absent=repeatable):
             stored = await self._objects.metadata(received.object_key)
             if stored is not None:
-                _require_same(ObjectMetadata.decoded(stored).request_digest, received)
+                _require_same(ObjectMetadata.decode(stored).request_digest, received)
         try:
             await self._log.append([NewRecord(topic, received.image_id, received.encode())])
         except StorageFull:  # nothing was appended; after any other failure the event may exist, so the object is kept

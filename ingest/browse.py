@@ -50,7 +50,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
                 stored = await service.objects.get(key)
             except ObjectMissing:
                 continue
-            if access.sees(ObjectMetadata.decoded(stored.metadata).directory):
+            if access.sees(ObjectMetadata.decode(stored.metadata).directory):
                 media_type = sniff(stored.data[:HEAD_BYTES]) or "application/octet-stream"
                 return web.Response(body=stored.data, content_type=media_type, headers=FILE_HEADERS)
     raise NotFound(f"there is no {request.path}")

@@ -22,7 +22,7 @@ from schemas.erasures import (
 )
 from schemas.errors import NotFound
 from schemas.http_bodies import ErasingBody
-from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
+from schemas.ids import crop_key, is_image_id, learned_face_id, new_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
 from stream.topics import FACES_EMBEDDED
 
@@ -71,7 +71,7 @@ async def image(request: web.Request) -> web.Response:
         return json_response(200, body)
     if metadata.person is None:
         return await _erase(request, ImageErasure(metadata.directory, image_id))
-    face_id = face_id_learned(image_id)
+    face_id = learned_face_id(image_id)
     return await _erase(request, FaceErasure(metadata.directory, metadata.person, face_id, image_id))
 
 
@@ -81,7 +81,7 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
     if is_image_id(identifier):
         for key in keys:
             stored = await service.objects.metadata(key)
-            if stored is not None and access.sees((metadata := ObjectMetadata.decoded(stored)).directory):
+            if stored is not None and access.sees((metadata := ObjectMetadata.decode(stored)).directory):
                 return metadata
     raise NotFound(f"there is no {request.path}")
 

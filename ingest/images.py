@@ -17,7 +17,7 @@ from schemas.ids import is_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import OPTIONS, Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
-from stream.erase.redaction import redacted
+from stream.erase.redaction import redact
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ async def result(request: web.Request) -> web.Response:
         kept = await service.objects.metadata(key)
         if kept is None:
             continue
-        metadata = ObjectMetadata.decoded(kept)
+        metadata = ObjectMetadata.decode(kept)
         if access.sees(metadata.directory):
             if time.time() - (metadata.received_at or 0) / 1000 > ANSWER_KEPT_S:
                 raise expired
@@ -154,7 +154,7 @@ async def _just_answered(service: Service, answer: Answer) -> web.Response:
 
 
 def _answered(service: Service, answer: Answer) -> web.Response:
-    answer = redacted(answer, service.erasures)
+    answer = redact(answer, service.erasures)
     return json_response(answer.status, answer.body)
 
 

@@ -14,8 +14,8 @@ from ingest.problems import Handler
 from ingest.replies import Replies
 from ingest.uploads import UploadMemory
 from schemas.errors import InvalidRequest
-from schemas.names import normalised
-from stream.erase.marks import Erasures
+from schemas.names import normalise_name
+from stream.erase.erasures import Erasures
 from stream.generations import Generations
 from stream.health_routes import Checks
 
@@ -79,6 +79,6 @@ def access_of(request: web.Request, scope: str) -> Access:
 def name_of(text: str, field: str) -> str:
     """The normalised name of a person or a directory, as it is stored. Raises InvalidRequest."""
     try:
-        return normalised(text)
+        return normalise_name(text)
     except ValueError as error:
         raise InvalidRequest(f"{field}: {error}", field=field) from None

@@ -10,7 +10,7 @@ from processors.decoding.pool import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
-from schemas.ids import face_id_seen
+from schemas.ids import probe_face_id
 from schemas.records import ImageReceived, Options
 from weights.manifest import ShippedDetector
 
@@ -39,7 +39,7 @@ def as_records(
     faces: list[Detection] = []
     for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True):
         face = Detection(
-            face_id=face_id_seen(received.image_id, len(faces)),
+            face_id=probe_face_id(received.image_id, len(faces)),
             box=_whole_pixels(box, image),
             landmarks=[(round(float(x), 2), round(float(y), 2)) for x, y in landmarks],
             score=round(model.calibration.probability(float(score)), 4),

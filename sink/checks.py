@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from backends.log import Record
 from schemas.erasures import erasure_of
 from schemas.errors import NotFound, UnreadableRecord
-from schemas.faces import decoded_vector
+from schemas.faces import decode_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded
 from stream.generations import Generations
@@ -61,7 +61,7 @@ def _check_vector(encoded: str, generation: Generation) -> None:
 
 def _is_vector(encoded: str, dimension: int) -> bool:
     try:
-        vector: NDArray[np.float32] = decoded_vector(encoded)
+        vector: NDArray[np.float32] = decode_vector(encoded)
     except ValueError:  # not base64, or not a whole number of floats
         return False
     with np.errstate(all="ignore"):

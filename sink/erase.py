@@ -28,11 +28,11 @@ from schemas.ids import original_key, original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, EraseRequested, Erasure
 from sink.match.galleries import Galleries
-from stream.answers import answer
+from stream.answers import answer_record
 from stream.dead_letters import open_letters
+from stream.erase.erasures import ErasurePosition, Erasures, is_erased, object_keys_of_image
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
-from stream.erase.marks import Erasures, Mark, is_erased, object_keys_of_image
-from stream.erase.redaction import redacted
+from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import delete_all, list_with_metadata
@@ -84,22 +84,22 @@ class Eraser:
             person=erasure.person if isinstance(erasure, PersonErasure) else None,
             erased=ErasedCounts(faces=len(faces), images=len(images)),
         )
-        return [answer(command, 200, body, record.offset)]
+        return [answer_record(command, 200, body, record.offset)]
 
     async def _announce(self, record: Record, erasure: AnyErasure, faces: Collection[Face]) -> int:
         """Announces the erasure to every role. Returns the time up to which faces are erased, in ms. It is determined
         only once, so that a command that is carried out again does not delete faces that were learned after it.
         """
-        known = [self._erasures.mark(key) for key in erasure.keys]
+        known = [self._erasures.last_erasure(key) for key in erasure.keys]
         if all(it.offset >= record.offset for it in known):
-            return max(it.at for it in known)
+            return max(it.time_ms for it in known)
         # if a clock was set back, or another server's clock differs, a row that was written before must be deleted
         # nevertheless
         at = max([record.timestamp, *(it.timestamp for it in faces)])
         value = Erasure(at=at, partition=record.partition, offset=record.offset).encode()
         await self._log.append([NewRecord(ERASURES, key, value) for key in erasure.keys])
         for key in erasure.keys:
-            self._erasures.add(key, Mark(at, record.offset))
+            self._erasures.add(key, ErasurePosition(at, record.offset))
         return at
 
     async def _faces(self, erasure: AnyErasure, generation: str) -> dict[str, Face]:
@@ -120,7 +120,9 @@ class Eraser:
         """The erased images among the dead letters, whose pictures are kept for another try."""
         events = [it.event for it in await open_letters(self._log)]
         of_directory = [it for it in events if it is not None and it.directory == directory]
-        return {it.image_id for it in of_directory if is_erased(it, it.came_at(record.timestamp), self._erasures)}
+        return {
+            it.image_id for it in of_directory if is_erased(it, it.first_received_at(record.timestamp), self._erasures)
+        }
 
     async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
         """Deletes these images from the changelog, and everything that is stored for them."""
@@ -145,7 +147,7 @@ class Eraser:
         """Deletes probes, and portraits that were not learned."""
         keep = {original_key(it, "learn") for it in later}
         pictures = list_with_metadata(self._objects, "probes/", "originals/")
-        described = ((info.key, ObjectMetadata.decoded(it)) async for info, it in pictures)
+        described = ((info.key, ObjectMetadata.decode(it)) async for info, it in pictures)
         of_directory = ((key, it) async for key, it in described if it.directory == directory and key not in keep)
         await delete_all(self._objects, (key async for key, it in of_directory if (it.received_at or 0) <= at))
 
@@ -178,7 +180,7 @@ class Eraser:
                     log.error("unreadable answer deleted", image_id=it.image_id, reason=error.message)
                     unreadable.append(it.image_id)
                     continue
-                if redacted(answer_, self._erasures) is not answer_:
+                if redact(answer_, self._erasures) is not answer_:
                     changed.append(AnswerToStore(answer_, it.value, it.expires_at))
             if changed:
                 await self._store.put_answers(changed)

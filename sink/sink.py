@@ -12,21 +12,21 @@ from itertools import groupby
 
 import numpy as np
 
-from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition, partition_of
+from backends.log import CommittedOffset, EventLog, NewRecord, Record, TopicPartition, partition_of
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, FaceVector, VectorDeleter
 from schemas.answers import IgnoredFace, LearnedBody, LearnedPerson
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
-from schemas.faces import EmbeddedFace, decoded_vector
+from schemas.faces import EmbeddedFace, decode_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FaceLearned, FacesEmbedded, FacesReembedded, ImageReceived, decode_embedded
 from sink.checks import check
 from sink.erase import Eraser
 from sink.match.galleries import Galleries
 from sink.match.matching import Photo, matched
-from stream.answers import answer, error_answer, learned_body, recognized_body
+from stream.answers import answer_record, error_answer_record, learned_body, recognized_body
+from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Erasures
 from stream.generations import Generations
 from stream.topics import PARTITIONS
 
@@ -64,7 +64,7 @@ class Sink:
         """Whether this sink is the one that does the work that only one sink must do."""
         return 0 in self._next_offsets
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Keeps the galleries that are complete up to the committed offset, and drops the others. Erasures by previous
         owners are read from the log with the next records.
         """
@@ -109,7 +109,7 @@ class Sink:
     def _event(self, record: Record) -> Event:
         return self._decoded.pop((record.partition, record.offset), None) or decode_embedded(record.value)
 
-    def received(self, record: Record) -> ImageReceived | EraseRequested:
+    def event_of(self, record: Record) -> ImageReceived | EraseRequested:
         event = decode_embedded(record.value)
         if isinstance(event, FacesReembedded):
             raise UnreadableRecord("nobody waits for an answer to faces that are embedded again")
@@ -117,7 +117,7 @@ class Sink:
             return event
         return event.received.model_copy(update={"received_at": event.received_at})
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._vectors.ping()
 
     async def _learn(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
@@ -128,7 +128,7 @@ class Sink:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
             if erased := await self._erased(event):
-                outputs.append(error_answer(received, erased))
+                outputs.append(error_answer_record(received, erased))
                 continue
             generations = [it for it in map(self._generations.get, face.vectors) if it.is_live]
             if not generations:
@@ -144,12 +144,14 @@ class Sink:
             )
             if same.image_id != received.image_id:
                 await self._delete_second_copy(received, face)
-                outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id), record.offset))
+                outputs.append(
+                    answer_record(received, 200, _learned(event, same.image_id, same.face_id), record.offset)
+                )
                 continue
             new += [FaceVector(directory, it.name, same, face.vector(it.name)) for it in generations]
             learned = _learned(event, received.image_id, face.face_id)
-            outputs += self._store.changelog([_face_learned(event, same, generations)])
-            outputs.append(answer(received, 201, learned, record.offset))
+            outputs += self._store.changelog_records([_face_learned(event, same, generations)])
+            outputs.append(answer_record(received, 201, learned, record.offset))
         await self._put(new)
         return outputs
 
@@ -161,7 +163,7 @@ class Sink:
                 continue
             for it in event.faces:
                 face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
-                new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
+                new.append(FaceVector(event.directory, event.generation, face, decode_vector(it.vector)))
         await self._put(new)
 
     async def _put(self, new: list[FaceVector]) -> None:
@@ -197,7 +199,7 @@ class Sink:
         for record, event in events:
             received = event.received
             if erased := await self._erased(event):
-                outputs.append(error_answer(received, erased))
+                outputs.append(error_answer_record(received, erased))
             else:
                 by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append(
                     (record, event)
@@ -214,7 +216,9 @@ class Sink:
                 found = await asyncio.to_thread(matched, photos, gallery, generation)
             for (record, event), persons in zip(of_one, found, strict=True):
                 outputs.append(
-                    answer(event.received, 200, recognized_body(event.received, persons, event.models), record.offset)
+                    answer_record(
+                        event.received, 200, recognized_body(event.received, persons, event.models), record.offset
+                    )
                 )
         return outputs
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.calibration import Calibration, Entry, Threshold, check_points, line
+from schemas.calibration import Calibration, Entry, Threshold, check_points, interpolate
 from schemas.errors import ConfigurationError, NotFound
 from schemas.generation_records import Generation
 
@@ -31,7 +31,7 @@ class ScoreCalibration(Entry):
 
     def probability(self, score: float) -> float:
         """The probability that a box of this raw score is a face. Linear between the points, constant beyond them."""
-        return line(score, self.scores, self.precision)
+        return interpolate(score, self.scores, self.precision)
 
 
 class Accuracy(Entry):

@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Fetched:
+class _FetchedRecords:
     """The records of a partition that were fetched and not yet returned, `size` bytes of them.
 
     `next_offset` is the offset after the last of them. `paused`: the partition is left out of requests.
@@ -66,13 +66,13 @@ class KafkaFetcher:
         self.gone: tuple[TopicPartition, int] | None = None
         self.failure: Exception | None = None
         self._servers, self._on_change, self._skip_missing = servers, on_change, skip_missing
-        self._partitions: dict[TopicPartition, _Fetched] = {}
+        self._partitions: dict[TopicPartition, _FetchedRecords] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task = asyncio.create_task(self._keep_fetching())
 
     def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Reads these partitions from these offsets from now on, and forgets what was fetched before."""
-        self._partitions = {at: _Fetched(offset) for at, offset in offsets.items()}
+        self._partitions = {at: _FetchedRecords(offset) for at, offset in offsets.items()}
         self.gone = self.failure = None
         if self._consumer is not None:
             self._assign(self._consumer)

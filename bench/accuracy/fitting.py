@@ -33,7 +33,7 @@ def directory(faces: Faces, people: Sequence[str]) -> LabelledVectors:
 
 def checked(threshold: Threshold, calibration: Calibration, found: GalleryScores) -> tuple[float, float, float]:
     """FPIR, TPIR and the expected calibration error."""
-    limit = threshold.at(found.people, STRANGERS)
+    limit = threshold.similarity_for(found.people, STRANGERS)
     similarity = np.concatenate([found.mates, found.strangers])
     truth = np.concatenate([found.right, np.zeros(len(found.strangers), bool)])
     probability = np.array([calibration.probability(float(each), found.people) for each in similarity])
@@ -72,7 +72,10 @@ def report(faces: Faces, halves: int) -> bool:
             if (found := score_galleries(populations, size, chance)) is not None:
                 ours = checked(fitted.threshold, fitted.calibration, found)
                 theirs = checked(shipped.threshold, shipped.calibration, found)
-                limits = fitted.threshold.at(size, STRANGERS), shipped.threshold.at(size, STRANGERS)
+                limits = (
+                    fitted.threshold.similarity_for(size, STRANGERS),
+                    shipped.threshold.similarity_for(size, STRANGERS),
+                )
                 figures.setdefault(size, []).append((*ours, *theirs, *limits))
     print(f"fitted on half of {len(several)} people, checked on the other half, {halves} times: mean (worst)")
     print(f"{'people':>8} {'FPIR':>18} {'TPIR':>12} {'calibration error':>18} {'threshold':>10}   shipped")

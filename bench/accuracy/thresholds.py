@@ -34,7 +34,7 @@ def shipped(table: Threshold, found: BestSimilarities, strangers: float) -> floa
 
 
 def table_alone(table: Threshold, found: BestSimilarities, strangers: float) -> float:
-    return table.at(found.people, strangers)
+    return table.similarity_for(found.people, strangers)
 
 
 def own_quantile(table: Threshold, found: BestSimilarities, strangers: float) -> float:
@@ -52,7 +52,9 @@ def blend(weight_of_table: float) -> Way:
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         above = strangers * len(found.others)
         weight = above / (above + weight_of_table)
-        return weight * own_quantile(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
+        return weight * own_quantile(table, found, strangers) + (1 - weight) * table.similarity_for(
+            found.people, strangers
+        )
 
     return way
 
@@ -63,8 +65,8 @@ def shifted(share: float) -> Way:
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         return (
             float(np.quantile(found.others, 1 - share))
-            + table.at(found.people, strangers)
-            - table.at(found.people, share)
+            + table.similarity_for(found.people, strangers)
+            - table.similarity_for(found.people, share)
         )
 
     return way
@@ -76,7 +78,7 @@ def shifted_blend(share: float, weight_of_table: float) -> Way:
 
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         weight = len(found.others) / (len(found.others) + weight_of_table)
-        return weight * shift(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
+        return weight * shift(table, found, strangers) + (1 - weight) * table.similarity_for(found.people, strangers)
 
     return way
 

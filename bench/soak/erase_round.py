@@ -13,7 +13,7 @@ import aiohttp
 
 from bench.clients import ANSWER_S, RETRY_S, Served
 from bench.cluster import unique
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 
 Kind = Literal["person", "face", "image", "directory"]
 KINDS: tuple[Kind, ...] = ("person", "face", "image", "directory")
@@ -59,7 +59,7 @@ class Round:
         if self.kind != "image":
             body = await self._learned(self.person, portraits[0], key=first_key)
             self.images.add(body.get("image_id", ""))
-            self.face_ids.add(face_id_learned(body["image_id"]))
+            self.face_ids.add(learned_face_id(body["image_id"]))
         earlier = [await self._ask("POST", "/recognize", portraits[1]) for _ in range(2)]
         for _, body in earlier:
             if self.kind != "image" and self.person not in json.dumps(body):
@@ -113,7 +113,7 @@ class Round:
                 self._say("a portrait was not accepted", body)
                 continue
             self.images.add(body["image_id"])
-            self.face_ids.add(face_id_learned(body["image_id"]))
+            self.face_ids.add(learned_face_id(body["image_id"]))
         if self.kind == "image":
             return f"/images/{next(iter(self.images))}"
         return f"/directories/{self.directory}" + (f"/persons/{self.person}" if self.kind == "person" else "")
@@ -171,7 +171,7 @@ class Round:
         """Learns the person again, with the Idempotency-Key of the first learn or with a new one."""
         body = await self._learned(self.person, portrait, key=key)
         image_id = self.learned_again = body["image_id"]
-        self.face_ids.discard(face_id_learned(image_id))
+        self.face_ids.discard(learned_face_id(image_id))
 
     async def _learned(self, person: str, portrait: bytes, key: str | None = None) -> dict[str, Any]:
         status, body = await self._ask("POST", "/learn", portrait, key=key, person=person)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backends.log import Committed, NewRecord, TopicPartition
+from backends.log import CommittedOffset, NewRecord, TopicPartition
 from backends.vectors import Face, FaceVector
 from bench.accuracy import lfw
 from facestream.progress import progress_bar
@@ -20,7 +20,7 @@ from processors import embed
 from processors.align import chip_of_crop
 from processors.networks import TorchEmbedder
 from schemas.faces import Crop
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, ImageReceived
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED
@@ -91,7 +91,7 @@ async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: N
     with progress_bar("learned", len(faces)) as tell:
         for begin in range(0, len(faces), FACES_PER_STEP):
             part = faces[begin : begin + FACES_PER_STEP]
-            ids = [face_id_learned(it.image_id) for it in part]
+            ids = [learned_face_id(it.image_id) for it in part]
             await asyncio.gather(
                 *(
                     stores.objects.put(crop_key(id_), it.jpeg, _metadata(it, now))
@@ -108,7 +108,7 @@ async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: N
 
 
 def _metadata(face: LearnedFace, now: int) -> dict[str, str]:
-    return ObjectMetadata(face.directory, face.person, image_id=face.image_id, received_at=now).encoded()
+    return ObjectMetadata(face.directory, face.person, image_id=face.image_id, received_at=now).encode()
 
 
 def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
@@ -147,6 +147,6 @@ async def write_recognized(stores: Stores, count: int) -> None:
     while len(consumer.assignment) < sum([await stores.log.partitions(topic) for topic in GROUPS["processors"]]):
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
     await consumer.commit(
-        {TopicPartition(IMAGES_RECEIVED, partition): Committed(end) for partition, end in ends.items()}
+        {TopicPartition(IMAGES_RECEIVED, partition): CommittedOffset(end) for partition, end in ends.items()}
     )
     await consumer.close()

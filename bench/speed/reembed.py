@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 from bench.accuracy import lfw
 from bench.accuracy.models import LFW
 from bench.clients import verdict
@@ -41,7 +41,7 @@ from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores, create, open_stores
 from processors.networks import TorchEmbedder
 from processors.stages.reembed import GROUP
-from stream.catch_up import records_left
+from stream.catch_up import remaining_lag
 from stream.topics import FACES_LEARNED
 
 NEW = "dlib-resnet29"
@@ -82,7 +82,7 @@ class Replay:
         seen: list[tuple[float, int]] = []
         begin = 0.1
         while self._process.poll() is None:
-            left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED.name, ends)
+            left = await remaining_lag(self._stores.log, GROUP + NEW, FACES_LEARNED.name, ends)
             if begin * total < total - left < 0.9 * total:
                 seen.append((time.monotonic(), left))
             if kill_at is not None and total - left > kill_at * total:
@@ -307,7 +307,7 @@ async def _rewind(stores: Stores) -> None:
     while len(consumer.assignment) < len(starts):
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
     await consumer.commit(
-        {TopicPartition(FACES_LEARNED.name, partition): Committed(start) for partition, start in starts.items()}
+        {TopicPartition(FACES_LEARNED.name, partition): CommittedOffset(start) for partition, start in starts.items()}
     )
     await consumer.close()
 

@@ -8,7 +8,7 @@ from backends.objects import ObjectReader
 from backends.vectors import VectorReader
 from facestream.progress import progress_bar
 from schemas.bucket_events import BucketNotified
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.object_metadata import ObjectMetadata
@@ -21,8 +21,8 @@ from schemas.records import (
     FacesEmbedded,
     decode_embedded,
 )
-from stream.erase.marks import Erasures, is_erased
-from stream.erase.redaction import redacted
+from stream.erase.erasures import Erasures, is_erased
+from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import INCOMING, read_incoming_key
 from stream.object_listing import list_with_metadata
@@ -77,7 +77,7 @@ async def answers_left(vectors: VectorReader, erasures: Erasures) -> list[str]:
     async for page in vectors.read_answers():
         for stored in page:
             answer = Answer.decode(stored.value.encode())
-            if redacted(answer, erasures) is not answer:
+            if redact(answer, erasures) is not answer:
                 found.append(answer.image_id)
     return found
 
@@ -87,7 +87,7 @@ async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[Store
     with progress_bar("objects", 0, always=False) as advance:
         async for info, stored in list_with_metadata(objects, *PICTURES, CROPS):
             advance(1)
-            metadata = ObjectMetadata.decoded(stored)
+            metadata = ObjectMetadata.decode(stored)
             if metadata.received_at is None:
                 continue
             image_id = metadata.image_id or info.key.partition("/")[2].removesuffix(".crops")
@@ -119,8 +119,8 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
 def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
     """Whether a record names erased data. Raises UnreadableRecord."""
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
-        event = image_received(record.value, record.headers)
-        erased = is_erased(event, event.came_at(record.timestamp), erasures)
+        event = decode_image_received(record.value, record.headers)
+        erased = is_erased(event, event.first_received_at(record.timestamp), erasures)
         if event.image_id in announced:
             announced[event.image_id] = erased and announced[event.image_id] is not False
         return erased
@@ -148,12 +148,12 @@ def _learned(record: Record, erasures: Erasures) -> bool:
 
 def _result(record: Record, erasures: Erasures) -> bool:
     answer = Answer.decode(record.value)
-    return answer.purpose == "erase" or redacted(answer, erasures) is not answer
+    return answer.purpose == "erase" or redact(answer, erasures) is not answer
 
 
 def _dead(record: Record, erasures: Erasures) -> bool:
     event = DeadLetter.decode(record.value).event
-    return event is not None and is_erased(event, event.came_at(record.timestamp), erasures)
+    return event is not None and is_erased(event, event.first_received_at(record.timestamp), erasures)
 
 
 def _notified(record: Record, erasures: Erasures) -> bool:

@@ -22,7 +22,7 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import Unavailable
 from schemas.generation_records import Generation
-from stream.catch_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, remaining_lag
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from stream.worker import Worker
 
@@ -100,12 +100,12 @@ async def _wait_for_group(
     stores: Stores, label: str, group: str, topic: str, ends: dict[int, int], until: Sequence[asyncio.Task[Any]]
 ) -> None:
     """Shows the progress of a consumer group until it has passed `ends`, or one of the tasks has ended."""
-    left = await records_left(stores.log, group, topic, ends)
+    left = await remaining_lag(stores.log, group, topic, ends)
     with progress_bar(label, left, always=label != "written") as advance:
         while left and not any(task.done() for task in until):
             await asyncio.sleep(LOOK_EVERY_S)
             with suppress(Unavailable):  # the worker itself waits until the log is available
-                now = await records_left(stores.log, group, topic, ends)
+                now = await remaining_lag(stores.log, group, topic, ends)
                 advance(left - now)
                 left = now
 
@@ -174,7 +174,7 @@ async def _worker(
             sequence_of=lambda record: str(record.offset // TOGETHER % SEQUENCES),  # order does not matter, batches do
             member=member,
             max_in_flight=IN_FLIGHT,
-            suspects_together=TOGETHER,
+            suspects_per_attempt=TOGETHER,
         )
         yield worker, stage
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from schemas.answers import AnswerPart, Body, Problem, body_type, problem
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
-from schemas.event import misfit
+from schemas.event import schema_mismatch
 from schemas.http_bodies import WorkingBody
 from schemas.records import Purpose
 
@@ -185,7 +185,7 @@ class Client:
         try:
             return model.model_validate(reply.body)
         except ValidationError as error:
-            reason = misfit(error, model.__name__).message
+            reason = schema_mismatch(error, model.__name__).message
             raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} with something else: {reason}") from None
 
     def _unreachable(self, error: Exception) -> Unavailable:

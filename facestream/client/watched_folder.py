@@ -25,7 +25,7 @@ from facestream.terminal import print_message, printable
 from schemas.answers import Body, Problem, RecognizedBody, problem
 from schemas.errors import ConfigurationError
 from schemas.media import SUFFIXES
-from schemas.names import normalised
+from schemas.names import normalise_name
 from schemas.records import Purpose
 
 LOOK_EVERY_S = 1.0
@@ -125,9 +125,9 @@ class Watch:
         try:
             match Path(name).parts:
                 case [directory, "learn", person, _, *_]:
-                    return Found(Item(str(path), name, normalised(person)), "learn", normalised(directory))
+                    return Found(Item(str(path), name, normalise_name(person)), "learn", normalise_name(directory))
                 case [directory, "recognize", _, *_]:
-                    return Found(Item(str(path), name), "recognize", normalised(directory))
+                    return Found(Item(str(path), name), "recognize", normalise_name(directory))
         except ValueError as error:
             reason = str(error)
         else:

@@ -13,9 +13,9 @@ from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
-from schemas.names import normalised
+from schemas.names import normalise_name
 from stream.dead_letters import Letter, drop, open_letters, retry
-from stream.erase.marks import Erasures, is_erased
+from stream.erase.erasures import Erasures, is_erased
 from stream.topics import TOPICS
 
 DESCRIPTION = """\
@@ -87,7 +87,7 @@ def add_parser(commands: Any) -> None:
     for action in (listing, retrying, dropping):
         action.add_argument("--code", metavar="C", help="only those with this code")
         action.add_argument(
-            "--directory", metavar="D", type=checked("--directory", normalised), help="only those of this directory"
+            "--directory", metavar="D", type=checked("--directory", normalise_name), help="only those of this directory"
         )
     for action in (listing, show, retrying, dropping):
         add_settings(action, ("log", "data"))
@@ -189,7 +189,7 @@ def _check_retry(letter: Letter, erasures: Erasures) -> None:
             f"it holds no image to retry: its record in {letter.content.topic} cannot be read or is a command. Let its"
             f" sender send it again, then `facestream dead-letters drop {letter.id}`"
         )
-    if is_erased(event, event.came_at(letter.record.timestamp), erasures):
+    if is_erased(event, event.first_received_at(letter.record.timestamp), erasures):
         raise Erased("it was erased after it was received, and is not processed again: the dead letter is dropped")
 
 

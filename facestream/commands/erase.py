@@ -25,7 +25,7 @@ from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
 from facestream.terminal import log_warnings_only, printable
-from stream.catch_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, remaining_lag
 from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
@@ -173,7 +173,7 @@ async def _handled(log: EventLog) -> None:
     ends = {topic: await log.end_offsets(topic) for _, topic in pairs}
     deadline, stuck_at, before = time.monotonic() + HANDLED_S, time.monotonic() + STUCK_S, -1
     while time.monotonic() < min(deadline, stuck_at):
-        left = sum([await records_left(log, group, topic, ends[topic]) for group, topic in pairs])
+        left = sum([await remaining_lag(log, group, topic, ends[topic]) for group, topic in pairs])
         if not left:
             return
         if left < before:

@@ -15,9 +15,9 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import NotFound, ObjectMissing, UnreadableRecord
-from schemas.faces import encoded_vector
+from schemas.faces import encode_vector
 from schemas.ids import original_key
-from schemas.names import normalised
+from schemas.names import normalise_name
 from schemas.records import FaceLearned
 from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import FACES_LEARNED
@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         "--directory",
         required=True,
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="the directory to write",
     )
     add_settings(parser, STORES)
@@ -108,7 +108,7 @@ async def _vectors(stores: Stores, state: SystemState, directory: str) -> dict[s
     for generation in state.generations.live:
         of_one: dict[str, str] = {}
         async for block in stores.vectors.read_gallery(directory, generation.name):
-            of_one |= {face_id: encoded_vector(it) for face_id, it in zip(block.face_ids, block.vectors, strict=True)}
+            of_one |= {face_id: encode_vector(it) for face_id, it in zip(block.face_ids, block.vectors, strict=True)}
         if of_one:
             found[generation.name] = of_one
     return found

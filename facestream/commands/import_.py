@@ -18,9 +18,9 @@ from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import InvalidRequest
-from schemas.faces import Crop, decoded_vector
-from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
-from schemas.names import normalised
+from schemas.faces import Crop, decode_vector
+from schemas.ids import NAMESPACE, crop_key, learned_face_id, original_key
+from schemas.names import normalise_name
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, FacesReembedded, ReembeddedFace
 from stream.erase.guarded_store import GuardedStore
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="the name of the directory here (default: the name it had)",
     )
     add_settings(parser, STORES)
@@ -88,7 +88,7 @@ async def _import(
     for it in faces:
         face = it.face
         image_id = str(uuid.uuid5(NAMESPACE, f"{directory}\0{face.image_id}")) if moved else face.image_id
-        face_id = face_id_learned(image_id) if moved else face.face_id
+        face_id = learned_face_id(image_id) if moved else face.face_id
         metadata = ObjectMetadata(directory=directory, person=face.person, received_at=now)
         if it.original is not None:
             await store.put(image_id, original_key(image_id, "learn"), it.original, metadata)
@@ -122,13 +122,13 @@ async def _import(
             )
         )
     await log.append([_embedded(directory, name, of_one) for name, of_one in vectors.items()])
-    await log.append(store.changelog(learned))
+    await log.append(store.changelog_records(learned))
 
 
 def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:
     """Raises InvalidRequest."""
     try:
-        numbers = len(decoded_vector(vector))
+        numbers = len(decode_vector(vector))
     except ValueError:
         numbers = 0
     if numbers != dimension:

@@ -13,7 +13,7 @@ from facestream.runtime.data_folder import make_data_folder
 from facestream.terminal import print_rows
 from ingest.keys import SCOPES
 from schemas.errors import NotFound
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 On loopback no key is needed until one exists; from then on every request needs one, as the header x-api-key or
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
     creating.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="only this directory, its files and faces (default: every directory)",
     )
     creating.set_defaults(act=_create)

@@ -8,7 +8,7 @@ from typing import Any
 from facestream.client.flags import add_bulk, add_json, add_photos, add_service, require_no_bulk
 from facestream.flags import checked
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 Learn a person from one or more photos. Each photo shows the person's face, at least 40 pixels a side.
@@ -43,14 +43,14 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--person",
         metavar="P",
-        type=checked("--person", normalised),
+        type=checked("--person", normalise_name),
         help="the person in the photos: any name or id; for a folder or a table leave it out",
     )
     parser.add_argument(
         "--directory",
         required=True,
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="the directory to learn into; it exists from its first face on",
     )
     parser.add_argument(

@@ -8,7 +8,7 @@ from typing import Any
 from facestream.client.flags import add_bulk, add_json, add_photos, add_service, require_no_bulk
 from facestream.flags import checked, not_blank
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 Recognize the people in one or more photos: every face with the predicted person, or the reason why it has no
@@ -53,7 +53,7 @@ def add_parser(commands: Any) -> None:
         "--directory",
         required=True,
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="the directory whose people to look for",
     )
     for name, (metavar, text) in OPTIONS.items():

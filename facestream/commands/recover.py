@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backends.log import Committed, Consumer, EventLog, TopicPartition
+from backends.log import CommittedOffset, Consumer, EventLog, TopicPartition
 from facestream.flags import add_settings, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
@@ -60,7 +60,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             if not arguments.json:
                 _print_lines(gone)
             if arguments.yes and gone:
-                await consumer.commit({at: Committed(it.earliest) for at, it in gone.items()})
+                await consumer.commit({at: CommittedOffset(it.earliest) for at, it in gone.items()})
         finally:
             await consumer.close()
     if arguments.json:

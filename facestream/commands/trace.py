@@ -15,7 +15,7 @@ from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
 from facestream.terminal import printable
 from schemas.answers import Problem
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import InvalidRequest, UnreadableRecord
 from schemas.event import EventRecord
 from schemas.ids import is_image_id
@@ -142,7 +142,7 @@ async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str
 def _event(record: Record) -> EventRecord | None:
     try:
         if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
-            return image_received(record.value, record.headers)
+            return decode_image_received(record.value, record.headers)
         if record.topic == FACES_EMBEDDED:
             return decode_embedded(record.value)
         if record.topic == DEAD_LETTERS:

@@ -11,10 +11,10 @@ from backends.objects import ObjectDeleter
 from backends.vectors import EXPIRED_KEPT_S, VectorDeleter
 from facestream.runtime.system_state import SystemState
 from schemas.errors import FacestreamError
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
+from stream.erase.erasures import object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
-from stream.erase.marks import object_keys_of_image
 from stream.object_listing import delete_all
 
 log = structlog.get_logger(__name__)
@@ -82,10 +82,10 @@ class Housekeeping:
                         yield key
 
     async def _is_learned(self, image_id: str) -> bool:
-        stored = await self._objects.metadata(crop_key(face_id_learned(image_id)))
+        stored = await self._objects.metadata(crop_key(learned_face_id(image_id)))
         if stored is None:
             return False
-        crop = ObjectMetadata.decoded(stored)
+        crop = ObjectMetadata.decode(stored)
         if crop.directory is None or crop.person is None:
             return True  # its metadata does not say to whom it belongs, so it is kept
         for generation in self._state.generations.live:  # a generation that was activated with --force may lack faces

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from processors import align
 from processors.embed import CHIPS_PER_STEP, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
@@ -22,7 +22,7 @@ from processors.sheet import decoded_sheet, encoded_sheet
 from processors.stages.base import FaceToLearn, ImageStage, OpenImage, landmarks_of, large_enough, models_of
 from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
-from schemas.faces import DetectedFace, Detection, EmbeddedFace, encoded_vector
+from schemas.faces import DetectedFace, Detection, EmbeddedFace, encode_vector
 from schemas.ids import sheet_key
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FacesDetected, FacesEmbedded, ImageReceived
@@ -97,17 +97,17 @@ class EmbedStage:
         self._objects, self._store = objects, store
         self._crop_threads, self._inference, self._embedders = crop_threads, inference, embedders
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         return list(await asyncio.gather(*(self._one(record) for record in records)))
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         event = FacesDetected.decode(record.value)
         return event.received.model_copy(update={"received_at": event.received_at})
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     async def _one(self, record: Record) -> NewRecord:
@@ -118,7 +118,7 @@ class EmbedStage:
         faces = [
             EmbeddedFace(
                 **face.model_dump(exclude={"cell", "seen"}),
-                vectors={generation: encoded_vector(vector) for generation, vector in of_face.get(i, {}).items()},
+                vectors={generation: encode_vector(vector) for generation, vector in of_face.get(i, {}).items()},
             )
             for i, face in enumerate(event.faces)
         ]

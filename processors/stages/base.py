@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import Counter
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader, StoredObject
 from processors.decoding.pool import DecodedImage, DecodePool
 from processors.detect import as_records, choose, find_faces
@@ -25,16 +25,16 @@ from processors.face_cutter import FaceCutter
 from processors.inference import Inference
 from schemas.answers import Models
 from schemas.arrays import Float32Array
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import ObjectMissing
 from schemas.faces import Crop, Detection
 from schemas.generation_records import Generation
-from schemas.ids import crop_key, face_id_learned, source_of_face
+from schemas.ids import crop_key, learned_face_id, source_of_face
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
-from stream.answers import answer, detected_body, recognized_body
+from stream.answers import answer_record, detected_body, recognized_body
 from stream.erase.guarded_store import GuardedStore
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import IMAGES_RECEIVED_BULK
 from weights.manifest import manifest
 
@@ -81,7 +81,7 @@ class StageResources:
     crop_threads: CropThreads
     inference: Inference
     detectors: Detectors
-    sources: Sources
+    sources: SourceCopier
 
 
 class ImageStage(ABC):
@@ -97,8 +97,8 @@ class ImageStage(ABC):
         # one decoder stays free for the interactive lane
         self._bulk_decoders = asyncio.Semaphore(max(1, resources.decoders.workers - 1))
 
-    async def assigned(  # noqa: B027 - not abstract: it does what it says
-        self, assignment: Mapping[TopicPartition, Committed]
+    async def on_assignment(  # noqa: B027 - not abstract: it does what it says
+        self, assignment: Mapping[TopicPartition, CommittedOffset]
     ) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
@@ -106,10 +106,10 @@ class ImageStage(ABC):
         outputs = await asyncio.gather(*(self._one(record) for record in records))
         return [record for of_one in outputs for record in of_one]
 
-    def received(self, record: Record) -> ImageReceived:
-        return image_received(record.value, record.headers)
+    def event_of(self, record: Record) -> ImageReceived:
+        return decode_image_received(record.value, record.headers)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     @abstractmethod
@@ -121,8 +121,8 @@ class ImageStage(ABC):
         """The records to append for the faces of a photo, at least one."""
 
     async def _one(self, record: Record) -> list[NewRecord]:
-        received = self.received(record)
-        received_at = received.came_at(record.timestamp)
+        received = self.event_of(record)
+        received_at = received.first_received_at(record.timestamp)
         bulk = record.topic == IMAGES_RECEIVED_BULK
         since = time.monotonic() + (BULK_STEPS_BACK_S if bulk else 0)
         received, stored = await self._original(received, received_at)
@@ -137,19 +137,19 @@ class ImageStage(ABC):
             )
             FACES.labels(received.purpose).inc(len(found))
             if received.purpose == "detect":
-                return [answer(received, 200, detected_body(received, found, active.detector))]
+                return [answer_record(received, 200, detected_body(received, found, active.detector))]
             if received.purpose == "learn":
                 face, ignored = choose(found, received.options, detector)
                 return await self._learn(image, await self._cropped(image, face), ignored)
             if not found:
-                return [answer(received, 200, recognized_body(received, [], models_of(active)))]
+                return [answer_record(received, 200, recognized_body(received, [], models_of(active)))]
             return await self._recognize(image, found)
 
     async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
         """The completed event and its picture. Raises Erased, and what Sources.original raises."""
         await self._store.drop_if_erased(received, received_at)
         try:
-            return await self._sources.original(received, received_at)
+            return await self._sources.read_original(received, received_at)
         except ObjectMissing:
             await self._store.drop_if_erased_meanwhile(received, received_at)
             raise
@@ -165,7 +165,7 @@ class ImageStage(ABC):
         )
         cut = cuts.pop(image.generation.detector)
         jpeg = await self._crop_threads.run(encoded_crop, cut.pixels)
-        face_id = face_id_learned(image.received.image_id)
+        face_id = learned_face_id(image.received.image_id)
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
         crop = Crop(object_key=crop_key(face_id), landmarks=rounded)

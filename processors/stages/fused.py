@@ -19,7 +19,7 @@ from processors.stages.base import (
     models_of,
 )
 from schemas.arrays import Float32Array
-from schemas.faces import Detection, EmbeddedFace, encoded_vector
+from schemas.faces import Detection, EmbeddedFace, encode_vector
 from schemas.records import FacesEmbedded
 from stream.topics import FACES_EMBEDDED
 
@@ -36,7 +36,7 @@ class FusedStage(ImageStage):
         embedded = EmbeddedFace(
             **face.detection.model_dump(exclude={"face_id"}),
             face_id=face.face_id,
-            vectors={generation: encoded_vector(vector) for generation, vector in vectors.items()},
+            vectors={generation: encode_vector(vector) for generation, vector in vectors.items()},
             crop=face.crop,
             source=face.source,
         )
@@ -70,7 +70,7 @@ class FusedStage(ImageStage):
         embedded = [
             EmbeddedFace(
                 **face.model_dump(),
-                vectors={generation.name: encoded_vector(by_face[i])} if i in by_face else {},
+                vectors={generation.name: encode_vector(by_face[i])} if i in by_face else {},
             )
             for i, face in enumerate(faces)
         ]

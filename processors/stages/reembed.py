@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from processors.embed import CropThreads, CutFace, chips_of_crop, decoded_crop
 from processors.inference import Inference, Picture
 from processors.stages.redetect import Redetect
 from schemas.errors import ObjectMissing, UnreadableRecord
-from schemas.faces import encoded_vector
+from schemas.faces import encode_vector
 from schemas.generation_records import Generation
 from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 from stream.topics import FACES_EMBEDDED
 
 REEMBEDDED = Counter("facestream_reembedded_faces_total", "Faces that a replay has embedded", ["generation"])
@@ -58,7 +58,7 @@ class ReembedStage:
         self._pace = Pace(rate)
         self.not_seen = 0
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -68,10 +68,10 @@ class ReembedStage:
         embedded = (self._embed(faces[begin : begin + FACES_PER_FORWARD]) for begin in begins)
         return [record for part in await asyncio.gather(*embedded) for record in part]
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("nobody waits for an answer to a face that was learned before")
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     async def _embed(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
@@ -151,5 +151,5 @@ def _reembedded(face: FaceLearned, vector: NDArray[np.float32]) -> ReembeddedFac
         image_id=face.image_id,
         source=face.source,
         learned_at=face.learned_at,
-        vector=encoded_vector(vector),
+        vector=encode_vector(vector),
     )

@@ -20,7 +20,7 @@ import pytest
 from bench.serving import Serving
 from bench.soak.erase_round import KINDS, Photos, Round
 from bench.soak.kills import SingleService
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 from tests.conftest import ROOT
 from tests.e2e.conftest import Client
 
@@ -218,7 +218,7 @@ async def test_what_is_in_flight_is_erased_too(client: Client, photos: Path, dir
     await erased_in_flight(client, waiting)
     for image_id in waiting:
         assert (await client.get(f"/files/{image_id}.jpg"))[0] == 404
-        assert (await client.get(f"/faces/{face_id_learned(image_id)}.jpg"))[0] == 404
+        assert (await client.get(f"/faces/{learned_face_id(image_id)}.jpg"))[0] == 404
     assert await people(client, directory) == {}
 
 

@@ -30,9 +30,9 @@ from processors.stages.base import SMALLEST_EMBEDDED, StageResources
 from processors.stages.fused import FusedStage
 from processors.stages.redetect import Redetect
 from processors.stages.reembed import ReembedStage
-from schemas.erasures import erased_directory, erased_image, erased_person
+from schemas.erasures import directory_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import Erased, ObjectMissing
-from schemas.faces import EmbeddedFace, decoded_vector
+from schemas.faces import EmbeddedFace, decode_vector
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key
 from schemas.records import (
@@ -46,11 +46,11 @@ from schemas.records import (
     Purpose,
 )
 from sink.answers import Answers
-from stream.answers import answer
+from stream.answers import answer_record
+from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Mark
 from stream.generations import generation_record
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
 from tests.answers import learned as learned_body
 from tests.answers import recognized
@@ -139,7 +139,7 @@ async def stages(
     await decoders.start()
     vectors = SqliteVectors(tmp_path / "vectors of the stages.db")
     store = GuardedStore(objects, vectors, state.erasures)
-    sources = Sources(objects, store, [], 1 << 25)
+    sources = SourceCopier(objects, store, [], 1 << 25)
     resources = StageResources(objects, store, decoders, crop_threads, inference, detectors, sources)
     embedders = Embedders(state.generations, inference, fetch)
     embed = EmbedStage(objects, store, crop_threads, inference, embedders)
@@ -276,7 +276,7 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
         record = NewRecord(FACES_LEARNED.name, live.received.image_id, value.encode(), "acme")
         (output,) = await replay.handle([appended(record)])
         (again,) = FacesReembedded.decode(output.value).faces
-        return decoded_vector(again.vector)
+        return decode_vector(again.vector)
 
     np.testing.assert_allclose(await replayed(face.box), face.vector(REDETECTED), atol=1e-5)
     assert (replay.not_seen, opened) == (0, 1)
@@ -340,8 +340,8 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     store = GuardedStore(stages.objects, vectors, state.erasures)
     keeping, forgetting = (Answers(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
     answers = [
-        appended(answer(probe.received, 200, recognized())),
-        appended(answer(learned.received, 200, learned_body())),
+        appended(answer_record(probe.received, 200, recognized())),
+        appended(answer_record(learned.received, 200, learned_body())),
     ]
     fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
@@ -362,7 +362,7 @@ async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> Non
     await stages.objects.delete([sheet])
     with pytest.raises(ObjectMissing):
         await stages.embed.handle([appended(detected)])
-    assert stages.embed.received(appended(detected)) == ImageReceived.decode(record.value).model_copy(
+    assert stages.embed.event_of(appended(detected)) == ImageReceived.decode(record.value).model_copy(
         update={"received_at": record.timestamp}
     )
 
@@ -387,14 +387,14 @@ async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
 ) -> None:
     """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
     cases: list[tuple[Purpose, str]] = [
-        ("learn", erased_person("acme", "somebody")),
-        ("recognize", erased_directory("acme")),
+        ("learn", person_erasure_key("acme", "somebody")),
+        ("recognize", directory_erasure_key("acme")),
     ]
     for purpose, key in cases:
         record = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
         (detected,) = await stages.detect.handle([record])
         assert len(await stages.stored()) == 2
-        state.erasures.add(key, Mark(record.timestamp, 0))
+        state.erasures.add(key, ErasurePosition(record.timestamp, 0))
         with pytest.raises(Erased):
             await stages.embed.handle([appended(detected)])
         assert await stages.stored() == set()
@@ -415,6 +415,6 @@ async def test_an_image_that_goes_while_its_erasure_is_not_heard_of_yet_is_erase
     with pytest.raises(ObjectMissing):
         await stages.fused.handle([record])
     erasure = Erasure(at=record.timestamp, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, erased_image(record.key), erasure.encode())])
+    await log.append([NewRecord(ERASURES, image_erasure_key(record.key), erasure.encode())])
     with pytest.raises(Erased):
         await stages.fused.handle([record])

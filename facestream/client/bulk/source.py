@@ -8,7 +8,7 @@ from pathlib import Path
 
 from schemas.errors import ConfigurationError
 from schemas.media import SUFFIXES
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 COLUMNS = ("person", "file")
 
@@ -75,7 +75,7 @@ def _rows(table: Path) -> Iterator[Item]:
 
 def _person(text: str, place: str) -> str:
     try:
-        return normalised(text)
+        return normalise_name(text)
     except ValueError as error:
         raise ConfigurationError(f"{place}: {error}") from None
 

@@ -12,7 +12,7 @@ from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 Match each learned face against all others of its directory, as if it had just come as a probe, once in each
@@ -39,7 +39,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=checked("--directory", normalise_name),
         help="only this directory (default: all)",
     )
     parser.add_argument(

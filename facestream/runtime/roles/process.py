@@ -23,7 +23,7 @@ from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
 from schemas.generation_records import Generation
 from stream.erase.guarded_store import GuardedStore
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
@@ -63,14 +63,14 @@ async def process_workers(
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
-        sources = Sources(stores.objects, store, settings.source_buckets, settings.max_upload)
+        sources = SourceCopier(stores.objects, store, settings.source_buckets, settings.max_upload)
         resources = StageResources(stores.objects, store, decoders, crop_threads, inference, detectors, sources)
         yield [
             Worker(
                 stores.log,
                 DetectStage(resources) if settings.stage == "detect" else FusedStage(resources, embedders),
                 [IMAGES_RECEIVED],
-                bulk=[IMAGES_RECEIVED_BULK],
+                bulk_topics=[IMAGES_RECEIVED_BULK],
                 member=member,
                 max_in_flight=IN_FLIGHT,
             )

@@ -20,7 +20,7 @@ from facestream.client.send_photos import checked_options
 from facestream.flags import checked
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, InvalidRequest
-from schemas.names import normalised
+from schemas.names import normalise_name
 from tests.answers import recognized, recognized_person, refused
 
 Reply = Callable[[], web.Response]
@@ -167,9 +167,9 @@ def test_options_are_checked_before_a_photo_is_sent() -> None:
     for wrong, flag in (({"top": "11"}, "--top"), ({"min_score": "x"}, "--min-score"), ({"face": "left"}, "--face")):
         with pytest.raises(ConfigurationError, match=flag):
             checked_options(wrong)
-    assert checked("--person", normalised)("e\u0301") == "é"
+    assert checked("--person", normalise_name)("e\u0301") == "é"
     with pytest.raises(ConfigurationError, match="--person"):
-        checked("--person", normalised)("a\nb")
+        checked("--person", normalise_name)("a\nb")
 
 
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

@@ -20,9 +20,9 @@ from facestream.runtime import housekeeping
 from facestream.runtime.housekeeping import DAY_S, Housekeeping
 from facestream.runtime.system_state import SystemState
 from schemas.errors import Unavailable
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.ids import crop_key, learned_face_id, original_key
 from stream import object_listing
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import TOPICS
 from weights.manifest import manifest
@@ -99,7 +99,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),
     )
     for made in (generation_record(active), active_record(active.name)):
-        stores.state.generations.take(Record(made.topic, 0, 0, 0, made.key, made.value))
+        stores.state.generations.apply(Record(made.topic, 0, 0, 0, made.key, made.value))
     kept = set()
     for name, age_days, generation in (
         ("undecided", 14.0, None),
@@ -109,7 +109,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         ("learned before", 16.0, old.name),
     ):
         image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        face_id = face_id_learned(image_id)
+        face_id = learned_face_id(image_id)
         keys = {original_key(image_id, "learn"), crop_key(face_id)}
         for key in keys:
             await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)

@@ -75,12 +75,12 @@ async def test_the_lag_of_each_group_is_read_once(
     asked: list[tuple[str, str]] = []
     complete = asyncio.Event()
 
-    async def oldest(log: SqliteLog, group: str, topic: str) -> None:
+    async def oldest_uncommitted_ms(log: SqliteLog, group: str, topic: str) -> None:
         asked.append((group, topic))
         if set(asked) >= set(pairs):
             complete.set()
 
-    monkeypatch.setattr(SqliteLog, "oldest", oldest)
+    monkeypatch.setattr(SqliteLog, "oldest_uncommitted_ms", oldest_uncommitted_ms)
     for module in ("roles.ingest", "serve"):
         monkeypatch.setattr(f"facestream.runtime.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # only the first look
     stop = asyncio.Event()

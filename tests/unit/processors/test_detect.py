@@ -11,7 +11,7 @@ from processors.decoding.pool import DecodedImage
 from processors.detect import SMALLEST_LEARNED, as_records, choose
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
-from schemas.ids import face_id_seen
+from schemas.ids import probe_face_id
 from schemas.records import ImageReceived, Options
 from weights.manifest import manifest
 
@@ -175,7 +175,7 @@ def test_the_options_leave_out_small_and_weak_faces_and_those_beyond_the_limit()
 
 def test_a_face_id_follows_from_the_place_in_the_answer() -> None:
     found = reported([50, 10, 40], [0.9, 0.85, 0.8], min_face=30)
-    assert [it.face_id for it in found] == [face_id_seen(IMAGE_ID, 0), face_id_seen(IMAGE_ID, 1)]
+    assert [it.face_id for it in found] == [probe_face_id(IMAGE_ID, 0), probe_face_id(IMAGE_ID, 1)]
 
 
 def test_a_box_without_area_is_no_face() -> None:

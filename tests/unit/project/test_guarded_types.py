@@ -36,13 +36,13 @@ from sink.answers import Answers
 from sink.erase import Eraser
 from sink.sink import Sink
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
-from stream.erase.marks import Erasures
-from stream.sources import Sources
+from stream.erase.erasures import Erasures
+from stream.sources import SourceCopier
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 
 
 async def a_stage_puts_an_object(
-    image: ImageStage, detect: DetectStage, embed: EmbedStage, reembed: ReembedStage, sources: Sources
+    image: ImageStage, detect: DetectStage, embed: EmbedStage, reembed: ReembedStage, sources: SourceCopier
 ) -> None:
     await image._objects.put("key", b"data")  # refused
     await image._objects.delete(["key"])  # refused
@@ -85,7 +85,7 @@ def somebody_makes_a_record_of_the_changelog(store: GuardedStore, face: FaceLear
     NewRecord(FACES_LEARNED, face.image_id, None)  # refused
     return [
         NewRecord(FACES_EMBEDDED, face.image_id, face.encode()),
-        *store.changelog([face]),
+        *store.changelog_records([face]),
         *changelog_tombstones([face.image_id], face.directory),
     ]
 

@@ -100,7 +100,7 @@ def test_a_private_member_is_found(source: str) -> None:
         "os._exit(1)",
         "t._('text')",
         "from asyncio import _private_of_a_library",
-        "monkeypatch.setattr(erase, 'records_left', counted)",
+        "monkeypatch.setattr(erase, 'remaining_lag', counted)",
         "monkeypatch.setenv('PATH', '_limits')",
         "'we\\nsay pool._all'",
     ],

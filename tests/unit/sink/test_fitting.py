@@ -82,7 +82,7 @@ def test_the_wished_share_of_new_strangers_reaches_the_threshold(fitted: Fitted)
     for size in (1, 5, 20, 100):
         found = seen(others, size, 2)
         for share, least, most in ((0.1, 0.07, 0.13), (0.01, 0.004, 0.018), (0.001, 0, 0.004)):
-            reached = float((found.strangers >= fitted.threshold.at(size, share)).mean())
+            reached = float((found.strangers >= fitted.threshold.similarity_for(size, share)).mean())
             assert least <= reached <= most, (size, share)
 
 
@@ -119,7 +119,7 @@ def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
     """With the smallest number of people, the FPIR is lower than set, but not zero."""
     strangers = seen(directory(600, 1, 99), 5, 5).strangers
     tables = [fit([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(8)]
-    reached = [float((strangers >= table.at(5, 0.01)).mean()) for table in tables if table is not None]
+    reached = [float((strangers >= table.similarity_for(5, 0.01)).mean()) for table in tables if table is not None]
     assert len(reached) == len(tables)
     assert 0.0002 < np.mean(reached) <= 0.01
     assert max(reached) < 0.03
@@ -160,7 +160,7 @@ def test_many_small_directories_count_together() -> None:
     assert found.threshold.people[:2] == [1, 2]
     assert max(found.calibration.people) < 5
     others = directory(600, 2, 1000)
-    reached = float((seen(others, 2, 0).strangers >= found.threshold.at(2, 0.01)).mean())
+    reached = float((seen(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
     assert 0.004 <= reached <= 0.018
 
 
@@ -176,8 +176,8 @@ def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
     assert one.threshold is not None
     assert both.threshold is not None
     assert mixed.threshold is not None
-    assert both.threshold.at(50, 0.1) == pytest.approx(one.threshold.at(50, 0.1), abs=0.02)
-    assert mixed.threshold.at(50, 0.1) > one.threshold.at(50, 0.1) + 0.05
+    assert both.threshold.similarity_for(50, 0.1) == pytest.approx(one.threshold.similarity_for(50, 0.1), abs=0.02)
+    assert mixed.threshold.similarity_for(50, 0.1) > one.threshold.similarity_for(50, 0.1) + 0.05
 
 
 @pytest.mark.usefixtures("few_galleries")

@@ -180,9 +180,9 @@ def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said:
     followed_it, reads_it = (Generations(SqliteLog(Path("unused")), manifest().generation(DEFAULT)) for _ in range(2))
     for offset, record in enumerate(records):
         taken = Record(MODELS, 0, offset, 0, record.key, record.value)
-        followed_it.take(taken)
+        followed_it.apply(taken)
         if last[record.key] == offset:
-            reads_it.take(taken)
+            reads_it.apply(taken)
     assert reads_it.active == followed_it.active
     assert {it.name: it for it in reads_it.all} == {it.name: it for it in followed_it.all}
     assert set(names(reads_it.live)) == set(names(followed_it.live))
