@@ -34,7 +34,7 @@ class ScoreCalibration(Entry):
         return interpolate(score, self.scores, self.precision)
 
 
-class Accuracy(Entry):
+class LfwAccuracy(Entry):
     """Accuracy on LFW: verification of 6,000 pairs, with the chip alone and together with the mirrored chip; and the
     true positive identification rate (TPIR) by gallery size.
     """
@@ -81,8 +81,8 @@ class EmbedderModel(Model):
     kind: Literal["embedder"]
     metric: Literal["cosine"]
     dimension: int
-    template: str  # for processors.align.template_named
-    accuracy: Accuracy
+    template: str  # for processors.align.parse_template
+    accuracy: LfwAccuracy
 
 
 class ShippedGeneration(Entry):

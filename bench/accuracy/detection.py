@@ -25,7 +25,7 @@ from bench.accuracy.models import LFW, STREET, add_arguments
 from bench.speed.bare import find
 from processors.boxes import Detections
 from processors.networks import Detector
-from processors.passes import Detail, plan, render
+from processors.passes import Detail, plan_passes, render_pass
 from weights.load import choose_device, choose_dtype, load_detector
 from weights.manifest import manifest
 
@@ -92,7 +92,7 @@ def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.I
     chosen = []
     for path in paths:
         image = Image.open(path).convert("RGB")
-        found = detector.detect([render(image, plan(*image.size)[0])])[0]
+        found = detector.detect([render_pass(image, plan_passes(*image.size)[0])])[0]
         if len(found):
             boxes = found.boxes.astype(np.float64)
             chosen.append((image, boxes[sizes(boxes).argmax()]))

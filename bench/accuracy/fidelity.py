@@ -36,13 +36,13 @@ def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, 
     for row in rows:
         with Image.open(photos / "lfw" / faces.paths[row]) as image:
             cut = embed.cut_face(np.asarray(image.convert("RGB")), faces.landmarks[row])
-            found.append((embed.encoded_crop(cut.pixels), cut.landmarks))
+            found.append((embed.encode_crop(cut.pixels), cut.landmarks))
     return found
 
 
 def embed_again(models: ShippedNetworks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
     """Lowest and mean cosine between a crop's vector computed alone, as in a learn, and in a batch."""
-    chips = [align.chip_of_crop(embed.decoded_crop(data)) for data in kept]
+    chips = [align.chip_of_crop(embed.decode_crop(data)) for data in kept]
     live = lfw.unit(np.concatenate([models.embedder.embed([chip]) for chip in chips]))
     rows = []
     for size in BATCH_SIZES:
@@ -64,9 +64,9 @@ def arcface_differences(
         points = faces.landmarks[row] * np.float32(enlarge)
         if enlarge > 1:
             cut = embed.cut_face(np.asarray(image), points)
-            data, landmarks = embed.encoded_crop(cut.pixels), cut.landmarks
+            data, landmarks = embed.encode_crop(cut.pixels), cut.landmarks
         direct = align.warp_chip(np.asarray(image), points, "arcface-112")
-        kept_chip = align.warp_chip(embed.decoded_crop(data), landmarks.round(2), "arcface-112")
+        kept_chip = align.warp_chip(embed.decode_crop(data), landmarks.round(2), "arcface-112")
         differences.append(float(np.abs(direct - kept_chip).mean()))
     return differences
 

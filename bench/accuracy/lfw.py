@@ -89,9 +89,9 @@ def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32
         largest = int(sizes.argmax())
         landmarks = found.landmarks[largest].round(2)  # as in the records
         pixels = np.asarray(image)
-        crop = embed.through_jpeg(embed.cut_face(pixels, landmarks))
+        crop = embed.jpeg_round_trip(embed.cut_face(pixels, landmarks))
         learned = align.chip_of_crop(crop.pixels).astype(np.float32)
-        vectors = unit(models.embedder.embed([learned, align.cut(pixels, landmarks)]))
+        vectors = unit(models.embedder.embed([learned, align.cut_upright(pixels, landmarks)]))
         row |= {
             "score": found.scores[largest],
             "size": sizes[largest],

@@ -64,7 +64,7 @@ def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFac
             person,
             f"lfw-{turn % DIRECTORIES}",
             str(uuid.uuid4()),
-            embed.encoded_crop(cut.pixels),
+            embed.encode_crop(cut.pixels),
             [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks],
         )
 
@@ -73,7 +73,7 @@ def embed_faces(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> NDArra
     """The vectors, (n, D), in a bare loop: decode, cut, embed, one batch after the other."""
     vectors = []
     for begin in range(0, len(faces), FACES_PER_STEP):
-        chips = [chip_of_crop(embed.decoded_crop(face.jpeg)) for face in faces[begin : begin + FACES_PER_STEP]]
+        chips = [chip_of_crop(embed.decode_crop(face.jpeg)) for face in faces[begin : begin + FACES_PER_STEP]]
         vectors.append(embedder.embed(chips))
     return np.concatenate(vectors)
 

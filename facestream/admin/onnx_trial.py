@@ -19,7 +19,7 @@ from facestream.runtime.roles.process import make_detector, no_networks
 from processors import align
 from processors.decoding.pool import DecodePool
 from processors.detect import find_faces
-from processors.embed import chips_of_crop, cut_face, through_jpeg
+from processors.embed import chips_of_crop, cut_face, jpeg_round_trip
 from processors.inference import Inference
 from processors.onnx_embedder import load_onnx_embedder
 from schemas.arrays import Float32Array
@@ -98,7 +98,7 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
 
 def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
     """The chip of the face as a probe, from the picture, and as a learned face, from its crop. (side, side, 3) each."""
-    learned = chips_of_crop(through_jpeg(cut_face(*face)), [template])[template].astype(np.float32)
+    learned = chips_of_crop(jpeg_round_trip(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
 

@@ -86,9 +86,9 @@ async def _replay(
             stopping.cancel()
             worker.stop()
             await running
-        if stage.not_seen:
+        if stage.not_found:
             print(
-                f"{stage.not_seen} faces keep the crop they have: '{generation.detector}' does not find them",
+                f"{stage.not_found} faces keep the crop they have: '{generation.detector}' does not find them",
                 file=sys.stderr,
             )
     if not stop.is_set():
@@ -138,7 +138,7 @@ async def _worker(
     from processors.decoding.pool import DecodePool
     from processors.embed import CropThreads
     from processors.inference import Inference
-    from processors.stages.redetect import Redetect
+    from processors.stages.redetect import Redetector
     from processors.stages.reembed import FACES_PER_FORWARD, ReembedStage
     from weights.load import choose_device, choose_dtype
 
@@ -158,13 +158,13 @@ async def _worker(
         stack.callback(crop_threads.close)
         member = settings.member or stack.enter_context(member_name(settings.data, "reembed"))
 
-        async def redetect() -> Redetect:
+        async def redetect() -> Redetector:
             detector = generation.detector
             await inferences[0].add_detector(detector, partial(make_detector, settings, device, dtype, detector))
             decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
             await decoders.start()
             stack.push_async_callback(decoders.close)
-            return Redetect(detector, stores.objects, decoders, crop_threads, inferences[0])
+            return Redetector(detector, stores.objects, decoders, crop_threads, inferences[0])
 
         stage = ReembedStage(generation, stores.objects, crop_threads, inferences, state.erasures, redetect, rate=rate)
         worker = Worker(

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from facestream.client.http import read_photo
-from processors.decoding.source import Refused, Source, prepare
+from processors.decoding.encoded_image import EncodedImage, ImageRefused, set_up_pillow
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, FacestreamError
 from schemas.media import SUFFIXES
@@ -87,7 +87,7 @@ def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
             _mark(drawing, image.size, person)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=QUALITY)
-    except Refused as refused:
+    except ImageRefused as refused:
         raise NotDrawn(f"{path} was not drawn: {refused}") from None
     except (OSError, ValueError, MemoryError) as error:
         raise NotDrawn(f"{path} was not drawn: {getattr(error, 'strerror', None) or error}") from None
@@ -95,9 +95,9 @@ def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
 
 def upright(data: bytes) -> Image.Image:
     """The upright RGB picture, as the service decodes it. Raises Refused."""
-    prepare()
+    set_up_pillow()
     with tempfile.TemporaryFile(buffering=0) as file:
-        Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(file)
+        EncodedImage(data, full=True, detail="normal", max_pixels=1 << 40).decode(file)
         file.seek(0)
         with Image.open(file, formats=("PPM",)) as image:
             image.load()

@@ -11,16 +11,16 @@ from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
-from processors.align import template_named
+from processors.align import parse_template
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
 from processors.embed import CropThreads
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
+from processors.stages.separate import DetectStage, EmbedStage
 from schemas.generation_records import Generation
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import SourceCopier
@@ -107,7 +107,7 @@ async def fetch_embedder(
     def load() -> Embedder:
         module = load_embedder(settings.weights_folder, generation.embedder, device, dtype)
         embedder = TorchEmbedder(module, device, mirror=generation.mirror)
-        side = template_named(generation.template).side
+        side = parse_template(generation.template).side
         embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as for a detector
         return embedder
 

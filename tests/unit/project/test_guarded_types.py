@@ -27,7 +27,7 @@ from backends.objects import ObjectDeleter, ObjectReader
 from backends.vectors import FaceVector, StoredAnswer, VectorDeleter, VectorReader
 from ingest.accept import Accept
 from ingest.service import Service
-from processors.stages.apart import DetectStage, EmbedStage
+from processors.stages.separate import DetectStage, EmbedStage
 from processors.stages.base import ImageStage
 from processors.stages.reembed import ReembedStage
 from schemas.object_metadata import ObjectMetadata

@@ -73,10 +73,10 @@ def test_no_test_uses_a_private_member() -> None:
     "source",
     [
         "pool._all[0]",
-        "processor(objects)._original(received)",
+        "processor(objects)._read_original(received)",
         "self.memory._used",
         "replies._reader = None",
-        "super()._one(record)",
+        "super()._handle_record(record)",
         "from sink.match.strangers import _hash",
         "from tests.portraits import Canvas, _seed",
         "monkeypatch.setattr(PersonIndex, '_limits', counting)",
