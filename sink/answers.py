@@ -16,7 +16,7 @@ from stream.erase.guarded_store import AnswerToStore, GuardedStore
 REFUSED, FAILED = 400, 500  # HTTP statuses: an image that failed may be tried again, so its picture is kept
 
 
-class Answers:
+class AnswerStage:
     """Stage of the consumer group `answers`. `keep_probes` False deletes a probe's picture as soon as its answer is
     stored.
     """

@@ -23,7 +23,7 @@ from bench.accuracy.naming import CALIBRATION
 from bench.accuracy.naming_trials import run_trials
 from schemas.arrays import BoolArray, FloatArray
 from schemas.calibration import Calibration
-from sink.evaluate.fitting import MATES, fit_curve, probe_weights
+from sink.evaluate.fitting import MATED_SHARE, fit_curve, probe_weights
 from weights.manifest import manifest
 
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 350, 700)
@@ -80,7 +80,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     parser.add_argument(
-        "--mates", type=float, default=MATES, help=f"share of probes that are of enrolled people (default: {MATES})"
+        "--mates",
+        type=float,
+        default=MATED_SHARE,
+        help=f"share of probes that are of enrolled people (default: {MATED_SHARE})",
     )
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()

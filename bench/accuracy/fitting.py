@@ -18,7 +18,7 @@ from bench.accuracy.lfw import Faces
 from bench.accuracy.measures import calibration_error
 from bench.accuracy.models import add_arguments, load_chosen
 from schemas.calibration import Calibration, Threshold
-from sink.evaluate.fitting import SIZES, fit, probe_weights
+from sink.evaluate.fitting import SIZES, fit_generation, probe_weights
 from sink.evaluate.samples import GalleryScores, LabelledVectors, populations_of, score_galleries
 from weights.manifest import manifest
 
@@ -34,13 +34,13 @@ def directory(faces: Faces, people: Sequence[str]) -> LabelledVectors:
 def checked(threshold: Threshold, calibration: Calibration, found: GalleryScores) -> tuple[float, float, float]:
     """FPIR, TPIR and the expected calibration error."""
     limit = threshold.similarity_for(found.people, STRANGERS)
-    similarity = np.concatenate([found.mates, found.strangers])
-    truth = np.concatenate([found.right, np.zeros(len(found.strangers), bool)])
+    similarity = np.concatenate([found.mated, found.strangers])
+    truth = np.concatenate([found.mated_correct, np.zeros(len(found.strangers), bool)])
     probability = np.array([calibration.probability(float(each), found.people) for each in similarity])
     return (
         float((found.strangers >= limit).mean()),
-        float((found.right & (found.mates >= limit)).mean()),
-        calibration_error(probability, truth, weight=probe_weights(len(found.mates), len(found.strangers))),
+        float((found.mated_correct & (found.mated >= limit)).mean()),
+        calibration_error(probability, truth, weight=probe_weights(len(found.mated), len(found.strangers))),
     )
 
 
@@ -64,7 +64,7 @@ def report(faces: Faces, halves: int) -> bool:
         chance = np.random.default_rng(seed)
         order = [several[i] for i in chance.permutation(len(several))]
         one, other = order[: len(order) // 2], order[len(order) // 2 :]
-        fitted = fit([directory(faces, one)], seed)
+        fitted = fit_generation([directory(faces, one)], seed)
         assert fitted.threshold is not None, fitted.reason
         assert fitted.calibration is not None, fitted.reason
         populations = populations_of([directory(faces, other)], chance)

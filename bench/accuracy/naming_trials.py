@@ -15,7 +15,7 @@ from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
 from schemas.records import Options
 from sink.match.gallery import Gallery
-from sink.match.matching import Photo, matched
+from sink.match.matching import Photo, match_photos
 
 PEOPLE = 200
 
@@ -69,7 +69,7 @@ def answer_probes(
         for _ in probes
     ]
     photo = Photo(faces, probes, list(range(len(probes))), Options(strangers=strangers))
-    return matched([photo], gallery, generation)[0]
+    return match_photos([photo], gallery, generation)[0]
 
 
 def naming_rates(

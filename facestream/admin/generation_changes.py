@@ -10,7 +10,7 @@ from backends.vectors import VectorReader
 from facestream.runtime.stores import Stores
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation, GenerationName
-from sink.evaluate.fitting import fit
+from sink.evaluate.fitting import fit_generation
 from stream.catch_up import wait_until_caught_up
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED
@@ -68,7 +68,7 @@ async def complete(stores: Stores, generations: Generations, name: str) -> tuple
     changes: dict[str, object] = {"state": "complete", "faces": faces}
     reason = ""
     if generation.threshold is None or generation.calibration is None:
-        fitted = await asyncio.to_thread(fit, galleries)
+        fitted = await asyncio.to_thread(fit_generation, galleries)
         changes |= {
             "threshold": generation.threshold or fitted.threshold,
             "calibration": generation.calibration or fitted.calibration,

@@ -45,7 +45,7 @@ from schemas.records import (
     ImageReceived,
     Purpose,
 )
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from stream.answers import answer_record
 from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
@@ -338,7 +338,7 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     assert len(await stages.stored()) == 4
     vectors = SqliteVectors(tmp_path / "vectors.db")
     store = GuardedStore(stages.objects, vectors, state.erasures)
-    keeping, forgetting = (Answers(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
+    keeping, forgetting = (AnswerStage(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
     answers = [
         appended(answer_record(probe.received, 200, recognized())),
         appended(answer_record(learned.received, 200, learned_body())),

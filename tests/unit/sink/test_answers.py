@@ -17,7 +17,7 @@ from schemas.erasures import person_erasure_key
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
 from schemas.records import Answer, EraseRequested, ImageReceived, Options
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from stream.answers import (
     ANSWER_KEPT_S,
     answer_record,
@@ -80,7 +80,7 @@ async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
 async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     body = recognized(recognized_person("Å\U0001f499"))
     given = good("photo", body=body, age_s=100)
     assert await stage.handle([given]) == []
@@ -93,7 +93,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
 async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     first, second, third, fourth = (recognized(filename=f"{n}.jpg") for n in range(4))
     await stage.handle([good("photo", body=first), good("photo", body=second), good("other", body=third)])
     await stage.handle([good("other", body=fourth)])
@@ -105,7 +105,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     """After a long stop the stage reads old records, whose answers have expired."""
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([good("old", age_s=ANSWER_KEPT_S + 1), good("fresh", age_s=ANSWER_KEPT_S - 60)])
     assert await stored(vectors, "old") is None
     assert await stored(vectors, "fresh") is not None
@@ -115,7 +115,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 async def test_a_missing_picture_never_takes_the_place_of_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     records = [good("photo"), missing("photo")]
     for batch in [records] if together else [[it] for it in records]:
         await stage.handle(batch)
@@ -127,7 +127,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
 async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([missing("photo")])
     found = await stored(vectors, "photo")
     assert found is not None
@@ -153,7 +153,7 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
     )
     for key in (photo, detected, portrait, waiting):
         await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
     await stage.handle([good("photo"), good("detected", "detect"), good("portrait", "learn")])
     left = {it.key async for it in objects.list()}
     assert left == {portrait, waiting} | ({photo, detected} if keep else set())
@@ -166,7 +166,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
     for it in (private, other):
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(answer_record(it, 200, recognized()).value) for it in (private, other)])
     assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
 
@@ -179,7 +179,7 @@ async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_
 ) -> None:
     portrait = received("portrait", "learn")
     await objects.put(portrait.object_key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(error_answer_record(portrait, error).value)])
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
 
@@ -189,7 +189,7 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
 ) -> None:
     command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
     body = ErasedBody(status="OK", directory="acme", person="obama", erased=ErasedCounts(faces=1, images=1))
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(answer_record(command, 200, body).value)])
     assert await stored(vectors, "command") is None
 
@@ -199,7 +199,7 @@ async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
 ) -> None:
     body = recognized(recognized_person("obama", candidate("obama", face_id=received("face").image_id)))
     state.erasures.add(person_erasure_key("acme", "obama"), ErasurePosition(time_ms=1, offset=10))
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     before, after = (
         answer_record(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11))
     )
@@ -213,7 +213,7 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
 ) -> None:
     key = received("photo").object_key
     await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     await vectors.close()
     with pytest.raises(Unavailable):
         await stage.handle([good("photo")])
@@ -225,7 +225,7 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
 async def test_what_is_no_answer_is_unreadable(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     for value in (None, b"", b"{}", b"\xff"):
         with pytest.raises(UnreadableRecord):
             await stage.handle([record(value)])

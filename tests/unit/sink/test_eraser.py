@@ -22,7 +22,7 @@ from schemas.errors import ObjectMissing, Unavailable
 from schemas.faces import encode_vector
 from schemas.ids import learned_face_id, new_image_id, original_key, sheet_key
 from schemas.records import Answer, EraseRequested, FacesEmbedded, FacesReembedded, ReembeddedFace, decode_embedded
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from sink.sink import Sink
 from stream.answers import dead_letter_record
 from stream.erase.guarded_store import GuardedStore
@@ -238,7 +238,7 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
 
 async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores: Stores, stream: Stream) -> None:
     async with stores.sink() as (sink, state):
-        stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
+        stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
 
         async def stored(records: list[Record]) -> None:
             outputs = [it for it in await sink.handle(records) if it.topic == RESULTS]
@@ -344,7 +344,7 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
                 stream.recognize(probe, 1, directory=directory),
             ]
             given = [it for it in await sink.handle(before) if it.topic == RESULTS]
-            stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
+            stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
             await stage.handle([Record(RESULTS, 0, 0, int(time.time() * 1000), it.key, it.value) for it in given])
         of_image = only(portrait) if what in ("face", "image") else {}
         command = erase(stream, directory, **({} if what == "directory" else {"person": "obama"}), **of_image)
@@ -413,7 +413,7 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
     erasure yet.
     """
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
-        stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
+        stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])
         await sink.handle([erase(stream, person="obama")])
         now = int(time.time() * 1000)

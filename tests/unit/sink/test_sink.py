@@ -23,7 +23,7 @@ from schemas.errors import Unavailable, UnreadableRecord
 from schemas.faces import Crop, EmbeddedFace, encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options, decode_embedded
-from sink.match.matching import matched
+from sink.match.matching import match_photos
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
@@ -227,9 +227,9 @@ async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
 
     def noting(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return matched(*arguments)
+        return match_photos(*arguments)
 
-    monkeypatch.setattr("sink.sink.matched", noting)
+    monkeypatch.setattr("sink.sink.match_photos", noting)
     await sink.handle([stream.learn(f"portrait {i}", f"person {i}", i) for i in range(learned)])
     assert len(names(await sink.handle([stream.recognize("photo", *range(faces))]), "photo")) == faces
     assert [it is threading.current_thread() for it in threads] == [at_once]

@@ -20,7 +20,7 @@ from schemas.erasures import PersonErasure
 from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Erasure, ImageReceived
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from stream import lanes
 from stream.answers import answer_record
 from stream.erase.erasures import Erasures
@@ -118,9 +118,9 @@ async def main(folder: Path, what: str) -> None:
     erasures = Erasures(log)
     await erasures.start()
     store = GuardedStore(objects, vectors, erasures)
-    stage: KeepingStage | Answers
+    stage: KeepingStage | AnswerStage
     if what == "answer":
-        stage, topic = Answers(vectors, objects, store, keep_probes=True), RESULTS
+        stage, topic = AnswerStage(vectors, objects, store, keep_probes=True), RESULTS
     else:
         stage, topic = KeepingStage(store, SourceCopier(objects, store, [], 1_000)), IMAGES_RECEIVED
     worker = Worker(log, stage, [topic], member="one", max_in_flight=8)

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 HASH_IN_THREAD = 1 << 20
 
 
-class Accept:
+class UploadAcceptor:
     """Stores uploads and appends their events."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Accept:
         self._reply_to = reply_to
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def event(
+    async def make_event(
         self,
         upload: Upload,
         purpose: Purpose,
@@ -136,7 +136,7 @@ class Accept:
             bytes=len(data),
         )
 
-    def one_at_a_time(self, image_id: str) -> asyncio.Lock:
+    def lock_of(self, image_id: str) -> asyncio.Lock:
         """The lock with which requests with the same Idempotency-Key are accepted one after the other."""
         return self._locks.setdefault(image_id, asyncio.Lock())
 
