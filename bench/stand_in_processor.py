@@ -16,7 +16,7 @@ from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.roles.process import IN_FLIGHT
-from facestream.runtime.serve import watch
+from facestream.runtime.serve import serve_health
 from facestream.runtime.stores import open_stores, wait_for_stores
 from schemas.answers import Models
 from schemas.faces import Crop, EmbeddedFace, encode_vector
@@ -94,7 +94,7 @@ async def main() -> None:
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
-            await watch(settings, {"worker": worker.check}, stack, always=True)
+            await serve_health(settings, {"worker": worker.check}, stack, always=True)
             await stop.wait()
             worker.stop()
 

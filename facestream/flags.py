@@ -16,7 +16,7 @@ STORES = ("log", "objects", "vectors", "data")
 Value = TypeVar("Value")
 
 
-def checked(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
+def argument_type(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
     """The `type` of an argument: parses its text. Raises ConfigurationError where `parse` raises ValueError."""
 
     def convert(text: str) -> Value:
@@ -28,19 +28,19 @@ def checked(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return convert
 
 
-def not_blank(text: str) -> str:
+def parse_text(text: str) -> str:
     """Raises ValueError."""
     if not text.strip():
         raise ValueError("it must not be empty")
     return text
 
 
-def path(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """Raises ValueError for a blank path, which would be the current folder."""
-    return Path(not_blank(text))
+    return Path(parse_text(text))
 
 
-def number_from_zero(text: str) -> float:
+def parse_number(text: str) -> float:
     """Raises ValueError."""
     try:
         number = float(text)

@@ -38,7 +38,7 @@ from bench.speed.learned_faces import OLD, bare_rate, cut_faces, embed_faces, wr
 from bench.stores import temporary_stores
 from facestream.config import Settings
 from facestream.progress import progress_bar
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from processors.networks import TorchEmbedder
 from processors.stages.reembed import GROUP
 from stream.catch_up import remaining_lag
@@ -159,7 +159,7 @@ async def system(
         }
         os.environ.update({k: v for k, v in environment.items() if k.startswith("FACESTREAM_")})
         stores = await stack.enter_async_context(open_stores(Settings()))
-        await create(stores)
+        await create_stores(stores)
         cluster = (
             Cluster(settings, data, weights, {"ingest": 1, "process": 1, "sink": 1}, decoders="1") if settings else None
         )

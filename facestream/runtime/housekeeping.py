@@ -50,19 +50,19 @@ class Housekeeping:
         while True:
             try:
                 if self._is_mine():
-                    await self.once()
+                    await self.clean()
             except FacestreamError as error:
                 log.warning("housekeeping failed", code=error.code, reason=error.message)
             await asyncio.sleep(EVERY_S)
 
-    async def once(self) -> None:
+    async def clean(self) -> None:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
         await self._vectors.sweep_erasures()
         await delete_all(self._objects, self._old_probes())
         if time.time() >= self._daily_at:
             await delete_leftovers(self._log, self._objects, self._state.erasures)
-            await delete_all(self._objects, self._not_learned())
+            await delete_all(self._objects, self._unlearned_images())
             self._daily_at = time.time() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:
@@ -70,7 +70,7 @@ class Housekeeping:
             if info.modified < time.time() - self._keep_s:
                 yield info.key
 
-    async def _not_learned(self) -> AsyncIterator[str]:
+    async def _unlearned_images(self) -> AsyncIterator[str]:
         """The objects of images that should have been learned but were not, because they have no event or have
         failed.
         """

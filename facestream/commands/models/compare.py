@@ -6,7 +6,7 @@ from typing import Any
 from facestream.admin.comparison import compare_generations
 from facestream.admin.comparison_report import print_comparison
 from facestream.admin.comparison_sheet import check_target, draw_sheet
-from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
@@ -39,11 +39,14 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalise_name),
+        type=argument_type("--directory", normalise_name),
         help="only this directory (default: all)",
     )
     parser.add_argument(
-        "--sheet", type=checked("--sheet", path), metavar="FILE.jpg", help="draw the faces where the two differ"
+        "--sheet",
+        type=argument_type("--sheet", parse_path),
+        metavar="FILE.jpg",
+        help="draw the faces where the two differ",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, with every difference")
     add_settings(parser, STORES)

@@ -45,7 +45,7 @@ async def process_workers(
     dtype = choose_dtype(device, settings.dtype)
     store = GuardedStore(stores.objects, stores.vectors, state.erasures)
     async with AsyncExitStack() as stack:
-        inference = Inference(no_networks(device), settings.threads)
+        inference = Inference(empty_networks(device), settings.threads)
         stack.callback(inference.close)
         crop_threads = CropThreads()
         stack.callback(crop_threads.close)
@@ -77,7 +77,7 @@ async def process_workers(
         ]
 
 
-def no_networks(device: torch.device) -> Networks:
+def empty_networks(device: torch.device) -> Networks:
     """No networks yet: each is loaded together with its generation."""
     gpu = device.type == "cuda"
     return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)

@@ -15,11 +15,11 @@ from PIL import Image
 
 from backends.vectors import Face, FaceVector
 from facestream.admin import comparison
-from facestream.admin.comparison import compare_generations, of_both_kinds
+from facestream.admin.comparison import compare_generations, select_differences
 from facestream.admin.comparison_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.arrays import Float32Array
 from schemas.errors import NotFound
 from schemas.generation_records import Generation
@@ -189,7 +189,7 @@ Run = Callable[..., Awaitable[Done]]
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=tmp_path / "data")) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 
@@ -376,8 +376,8 @@ async def test_the_sheet_shows_the_face_and_whom_each_says(stores: Stores, run: 
 async def test_a_sheet_of_very_many_has_some_of_both_kinds_and_says_so(stores: Stores, tmp_path: Path) -> None:
     first = BestMatch("somebody with a name that is too long for a cell of this size", face_id("x"), 0.5, False)
     found = [Difference("d", f"p{i}", face_id(str(i)), first, first, "old" if i < 300 else "new") for i in range(330)]
-    assert [sum(it.right == side for it in of_both_kinds(found, 100)) for side in ("old", "new")] == [70, 30]
-    assert of_both_kinds(found[:20], 100) == found[:20]
+    assert [sum(it.right == side for it in select_differences(found, 100)) for side in ("old", "new")] == [70, 30]
+    assert select_differences(found[:20], 100) == found[:20]
     path = tmp_path / "sheet.png"
     await draw_sheet(stores.objects, found, (OLD, NEW), path)
     with Image.open(path) as sheet:

@@ -22,7 +22,7 @@ from backends.vectors import Face, FaceVector, StoredAnswer
 from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.answers import Models
 from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import ProcessingFailed
@@ -82,7 +82,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def opened(data: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=data)) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 

@@ -16,7 +16,7 @@ from backends.log import NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.erasures import PersonErasure
 from schemas.faces import encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def opened(data: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=data)) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
-from facestream.runtime.stores import create, open_stores
+from facestream.runtime.stores import create_stores, open_stores
 from facestream.runtime.system_state import follow_state
 from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
@@ -145,9 +145,9 @@ async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_
 
 async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
     async with open_stores(Settings(data=tmp_path)) as stores:
-        await create(stores)
+        await create_stores(stores)
         await stores.log.append([generation_record(generation("new")), active_record("new")])
-        await create(stores)
+        await create_stores(stores)
         assert await stores.log.end_offsets(MODELS) == {0: 4}
         reader = await stores.log.reader(MODELS, at="start")
         records = await reader.poll(10, 1.0)
