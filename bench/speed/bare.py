@@ -145,7 +145,7 @@ def _step(
         decoded = [decode(data, max_pixels) for _, data in photos]
     with timing.part("passes"):
         passes = [
-            [(each, _rendered(image, each)) for each in plan_passes(image.width, image.height)] for image in decoded
+            [(each, _render(image, each)) for each in plan_passes(image.width, image.height)] for image in decoded
         ]
     with timing.part("detect"):
         first = _detect_all(networks.detector, passes)
@@ -180,9 +180,9 @@ def _step(
     return [name for name, _ in photos], sum(map(len, found))
 
 
-def _rendered(decoded: Decoded, each: Pass) -> NDArray[np.uint8]:
-    assert each.tile is None, "the bare loop has whole-image passes only"
-    return render_pass(decoded.image, each)
+def _render(decoded: Decoded, image_pass: Pass) -> NDArray[np.uint8]:
+    assert image_pass.tile is None, "the bare loop has whole-image passes only"
+    return render_pass(decoded.image, image_pass)
 
 
 def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:

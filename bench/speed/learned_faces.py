@@ -42,7 +42,7 @@ class LearnedFace:
     landmarks: list[tuple[float, float]]
 
 
-def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFace]:
+def cut_faces(photos: Path, faces: lfw.LfwFaces, count: int) -> Iterator[LearnedFace]:
     """Cuts `count` faces. Each pass through LFW moves and flips the faces differently, and assigns them to new
     people.
     """
@@ -130,7 +130,7 @@ async def write_recognized(stores: Stores, count: int) -> None:
     """Appends images as if they had been recognized, and commits the offsets after them."""
     with progress_bar("recognized", count) as tell:
         for begin in range(0, count, 1_000):
-            some = []
+            batch = []
             for _ in range(min(1_000, count - begin)):
                 received = ImageReceived(
                     image_id=str(uuid.uuid4()),
@@ -139,9 +139,9 @@ async def write_recognized(stores: Stores, count: int) -> None:
                     media_type="image/jpeg",
                     sha256="0" * 64,
                 )
-                some.append(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
-            await stores.log.append(some)
-            tell(len(some))
+                batch.append(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
+            await stores.log.append(batch)
+            tell(len(batch))
     consumer = await stores.log.consumer("processors", GROUPS["processors"], member="bench")
     ends = await stores.log.end_offsets(IMAGES_RECEIVED)
     while len(consumer.assignment) < sum([await stores.log.partitions(topic) for topic in GROUPS["processors"]]):

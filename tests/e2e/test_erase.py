@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from bench.serving import Serving
-from bench.soak.erase_round import KINDS, Photos, Round
+from bench.soak.erase_round import KINDS, Round, RoundPhotos
 from bench.soak.kills import SingleService
 from schemas.ids import learned_face_id
 from tests.conftest import ROOT
@@ -34,9 +34,9 @@ def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def pictures_of(photos: Path) -> Photos:
+def pictures_of(photos: Path) -> RoundPhotos:
     portraits = [(photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
-    return Photos(portraits, (photos / "biden.jpg").read_bytes())
+    return RoundPhotos(portraits, (photos / "biden.jpg").read_bytes())
 
 
 @pytest.fixture
