@@ -113,9 +113,9 @@ def fair_shares(available: Sequence[int], limit: int) -> list[int]:
     shares = [0] * len(available)
     open_shares = [index for index, count in enumerate(available) if count > 0]
     while limit > 0 and open_shares:
-        each = max(1, limit // len(open_shares))
+        equal_share = max(1, limit // len(open_shares))
         for index in open_shares:
-            more = min(each, available[index] - shares[index], limit)
+            more = min(equal_share, available[index] - shares[index], limit)
             shares[index] += more
             limit -= more
         open_shares = [index for index in open_shares if shares[index] < available[index]]

@@ -61,11 +61,11 @@ class Calibration(Entry):
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, z))))
 
 
-def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
+def check_points(positions: list[int] | list[float], *columns: list[float]) -> None:
     if (
-        len(at) < 2
-        or any(low >= high for low, high in pairwise(at))
-        or any(len(column) != len(at) for column in columns)
+        len(positions) < 2
+        or any(low >= high for low, high in pairwise(positions))
+        or any(len(column) != len(positions) for column in columns)
     ):
         raise ValueError("at least two points are needed, in ascending order, with one value each")
 

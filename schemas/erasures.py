@@ -109,5 +109,5 @@ def image_erasure_key(image_id: str) -> str:
     return _digest("image", image_id)
 
 
-def _digest(*what: str) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

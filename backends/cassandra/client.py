@@ -136,7 +136,7 @@ class CassandraClient:
     async def run_on_new_connection(self, work: Callable[[Session], None]) -> None:
         """Runs `work` in a thread, on a separate connection, without checking that the keyspace is ready."""
 
-        def connected() -> None:
+        def run_connected() -> None:
             cluster = cluster_of(self._server)
             try:
                 work(cluster.connect())
@@ -145,7 +145,7 @@ class CassandraClient:
 
         self._check_open()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, connected)
+            await asyncio.get_running_loop().run_in_executor(self._thread, run_connected)
         except FAILURES as error:
             raise self._to_port_error(error) from error
 

@@ -286,10 +286,18 @@ def _sort_key(face: Face) -> tuple[str, str]:
     return face.person, face.face_id
 
 
-def _row(it: FaceVector) -> tuple[Any, ...]:
-    face = it.face
-    names = (it.directory, it.generation, bucket_of(face.person), face.person, face.face_id, face.image_id, face.source)
-    return (*names, face.timestamp, it.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
+def _row(face_vector: FaceVector) -> tuple[Any, ...]:
+    face = face_vector.face
+    names = (
+        face_vector.directory,
+        face_vector.generation,
+        bucket_of(face.person),
+        face.person,
+        face.face_id,
+        face.image_id,
+        face.source,
+    )
+    return (*names, face.timestamp, face_vector.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
 
 
 def _ttl(expires_at: float, now: float) -> int:

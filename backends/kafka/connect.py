@@ -85,9 +85,9 @@ class KafkaServers:
         if wrong:
             raise ConfigurationError(f"{SETTING}: {wrong}")
 
-    def to_cluster(self, at: TopicPartition) -> KafkaPartition:
+    def to_cluster(self, partition: TopicPartition) -> KafkaPartition:
         """The partition under its name in the cluster, with the prefix."""
-        return KafkaPartition(self.prefix + at.topic, at.partition)
+        return KafkaPartition(self.prefix + partition.topic, partition.partition)
 
     def from_cluster(self, partition: KafkaPartition) -> TopicPartition:
         """The partition under its name in the port, without the prefix."""

@@ -90,11 +90,11 @@ class KafkaConsumer(Consumer):
         self._fetcher.seek({at: start.offset for at, start in self.assignment.items()})
         return True
 
-    async def _offset_gone(self, at: TopicPartition, offset: int) -> OffsetGone:
-        earliest = (await self._offsets.bounds("start", [at]))[at]
+    async def _offset_gone(self, partition: TopicPartition, offset: int) -> OffsetGone:
+        earliest = (await self._offsets.bounds("start", [partition]))[partition]
         return OffsetGone(
-            f"{self._name} has to continue in topic '{at.topic}', partition {at.partition}, at offset {offset},"
-            f" which no longer exists; the earliest is {earliest}:"
+            f"{self._name} has to continue in topic '{partition.topic}', partition {partition.partition},"
+            f" at offset {offset}, which no longer exists; the earliest is {earliest}:"
             " `facestream recover` shows what was lost and continues from there"
         )
 

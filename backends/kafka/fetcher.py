@@ -201,12 +201,14 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
         await close_connections(consumer)
 
 
-def _record(at: TopicPartition, record: ConsumerRecord) -> Record:
+def _record(topic_partition: TopicPartition, record: ConsumerRecord) -> Record:
     key = (record.key or b"").decode(errors="replace")  # other systems may append without a key
     headers = tuple((name, value or b"") for name, value in record.headers) if record.headers else ()
-    return Record(at.topic, at.partition, record.offset, record.timestamp, key, record.value, headers)
+    return Record(
+        topic_partition.topic, topic_partition.partition, record.offset, record.timestamp, key, record.value, headers
+    )
 
 
 def _size(record: ConsumerRecord) -> int:
-    beside = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
-    return len(record.key or b"") + len(record.value or b"") + beside
+    header_bytes = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
+    return len(record.key or b"") + len(record.value or b"") + header_bytes

@@ -60,7 +60,7 @@ class KafkaLog(EventLog):
         ]
         if routed:
             await self._producer.append(routed)
-        return [each.at for each in routed]
+        return [each.topic_partition for each in routed]
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         for topic in topics:

@@ -105,16 +105,16 @@ class KafkaTopics:
                 raise TopicMismatch(f"there is no topic '{spec.name}': `facestream init` creates the topics")
             if found[spec.name].partitions != spec.partitions:
                 raise partition_count_mismatch(spec, found[spec.name].partitions)
-            settings, wanted = found[spec.name].settings, self._settings_of(spec)
+            settings, expected = found[spec.name].settings, self._settings_of(spec)
             differing = [
-                name for name in ("message.timestamp.type", "cleanup.policy") if settings.get(name) != wanted[name]
+                name for name in ("message.timestamp.type", "cleanup.policy") if settings.get(name) != expected[name]
             ]
             if int(settings.get("max.message.bytes", 0)) < LARGEST_BATCH:
                 differing.append("max.message.bytes")
             if differing:
                 raise TopicMismatch(
-                    f"topic '{spec.name}' has {differing[0]}={settings.get(differing[0])}, not {wanted[differing[0]]}:"
-                    " `facestream init` sets it"
+                    f"topic '{spec.name}' has {differing[0]}={settings.get(differing[0])},"
+                    f" not {expected[differing[0]]}: `facestream init` sets it"
                 )
 
     def _settings_of(self, spec: TopicSpec) -> dict[str, str]:

@@ -283,12 +283,12 @@ class SqliteVectors(VectorStore):
         return await reads.run(lambda connection: connection.execute(query, parameters).fetchall())
 
 
-def _row(each: FaceVector) -> tuple[Any, ...]:
-    each.check()
-    face = each.face
-    names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
-    _, *erased = deletes.digests(each.generation, each.directory, face.person, face.face_id)
-    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes(), *erased)
+def _row(face_vector: FaceVector) -> tuple[Any, ...]:
+    face_vector.check()
+    face = face_vector.face
+    names = (face_vector.directory, face_vector.generation, face.person, face.face_id, face.image_id, face.source)
+    _, *erased = deletes.digests(face_vector.generation, face_vector.directory, face.person, face.face_id)
+    return (*names, face.timestamp, face_vector.vector.astype("<f4", copy=False).tobytes(), *erased)
 
 
 def _read_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:

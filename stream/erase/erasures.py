@@ -68,7 +68,7 @@ class Erasures(TopicFollower):
         return _latest([self.last_erasure(key) for key in keys])
 
     def erased_since(self, directory: str | None, person: str | None, image_id: str, received_at: int) -> bool:
-        """Whether an image was erased after it was received. came_at: ms."""
+        """Whether an image was erased after it was received. received_at: ms."""
         return self.last_erasure_of_image(directory, person, image_id).time_ms >= received_at
 
     def last_erasure_of_face(self, directory: str, person: str, face_id: str) -> ErasurePosition:
@@ -77,11 +77,11 @@ class Erasures(TopicFollower):
         return _latest([self.last_erasure(key) for key in keys])
 
 
-def _latest(marks: list[ErasurePosition]) -> ErasurePosition:
+def _latest(positions: list[ErasurePosition]) -> ErasurePosition:
     """The largest time and the largest offset, independently: if the clock was set back between two commands, the later
     one has the smaller time.
     """
-    return ErasurePosition(max(it.time_ms for it in marks), max(it.offset for it in marks))
+    return ErasurePosition(max(it.time_ms for it in positions), max(it.offset for it in positions))
 
 
 def object_keys_of_image(image_id: str) -> list[str]:

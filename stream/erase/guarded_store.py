@@ -119,8 +119,10 @@ class GuardedStore:
             stored.append(StoredAnswer(it.answer.image_id, value, it.expires_at))
         return stored
 
-    def _is_erased(self, it: FaceVector) -> bool:
-        return self._erasures.erased_since(it.directory, it.face.person, it.face.image_id, it.face.timestamp)
+    def _is_erased(self, face_vector: FaceVector) -> bool:
+        return self._erasures.erased_since(
+            face_vector.directory, face_vector.face.person, face_vector.face.image_id, face_vector.face.timestamp
+        )
 
     async def _delete_erased(self, image_id: str, sources: Sequence[str]) -> None:
         await self._objects.delete([*object_keys_of_image(image_id), *sources])
