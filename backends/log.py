@@ -64,7 +64,7 @@ class Record:
         return TopicPartition(self.topic, self.partition)
 
 
-class Committed(NamedTuple):
+class CommittedOffset(NamedTuple):
     """Where a group continues in a partition: the next offset to handle, and metadata that the group has stored with it
     (at most 4,000 characters).
     """
@@ -73,7 +73,7 @@ class Committed(NamedTuple):
     metadata: str = ""
 
 
-def mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
+def partition_count_mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
     """The error of a topic that exists with another partition count than its spec's."""
     return TopicMismatch(
         f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: the number cannot change, because it"
@@ -100,7 +100,7 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
     return partition
 
 
-def check_metadata(offsets: Mapping[TopicPartition, Committed]) -> None:
+def check_metadata(offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
     """Raises InvalidRequest when a commit's metadata is longer than METADATA_CHARACTERS."""
     if any(len(committed.metadata) > METADATA_CHARACTERS for committed in offsets.values()):
         raise InvalidRequest(f"the metadata of a commit may have {METADATA_CHARACTERS} characters")
@@ -113,9 +113,9 @@ def fair_shares(available: Sequence[int], limit: int) -> list[int]:
     shares = [0] * len(available)
     open_shares = [index for index, count in enumerate(available) if count > 0]
     while limit > 0 and open_shares:
-        each = max(1, limit // len(open_shares))
+        equal_share = max(1, limit // len(open_shares))
         for index in open_shares:
-            more = min(each, available[index] - shares[index], limit)
+            more = min(equal_share, available[index] - shares[index], limit)
             shares[index] += more
             limit -= more
         open_shares = [index for index in open_shares if shares[index] < available[index]]
@@ -132,7 +132,7 @@ class Consumer(ABC):
     """
 
     epoch: int
-    assignment: Mapping[TopicPartition, Committed]
+    assignment: Mapping[TopicPartition, CommittedOffset]
 
     @abstractmethod
     async def poll(
@@ -154,13 +154,13 @@ class Consumer(ABC):
         """
 
     @abstractmethod
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Commits; durable on return. Raises Fenced when the group has rebalanced since this member's epoch began,
         Unavailable or StorageFull if it is not certain that the commit has succeeded.
         """
 
     @abstractmethod
-    def holds(self) -> bool:
+    def holds_partitions(self) -> bool:
         """Whether the group has confirmed this member so recently that no other member can have its partitions. False
         for a process that was suspended for a long time, until it has asked the group again.
         """
@@ -238,7 +238,7 @@ class EventLog(ABC):
         """For each partition, how many records the group has not committed past."""
 
     @abstractmethod
-    async def oldest(self, group: str, topic: str) -> int | None:
+    async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
         if there is none. Needs a few reads, not one for each record.
         """

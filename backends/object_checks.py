@@ -34,9 +34,9 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
         raise InvalidRequest(f"metadata may have {METADATA_BYTES} bytes in all, these have {size}")
 
 
-def check_fetched(name: str, size: int, etag: str, *, wanted: str | None, largest: int) -> None:
-    """Raises UploadTooLarge above `largest` bytes, ObjectMissing for an object that no longer has the `wanted` etag."""
-    if wanted is not None and wanted.strip('"') != etag.strip('"'):
+def check_fetched(name: str, size: int, etag: str, *, expected_etag: str | None, largest: int) -> None:
+    """Raises UploadTooLarge above `largest` bytes, ObjectMissing for an object that no longer has the expected etag."""
+    if expected_etag is not None and expected_etag.strip('"') != etag.strip('"'):
         raise ObjectMissing(f"the object '{name}' was changed since it was announced: announce it again")
     if size > largest:
         raise UploadTooLarge(

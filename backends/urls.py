@@ -87,7 +87,7 @@ def server_of(url: str, *, setting: str, default_port: int, options: Collection[
         hosts=tuple(_host_and_port(host, default_port, setting) for host in hosts.split(",")),
         path=unquote(parts.path).removeprefix("/"),
         user=unquote(user) or None,
-        password=unquote(password) or _from_file(file, setting) or os.environ.get(f"{setting}_PASSWORD") or None,
+        password=unquote(password) or _read_password(file, setting) or os.environ.get(f"{setting}_PASSWORD") or None,
         options=given,
         setting=setting,
     )
@@ -104,7 +104,7 @@ def _host_and_port(text: str, default_port: int, setting: str) -> tuple[str, int
     return host, int(port) if port else default_port
 
 
-def _from_file(file: str | None, setting: str) -> str | None:
+def _read_password(file: str | None, setting: str) -> str | None:
     if file is None:
         return None
     try:

@@ -219,7 +219,7 @@ class VectorStore(VectorDeleter):
     async def close(self) -> None: ...
 
 
-def check_erased(person: str | None, face_id: str | None) -> tuple[str, ...]:
+def deleted_key_prefix(person: str | None, face_id: str | None) -> tuple[str, ...]:
     """The part of a directory that delete_faces deletes: () for all, (person,) or (person, face_id). Checks the
     arguments.
     """

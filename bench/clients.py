@@ -24,7 +24,7 @@ RETRY_S = 0.3  # until a request is sent again
 CLIENTS = 6
 
 
-class Served(Protocol):
+class RunningService(Protocol):
     """A service, or several replicas of it."""
 
     @property
@@ -49,7 +49,7 @@ class Clients:
 
     def __init__(
         self,
-        served: Served,
+        service: RunningService,
         photos: Sequence[bytes],
         report: ClientReport,
         *,
@@ -57,7 +57,7 @@ class Clients:
         seed: int,
         clients: int = CLIENTS,
     ) -> None:
-        self._served, self._photos, self._report, self._directory = served, photos, report, directory
+        self._service, self._photos, self._report, self._directory = service, photos, report, directory
         self._seed, self._clients = seed, clients
         self._stopping = asyncio.Event()
 
@@ -87,7 +87,7 @@ class Clients:
         while not self._stopping.is_set():
             kind, key = chance.choice(("learn", "recognize", "async")), str(uuid.UUID(int=chance.getrandbits(128)))
             began = time.monotonic()
-            status, body = await self._until_answered(kind, key, chance)
+            status, body = await self._send_until_answered(kind, key, chance)
             self._report.latencies.append(time.monotonic() - began)
             self._report.answers[f"{kind} {status}"] += 1
             if status in (200, 201, 202):
@@ -97,7 +97,7 @@ class Clients:
             if kind == "learn" and status in (200, 201):
                 self._report.learned.add(f"person-{key}")
 
-    async def _until_answered(self, kind: str, key: str, chance: random.Random) -> tuple[int, dict[str, Any]]:
+    async def _send_until_answered(self, kind: str, key: str, chance: random.Random) -> tuple[int, dict[str, Any]]:
         headers = {"Idempotency-Key": key} | ({"Prefer": "respond-async"} if kind == "async" else {})
         fields = {"directory": self._directory} | ({"person": f"person-{key}"} if kind == "learn" else {})
         photo = chance.choice(self._photos)
@@ -105,15 +105,15 @@ class Clients:
         while True:
             form = aiohttp.FormData(fields)
             form.add_field("file", photo, filename="photo.jpg")
-            url = f"{chance.choice(self._served.urls)}/{'learn' if kind == 'learn' else 'recognize'}"
+            url = f"{chance.choice(self._service.urls)}/{'learn' if kind == 'learn' else 'recognize'}"
             try:
                 async with self._session.post(url, data=form, headers=headers) as response:
                     status, body = response.status, await response.json()
             except (aiohttp.ClientError, TimeoutError) as error:
                 status, body = 0, {"error": repr(error)}
-            done = status in (200, 201) or (status == 202 and kind != "learn")
+            is_answered = status in (200, 201) or (status == 202 and kind != "learn")
             refused = 400 <= status < 500 and status != 429
-            if done or refused or time.monotonic() > deadline:
+            if is_answered or refused or time.monotonic() > deadline:
                 return status, body
             await asyncio.sleep(RETRY_S)
 
@@ -121,7 +121,7 @@ class Clients:
         deadline = time.monotonic() + ANSWER_S
         for image_id in sorted(self._report.accepted):
             while True:
-                async with self._session.get(f"{self._served.urls[0]}/results/{image_id}") as response:
+                async with self._session.get(f"{self._service.urls[0]}/results/{image_id}") as response:
                     status = response.status
                 if status != 202 or time.monotonic() > deadline:
                     break
@@ -134,7 +134,7 @@ class Clients:
         after = ""
         while True:
             query = {"limit": "1000", "after": after}
-            listing = f"{self._served.urls[0]}/directories/{self._directory}/persons"
+            listing = f"{self._service.urls[0]}/directories/{self._directory}/persons"
             async with self._session.get(listing, params=query) as response:
                 page = await response.json()
             faces |= {person["id"]: person["faces"] for person in page["persons"]}

@@ -12,15 +12,15 @@ from contextlib import AsyncExitStack
 
 import numpy as np
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.roles.process import IN_FLIGHT
-from facestream.runtime.serve import watch
+from facestream.runtime.serve import serve_health
 from facestream.runtime.stores import open_stores, wait_for_stores
 from schemas.answers import Models
-from schemas.faces import Crop, EmbeddedFace, encoded_vector
-from schemas.ids import crop_key, face_id_learned, face_id_seen, source_of_face
+from schemas.faces import Crop, EmbeddedFace, encode_vector
+from schemas.ids import crop_key, learned_face_id, probe_face_id, source_of_face
 from schemas.records import FacesEmbedded, ImageReceived
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
@@ -41,36 +41,39 @@ class StandInStage:
         self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
         self._generation, self._dimension = generation.name, generation.dimension
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Nothing is kept in memory between records."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         return list(await asyncio.gather(*(self._embed(record) for record in records)))
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     async def _embed(self, record: Record) -> NewRecord:
-        received = self.received(record)
+        received = self.event_of(record)
         await self._objects.get(received.object_key)
         vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
         learn = received.purpose == "learn"
-        face_id = face_id_learned(received.image_id) if learn else face_id_seen(received.image_id, 0)
+        face_id = learned_face_id(received.image_id) if learn else probe_face_id(received.image_id, 0)
         face = EmbeddedFace(
             face_id=face_id,
             box=BOX,
             landmarks=LANDMARKS,
             score=0.9999,
             detection_score=0.9,
-            vectors={self._generation: encoded_vector(vector)},
+            vectors={self._generation: encode_vector(vector)},
             crop=Crop(object_key=crop_key(face_id), landmarks=LANDMARKS) if learn else None,
             source=source_of_face(received.sha256, BOX) if learn else None,
         )
         value = FacesEmbedded(
-            received=received, received_at=received.came_at(record.timestamp), faces=[face], models=self._models
+            received=received,
+            received_at=received.first_received_at(record.timestamp),
+            faces=[face],
+            models=self._models,
         )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
@@ -85,13 +88,13 @@ async def main() -> None:
             stores.log,
             StandInStage(stores.objects, manifest()),
             [IMAGES_RECEIVED],
-            bulk=[IMAGES_RECEIVED_BULK],
+            bulk_topics=[IMAGES_RECEIVED_BULK],
             member=settings.member or socket.gethostname(),
             max_in_flight=IN_FLIGHT,
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
-            await watch(settings, {"worker": worker.check}, stack, always=True)
+            await serve_health(settings, {"worker": worker.check}, stack, always=True)
             await stop.wait()
             worker.stop()
 

@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 from facestream.config import Settings
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 STORES = ("log", "objects", "vectors", "data")
 
 Value = TypeVar("Value")
 
 
-def checked(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
+def argument_type(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
     """The `type` of an argument: parses its text. Raises ConfigurationError where `parse` raises ValueError."""
 
     def convert(text: str) -> Value:
@@ -29,19 +29,19 @@ def checked(flag: str, parse: Callable[[str], Value]) -> Callable[[str], Value]:
     return convert
 
 
-def not_blank(text: str) -> str:
+def parse_text(text: str) -> str:
     """Raises ValueError."""
     if not text.strip():
         raise ValueError("it must not be empty")
     return text
 
 
-def path(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """Raises ValueError for a blank path, which would be the current folder."""
-    return Path(not_blank(text))
+    return Path(parse_text(text))
 
 
-def number_from_zero(text: str) -> float:
+def parse_number(text: str) -> float:
     """Raises ValueError."""
     try:
         number = float(text)
@@ -54,7 +54,7 @@ def number_from_zero(text: str) -> float:
 
 def add_directory(parser: argparse.ArgumentParser, help_text: str) -> None:
     """Adds the required --directory."""
-    directory = checked("--directory", normalised)
+    directory = argument_type("--directory", normalise_name)
     parser.add_argument("--directory", required=True, metavar="D", type=directory, help=help_text)
 
 

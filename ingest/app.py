@@ -3,16 +3,16 @@
 from aiohttp import web
 
 from ingest import browse, docs, erase, images
-from ingest.metrics import measured
+from ingest.metrics import measure_request
 from ingest.problems import answer_errors
-from ingest.service import SERVICE, Service, authenticated
+from ingest.service import SERVICE, Service, authenticate
 from stream.health_routes import health_routes
 
 
 def create_app(service: Service) -> web.Application:
     """An application that uses `service`. The caller, who opened the service, has to close it."""
     # The size of an upload is checked while it is read, not by aiohttp.
-    app = web.Application(middlewares=[measured, answer_errors, authenticated], client_max_size=0)
+    app = web.Application(middlewares=[measure_request, answer_errors, authenticate], client_max_size=0)
     app[SERVICE] = service
     app.add_routes(images.routes)
     app.add_routes(browse.routes)

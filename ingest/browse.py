@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from ingest.problems import json_response
-from ingest.service import SERVICE, access_of, name_of
+from ingest.service import SERVICE, access_of, normalised_name
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
 from schemas.http_bodies import (
     DEFAULT_PAGE,
@@ -50,7 +50,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
                 stored = await service.objects.get(key)
             except ObjectMissing:
                 continue
-            if access.sees(ObjectMetadata.decoded(stored.metadata).directory):
+            if access.allows(ObjectMetadata.decode(stored.metadata).directory):
                 media_type = sniff(stored.data[:HEAD_BYTES]) or "application/octet-stream"
                 return web.Response(body=stored.data, content_type=media_type, headers=FILE_HEADERS)
     raise NotFound(f"there is no {request.path}")
@@ -60,7 +60,7 @@ async def _picture(request: web.Request, identifier: str, keys: tuple[str, ...],
 async def directories(request: web.Request) -> web.Response:
     access, service = access_of(request, "learn"), request.app[SERVICE]
     names = await service.vectors.directories(service.generations.active.name)
-    return json_response(200, DirectoriesBody(directories=[name for name in names if access.sees(name)]))
+    return json_response(200, DirectoriesBody(directories=[name for name in names if access.allows(name)]))
 
 
 @routes.get("/directories/{directory}/persons")
@@ -83,7 +83,7 @@ async def persons(request: web.Request) -> web.Response:
 @routes.get("/directories/{directory}/persons/{person}/faces")
 async def faces(request: web.Request) -> web.Response:
     service, directory = request.app[SERVICE], _directory_of(request)
-    person = name_of(request.match_info["person"], "person")
+    person = normalised_name(request.match_info["person"], "person")
     found = await service.vectors.faces(directory, service.generations.active.name, person)
     if not found:
         raise NotFound(f"directory '{directory}' knows no '{person}'")
@@ -93,6 +93,6 @@ async def faces(request: web.Request) -> web.Response:
 
 def _directory_of(request: web.Request) -> str:
     access = access_of(request, "learn")
-    directory = name_of(request.match_info["directory"], "directory")
+    directory = normalised_name(request.match_info["directory"], "directory")
     access.require_directory(directory)
     return directory

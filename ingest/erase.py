@@ -9,8 +9,8 @@ from aiohttp import web
 
 from backends.log import NewRecord
 from ingest.problems import json_response
-from ingest.service import SERVICE, Service, access_of, name_of
-from ingest.waiting import wait_of
+from ingest.service import SERVICE, Service, access_of, normalised_name
+from ingest.waiting import requested_wait_s
 from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erasures import (
     AnyErasure,
@@ -22,7 +22,7 @@ from schemas.erasures import (
 )
 from schemas.errors import NotFound
 from schemas.http_bodies import ErasingBody
-from schemas.ids import crop_key, face_id_learned, is_image_id, new_image_id, original_keys
+from schemas.ids import crop_key, is_image_id, learned_face_id, new_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
 from stream.topics import FACES_EMBEDDED
 
@@ -33,7 +33,7 @@ routes = web.RouteTableDef()
 @routes.delete("/directories/{directory}")
 async def directory(request: web.Request) -> web.Response:
     """Erases everybody in a directory, and all its pictures."""
-    name = name_of(request.match_info["directory"], "directory")
+    name = normalised_name(request.match_info["directory"], "directory")
     access_of(request, "admin").require_directory(name)
     return await _erase(request, DirectoryErasure(name))
 
@@ -41,10 +41,10 @@ async def directory(request: web.Request) -> web.Response:
 @routes.delete("/directories/{directory}/persons/{person}")
 async def person(request: web.Request) -> web.Response:
     """Erases all faces of a person with their images, including images that are still being processed."""
-    name = name_of(request.match_info["directory"], "directory")
+    name = normalised_name(request.match_info["directory"], "directory")
     access_of(request, "learn").require_directory(name)
-    who = name_of(request.match_info["person"], "person")
-    return await _erase(request, PersonErasure(name, who))
+    person_name = normalised_name(request.match_info["person"], "person")
+    return await _erase(request, PersonErasure(name, person_name))
 
 
 @routes.delete("/faces/{face_id}")
@@ -71,7 +71,7 @@ async def image(request: web.Request) -> web.Response:
         return json_response(200, body)
     if metadata.person is None:
         return await _erase(request, ImageErasure(metadata.directory, image_id))
-    face_id = face_id_learned(image_id)
+    face_id = learned_face_id(image_id)
     return await _erase(request, FaceErasure(metadata.directory, metadata.person, face_id, image_id))
 
 
@@ -81,7 +81,7 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
     if is_image_id(identifier):
         for key in keys:
             stored = await service.objects.metadata(key)
-            if stored is not None and access.sees((metadata := ObjectMetadata.decoded(stored)).directory):
+            if stored is not None and access.allows((metadata := ObjectMetadata.decode(stored)).directory):
                 return metadata
     raise NotFound(f"there is no {request.path}")
 
@@ -96,7 +96,7 @@ async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
     try:
         await service.log.append([NewRecord(FACES_EMBEDDED, command.image_id, command.encode(), command.directory)])
         log.info("erase requested", image_id=command.image_id, handler=request.match_info.handler.__name__)
-        async with asyncio.timeout(wait_of(request)):
+        async with asyncio.timeout(requested_wait_s(request)):
             answer = await future
         await service.erasures.refresh()
         return json_response(answer.status, answer.body)

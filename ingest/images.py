@@ -8,16 +8,16 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from ingest.problems import json_response
-from ingest.service import SERVICE, Service, access_of, name_of
+from ingest.service import SERVICE, Service, access_of, normalised_name
 from ingest.uploads import Upload, read_upload
-from ingest.waiting import wait_of
+from ingest.waiting import requested_wait_s
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import OPTIONS, Answer, ImageReceived, Options, Purpose
 from stream.answers import ANSWER_KEPT_S
-from stream.erase.redaction import redacted
+from stream.erase.redaction import redact
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 log = structlog.get_logger(__name__)
@@ -30,17 +30,17 @@ LANES = {"interactive": IMAGES_RECEIVED, "bulk": IMAGES_RECEIVED_BULK}
 @routes.post("/learn")
 async def learn(request: web.Request) -> web.Response:
     access_of(request, "learn")
-    return await _take_in(request, "learn")
+    return await _accept_image(request, "learn")
 
 
 @routes.post("/recognize")
 async def recognize(request: web.Request) -> web.Response:
-    return await _take_in(request, "recognize")
+    return await _accept_image(request, "recognize")
 
 
 @routes.post("/detect")
 async def detect(request: web.Request) -> web.Response:
-    return await _take_in(request, "detect")
+    return await _accept_image(request, "detect")
 
 
 @routes.get("/results/{image_id}")
@@ -54,32 +54,32 @@ async def result(request: web.Request) -> web.Response:
     )
     if not is_image_id(image_id):
         raise unknown
-    recent = service.replies.recent(image_id)
-    if recent is not None and access.sees(recent.directory):
-        return await _just_answered(service, recent)
+    recent = service.replies.recent_answer(image_id)
+    if recent is not None and access.allows(recent.directory):
+        return await _new_answer_response(service, recent)
     stored = await service.vectors.answer(image_id)
     if stored is not None:
         answer = Answer.decode(stored.value.encode())
-        if not access.sees(answer.directory):
+        if not access.allows(answer.directory):
             raise unknown
         if stored.expires_at < time.time():
             raise expired
-        return _answered(service, answer)
+        return _answer_response(service, answer)
     for key in original_keys(image_id):
         kept = await service.objects.metadata(key)
         if kept is None:
             continue
-        metadata = ObjectMetadata.decoded(kept)
-        if access.sees(metadata.directory):
+        metadata = ObjectMetadata.decode(kept)
+        if access.allows(metadata.directory):
             if time.time() - (metadata.received_at or 0) / 1000 > ANSWER_KEPT_S:
                 raise expired
-            return _working(image_id)
+            return _working_response(image_id)
     raise unknown
 
 
-async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
+async def _accept_image(request: web.Request, purpose: Purpose) -> web.Response:
     access, service = access_of(request, "recognize"), request.app[SERVICE]
-    wait_s = wait_of(request)
+    wait_s = requested_wait_s(request)
     if wait_s and service.replies.in_flight >= service.limits.max_in_flight:
         seconds = service.replies.seconds_until_free()
         raise TooMuchInFlight(
@@ -90,88 +90,92 @@ async def _take_in(request: web.Request, purpose: Purpose) -> web.Response:
         raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
     topic = LANES[lane]
     if wait_s and topic == IMAGES_RECEIVED:  # a bulk request may wait for any time
-        service.pressure.check()
+        service.backpressure.check()
     reserved = service.uploads.reserve(request.content_length)
     try:
         upload = await read_upload(request, service.limits.max_upload)
         fields = upload.fields
         if fields.pop("lane", lane) != lane:  # the lane is needed before the form is read
             raise InvalidRequest(f"lane is a part of the address: /{purpose}?lane=bulk", field="lane")
-        person = _required(fields, "person") if purpose == "learn" else None
+        person = _required_name(fields, "person") if purpose == "learn" else None
         directory = fields.pop("directory", None) or access.directory
         if directory is None and purpose != "detect":
             raise MissingField("the field 'directory' is missing: curl -F directory=acme", field="directory")
-        directory = name_of(directory, "directory") if directory is not None else None
+        directory = normalised_name(directory, "directory") if directory is not None else None
         if directory is not None:
             access.require_directory(directory)
-        options = _options(fields, purpose)
+        options = _parse_options(fields, purpose)
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= LONGEST_KEY:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
-        received = await service.accept.event(upload, purpose, directory, person, options, key)
+        received = await service.acceptor.make_event(upload, purpose, directory, person, options, key)
         if key is None:
-            return await _announce(service, received, upload, topic, wait_s)
-        async with service.accept.one_at_a_time(received.image_id):
-            earlier = await service.accept.earlier_answer(received, service.replies.recent(received.image_id))
+            return await _store_and_wait(service, received, upload, topic, wait_s)
+        async with service.acceptor.lock_of(received.image_id):
+            earlier = await service.acceptor.earlier_answer(received, service.replies.recent_answer(received.image_id))
             if earlier is not None:
-                return _answered(service, earlier)
-            return await _announce(service, received, upload, topic, wait_s)
+                return _answer_response(service, earlier)
+            return await _store_and_wait(service, received, upload, topic, wait_s)
     finally:
         service.uploads.give_back(reserved)
 
 
-async def _announce(
+async def _store_and_wait(
     service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float
 ) -> web.Response:
     """Stores the image, appends its event, then waits for the answer."""
     if not wait_s:
-        await service.accept.store(received, upload.data, topic)
-        return _working(received.image_id)
+        await service.acceptor.store(received, upload.data, topic)
+        return _working_response(received.image_id)
     future = service.replies.expect(received.image_id)
     try:
-        await service.accept.store(received, upload.data, topic)
+        await service.acceptor.store(received, upload.data, topic)
         upload.data = b""
         async with asyncio.timeout(wait_s):
             answer = await future
         log.info("answered", image_id=received.image_id, status=answer.status)
         # The answer to a learn names only the person of this request, so a concurrent erasure reveals nothing.
-        return _answered(service, answer) if received.purpose == "learn" else await _just_answered(service, answer)
+        return (
+            _answer_response(service, answer)
+            if received.purpose == "learn"
+            else await _new_answer_response(service, answer)
+        )
     except TimeoutError:
-        return _working(received.image_id)
+        return _working_response(received.image_id)
     finally:
         service.replies.forget(received.image_id, future)
 
 
-async def _just_answered(service: Service, answer: Answer) -> web.Response:
+async def _new_answer_response(service: Service, answer: Answer) -> web.Response:
     """The response for an answer that may not be stored yet. The erasures are read first, so that people whom another
     replica has just erased are redacted.
     """
     try:
         await service.erasures.refresh()
     except Unavailable:  # the answer exists, and can be read when the log is available again
-        return _working(answer.image_id)
-    return _answered(service, answer)
+        return _working_response(answer.image_id)
+    return _answer_response(service, answer)
 
 
-def _answered(service: Service, answer: Answer) -> web.Response:
-    answer = redacted(answer, service.erasures)
+def _answer_response(service: Service, answer: Answer) -> web.Response:
+    answer = redact(answer, service.erasures)
     return json_response(answer.status, answer.body)
 
 
-def _working(image_id: str) -> web.Response:
+def _working_response(image_id: str) -> web.Response:
     location = f"/results/{image_id}"
     body = WorkingBody(status="working", image_id=image_id, location=location)
     return json_response(202, body, {"Location": location, "Retry-After": "1"})
 
 
-def _required(fields: dict[str, str], field: str) -> str:
+def _required_name(fields: dict[str, str], field: str) -> str:
     text = fields.pop(field, "")
     if not text:
         raise MissingField(f"the field '{field}' is missing: curl -F {field}=…", field=field)
-    return name_of(text, field)
+    return normalised_name(text, field)
 
 
-def _options(fields: dict[str, str], purpose: Purpose) -> Options:
+def _parse_options(fields: dict[str, str], purpose: Purpose) -> Options:
     """The remaining fields as options. Raises InvalidRequest for one that is unknown or out of bounds."""
     unknown = sorted(fields.keys() - OPTIONS[purpose])
     if unknown:

@@ -25,27 +25,27 @@ class Access:
     scope: str = "admin"
     directory: str | None = None
 
-    def require(self, scope: str) -> None:
+    def require_scope(self, scope: str) -> None:
         if SCOPES.index(self.scope) < SCOPES.index(scope):
             raise Forbidden(
                 f"this key has the scope '{self.scope}', this needs '{scope}': facestream keys create --scope {scope}"
             )
 
-    def sees(self, directory: str | None) -> bool:
+    def allows(self, directory: str | None) -> bool:
         return self.directory is None or self.directory == directory
 
     def require_directory(self, directory: str | None) -> None:
-        if not self.sees(directory):
+        if not self.allows(directory):
             raise Forbidden("this key is for another directory")
 
 
-def create(scope: str, directory: str | None) -> tuple[str, ApiKey]:
+def create_key(scope: str, directory: str | None) -> tuple[str, ApiKey]:
     """A new key: the text for its owner, and what is stored."""
     key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     return f"fs_{key_id}_{secret}", ApiKey(key_id, _hash(secret), scope, directory, time.time())
 
 
-class Keys:
+class KeyChecker:
     """Checks the keys of requests. A new or revoked key takes effect within two seconds."""
 
     def __init__(self, vectors: VectorReader) -> None:
@@ -54,7 +54,7 @@ class Keys:
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    async def access(self, text: str | None) -> Access:
+    async def check(self, text: str | None) -> Access:
         """The access of a key. Raises Unauthorized. If the store has no keys, everybody may do everything; the service
         then listens only on loopback, unless FACESTREAM_OPEN is set.
         """

@@ -19,7 +19,7 @@ UPLOADED = Counter("facestream_uploaded_bytes_total", "Bytes of accepted images"
 
 
 @web.middleware
-async def measured(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def measure_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Counts each request under the pattern of its route, so that ids do not multiply the series."""
     resource = request.match_info.route.resource
     route = f"{request.method} {resource.canonical}" if resource else "none"

@@ -79,7 +79,7 @@ class Replies:
             if not waiting:
                 del self._waiting[image_id]
 
-    def recent(self, image_id: str) -> Answer | None:
+    def recent_answer(self, image_id: str) -> Answer | None:
         """An answer of the last seconds, which the store may not have yet."""
         return self._recent[image_id][1] if image_id in self._recent else None
 

@@ -7,15 +7,15 @@ from aiohttp import web
 from backends.log import EventLog
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorDeleter
-from ingest.accept import Accept
-from ingest.keys import Access, Keys
-from ingest.pressure import Pressure
+from ingest.acceptor import UploadAcceptor
+from ingest.backpressure import Backpressure
+from ingest.keys import Access, KeyChecker
 from ingest.problems import Handler
 from ingest.replies import Replies
 from ingest.uploads import UploadMemory
 from schemas.errors import InvalidRequest
-from schemas.names import normalised
-from stream.erase.marks import Erasures
+from schemas.names import normalise_name
+from stream.erase.erasures import Erasures
 from stream.generations import Generations
 from stream.health_routes import Checks
 
@@ -38,10 +38,10 @@ class Service:
     log: EventLog
     objects: ObjectDeleter
     vectors: VectorDeleter
-    keys: Keys
-    accept: Accept
+    keys: KeyChecker
+    acceptor: UploadAcceptor
     replies: Replies
-    pressure: Pressure
+    backpressure: Backpressure
     uploads: UploadMemory
     limits: Limits
     generations: Generations
@@ -55,7 +55,7 @@ OPEN_PATHS = ("/healthz", "/readyz", "/openapi.json", "/docs", "/docs/{file}")  
 
 
 @web.middleware
-async def authenticated(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def authenticate(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Puts the caller's access into the request. Raises Unauthorized."""
     resource = request.match_info.route.resource
     if resource is None or resource.canonical not in OPEN_PATHS:
@@ -63,7 +63,7 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
         authorization = request.headers.get("Authorization", "")
         if text is None and authorization[:7].lower() == "bearer ":
             text = authorization[7:].strip()
-        request[ACCESS] = await request.app[SERVICE].keys.access(text)
+        request[ACCESS] = await request.app[SERVICE].keys.check(text)
         if request.path == "/metrics":
             access_of(request, "admin")
     return await handler(request)
@@ -72,13 +72,13 @@ async def authenticated(request: web.Request, handler: Handler) -> web.StreamRes
 def access_of(request: web.Request, scope: str) -> Access:
     """The caller's access. Raises Forbidden if the key does not have that scope."""
     access = request[ACCESS]
-    access.require(scope)
+    access.require_scope(scope)
     return access
 
 
-def name_of(text: str, field: str) -> str:
+def normalised_name(text: str, field: str) -> str:
     """The normalised name of a person or a directory, as it is stored. Raises InvalidRequest."""
     try:
-        return normalised(text)
+        return normalise_name(text)
     except ValueError as error:
         raise InvalidRequest(f"{field}: {error}", field=field) from None

@@ -60,13 +60,13 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
             if part.name == "file":
                 if upload is not None:
                     raise InvalidRequest("there are two files: send one image a request")
-                upload = Upload(await _bytes(part, largest), _unicode(part.filename or ""))
+                upload = Upload(await _read_bytes(part, largest), _decode_header(part.filename or ""))
             elif part.name:
-                fields[_unicode(part.name)] = await _text(part)
+                fields[_decode_header(part.name)] = await _read_text(part)
     except HttpProcessingError as error:  # bad headers of a part
-        raise InvalidRequest(f"the multipart body is malformed: {_unicode(error.message)}") from None
+        raise InvalidRequest(f"the multipart body is malformed: {_decode_header(error.message)}") from None
     except (ValueError, AssertionError) as error:
-        raise InvalidRequest(f"the multipart body is malformed: {_unicode(str(error))}") from None
+        raise InvalidRequest(f"the multipart body is malformed: {_decode_header(str(error))}") from None
     if upload is None:
         raise MissingField("the field 'file' is missing: curl -F file=@photo.jpg", field="file")
     if not upload.data:
@@ -75,14 +75,14 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
     return upload
 
 
-def _unicode(header: str) -> str:
+def _decode_header(header: str) -> str:
     """The text of a header. aiohttp decodes bytes that are not UTF-8 as lone surrogates. They are replaced, because no
     record can contain them.
     """
     return header.encode(errors="surrogateescape").decode(errors="replace")
 
 
-async def _bytes(part: BodyPartReader, largest: int) -> bytes:
+async def _read_bytes(part: BodyPartReader, largest: int) -> bytes:
     chunks, size = [], 0
     while chunk := await part.read_chunk(CHUNK):
         size += len(chunk)
@@ -92,7 +92,7 @@ async def _bytes(part: BodyPartReader, largest: int) -> bytes:
     return b"".join(chunks)
 
 
-async def _text(part: BodyPartReader) -> str:
+async def _read_text(part: BodyPartReader) -> str:
     data = bytearray()
     while chunk := await part.read_chunk(LONGEST_FIELD + 1):
         data += chunk

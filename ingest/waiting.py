@@ -7,7 +7,7 @@ from schemas.errors import InvalidRequest
 DEFAULT_WAIT_S, LONGEST_WAIT_S = 30.0, 300.0
 
 
-def wait_of(request: web.Request) -> float:
+def requested_wait_s(request: web.Request) -> float:
     """Seconds that the caller waits (RFC 7240): `Prefer: wait=N`, 0 for `Prefer: respond-async`."""
     wait_s = DEFAULT_WAIT_S
     for preference in ",".join(request.headers.getall("Prefer", [])).replace(";", ",").split(","):

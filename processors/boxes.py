@@ -13,7 +13,7 @@ from torch import Tensor
 
 from processors.models.centerface import STRIDE
 from processors.nms import nms
-from processors.passes import LARGEST, Pass, halve
+from processors.passes import LARGEST, Pass, halve_pass
 
 OVERLAP = 0.3  # IoU above which two boxes are one face; as in the reference implementation of CenterFace
 CONTAINED = 0.7  # share of a box inside a box of another pass above which the two are one face
@@ -35,7 +35,7 @@ class Detections:
     def select(self, index: NDArray[np.intp] | NDArray[np.bool_] | np.bool_) -> "Detections":
         return Detections(self.boxes[index], self.scores[index], self.landmarks[index])
 
-    def moved(self, scale: tuple[float, float], origin: tuple[float, float]) -> "Detections":
+    def to_frame(self, scale: tuple[float, float], origin: tuple[float, float]) -> "Detections":
         """The same detections in another coordinate frame: position * scale + origin, each (x, y)."""
         factor, offset = np.array(scale, np.float32), np.array(origin, np.float32)
         boxes = self.boxes.reshape(-1, 2, 2) * factor + offset
@@ -80,7 +80,7 @@ def decode_heads(
     return found
 
 
-def closest(found: Detections, box: Sequence[int]) -> int | None:
+def index_of_closest(found: Detections, box: Sequence[int]) -> int | None:
     """The index of the face at `box`, xyxy in the same pixels; None if there is none."""
     if not len(found):
         return None
@@ -103,29 +103,29 @@ def add_coarser_pass(
     passes: the coarsest first. found: the faces of each, in its pixels. Returns the same passes, each with the largest
     size of face that it finds well, and the additional passes to run, none or one.
     """
-    (each, picture), *finer = passes
+    (coarsest, picture), *finer = passes
     largest = float(np.prod(found[0].boxes[:, 2:] - found[0].boxes[:, :2], axis=1).max(initial=0)) ** 0.5
-    if max(each.width, each.height) <= LARGEST or (largest <= LARGEST and any(len(it) for it in found)):
+    if max(coarsest.width, coarsest.height) <= LARGEST or (largest <= LARGEST and any(len(it) for it in found)):
         return list(passes), []
-    return [(replace(each, largest=LARGEST), picture), *finer], [halve(each, picture)]
+    return [(replace(coarsest, largest=LARGEST), picture), *finer], [halve_pass(coarsest, picture)]
 
 
-def in_original(found: Detections, each: Pass, width: int, height: int) -> Detections:
+def to_original(found: Detections, image_pass: Pass, width: int, height: int) -> Detections:
     """The faces of a pass over an image of width × height pixels, in the image's pixels.
 
     Faces that other passes find better are left out: those that are too large for the pass and, in a tile, those that
     are cut by an edge inside the image, because the neighbouring tile contains them completely.
     """
-    left, top, right, bottom = each.tile or (0, 0, width, height)
+    left, top, right, bottom = image_pass.tile or (0, 0, width, height)
     sides = found.boxes[:, 2:] - found.boxes[:, :2]
-    found = found.select(np.prod(sides, axis=1) <= each.largest**2)
-    moved = found.moved(((right - left) / each.width, (bottom - top) / each.height), (left, top))
+    found = found.select(np.prod(sides, axis=1) <= image_pass.largest**2)
+    moved = found.to_frame(((right - left) / image_pass.width, (bottom - top) / image_pass.height), (left, top))
     low = [left if left > 0 else -np.inf, top if top > 0 else -np.inf]
     high = [right if right < width else np.inf, bottom if bottom < height else np.inf]
     return moved.select((moved.boxes[:, :2] >= low).all(1) & (moved.boxes[:, 2:] <= high).all(1))
 
 
-def merge(passes: Sequence[Detections]) -> Detections:
+def merge_passes(passes: Sequence[Detections]) -> Detections:
     """Merges the faces of an image's passes, all in the image's pixels. Of several boxes of a face, the one with the
     best score is kept.
 
@@ -133,13 +133,13 @@ def merge(passes: Sequence[Detections]) -> Detections:
     face, a fine pass or a tile only a part. Boxes of the same pass are not merged: NMS has done that.
     """
     boxes = np.concatenate([each.boxes for each in passes])  # (N, 4)
-    together = Detections(
+    unmerged = Detections(
         boxes, np.concatenate([each.scores for each in passes]), np.concatenate([each.landmarks for each in passes])
     )
     origin = np.concatenate([np.full(len(each), index) for index, each in enumerate(passes)])  # (N,)
     areas = _areas(boxes)
 
-    left = np.argsort(-together.scores, kind="stable")
+    left = np.argsort(-unmerged.scores, kind="stable")
     keep = []
     while len(left):
         best, left = left[0], left[1:]
@@ -148,7 +148,7 @@ def merge(passes: Sequence[Detections]) -> Detections:
         same = shared > OVERLAP * (areas[best] + areas[left] - shared)
         same |= (origin[best] != origin[left]) & (shared > CONTAINED * np.minimum(areas[best], areas[left]))
         left = left[~same]
-    return together.select(np.array(keep, np.intp))
+    return unmerged.select(np.array(keep, np.intp))
 
 
 def _intersections(box: NDArray[np.float32], boxes: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.boxes import Detections, add_coarser_pass, in_original, merge
+from processors.boxes import Detections, add_coarser_pass, merge_passes, to_original
 from processors.decoding.pool import DecodedImage
 from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
-from schemas.ids import face_id_seen
+from schemas.ids import probe_face_id
 from schemas.records import ImageReceived, Options
 from weights.manifest import ShippedDetector
 
@@ -26,12 +26,12 @@ async def find_faces(image: DecodedImage, detector: str, inference: Inference, s
     if added:
         found += await inference.detect(detector, [picture for _, picture in added], since)
     passes += added
-    return merge(
-        [in_original(it, each, image.width, image.height) for (each, _), it in zip(passes, found, strict=True)]
+    return merge_passes(
+        [to_original(it, each, image.width, image.height) for (each, _), it in zip(passes, found, strict=True)]
     )
 
 
-def as_records(
+def detection_records(
     found: Detections, received: ImageReceived, image: DecodedImage, model: ShippedDetector
 ) -> list[Detection]:
     """The faces as records, best first, without those that the options exclude."""
@@ -39,7 +39,7 @@ def as_records(
     faces: list[Detection] = []
     for box, score, landmarks in zip(found.boxes, found.scores, found.landmarks, strict=True):
         face = Detection(
-            face_id=face_id_seen(received.image_id, len(faces)),
+            face_id=probe_face_id(received.image_id, len(faces)),
             box=_whole_pixels(box, image),
             landmarks=[(round(float(x), 2), round(float(y), 2)) for x, y in landmarks],
             score=round(model.calibration.probability(float(score)), 4),
@@ -50,7 +50,9 @@ def as_records(
     return faces[: options.limit]
 
 
-def choose(faces: Sequence[Detection], options: Options, model: ShippedDetector) -> tuple[Detection, list[Detection]]:
+def choose_face(
+    faces: Sequence[Detection], options: Options, model: ShippedDetector
+) -> tuple[Detection, list[Detection]]:
     """The face to learn, and the faces that are ignored. Raises NoFace, NotOneFace, FaceTooSmall."""
     if not faces:
         raise NoFace("no face was found: send a picture that shows the face from the front, at least 40 pixels wide")

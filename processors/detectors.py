@@ -26,17 +26,17 @@ class Detectors:
     async def active(self) -> Generation:
         """The active generation, whose detector finds the faces. Raises Unavailable when it cannot be loaded here."""
         generation = self._generations.active
-        if not await self.has(generation.detector):
+        if not await self.ensure_loaded(generation.detector):
             raise Unavailable(f"the detector '{generation.detector}' cannot be loaded: the log says why")
         return generation
 
-    async def others(self, detector: str) -> list[str]:
+    async def other_detectors(self, detector: str) -> list[str]:
         """The other detectors of the live generations, without those that cannot be loaded here."""
         names = dict.fromkeys(it.detector for it in self._generations.live if it.detector != detector)
-        return [it for it in names if await self.has(it)]
+        return [it for it in names if await self.ensure_loaded(it)]
 
-    async def has(self, name: str) -> bool:
-        return await self._models.has(name, partial(self._load, name))
+    async def ensure_loaded(self, name: str) -> bool:
+        return await self._models.ensure_loaded(name, partial(self._load, name))
 
     async def _load(self, name: str) -> None:
         await self._inference.add_detector(name, partial(self._make, name))

@@ -44,39 +44,41 @@ class CropThreads:
 
 
 @dataclass(frozen=True, slots=True)
-class CutFace:
+class FaceCrop:
     """A crop: pixels (240, 240, 3), and the landmarks (5, 2) in them."""
 
     pixels: Pixels
     landmarks: Float32Array
 
 
-def cut_face(pixels: Pixels, landmarks: Float32Array) -> CutFace:
+def cut_face(pixels: Pixels, landmarks: Float32Array) -> FaceCrop:
     """The crop of a face. pixels: (h, w, 3). landmarks: (5, 2), in those pixels."""
-    return CutFace(align.crop(pixels, landmarks), align.crop_landmarks(landmarks, align.fit(landmarks)))
+    return FaceCrop(
+        align.cut_crop(pixels, landmarks), align.landmarks_in_crop(landmarks, align.fit_landmarks(landmarks))
+    )
 
 
-def encoded_crop(crop: Pixels) -> bytes:
+def encode_crop(crop: Pixels) -> bytes:
     """The crop as a JPEG (4:4:4), as it is stored. crop: (240, 240, 3)."""
     file = io.BytesIO()
     Image.fromarray(crop).save(file, "JPEG", quality=CROP_QUALITY, subsampling=0)
     return file.getvalue()
 
 
-def decoded_crop(data: bytes) -> Pixels:
+def decode_crop(data: bytes) -> Pixels:
     """The pixels of a stored crop, (240, 240, 3)."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         return np.asarray(picture.convert("RGB"))
 
 
-def through_jpeg(crop: CutFace) -> CutFace:
+def jpeg_round_trip(crop: FaceCrop) -> FaceCrop:
     """The crop, encoded and decoded again, so that its vector is the one that a replay computes from the stored
     JPEG.
     """
-    return CutFace(decoded_crop(encoded_crop(crop.pixels)), crop.landmarks)
+    return FaceCrop(decode_crop(encode_crop(crop.pixels)), crop.landmarks)
 
 
-def chips_of_crop(crop: CutFace, templates: Iterable[str]) -> dict[str, Picture]:
+def chips_of_crop(crop: FaceCrop, templates: Iterable[str]) -> dict[str, Picture]:
     """The chip for each template. crop: as decoded from its JPEG."""
     return {
         template: (
@@ -89,8 +91,8 @@ def chips_of_crop(crop: CutFace, templates: Iterable[str]) -> dict[str, Picture]
 
 
 async def embed_crops(
-    crops: Mapping[str, CutFace],
-    kept: str,
+    crops: Mapping[str, FaceCrop],
+    fallback_detector: str,
     generations: Sequence[Generation],
     crop_threads: CropThreads,
     inference: Inference,
@@ -98,12 +100,12 @@ async def embed_crops(
 ) -> dict[str, Float32Array]:
     """The vectors, (D,), of a learned face by generation.
 
-    crops: by detector, as decoded from their JPEGs. kept: the detector whose crop is used by generations whose own
-    detector has not found the face.
+    crops: by detector, as decoded from their JPEGs. fallback_detector: the one whose crop is used by generations whose
+    own detector has not found the face.
     """
     by_crop: dict[str, list[Generation]] = {}
     for it in generations:
-        by_crop.setdefault(it.detector if it.detector in crops else kept, []).append(it)
+        by_crop.setdefault(it.detector if it.detector in crops else fallback_detector, []).append(it)
     parts = [
         embed_crop(crops[detector], of_one, crop_threads, inference, since) for detector, of_one in by_crop.items()
     ]
@@ -111,7 +113,7 @@ async def embed_crops(
 
 
 async def embed_crop(
-    crop: CutFace, generations: Sequence[Generation], crop_threads: CropThreads, inference: Inference, since: float
+    crop: FaceCrop, generations: Sequence[Generation], crop_threads: CropThreads, inference: Inference, since: float
 ) -> dict[str, Float32Array]:
     """The vectors, (D,), of one crop by generation."""
     chips = await crop_threads.run(chips_of_crop, crop, [it.template for it in generations])
@@ -131,10 +133,10 @@ async def embed_probes(
     vectors: list[Float32Array] = []
     for begin in range(0, len(landmarks), CHIPS_PER_STEP):
         part = landmarks[begin : begin + CHIPS_PER_STEP]
-        chips = await crop_threads.run(_chips, pixels, part, generation.template)
+        chips = await crop_threads.run(_warp_chips, pixels, part, generation.template)
         vectors += list(await inference.embed(generation.name, chips, since + begin * PICTURE_DONE_S))
     return vectors
 
 
-def _chips(pixels: Pixels, landmarks: Sequence[Float32Array], template: str) -> list[Float32Array]:
+def _warp_chips(pixels: Pixels, landmarks: Sequence[Float32Array], template: str) -> list[Float32Array]:
     return [align.warp_chip(pixels, points, template) for points in landmarks]

@@ -39,7 +39,7 @@ class Embedders:
         generation = await self._generations.get_or_refresh(name)
         if generation.state == "retired":
             raise GenerationRetired(f"the generation '{name}' is retired by now: send the image again")
-        if not await self._has(generation):
+        if not await self._ensure_loaded(generation):
             raise Unavailable(f"the embedder of the generation '{name}' cannot be loaded: the log says why")
         return generation
 
@@ -50,10 +50,10 @@ class Embedders:
         A generation that is left out gets these faces from its replay, and cannot become active before that.
         """
         await self.require(self._generations.active.name)
-        return [it for it in self._generations.live if await self._has(it)]
+        return [it for it in self._generations.live if await self._ensure_loaded(it)]
 
-    async def _has(self, generation: Generation) -> bool:
-        return await self._models.has(generation.name, partial(self._load, generation))
+    async def _ensure_loaded(self, generation: Generation) -> bool:
+        return await self._models.ensure_loaded(generation.name, partial(self._load, generation))
 
     async def _load(self, generation: Generation) -> None:
         await self._inference.add_embedder(generation.name, await self._fetch(generation))

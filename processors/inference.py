@@ -56,7 +56,7 @@ class Networks:
     detectors: dict[str, Detector] = field(default_factory=dict)
     embedders: dict[str, Embedder] = field(default_factory=dict)
 
-    def room(self, kind: Kind) -> int:
+    def chunk_limit(self, kind: Kind) -> int:
         """The number of pictures of a kind that fit into a chunk."""
         if isinstance(kind, str):
             return self.chunk_chips
@@ -193,7 +193,7 @@ class Inference:
         turn, now = attrgetter("turn"), time.monotonic()
         first = min(self._waiting, key=turn)
         kind, deferred = first.kind, first.since > now
-        room = self._networks.room(kind)
+        room = self._networks.chunk_limit(kind)
         if deferred:
             room = max(1, room // DEFERRED_PARTS)
         same = [request for request in self._waiting if request.kind == kind and (request.since > now) == deferred]

@@ -29,7 +29,7 @@ class LoadedModels:
         self._loaded.add(name)
         log.info(f"{self._kind} loaded", name=name)
 
-    async def has(self, name: str, load: Callable[[], Awaitable[None]]) -> bool:
+    async def ensure_loaded(self, name: str, load: Callable[[], Awaitable[None]]) -> bool:
         """Whether the model is loaded. Loads it if it was not; the log says why it cannot be loaded."""
         if name in self._loaded:
             return True

@@ -47,11 +47,11 @@ class Detector:
         x = pixels.to(self.dtype)  # 0..255 is exact in bfloat16 too
         heads: Heads = self.module(x)
         if self.mirror:
-            heads = _mean(heads, _mirrored(self.module(x.flip(-1))))
+            heads = _mean_heads(heads, _mirror_heads(self.module(x.flip(-1))))
         return decode_heads(*heads, self.score_threshold)
 
 
-def _mirrored(heads: Heads) -> Heads:
+def _mirror_heads(heads: Heads) -> Heads:
     """Converts the heads of a mirrored picture to those of the picture: left and right are swapped, also in the
     landmarks.
     """
@@ -62,7 +62,7 @@ def _mirrored(heads: Heads) -> Heads:
     return heat, size, torch.stack([offset[:, 0], -offset[:, 1]], 1), points
 
 
-def _mean(one: Heads, other: Heads) -> Heads:
+def _mean_heads(one: Heads, other: Heads) -> Heads:
     heat, size, offset, points = ((a + b) / 2 for a, b in zip(one, other, strict=True))
     return heat, size, offset, points
 

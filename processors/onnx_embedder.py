@@ -26,7 +26,9 @@ MISSING = (
 )
 
 
-def load_onnx_embedder(content: bytes, generation: generations.Generation, device: torch.device) -> "OnnxEmbedder":
+def load_onnx_embedder(
+    content: bytes, generation: generations.Generation, device: torch.device
+) -> "OnnxRuntimeEmbedder":
     """The embedder of a generation with `onnx`, after a first run. content: the ONNX file.
 
     Raises WeightsInvalid, ConfigurationError.
@@ -37,13 +39,13 @@ def load_onnx_embedder(content: bytes, generation: generations.Generation, devic
             f"{generation.onnx.object_key} is not the file that '{generation.name}' was added with (sha256 differs):"
             " put that file back into the object store, or add this one under another name"
         )
-    embedder = OnnxEmbedder(content, generation.onnx, device, mirror=generation.mirror)
+    embedder = OnnxRuntimeEmbedder(content, generation.onnx, device, mirror=generation.mirror)
     side = generation.onnx.side
     embedder.embed([np.zeros((side, side, 3), np.uint8)])  # the first run takes longer: now no request waits
     return embedder
 
 
-class OnnxEmbedder:
+class OnnxRuntimeEmbedder:
     """A processors.networks.Embedder that runs an ONNX file."""
 
     def __init__(

@@ -46,7 +46,7 @@ class Pass:
         return padded_side(self.height), padded_side(self.width)
 
 
-def plan(width: int, height: int, detail: Detail = "normal") -> list[Pass]:
+def plan_passes(width: int, height: int, detail: Detail = "normal") -> list[Pass]:
     """The passes over an image of width × height pixels, coarse first. `high` adds tiles of large images at scale 1."""
     longest = max(width, height)
     coarse = min(1.0, COARSE / longest)
@@ -63,9 +63,9 @@ def plan(width: int, height: int, detail: Detail = "normal") -> list[Pass]:
     return passes
 
 
-def halve(each: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uint8]]:
+def halve_pass(image_pass: Pass, picture: NDArray[np.uint8]) -> tuple[Pass, NDArray[np.uint8]]:
     """The pass at half the scale, made from the padded picture of a pass over the whole image."""
-    half = Pass(each.scale / 2, None, max(1, each.width // 2), max(1, each.height // 2), math.inf)
+    half = Pass(image_pass.scale / 2, None, max(1, image_pass.width // 2), max(1, image_pass.height // 2), math.inf)
     height, width = half.height * 2, half.width * 2
     quads = picture[:height, :width].reshape(half.height, 2, half.width, 2, 3)
     padded = np.zeros((*half.shape, 3), np.uint8)
@@ -91,11 +91,11 @@ def padded_side(side: int) -> int:
     return math.ceil(side / step) * step
 
 
-def render(image: Image.Image, each: Pass) -> NDArray[np.uint8]:
+def render_pass(image: Image.Image, image_pass: Pass) -> NDArray[np.uint8]:
     """The picture of a pass. image: RGB, upright. Returns (H, W, 3), black where padded."""
-    picture = image if each.tile is None else image.crop(each.tile)
-    if picture.size != (each.width, each.height):
-        picture = picture.resize((each.width, each.height), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    padded = np.zeros((*each.shape, 3), np.uint8)
-    padded[: each.height, : each.width] = np.asarray(picture)
+    picture = image if image_pass.tile is None else image.crop(image_pass.tile)
+    if picture.size != (image_pass.width, image_pass.height):
+        picture = picture.resize((image_pass.width, image_pass.height), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    padded = np.zeros((*image_pass.shape, 3), np.uint8)
+    padded[: image_pass.height, : image_pass.width] = np.asarray(picture)
     return padded

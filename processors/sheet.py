@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 QUALITY = 95
 
 
-def encoded_sheet(crops: Sequence[Pixels]) -> bytes:
+def encode_sheet(crops: Sequence[Pixels]) -> bytes:
     """The sheet of these crops as a JPEG (4:4:4). crops: (240, 240, 3) each, at least one."""
     columns = _columns(len(crops))
     rows = math.ceil(len(crops) / columns)
@@ -31,7 +31,7 @@ def encoded_sheet(crops: Sequence[Pixels]) -> bytes:
     return file.getvalue()
 
 
-def decoded_sheet(data: bytes, cells: int) -> list[Pixels]:
+def decode_sheet(data: bytes, cells: int) -> list[Pixels]:
     """The crops of a sheet with that many cells, (240, 240, 3) each, views on one array."""
     with Image.open(io.BytesIO(data), formats=["JPEG"]) as picture:
         sheet = np.asarray(picture.convert("RGB"))

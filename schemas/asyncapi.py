@@ -154,11 +154,11 @@ def _message(
     key: dict[str, Any],
     headers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    beside = {"headers": headers} if headers else {}
+    optional = {"headers": headers} if headers else {}
     return {
         "title": title,
         "payload": payload,
-        "examples": [{"name": name} | beside | {"payload": value} for name, value in examples.items()],
+        "examples": [{"name": name} | optional | {"payload": value} for name, value in examples.items()],
         "bindings": {"kafka": {"key": key, "bindingVersion": "0.5.0"}},
     }
 

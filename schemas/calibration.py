@@ -29,7 +29,7 @@ class Threshold(Entry):
         check_points(self.people, self.one_in_10, self.one_in_100, self.one_in_1000)
         return self
 
-    def at(self, people: int, strangers: float) -> float:
+    def similarity_for(self, people: int, strangers: float) -> float:
         """The threshold at which a share `strangers` (0..1) of all strangers gets a name in a gallery of `people`.
 
         It is linear in the logarithm of both, between the measured points and beyond them, and never above 1.
@@ -37,8 +37,8 @@ class Threshold(Entry):
         size = math.log10(max(1, people))
         sizes = [math.log10(each) for each in self.people]
         rows = [self.one_in_1000, self.one_in_100, self.one_in_10]
-        measured = [line(size, sizes, row, extend=True) for row in rows]
-        return min(1.0, line(math.log10(max(strangers, 1e-9)), [-3.0, -2.0, -1.0], measured, extend=True))
+        measured = [interpolate(size, sizes, row, extend=True) for row in rows]
+        return min(1.0, interpolate(math.log10(max(strangers, 1e-9)), [-3.0, -2.0, -1.0], measured, extend=True))
 
 
 class Calibration(Entry):
@@ -57,20 +57,20 @@ class Calibration(Entry):
         """The probability (0..1) that a best match of this similarity in a gallery of `people` is that person."""
         size = math.log10(max(1, people))
         sizes = [math.log10(each) for each in self.people]
-        z = line(size, sizes, self.slope) * (similarity - line(size, sizes, self.midpoint, extend=True))
+        z = interpolate(size, sizes, self.slope) * (similarity - interpolate(size, sizes, self.midpoint, extend=True))
         return 1 / (1 + math.exp(-max(-50.0, min(50.0, z))))
 
 
-def check_points(at: list[int] | list[float], *columns: list[float]) -> None:
+def check_points(positions: list[int] | list[float], *columns: list[float]) -> None:
     if (
-        len(at) < 2
-        or any(low >= high for low, high in pairwise(at))
-        or any(len(column) != len(at) for column in columns)
+        len(positions) < 2
+        or any(low >= high for low, high in pairwise(positions))
+        or any(len(column) != len(positions) for column in columns)
     ):
         raise ValueError("at least two points are needed, in ascending order, with one value each")
 
 
-def line(x: float, xs: list[float], ys: list[float], *, extend: bool = False) -> float:
+def interpolate(x: float, xs: list[float], ys: list[float], *, extend: bool = False) -> float:
     """Linear interpolation. Beyond the points it is constant or, with `extend`, continues the nearest segment."""
     segment = next((index for index in range(1, len(xs) - 1) if x <= xs[index]), len(xs) - 1)
     low, high = segment - 1, segment

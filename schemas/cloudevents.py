@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import UnreadableRecord
-from schemas.event import misfit
+from schemas.event import schema_mismatch
 from schemas.ids import image_id_of_event, is_image_id
 from schemas.records import ImageReceived
 
@@ -37,19 +37,19 @@ class CloudEvent(BaseModel):
     data: dict[str, Any] = Field(description="an ImageReceived, where purpose and image_id may be missing")
 
 
-def image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> ImageReceived:
+def decode_image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> ImageReceived:
     """Decodes a record. Raises UnreadableRecord, which names the member that does not fit."""
     if headers:
         named = {name.lower(): text for name, text in headers}
         if f"{HEADER}specversion" in named:
-            return _unwrapped(_binary(value, named))
+            return _unwrap(_binary(value, named))
         if named.get("content-type", b"").lower().startswith(STRUCTURED.encode()):
-            return _unwrapped(_object(value))
+            return _unwrap(_object(value))
     try:
         return ImageReceived.decode(value)
     except UnreadableRecord:
         if value is not None and b'"specversion"' in value:  # some clients cannot set headers
-            return _unwrapped(_object(value))
+            return _unwrap(_object(value))
         raise
 
 
@@ -65,11 +65,11 @@ def _binary(value: bytes | None, headers: Mapping[str, bytes]) -> dict[str, Any]
     return attributes | {"data": _object(value)}
 
 
-def _unwrapped(attributes: dict[str, Any]) -> ImageReceived:
+def _unwrap(attributes: dict[str, Any]) -> ImageReceived:
     try:
         event = CloudEvent.model_validate(attributes)
     except ValidationError as error:
-        raise misfit(error, "CloudEvent") from None
+        raise schema_mismatch(error, "CloudEvent") from None
     media_type = event.datacontenttype.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise UnreadableRecord("not a CloudEvent: datacontenttype: the data must be JSON")
@@ -82,7 +82,7 @@ def _unwrapped(attributes: dict[str, Any]) -> ImageReceived:
     try:
         return ImageReceived.model_validate({"image_id": image_id} | event.data | {"purpose": purpose})
     except ValidationError as error:
-        raise misfit(error, "CloudEvent: data") from None
+        raise schema_mismatch(error, "CloudEvent: data") from None
 
 
 def _object(value: bytes | None) -> dict[str, Any]:

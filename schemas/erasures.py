@@ -20,7 +20,7 @@ class DirectoryErasure:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return (erased_directory(self.directory),)
+        return (directory_erasure_key(self.directory),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class PersonErasure:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return (erased_person(self.directory, self.person),)
+        return (person_erasure_key(self.directory, self.person),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class FaceErasure:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return (erased_image(self.image_id), erased_face(self.face_id))
+        return (image_erasure_key(self.image_id), face_erasure_key(self.face_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class ImageErasure:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return (erased_image(self.image_id),)
+        return (image_erasure_key(self.image_id),)
 
 
 AnyErasure = DirectoryErasure | PersonErasure | FaceErasure | ImageErasure
@@ -93,21 +93,21 @@ def erasure_of(command: EraseRequested) -> AnyErasure:
     raise UnreadableRecord("an erase command names a directory, a person, a face with its image, or an image")
 
 
-def erased_person(directory: str, person: str) -> str:
+def person_erasure_key(directory: str, person: str) -> str:
     return _digest("person", directory, person)
 
 
-def erased_directory(directory: str) -> str:
+def directory_erasure_key(directory: str) -> str:
     return _digest("directory", directory)
 
 
-def erased_face(face_id: str) -> str:
+def face_erasure_key(face_id: str) -> str:
     return _digest("face", face_id)
 
 
-def erased_image(image_id: str) -> str:
+def image_erasure_key(image_id: str) -> str:
     return _digest("image", image_id)
 
 
-def _digest(*what: str) -> str:
-    return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -22,13 +22,13 @@ class EventRecord(BaseModel):
         try:
             return cls.model_validate_json(value)
         except ValidationError as error:
-            raise misfit(error, cls.__name__) from None
+            raise schema_mismatch(error, cls.__name__) from None
 
     def encode(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
 
 
-def misfit(error: ValidationError, what: str) -> UnreadableRecord:
+def schema_mismatch(error: ValidationError, what: str) -> UnreadableRecord:
     """The error of a record that does not fit: it names the first wrong member, never the content."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "the record"

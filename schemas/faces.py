@@ -70,13 +70,13 @@ class EmbeddedFace(Detection):
 
     def vector(self, generation: str) -> NDArray[np.float32]:
         """(D,) float32."""
-        return decoded_vector(self.vectors[generation])
+        return decode_vector(self.vectors[generation])
 
 
-def decoded_vector(encoded: str) -> NDArray[np.float32]:
+def decode_vector(encoded: str) -> NDArray[np.float32]:
     """(D,). Raises ValueError."""
     return np.frombuffer(base64.b64decode(encoded), "<f4")
 
 
-def encoded_vector(vector: NDArray[np.float32]) -> str:
+def encode_vector(vector: NDArray[np.float32]) -> str:
     return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()

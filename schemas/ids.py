@@ -35,11 +35,11 @@ def image_id_of_object(bucket: str, key: str, etag: str) -> str:
     return str(uuid.uuid5(NAMESPACE, json.dumps(["object", bucket, key, etag])))
 
 
-def face_id_learned(image_id: str) -> str:
+def learned_face_id(image_id: str) -> str:
     return str(uuid.uuid5(uuid.UUID(image_id), "learned"))
 
 
-def face_id_seen(image_id: str, index: int) -> str:
+def probe_face_id(image_id: str, index: int) -> str:
     """The face_id of a face in a probe. index: its place in the order of the scores, best first."""
     return str(uuid.uuid5(uuid.UUID(image_id), str(index)))
 

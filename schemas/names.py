@@ -8,7 +8,7 @@ from pydantic import AfterValidator
 LONGEST_NAME = 200
 
 
-def normalised(name: str) -> str:
+def normalise_name(name: str) -> str:
     """The name in NFC. Raises ValueError when it is empty, too long, or holds control characters or lone surrogates."""
     name = unicodedata.normalize("NFC", name)
     if not name.strip():
@@ -20,4 +20,4 @@ def normalised(name: str) -> str:
     return name
 
 
-Name = Annotated[str, AfterValidator(normalised)]
+Name = Annotated[str, AfterValidator(normalise_name)]

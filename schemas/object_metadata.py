@@ -24,7 +24,7 @@ class ObjectMetadata:
     received_at: int | None = None
     source: str | None = None
 
-    def encoded(self) -> dict[str, str]:
+    def encode(self) -> dict[str, str]:
         """The names and texts in the store. Older versions rely on the first three being there."""
         metadata = {
             "directory": self.directory or "",
@@ -40,8 +40,8 @@ class ObjectMetadata:
         return metadata
 
     @classmethod
-    def decoded(cls, metadata: Mapping[str, str]) -> Self:
-        """The inverse of `encoded`. Raises ValueError if the time is no number."""
+    def decode(cls, metadata: Mapping[str, str]) -> Self:
+        """The inverse of `encode`. Raises ValueError if the time is no number."""
         received = metadata.get("received")
         return cls(
             directory=metadata.get("directory") or None,

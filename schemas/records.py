@@ -19,7 +19,7 @@ from pydantic import (
 from schemas.answers import Body, Models, body_type
 from schemas.bucket_events import BucketNotified
 from schemas.errors import UnreadableRecord
-from schemas.event import EventRecord, misfit
+from schemas.event import EventRecord, schema_mismatch
 from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
 from schemas.ids import Uuid, original_key
@@ -129,7 +129,7 @@ class ImageReceived(EventRecord):
         """The key of the original."""
         return original_key(self.image_id, self.purpose)
 
-    def came_at(self, appended_at: int) -> int:
+    def first_received_at(self, appended_at: int) -> int:
         """When the image was first received, in ms. An erasure compares its own time with this. appended_at: the append
         time of the record. The earlier of it and `received_at` counts.
         """
@@ -247,7 +247,7 @@ class Answer(EventRecord):
         try:
             return expected.model_validate(body)
         except ValidationError as error:
-            raise misfit(error, f"{cls.__name__}: body") from None
+            raise schema_mismatch(error, f"{cls.__name__}: body") from None
 
     @field_serializer("body")
     def _members(self, body: Body) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | Fac
     try:
         return _EMBEDDED.validate_json(value)
     except ValidationError as error:
-        raise misfit(error, "record of faces.embedded") from None
+        raise schema_mismatch(error, "record of faces.embedded") from None
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorReader
 from schemas.answers import Problem
@@ -16,7 +16,7 @@ from stream.erase.guarded_store import AnswerToStore, GuardedStore
 REFUSED, FAILED = 400, 500  # HTTP statuses: an image that failed may be tried again, so its picture is kept
 
 
-class Answers:
+class AnswerStage:
     """Stage of the consumer group `answers`. `keep_probes` False deletes a probe's picture as soon as its answer is
     stored.
     """
@@ -28,7 +28,7 @@ class Answers:
     ) -> None:
         self._vectors, self._objects, self._store, self._keep_probes = vectors, objects, store, keep_probes
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -65,8 +65,8 @@ class Answers:
             return False
         return answer.image_id in answered or await self._vectors.answer(answer.image_id) is not None
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("an answer is not answered")
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._vectors.ping()

@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 from backends.log import Record
 from schemas.erasures import erasure_of
 from schemas.errors import NotFound, UnreadableRecord
-from schemas.faces import decoded_vector
+from schemas.faces import decode_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded
 from stream.generations import Generations
 from stream.topics import FACES_EMBEDDED
 
 
-async def check(
+async def check_event(
     record: Record, event: FacesEmbedded | EraseRequested | FacesReembedded, generations: Generations
 ) -> None:
     """Raises UnreadableRecord, and Unavailable if a generation is new and the log cannot be read."""
     if record.topic != FACES_EMBEDDED:
         raise UnreadableRecord("only faces.embedded carries what was embedded")
     if isinstance(event, FacesReembedded):
-        generation = await _known(event.generation, generations)
+        generation = await _find_generation(event.generation, generations)
         for face in event.faces:
             _check_vector(face.vector, generation)
     elif isinstance(event, FacesEmbedded):
@@ -35,19 +35,19 @@ async def _check_faces(event: FacesEmbedded, generations: Generations) -> None:
     received = event.received
     if received.purpose == "detect" or received.directory is None:
         raise UnreadableRecord("faces.embedded carries learn and recognize, with a directory")
-    active = await _known(event.models.generation or "", generations)
+    active = await _find_generation(event.models.generation or "", generations)
     for face in event.faces:
         if face.vectors and active.name not in face.vectors:
             raise UnreadableRecord(f"a face has no vector of the generation '{active.name}'")
         for name, vector in face.vectors.items():
-            _check_vector(vector, await _known(name, generations))
+            _check_vector(vector, await _find_generation(name, generations))
     if received.purpose == "learn":
         complete = len(event.faces) == 1 and event.faces[0].vectors and event.faces[0].crop and event.faces[0].source
         if received.person is None or not complete:
             raise UnreadableRecord("a learn carries a person and one face with vectors, crop and source")
 
 
-async def _known(name: str, generations: Generations) -> Generation:
+async def _find_generation(name: str, generations: Generations) -> Generation:
     try:
         return await generations.get_or_refresh(name)
     except NotFound as error:
@@ -61,7 +61,7 @@ def _check_vector(encoded: str, generation: Generation) -> None:
 
 def _is_vector(encoded: str, dimension: int) -> bool:
     try:
-        vector: NDArray[np.float32] = decoded_vector(encoded)
+        vector: NDArray[np.float32] = decode_vector(encoded)
     except ValueError:  # not base64, or not a whole number of floats
         return False
     with np.errstate(all="ignore"):

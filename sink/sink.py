@@ -12,21 +12,21 @@ from itertools import groupby
 
 import numpy as np
 
-from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition, partition_of
+from backends.log import CommittedOffset, EventLog, NewRecord, Record, TopicPartition, partition_of
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, FaceVector, VectorDeleter
 from schemas.answers import IgnoredFace, LearnedBody, LearnedPerson
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
-from schemas.faces import EmbeddedFace, decoded_vector
+from schemas.faces import EmbeddedFace, decode_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FaceLearned, FacesEmbedded, FacesReembedded, ImageReceived, decode_embedded
-from sink.checks import check
+from sink.checks import check_event
 from sink.erase import Eraser
 from sink.match.galleries import Galleries
-from sink.match.matching import Photo, matched
-from stream.answers import answer, error_answer, learned_body, recognized_body
+from sink.match.matching import Photo, match_photos
+from stream.answers import answer_record, error_answer_record, learned_body, recognized_body
+from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Erasures
 from stream.generations import Generations
 from stream.topics import PARTITIONS
 
@@ -60,11 +60,11 @@ class Sink:
         self._may_have_missed_erasures = True
 
     @property
-    def leads(self) -> bool:
+    def is_leader(self) -> bool:
         """Whether this sink is the one that does the work that only one sink must do."""
         return 0 in self._next_offsets
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Keeps the galleries that are complete up to the committed offset, and drops the others. Erasures by previous
         owners are read from the log with the next records.
         """
@@ -87,9 +87,9 @@ class Sink:
         if self._may_have_missed_erasures:
             await self._erasures.refresh()
             self._may_have_missed_erasures = False
-        events = [(record, self._event(record)) for record in records]
+        events = [(record, self._take_decoded(record)) for record in records]
         for record, event in events:
-            await check(record, event, self._generations)
+            await check_event(record, event, self._generations)
         outputs: list[NewRecord] = []
         for erases, group in groupby(events, key=lambda it: isinstance(it[1], EraseRequested)):
             part = list(group)
@@ -98,7 +98,7 @@ class Sink:
                     assert isinstance(event, EraseRequested)
                     outputs += await self._eraser.erase(record, event)
                 continue
-            await self._reembedded([event for _, event in part if isinstance(event, FacesReembedded)])
+            await self._store_reembedded([event for _, event in part if isinstance(event, FacesReembedded)])
             images = [(record, event) for record, event in part if isinstance(event, FacesEmbedded)]
             outputs += await self._learn([it for it in images if it[1].received.purpose == "learn"])
             outputs += await self._recognize([it for it in images if it[1].received.purpose == "recognize"])
@@ -106,10 +106,10 @@ class Sink:
         self._next_offsets[last.partition] = max(self._next_offsets.get(last.partition, 0), last.offset + 1)
         return outputs
 
-    def _event(self, record: Record) -> Event:
+    def _take_decoded(self, record: Record) -> Event:
         return self._decoded.pop((record.partition, record.offset), None) or decode_embedded(record.value)
 
-    def received(self, record: Record) -> ImageReceived | EraseRequested:
+    def event_of(self, record: Record) -> ImageReceived | EraseRequested:
         event = decode_embedded(record.value)
         if isinstance(event, FacesReembedded):
             raise UnreadableRecord("nobody waits for an answer to faces that are embedded again")
@@ -117,7 +117,7 @@ class Sink:
             return event
         return event.received.model_copy(update={"received_at": event.received_at})
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._vectors.ping()
 
     async def _learn(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
@@ -127,8 +127,8 @@ class Sink:
         for record, event in events:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
-            if erased := await self._erased(event):
-                outputs.append(error_answer(received, erased))
+            if erased := await self._erasure_error(event):
+                outputs.append(error_answer_record(received, erased))
                 continue
             generations = [it for it in map(self._generations.get, face.vectors) if it.is_live]
             if not generations:
@@ -144,16 +144,18 @@ class Sink:
             )
             if same.image_id != received.image_id:
                 await self._delete_second_copy(received, face)
-                outputs.append(answer(received, 200, _learned(event, same.image_id, same.face_id), record.offset))
+                outputs.append(
+                    answer_record(received, 200, _learned_body(event, same.image_id, same.face_id), record.offset)
+                )
                 continue
             new += [FaceVector(directory, it.name, same, face.vector(it.name)) for it in generations]
-            learned = _learned(event, received.image_id, face.face_id)
-            outputs += self._store.changelog([_face_learned(event, same, generations)])
-            outputs.append(answer(received, 201, learned, record.offset))
-        await self._put(new)
+            learned = _learned_body(event, received.image_id, face.face_id)
+            outputs += self._store.changelog_records([_face_learned_record(event, same, generations)])
+            outputs.append(answer_record(received, 201, learned, record.offset))
+        await self._put_faces(new)
         return outputs
 
-    async def _reembedded(self, events: list[FacesReembedded]) -> None:
+    async def _store_reembedded(self, events: list[FacesReembedded]) -> None:
         """Stores the vectors of another generation for faces that were learned before."""
         new: list[FaceVector] = []
         for event in events:
@@ -161,15 +163,15 @@ class Sink:
                 continue
             for it in event.faces:
                 face = Face(it.person, it.face_id, it.image_id, it.source, it.learned_at)
-                new.append(FaceVector(event.directory, event.generation, face, decoded_vector(it.vector)))
-        await self._put(new)
+                new.append(FaceVector(event.directory, event.generation, face, decode_vector(it.vector)))
+        await self._put_faces(new)
 
-    async def _put(self, new: list[FaceVector]) -> None:
+    async def _put_faces(self, new: list[FaceVector]) -> None:
         if new:
-            listed = self._galleries.with_faces({(it.directory, it.generation) for it in new})
-            self._galleries.learned(await self._store.put_faces(new, listed=listed))
+            listed = self._galleries.loaded_with_faces({(it.directory, it.generation) for it in new})
+            self._galleries.add_learned(await self._store.put_faces(new, listed=listed))
 
-    async def _erased(self, event: FacesEmbedded) -> Erased | None:
+    async def _erasure_error(self, event: FacesEmbedded) -> Erased | None:
         """The error to answer with if the image was erased after it was received."""
         try:
             await self._store.drop_if_erased(event.received, event.received_at)
@@ -183,7 +185,7 @@ class Sink:
         """
         active = self._generations.active
         generation = active if active in generations else generations[0]
-        if not (await self._galleries.get(directory, generation.name, generation.dimension)).knows(person):
+        if not (await self._galleries.get(directory, generation.name, generation.dimension)).has_person(person):
             return {}
         return {it.source: it for it in await self._vectors.faces(directory, generation.name, person)}
 
@@ -196,8 +198,8 @@ class Sink:
         by_gallery: dict[tuple[str, str], list[tuple[Record, FacesEmbedded]]] = {}
         for record, event in events:
             received = event.received
-            if erased := await self._erased(event):
-                outputs.append(error_answer(received, erased))
+            if erased := await self._erasure_error(event):
+                outputs.append(error_answer_record(received, erased))
             else:
                 by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append(
                     (record, event)
@@ -209,12 +211,14 @@ class Sink:
             gallery = await self._galleries.get(directory, name, generation.dimension)
             photos = [_photo(event, generation) for _, event in of_one]
             if sum(len(it.faces) for it in photos) <= FEW_FACES and gallery.faces <= SMALL_GALLERY:
-                found = matched(photos, gallery, generation)
+                found = match_photos(photos, gallery, generation)
             else:
-                found = await asyncio.to_thread(matched, photos, gallery, generation)
+                found = await asyncio.to_thread(match_photos, photos, gallery, generation)
             for (record, event), persons in zip(of_one, found, strict=True):
                 outputs.append(
-                    answer(event.received, 200, recognized_body(event.received, persons, event.models), record.offset)
+                    answer_record(
+                        event.received, 200, recognized_body(event.received, persons, event.models), record.offset
+                    )
                 )
         return outputs
 
@@ -229,7 +233,7 @@ def _photo(event: FacesEmbedded, generation: Generation) -> Photo:
     return Photo(event.faces, vectors.reshape(len(embedded), generation.dimension), embedded, event.received.options)
 
 
-def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> LearnedBody:
+def _learned_body(event: FacesEmbedded, image_id: str, face_id: str) -> LearnedBody:
     face = event.faces[0]
     person = LearnedPerson(
         id=event.received.person or "",
@@ -242,7 +246,7 @@ def _learned(event: FacesEmbedded, image_id: str, face_id: str) -> LearnedBody:
     return learned_body(event.received, person, ignored, event.models, image_id)
 
 
-def _face_learned(event: FacesEmbedded, face: Face, generations: list[Generation]) -> FaceLearned:
+def _face_learned_record(event: FacesEmbedded, face: Face, generations: list[Generation]) -> FaceLearned:
     crop = event.faces[0].crop
     assert crop is not None
     return FaceLearned(

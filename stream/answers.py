@@ -25,7 +25,9 @@ from stream.topics import DEAD_LETTERS, RESULTS
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
 
-def answer(received: ImageReceived | EraseRequested, status: int, body: Body, offset: int | None = None) -> NewRecord:
+def answer_record(
+    received: ImageReceived | EraseRequested, status: int, body: Body, offset: int | None = None
+) -> NewRecord:
     """The `results` record of an image or an erase command, for the partition of the ingest replica that waits for it.
     offset: the offset in `faces.embedded` of the answered record.
     """
@@ -43,11 +45,11 @@ def answer(received: ImageReceived | EraseRequested, status: int, body: Body, of
     return NewRecord(RESULTS, received.image_id, value.encode(), received.reply_to)
 
 
-def error_answer(received: ImageReceived | EraseRequested, error: FacestreamError) -> NewRecord:
-    return answer(received, error.status, problem(error, image_id=received.image_id))
+def error_answer_record(received: ImageReceived | EraseRequested, error: FacestreamError) -> NewRecord:
+    return answer_record(received, error.status, problem(error, image_id=received.image_id))
 
 
-def dead_letter(
+def dead_letter_record(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
 ) -> NewRecord:
     """The `dead-letters` record for a record that could not be processed. received: None if that record was
@@ -58,7 +60,7 @@ def dead_letter(
     """
     event = None
     if isinstance(received, ImageReceived):
-        event = received.model_copy(update={"received_at": received.came_at(record.timestamp)})
+        event = received.model_copy(update={"received_at": received.first_received_at(record.timestamp)})
     value = DeadLetter(
         event=event,
         topic=record.topic,

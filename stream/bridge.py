@@ -14,7 +14,7 @@ import structlog
 from prometheus_client import Counter
 from pydantic import ValidationError
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from schemas.bucket_events import BucketNotified, Notification
 from schemas.errors import UnreadableRecord
@@ -36,7 +36,7 @@ class Bridge:
     def __init__(self, objects: ObjectReader) -> None:
         self._objects = objects
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -49,10 +49,10 @@ class Bridge:
                     outputs.append(NewRecord(IMAGES_RECEIVED_BULK, event.image_id, event.encode()))
         return outputs
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("nobody waits for the answer to a bucket notification")
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         """Does nothing: the stage needs only the log."""
 
     def _event(self, notification: Notification, notified_at: int) -> ImageReceived | None:

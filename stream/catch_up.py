@@ -8,7 +8,7 @@ from backends.log import EventLog
 LOOK_EVERY_S = 0.2
 
 
-async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
+async def remaining_lag(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
     """How many offsets below `ends` the group has not committed past. Offsets whose records were removed by compaction
     count too, and so may records that are committed meanwhile. The number is never too small.
     """
@@ -20,5 +20,5 @@ async def records_left(log: EventLog, group: str, topic: str, ends: Mapping[int,
 async def wait_until_caught_up(log: EventLog, group: str, topic: str) -> None:
     """Returns when the group has passed all records that are in the topic now."""
     ends = await log.end_offsets(topic)
-    while await records_left(log, group, topic, ends):  # noqa: ASYNC110  # the log tells nobody
+    while await remaining_lag(log, group, topic, ends):  # noqa: ASYNC110  # the log tells nobody
         await asyncio.sleep(LOOK_EVERY_S)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 
 CLEAN_STOP = "stopped"
 RUN_BY = "run by "
@@ -21,14 +21,14 @@ class CleanStop:
 
 
 @dataclass(frozen=True, slots=True)
-class RunBy:
+class Owner:
     """This member has the partition and may be handling records from it."""
 
     member: str
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class SuspectAttempt:
     """The record at the committed offset is being tried, because it may have ended a process: the number of this
     attempt, from 1.
     """
@@ -36,40 +36,42 @@ class Attempt:
     number: int
 
 
-CommitNote = CleanStop | RunBy | Attempt
+CommitNote = CleanStop | Owner | SuspectAttempt
 
 
-def noted(offset: int, note: CommitNote) -> Committed:
+def offset_with_note(offset: int, note: CommitNote) -> CommittedOffset:
     """A commit of an offset with a note."""
     match note:
         case CleanStop():
-            return Committed(offset, CLEAN_STOP)
-        case RunBy(member):
-            return Committed(offset, f"{RUN_BY}{member}")
-        case Attempt(number):
-            return Committed(offset, f"{ATTEMPT}{number}")
+            return CommittedOffset(offset, CLEAN_STOP)
+        case Owner(member):
+            return CommittedOffset(offset, f"{RUN_BY}{member}")
+        case SuspectAttempt(number):
+            return CommittedOffset(offset, f"{ATTEMPT}{number}")
 
 
-def note_of(committed: Committed) -> CommitNote | None:
+def note_of(committed: CommittedOffset) -> CommitNote | None:
     """The note of a committed offset; None if no worker has left one."""
     text = committed.metadata
     if text == CLEAN_STOP:
         return CleanStop()
     if text.startswith(RUN_BY):
-        return RunBy(text.removeprefix(RUN_BY))
+        return Owner(text.removeprefix(RUN_BY))
     if match := re.fullmatch(f"{ATTEMPT}([0-9]+)", text):
-        return Attempt(int(match[1]))
+        return SuspectAttempt(int(match[1]))
     return None
 
 
-def notes_of_new_owner(assignment: Mapping[TopicPartition, Committed], member: str) -> dict[TopicPartition, Committed]:
+def notes_of_new_owner(
+    assignment: Mapping[TopicPartition, CommittedOffset], member: str
+) -> dict[TopicPartition, CommittedOffset]:
     """The commits that a member makes for newly assigned partitions: its own note, unless it is there already. The note
     of an attempt stays until the record is tried again.
     """
-    mine = RunBy(member)
+    mine = Owner(member)
     notes = {at: note_of(committed) for at, committed in assignment.items()}
     return {
-        at: noted(committed.offset, mine)
+        at: offset_with_note(committed.offset, mine)
         for at, committed in assignment.items()
-        if notes[at] != mine and not isinstance(notes[at], Attempt)
+        if notes[at] != mine and not isinstance(notes[at], SuspectAttempt)
     }

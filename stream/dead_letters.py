@@ -37,7 +37,7 @@ class Letter:
         since stays erased.
         """
         event = self.content.event
-        return event and event.model_copy(update={"received_at": event.came_at(self.record.timestamp)})
+        return event and event.model_copy(update={"received_at": event.first_received_at(self.record.timestamp)})
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:
@@ -80,15 +80,15 @@ async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
         NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None
     ]
     await log_.append(events)
-    await log_.append([_closed(it, "retried") for it in letters])
+    await log_.append([_closing_record(it, "retried") for it in letters])
 
 
 async def drop(log_: EventLog, letters: Sequence[Letter]) -> None:
     """Takes letters off the list. Raises Unavailable, StorageFull."""
-    await log_.append([_closed(it, "dropped") for it in letters])
+    await log_.append([_closing_record(it, "dropped") for it in letters])
 
 
-def _closed(letter: Letter, how: Literal["retried", "dropped"]) -> NewRecord:
+def _closing_record(letter: Letter, how: Literal["retried", "dropped"]) -> NewRecord:
     return NewRecord(
         DEAD_LETTERS, letter.record.key, DeadLetterClosed(closed=how, letter=letter.record.offset).encode()
     )

@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from backends.log import Committed, EventLog, Record, TopicPartition
+from backends.log import CommittedOffset, EventLog, Record, TopicPartition
 from stream.partition_progress import PartitionProgress
 from stream.suspects import Suspects
 
@@ -21,7 +21,7 @@ class Epoch:
     def __init__(
         self,
         number: int,
-        assignment: Mapping[TopicPartition, Committed],
+        assignment: Mapping[TopicPartition, CommittedOffset],
         suspects: Mapping[TopicPartition, Suspects],
     ) -> None:
         self.number = number
@@ -39,10 +39,10 @@ class Epoch:
         """
         self.is_current = False
 
-    def polled(self, record: Record, sequence: str) -> None:
+    def add_polled(self, record: Record, sequence: str) -> None:
         """Queues a polled record to be handed over or, if it is a suspect, to be tried."""
         progress = self.partitions[record.topic_partition]
-        progress.polled(record.offset)
+        progress.add_polled(record.offset)
         self.in_flight[record.topic] += 1
         if progress.suspects.claim(record.offset):
             progress.suspects.untried.append(record)
@@ -59,14 +59,14 @@ class Epoch:
                 return progress.suspects.take(sequence_of)
         return []
 
-    def done(self, records: Sequence[Record]) -> None:
+    def mark_done(self, records: Sequence[Record]) -> None:
         """Marks records as done: their outputs are durable in the log."""
         for record in records:
-            self.partitions[record.topic_partition].done(record.offset)
+            self.partitions[record.topic_partition].mark_done(record.offset)
             self.in_flight[record.topic] -= 1
 
     @contextmanager
-    def waiting(self, records: Sequence[Record]) -> Iterator[None]:
+    def waiting_for_retry(self, records: Sequence[Record]) -> Iterator[None]:
         """A context in which these records wait for another try."""
         topics = [record.topic for record in records]
         self.retrying.update(records)
@@ -75,21 +75,25 @@ class Epoch:
         self.retrying.difference_update(records)
         self.in_flight.update(topics)
 
-    def with_more_undone_than(self, count: int) -> Collection[TopicPartition]:
+    def partitions_with_more_undone_than(self, count: int) -> Collection[TopicPartition]:
         """The partitions with more than `count` records that were polled and are not done."""
         return [at for at, progress in self.partitions.items() if progress.undone > count]
 
-    def offsets(self) -> dict[TopicPartition, int]:
+    def committable_offsets(self) -> dict[TopicPartition, int]:
         """The offset that may be committed in every partition. Empty after the end of the epoch."""
         return {at: it.next_offset for at, it in self.partitions.items()} if self.is_current else {}
 
-    def advanced(self) -> dict[TopicPartition, int]:
-        """As `offsets`, without the partitions in which that offset is already committed."""
-        return {at: offset for at, offset in self.offsets().items() if offset > self.partitions[at].committed}
+    def uncommitted_offsets(self) -> dict[TopicPartition, int]:
+        """As `committable_offsets`, without the partitions in which that offset is already committed."""
+        return {
+            at: offset
+            for at, offset in self.committable_offsets().items()
+            if offset > self.partitions[at].committed_offset
+        }
 
-    def committed(self, offsets: Mapping[TopicPartition, int]) -> None:
-        for at, offset in offsets.items():
-            self.partitions[at].committed = max(self.partitions[at].committed, offset)
+    def mark_committed(self, offsets: Mapping[TopicPartition, int]) -> None:
+        for partition, offset in offsets.items():
+            self.partitions[partition].committed_offset = max(self.partitions[partition].committed_offset, offset)
 
 
 async def end_offsets(log: EventLog, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:

@@ -16,7 +16,7 @@ from schemas.errors import (
     Unavailable,
     UnreadableRecord,
 )
-from stream.answers import dead_letter, error_answer
+from stream.answers import dead_letter_record, error_answer_record
 from stream.stage import Stage
 from stream.stage_metrics import DEAD_LETTERS, ERRORS
 
@@ -34,7 +34,7 @@ def backoff_s(failures: int) -> float:
     return min(BACKOFF_FIRST_S * 2.0 ** min(failures, MOST_DOUBLINGS), BACKOFF_MOST_S) * random.uniform(0.5, 1)
 
 
-def ended_the_process() -> ProcessingFailed:
+def process_ended_error() -> ProcessingFailed:
     """The error for a record that is not tried again, because its attempts have ended the process MOST_ATTEMPTS
     times.
     """
@@ -55,7 +55,7 @@ class Attempts:
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
 
-    async def after(self, error: FacestreamError) -> Literal["again", "one by one", "give up"]:
+    async def next_step(self, error: FacestreamError) -> Literal["again", "one by one", "give up"]:
         """What to do when an attempt has failed. One bad record must not hold up those that are handled with it."""
         self.failed += 1
         ERRORS.labels(self._stage.name, error.code).inc()
@@ -82,7 +82,7 @@ class Attempts:
         if self.elapsed_s < self._give_up_after_s or isinstance(error, StorageFull):
             return True
         try:
-            await self._stage.probe()
+            await self._stage.check_stores()
         except Unavailable:
             return True  # the store itself is unavailable: wait for it without limit
         return False
@@ -93,19 +93,19 @@ def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, att
     is at fault. A record that is not an event gets no answer.
     """
     try:
-        received = stage.received(record)
+        received = stage.event_of(record)
     except UnreadableRecord as unreadable:
         DEAD_LETTERS.labels(stage.name, error.code).inc()
         log.error(
             "unreadable record", stage=stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
         )
-        return [dead_letter(record, None, error, attempts)]
-    answer = error_answer(received, error)
+        return [dead_letter_record(record, None, error, attempts)]
+    answer = error_answer_record(received, error)
     # ForbiddenSource gets a dead letter too: the sender may never look at the answer, so this is where the operator
     # finds it.
     if error.retriable or isinstance(error, (ProcessingFailed, ForbiddenSource)):
         DEAD_LETTERS.labels(stage.name, error.code).inc()
         log.error("given up", stage=stage.name, image_id=received.image_id, code=error.code, reason=error.message)
-        return [dead_letter(record, received, error, attempts), answer]
+        return [dead_letter_record(record, received, error, attempts), answer]
     log.info("refused", stage=stage.name, image_id=received.image_id, code=error.code)
     return [answer]

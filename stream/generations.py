@@ -33,7 +33,7 @@ class Generations(TopicFollower):
         self._started = True
         log.info("generations", active=self._active, live=[it.name for it in self.live])
 
-    def take(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:
         try:
             if record.key == ACTIVE_KEY:
                 self._active = ActiveGeneration.decode(record.value).active

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Collection
 
 from backends.objects import ObjectReader
-from schemas.names import normalised
+from schemas.names import normalise_name
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived, Purpose
 
@@ -28,7 +28,7 @@ def directory_of(key: str) -> str | None:
     if len(levels) < 3 or levels[0] + "/" != INCOMING or not levels[2]:
         return None
     try:
-        return normalised(levels[1])
+        return normalise_name(levels[1])
     except ValueError:
         return None
 
@@ -53,7 +53,7 @@ def source_of_original(key: str) -> str:
 async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) -> list[str]:
     """The keys that the sources of these originals may have in our bucket. Originals that do not exist are skipped."""
     found = await asyncio.gather(*(objects.metadata(key) for key in original_keys))
-    originals = [ObjectMetadata.decoded(it) for it in found if it is not None]
+    originals = [ObjectMetadata.decode(it) for it in found if it is not None]
     return [
         f"{INCOMING}{form}/{it.source}"
         for it in originals

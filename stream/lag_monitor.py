@@ -42,14 +42,14 @@ class LagMonitor:
     async def run(self) -> None:
         while True:
             try:
-                await self.once()
+                await self.measure()
             except Unavailable as error:
                 log.warning("reading the lag failed", reason=error.message)
             await asyncio.sleep(self._every_s)
 
-    async def once(self) -> None:
+    async def measure(self) -> None:
         for group, topic in self._pairs:
-            oldest = await self._log.oldest(group, topic)
+            oldest = await self._log.oldest_uncommitted_ms(group, topic)
             if oldest is None:
                 self._oldest.pop((group, topic), None)
             else:

@@ -15,30 +15,30 @@ async def list_with_metadata(
     objects: ObjectReader, *prefixes: str
 ) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
     """All objects under these prefixes with their metadata. Raises Unavailable."""
-    some: list[ObjectInfo] = []
+    batch: list[ObjectInfo] = []
     for prefix in prefixes:
         async for info in objects.list(prefix):
-            some.append(info)
-            if len(some) == METADATA_READS_AT_ONCE:
-                for each in await _with_metadata(objects, some):
-                    yield each
-                some.clear()
-    for each in await _with_metadata(objects, some):
-        yield each
+            batch.append(info)
+            if len(batch) == METADATA_READS_AT_ONCE:
+                for pair in await _with_metadata(objects, batch):
+                    yield pair
+                batch.clear()
+    for pair in await _with_metadata(objects, batch):
+        yield pair
 
 
-async def _with_metadata(objects: ObjectReader, some: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
-    found = await asyncio.gather(*(objects.metadata(info.key) for info in some))
-    return [(info, metadata) for info, metadata in zip(some, found, strict=True) if metadata is not None]
+async def _with_metadata(objects: ObjectReader, batch: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
+    found = await asyncio.gather(*(objects.metadata(info.key) for info in batch))
+    return [(info, metadata) for info, metadata in zip(batch, found, strict=True) if metadata is not None]
 
 
 async def delete_all(objects: ObjectDeleter, keys: AsyncIterator[str]) -> None:
     """Deletes objects as their keys arrive. Raises Unavailable."""
-    some: list[str] = []
+    batch: list[str] = []
     async for key in keys:
-        some.append(key)
-        if len(some) == OBJECTS_PER_DELETE:
-            await objects.delete(some)
-            some.clear()
-    if some:
-        await objects.delete(some)
+        batch.append(key)
+        if len(batch) == OBJECTS_PER_DELETE:
+            await objects.delete(batch)
+            batch.clear()
+    if batch:
+        await objects.delete(batch)

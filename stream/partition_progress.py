@@ -16,20 +16,20 @@ class PartitionProgress:
     """
 
     next_offset: int
-    committed: int
+    committed_offset: int
     suspects: Suspects = field(default_factory=Suspects)
     waiting: dict[str, deque[Record]] = field(default_factory=dict)
     busy: set[str] = field(default_factory=set)
     _polled: deque[int] = field(default_factory=deque)
     _done: set[int] = field(default_factory=set)
 
-    def polled(self, offset: int) -> None:
+    def add_polled(self, offset: int) -> None:
         self._polled.append(offset)
 
-    def done(self, offset: int) -> None:
+    def mark_done(self, offset: int) -> None:
         """Marks a record as done. A commit can pass it once all records before it are done."""
         self._done.add(offset)
-        self.suspects.done(offset)
+        self.suspects.mark_done(offset)
         while self._polled and self._polled[0] in self._done:
             first = self._polled.popleft()
             self._done.remove(first)

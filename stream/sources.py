@@ -21,7 +21,7 @@ from stream.incoming import INCOMING, own_source_key, source_of_original
 LONGEST_FILENAME = 255
 
 
-class Sources:
+class SourceCopier:
     """Reads and copies sources. `buckets` are the other systems' buckets to which events may refer; `largest` is in
     bytes.
     """
@@ -30,7 +30,7 @@ class Sources:
         self._objects, self._store = objects, store
         self._buckets, self._largest = frozenset(buckets), largest
 
-    async def original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
+    async def read_original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
         """The event, completed from the bytes of its picture, and its original. A source is copied first, unless that
         was done before. received_at: when the image was received, ms. Raises Erased, ForbiddenSource, ObjectMissing,
         UploadTooLarge, NotAnImage, Unavailable, StorageFull.
@@ -49,8 +49,8 @@ class Sources:
         try:
             data = await self._objects.fetch(source.bucket, source.key, etag=source.etag, largest=self._largest)
         except ObjectMissing as missing:
-            return await self._copied_before(received, received_at, missing)
-        completed = await asyncio.to_thread(_completed, received, data)
+            return await self._read_earlier_copy(received, received_at, missing)
+        completed = await asyncio.to_thread(_complete, received, data)
         metadata = ObjectMetadata(
             directory=received.directory,
             person=received.person,
@@ -59,10 +59,10 @@ class Sources:
             source=source_of_original(key) if key is not None else None,
         )
         if not await self._store.put(received.image_id, received.object_key, data, metadata, if_absent=True):
-            return await self._copied_before(received, received_at, ObjectMissing("it was just deleted"))
-        return completed, StoredObject(data, metadata.encoded())
+            return await self._read_earlier_copy(received, received_at, ObjectMissing("it was just deleted"))
+        return completed, StoredObject(data, metadata.encode())
 
-    async def _copied_before(
+    async def _read_earlier_copy(
         self, received: ImageReceived, received_at: int, missing: ObjectMissing
     ) -> tuple[ImageReceived, StoredObject]:
         """The copy that an earlier event has left. It is the picture, even if the source has changed since. The worker
@@ -73,10 +73,10 @@ class Sources:
         except ObjectMissing:
             raise missing from None
         await self._store.drop_if_erased_meanwhile(received, received_at)
-        return await asyncio.to_thread(_completed, received, stored.data), stored
+        return await asyncio.to_thread(_complete, received, stored.data), stored
 
 
-def _completed(received: ImageReceived, data: bytes) -> ImageReceived:
+def _complete(received: ImageReceived, data: bytes) -> ImageReceived:
     """The event, with the fields that are determined from the bytes. Raises NotAnImage."""
     media_type = media_type_of(data)
     filename = received.filename or (PurePosixPath(received.source.key).name if received.source else "")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from schemas.records import EraseRequested, ImageReceived
 
 
@@ -12,7 +12,7 @@ class Stage(Protocol):
 
     name: str
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Called when a new epoch begins. State that the stage keeps in memory is valid only if it belongs to the
         committed offset.
         """
@@ -22,10 +22,10 @@ class Stage(Protocol):
         FacestreamError.
         """
 
-    def received(self, record: Record) -> ImageReceived | EraseRequested:
+    def event_of(self, record: Record) -> ImageReceived | EraseRequested:
         """The event from which a record was made. If the record is not the event itself, `received_at` tells when the
         event was received. Raises UnreadableRecord.
         """
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         """Raises Unavailable while a store that `handle` needs is unavailable."""

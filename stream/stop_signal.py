@@ -34,7 +34,7 @@ class StopSignal:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._event.wait(), seconds)
 
-    async def unless_set(self, what: str, call: Callable[[], Awaitable[T]]) -> T | None:
+    async def retry_until_set(self, purpose: str, call: Callable[[], Awaitable[T]]) -> T | None:
         """The result of `call`, which is repeated while the log is unavailable or full; None if the signal is given
         first.
         """
@@ -42,6 +42,6 @@ class StopSignal:
             try:
                 return await call()
             except (Unavailable, StorageFull) as error:
-                log.warning(f"{what} failed", stage=self._stage, reason=error.message)
+                log.warning(f"{purpose} failed", stage=self._stage, reason=error.message)
                 await self.sleep(LOG_AWAY_S)
         return None

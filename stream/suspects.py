@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from backends.log import Committed, Record, TopicPartition
-from stream.commit_notes import Attempt, RunBy, note_of
+from backends.log import CommittedOffset, Record, TopicPartition
+from stream.commit_notes import Owner, SuspectAttempt, note_of
 
 NO_OFFSET = -1
 
@@ -19,36 +19,36 @@ NO_OFFSET = -1
 class Suspects:
     """The suspects of one partition in one epoch.
 
-    Their offsets are below `below`, the end of the partition when the epoch began. At most `left` more records are
-    suspects, because the process had no more in flight. At most `together` are tried at a time. The record at
-    `tried_offset` has been tried `attempts` times by processes that have ended.
+    Their offsets are below `end_offset`, the end of the partition when the epoch began. At most `remaining` more
+    records are suspects, because the process had no more in flight. At most `per_attempt` are tried at a time. The
+    record at `tried_offset` has been tried `attempts` times by processes that have ended.
     """
 
-    below: int = 0
-    left: int = 0
-    together: int = 1
+    end_offset: int = 0
+    remaining: int = 0
+    per_attempt: int = 1
     tried_offset: int = NO_OFFSET
     attempts: int = 0
     untried: deque[Record] = field(default_factory=deque)
     _undone: set[int] = field(default_factory=set)
 
     @property
-    def undone(self) -> bool:
+    def any_undone(self) -> bool:
         """Whether any suspect is not done yet, tried or not."""
         return bool(self._undone)
 
     def claim(self, offset: int) -> bool:
         """Whether the next polled record is a suspect. Counts it if it is."""
-        if offset >= self.below or self.left == 0:
+        if offset >= self.end_offset or self.remaining == 0:
             return False
-        self.left -= 1
+        self.remaining -= 1
         self._undone.add(offset)
         return True
 
     def take(self, sequence_of: Callable[[Record], str] | None) -> list[Record]:
         """The records to try next: the first one, and the following ones of the same sequence."""
         records = [self.untried.popleft()]
-        while self.untried and len(records) < self.together:
+        while self.untried and len(records) < self.per_attempt:
             if sequence_of and sequence_of(self.untried[0]) != sequence_of(records[0]):
                 break
             records.append(self.untried.popleft())
@@ -58,18 +58,18 @@ class Suspects:
         """The number of the attempt that would come next, from 1."""
         return 1 + (self.attempts if record.offset == self.tried_offset else 0)
 
-    def done(self, offset: int) -> None:
+    def mark_done(self, offset: int) -> None:
         self._undone.discard(offset)
 
 
-def suspects_after(
-    assignment: Mapping[TopicPartition, Committed],
+def suspects_of_assignment(
+    assignment: Mapping[TopicPartition, CommittedOffset],
     ends: Mapping[TopicPartition, int],
     *,
     member: str,
     first_epoch: bool,
     in_flight: int,
-    together: int,
+    per_attempt: int,
 ) -> dict[TopicPartition, Suspects]:
     """The suspects of each newly assigned partition. ends: the end offsets; first_epoch: whether the process has just
     started.
@@ -80,10 +80,10 @@ def suspects_after(
     suspects = {}
     for at, committed in assignment.items():
         match note_of(committed):
-            case Attempt(number):
+            case SuspectAttempt(number):
                 suspects[at] = Suspects(ends[at], in_flight, tried_offset=committed.offset, attempts=number)
-            case RunBy(name) if first_epoch and name == member:
-                suspects[at] = Suspects(ends[at], in_flight, together)
+            case Owner(name) if first_epoch and name == member:
+                suspects[at] = Suspects(ends[at], in_flight, per_attempt)
             case _:
                 suspects[at] = Suspects()
     return suspects

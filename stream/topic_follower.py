@@ -18,7 +18,7 @@ LOG_AWAY_S = 1.0
 
 
 class TopicFollower(ABC):
-    """Passes each record of a topic to `take`. Call `start` before use, keep `run` running, and call `close` at the
+    """Passes each record of a topic to `apply`. Call `start` before use, keep `run` running, and call `close` at the
     end.
 
     The topic is compacted and never has tombstones, so its last record is always kept.
@@ -31,7 +31,7 @@ class TopicFollower(ABC):
         self._next_offset = 0
 
     @abstractmethod
-    def take(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:
         """Applies a record to the state. A record that cannot be read changes nothing."""
 
     async def start(self) -> None:
@@ -63,5 +63,5 @@ class TopicFollower(ABC):
     async def _read(self) -> None:
         assert self._reader is not None
         for record in await self._reader.poll(RECORDS_PER_POLL, WAIT_S):
-            self.take(record)
+            self.apply(record)
             self._next_offset = record.offset + 1

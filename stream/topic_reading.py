@@ -27,10 +27,10 @@ async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) 
 
 
 async def read_ranges(
-    log: EventLog, topic: str, wanted: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
+    log: EventLog, topic: str, ranges: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
 ) -> None:
     """Passes all records of these ranges to `take`, in order within each partition. Raises Unavailable."""
-    left = set(wanted)
+    left = set(ranges)
     if not left:
         return
     reader = await log.reader(topic, at="start", partitions=sorted(left))
@@ -38,8 +38,8 @@ async def read_ranges(
     try:
         while left:
             records = await reader.poll(RECORDS_PER_POLL, POLL_S)
-            take([record for record in records if record.offset < wanted[record.partition].end])
-            left -= {record.partition for record in records if record.offset >= wanted[record.partition].end - 1}
+            take([record for record in records if record.offset < ranges[record.partition].end])
+            left -= {record.partition for record in records if record.offset >= ranges[record.partition].end - 1}
             if records:
                 deadline = time.monotonic() + PATIENCE_S
             elif time.monotonic() > deadline:

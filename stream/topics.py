@@ -43,13 +43,13 @@ TOPICS = (
 
 # These topics contain what people look like and where they were, so their records are deleted together with the
 # pictures of probes. They are kept for at least a day, for the processors.
-OF_IMAGES = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
+IMAGE_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, FACES_EMBEDDED)
 
 
 def topics(keep_probes: float) -> list[TopicSpec]:
     """All topics. Those of images are kept for `keep_probes` days, but at least one and at most seven."""
     kept_s = DAY_S * min(max(keep_probes, 1.0), 7.0)
-    return [replace(it, retention_s=kept_s) if it.name in OF_IMAGES else it for it in TOPICS]
+    return [replace(it, retention_s=kept_s) if it.name in IMAGE_TOPICS else it for it in TOPICS]
 
 
 # Consumer groups and the topics they read. The images of the first lane pass through the pairs of INTERACTIVE.

@@ -12,17 +12,17 @@ from functools import partial
 
 import structlog
 
-from backends.log import Committed, Consumer, EventLog, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, Consumer, EventLog, NewRecord, Record, TopicPartition
 from schemas.errors import FacestreamError, Fenced, ProcessingFailed, StorageFull, Unavailable
-from stream.commit_notes import Attempt, CleanStop, CommitNote, RunBy, noted, notes_of_new_owner
+from stream.commit_notes import CleanStop, CommitNote, Owner, SuspectAttempt, notes_of_new_owner, offset_with_note
 from stream.epoch import NO_EPOCH, Epoch, end_offsets
-from stream.failures import GIVE_UP_AFTER_S, MOST_ATTEMPTS, Attempts, backoff_s, ended_the_process, outputs_of_failure
-from stream.lanes import Lanes
+from stream.failures import GIVE_UP_AFTER_S, MOST_ATTEMPTS, Attempts, backoff_s, outputs_of_failure, process_ended_error
+from stream.lanes import LaneScheduler
 from stream.partition_progress import PartitionProgress
 from stream.stage import Stage
 from stream.stage_metrics import count_done
 from stream.stop_signal import StopSignal
-from stream.suspects import suspects_after
+from stream.suspects import suspects_of_assignment
 
 log = structlog.get_logger(__name__)
 
@@ -35,10 +35,10 @@ MOST_RETRYING = 1_000  # while more records than this wait for another try, noth
 class Worker:
     """Runs one stage as one member of its consumer group, until `stop`.
 
-    `bulk` are the topics of the second lane. `sequence_of` returns the sequence of a record; it is None if order does
-    not matter. `linger_s` is as for EventLog.consumer. After an unclean end, `suspects_together` records are tried at a
-    time, and each one alone if that ends uncleanly too. `give_up_after_s` is how long records are retried while the
-    stores that the stage needs are available.
+    `bulk_topics` are the topics of the second lane. `sequence_of` returns the sequence of a record; it is None if order
+    does not matter. `linger_s` is as for EventLog.consumer. After an unclean end, `suspects_per_attempt` records are
+    tried at a time, and each one alone if that ends uncleanly too. `give_up_after_s` is how long records are retried
+    while the stores that the stage needs are available.
     """
 
     def __init__(
@@ -47,19 +47,19 @@ class Worker:
         stage: Stage,
         topics: Sequence[str],
         *,
-        bulk: Sequence[str] = (),
+        bulk_topics: Sequence[str] = (),
         sequence_of: Callable[[Record], str] | None = None,
         member: str,
         max_in_flight: int,
-        suspects_together: int = 1,
+        suspects_per_attempt: int = 1,
         linger_s: float = 0.0,
         give_up_after_s: float = GIVE_UP_AFTER_S,
     ) -> None:
-        self._log, self._stage, self._topics = log_, stage, [*topics, *bulk]
-        self._lanes, self._max_in_flight = Lanes(topics, frozenset(bulk), max_in_flight), max_in_flight
-        self._sequence_of, self._suspects_together = sequence_of, suspects_together
-        self._member, self._run_by_me, self._linger_s = member, RunBy(member), linger_s
-        self._give_up_after_s = give_up_after_s
+        self._log, self._stage, self._topics = log_, stage, [*topics, *bulk_topics]
+        self._lanes = LaneScheduler(topics, frozenset(bulk_topics), max_in_flight)
+        self._sequence_of, self._suspects_per_attempt = sequence_of, suspects_per_attempt
+        self._member, self._owner_note, self._linger_s = member, Owner(member), linger_s
+        self._max_in_flight, self._give_up_after_s = max_in_flight, give_up_after_s
         self._consumer: Consumer | None = None
         self._epoch = Epoch(NO_EPOCH, {}, {})
         self._handling = 0  # running calls of the stage's `handle`
@@ -88,7 +88,7 @@ class Worker:
         """Runs until `stop`. Raises what no retry can solve: OffsetGone, TopicMismatch, or a bug in the worker
         itself.
         """
-        consumer = self._consumer = await self._stop.unless_set("join", self._join)
+        consumer = self._consumer = await self._stop.retry_until_set("join", self._join)
         if consumer is None:
             return
         try:
@@ -110,7 +110,7 @@ class Worker:
             if self._stop.is_set:
                 return
             self._hand_over(tasks)
-            records = await self._stop.unless_set("poll", partial(self._poll, consumer))
+            records = await self._stop.retry_until_set("poll", partial(self._poll, consumer))
             if records is None:
                 return
             if consumer.epoch != self._epoch.number and not await self._begin_epoch(consumer):
@@ -118,7 +118,7 @@ class Worker:
             if self._epoch.number != NO_EPOCH:
                 self.ready.set()
             for record in records:
-                self._epoch.polled(record, self._sequence_of(record) if self._sequence_of else "")
+                self._epoch.add_polled(record, self._sequence_of(record) if self._sequence_of else "")
 
     # Poll.
 
@@ -130,12 +130,12 @@ class Worker:
         epoch = self._epoch
         free = self._max_in_flight - epoch.in_flight.total()
         if free <= 0 or len(epoch.retrying) >= MOST_RETRYING:
-            await self._change()
+            await self._wait_for_change()
             return []
         paused: Collection[TopicPartition] = ()
         if self._sequence_of is not None:
             free = min(free, max(1, self._max_in_flight // 4))
-            paused = epoch.with_more_undone_than(self._max_in_flight // 2)
+            paused = epoch.partitions_with_more_undone_than(self._max_in_flight // 2)
         for poll in self._lanes.next_polls(free, epoch.in_flight, brief=bool(paused)):
             records = await consumer.poll(poll.max_records, poll.timeout_s, topics=poll.topics, paused=paused)
             if records or consumer.epoch != epoch.number:
@@ -146,20 +146,20 @@ class Worker:
         """Begins a new epoch when the stage is idle. Returns False if the worker was stopped before that."""
         self._epoch.end()
         assignment = consumer.assignment
-        ends = await self._stop.unless_set("reading end offsets", partial(end_offsets, self._log, assignment))
+        ends = await self._stop.retry_until_set("reading end offsets", partial(end_offsets, self._log, assignment))
         if ends is None:
             return False
-        await self._stage_is_idle()
-        suspects = suspects_after(
+        await self._wait_for_idle_stage()
+        suspects = suspects_of_assignment(
             assignment,
             ends,
             member=self._member,
             first_epoch=self._epoch.number == NO_EPOCH,
             in_flight=self._max_in_flight,
-            together=self._suspects_together,
+            per_attempt=self._suspects_per_attempt,
         )
         self._epoch = Epoch(consumer.epoch, assignment, suspects)
-        await self._stage.assigned(assignment)
+        await self._stage.on_assignment(assignment)
         if notes := notes_of_new_owner(assignment, self._member):
             await self._commit_patiently(consumer, notes)
         return True
@@ -175,7 +175,7 @@ class Worker:
                     for record in records:
                         tasks.create_task(self._process([record], epoch))
                 progress.waiting.clear()
-            elif not progress.suspects.undone:
+            elif not progress.suspects.any_undone:
                 for sequence in progress.waiting.keys() - progress.busy:
                     progress.busy.add(sequence)
                     tasks.create_task(self._process_sequence(progress, sequence, epoch))
@@ -195,20 +195,21 @@ class Worker:
         """
         epoch = self._epoch
         while not self._stop.is_set and (records := epoch.take_suspects(self._sequence_of)):
-            at, offset = records[0].topic_partition, records[0].offset
-            attempt = epoch.partitions[at].suspects.next_attempt(records[0])
-            await self._stage_is_idle()
+            partition, offset = records[0].topic_partition, records[0].offset
+            attempt = epoch.partitions[partition].suspects.next_attempt(records[0])
+            await self._wait_for_idle_stage()
             if attempt > MOST_ATTEMPTS:
-                await self._give_up(records[0], ended_the_process(), MOST_ATTEMPTS, epoch)
+                await self._give_up(records[0], process_ended_error(), MOST_ATTEMPTS, epoch)
                 continue
-            epoch.committed({at: offset})  # a later commit of the same offset must not overwrite the note
-            if not await self._commit_patiently(consumer, {at: noted(offset, Attempt(attempt))}):
+            epoch.mark_committed({partition: offset})  # a later commit of the same offset must not overwrite the note
+            note = offset_with_note(offset, SuspectAttempt(attempt))
+            if not await self._commit_patiently(consumer, {partition: note}):
                 continue
             trial = tasks.create_task(self._process(records, epoch))
             trial.add_done_callback(lambda _: self._changed.set())
             while not trial.done() and epoch.retrying.isdisjoint(records):
-                await self._change()
-            await self._commit(consumer, self._run_by_me)  # immediately, because the next suspect may end the process
+                await self._wait_for_change()
+            await self._commit(consumer, self._owner_note)  # immediately, because the next suspect may end the process
 
     # Handle and append.
 
@@ -226,11 +227,11 @@ class Worker:
                 error = failed
             else:
                 count_done(self._stage.name, records, attempts.elapsed_s)
-                self._done(records, epoch)
+                self._mark_done(records, epoch)
                 return True
             if not epoch.is_current:
                 return False
-            match await attempts.after(error):
+            match await attempts.next_step(error):
                 case "one by one":
                     for record in records:
                         if not await self._process([record], epoch):
@@ -239,7 +240,7 @@ class Worker:
                 case "give up":
                     return await self._give_up(records[0], error, attempts.failed, epoch)
                 case "again":
-                    with epoch.waiting(records):
+                    with epoch.waiting_for_retry(records):
                         self._changed.set()
                         await self._stop.sleep(backoff_s(attempts.failed))
                     self._changed.set()
@@ -271,7 +272,7 @@ class Worker:
         """
         failures = 0
         while outputs:
-            if self._consumer is None or not self._consumer.holds():
+            if self._consumer is None or not self._consumer.holds_partitions():
                 if self._stop.is_set or not epoch.is_current:
                     return False
                 await self._stop.sleep(UNSURE_S)
@@ -291,11 +292,11 @@ class Worker:
         """Appends an answer and, if needed, a dead letter. Returns False as `_process` does."""
         if not await self._append(outputs_of_failure(self._stage, record, error, attempts), epoch):
             return False
-        self._done([record], epoch)
+        self._mark_done([record], epoch)
         return True
 
-    def _done(self, records: Sequence[Record], epoch: Epoch) -> None:
-        epoch.done(records)
+    def _mark_done(self, records: Sequence[Record], epoch: Epoch) -> None:
+        epoch.mark_done(records)
         self._done_since_commit.set()
         self._changed.set()
 
@@ -306,43 +307,42 @@ class Worker:
             await self._done_since_commit.wait()
             await asyncio.sleep(COMMIT_EVERY_S)
             self._done_since_commit.clear()
-            await self._commit(consumer, self._run_by_me)
+            await self._commit(consumer, self._owner_note)
 
     async def _commit(self, consumer: Consumer, note: CommitNote) -> None:
         """Commits what was done since the last commit. At a clean stop it commits every partition, so that the next
         start knows that the stop was clean. A failure is logged, and another commit follows.
         """
         epoch = self._epoch
-        offsets = epoch.offsets() if note == CleanStop() else epoch.advanced()
+        offsets = epoch.committable_offsets() if note == CleanStop() else epoch.uncommitted_offsets()
         if not offsets:
             return
+        commits = {at: offset_with_note(offset, note) for at, offset in offsets.items()}
         try:
-            if await _commit_unless_fenced(consumer, {at: noted(offset, note) for at, offset in offsets.items()}):
-                epoch.committed(offsets)
+            if await _commit_unless_fenced(consumer, commits):
+                epoch.mark_committed(offsets)
         except (Unavailable, StorageFull) as error:
             log.warning("commit failed", stage=self._stage.name, reason=error.message)
             await asyncio.sleep(COMMIT_RETRY_S)
             self._done_since_commit.set()
 
-    async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
-        """Commits; retries while the log is unavailable. False if the worker was stopped or the group has
-        rebalanced.
-        """
-        return bool(await self._stop.unless_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
+    async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
+        """Commits; retries while the log is unavailable. False if the worker was stopped or the group rebalanced."""
+        return bool(await self._stop.retry_until_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
 
     # Wait.
 
-    async def _change(self) -> None:
+    async def _wait_for_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
 
-    async def _stage_is_idle(self) -> None:
+    async def _wait_for_idle_stage(self) -> None:
         """Waits until the stage is handling nothing. Records may still wait for another try."""
         while self._handling:
-            await self._change()
+            await self._wait_for_change()
 
 
-async def _commit_unless_fenced(consumer: Consumer, offsets: Mapping[TopicPartition, Committed]) -> bool:
+async def _commit_unless_fenced(consumer: Consumer, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
     """Commits. Returns False if the group has rebalanced: the next poll begins the new epoch."""
     try:
         await consumer.commit(offsets)

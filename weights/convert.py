@@ -33,14 +33,14 @@ def centerface_names() -> Iterator[str]:
     yield from ("smooth", "heat", "size", "offset", "points")
 
 
-def packed(tensors: Tensors) -> bytes:
+def pack(tensors: Tensors) -> bytes:
     if not all(np.isfinite(each).all() for each in tensors.values()):
         raise WeightsInvalid("the weights are damaged: some are not finite numbers")
     return save(tensors)
 
 
-@np.errstate(all="ignore")  # packed() finds damaged numbers
-def centerface(content: bytes) -> bytes:
+@np.errstate(all="ignore")  # pack() finds damaged numbers
+def convert_centerface(content: bytes) -> bytes:
     """CenterFace from ONNX. content: the file. Returns the safetensors file. Raises WeightsInvalid."""
     try:
         graph = onnx.load_model_from_string(content).graph
@@ -70,15 +70,15 @@ def centerface(content: bytes) -> bytes:
     tensors: Tensors = {}
     for name, (weight, bias) in zip(names, convolutions, strict=True):
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight.astype(np.float32), bias.astype(np.float32)
-    return packed(tensors)
+    return pack(tensors)
 
 
 @np.errstate(all="ignore")
-def resnet29(content: bytes) -> bytes:
+def convert_resnet29(content: bytes) -> bytes:
     """dlib's ResNet-29 from its `.dat`. content: the file. Returns the safetensors file. Raises WeightsInvalid."""
     folded: list[list[NDArray[np.float64]]] = []
     tensors: Tensors = {}
-    for layer in dlib.read(content):
+    for layer in dlib.read_layers(content):
         match layer:
             case dlib.Convolution(weight, bias):
                 folded.append([weight.astype(np.float64), bias.astype(np.float64)])
@@ -94,7 +94,7 @@ def resnet29(content: bytes) -> bytes:
         block, second = divmod(index - 1, 2)
         name = "stem" if index == 0 else f"blocks.{block}.{'second' if second else 'first'}"
         tensors[f"{name}.weight"], tensors[f"{name}.bias"] = weight64.astype(np.float32), bias64.astype(np.float32)
-    return packed(tensors)
+    return pack(tensors)
 
 
-CONVERTERS: dict[str, Callable[[bytes], bytes]] = {"centerface": centerface, "dlib-resnet29": resnet29}
+CONVERTERS: dict[str, Callable[[bytes], bytes]] = {"centerface": convert_centerface, "dlib-resnet29": convert_resnet29}

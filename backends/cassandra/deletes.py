@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from backends.cassandra.client import IN_FLIGHT, Client, Statement
+from backends.cassandra.client import IN_FLIGHT, CassandraClient, Statement
 from backends.cassandra.schema import BUCKETS, bucket_of
 
 _FACES = "DELETE FROM {keyspace}.faces USING TIMESTAMP ? WHERE directory = ? AND generation = ? AND bucket = ?"
@@ -27,7 +27,9 @@ _DELETE_ANSWER = Statement("DELETE FROM {keyspace}.answers USING TIMESTAMP ? WHE
 STATEMENTS = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE, _COUNT, _ANSWER_WRITTEN, _DELETE_ANSWER)
 
 
-async def delete_faces(client: Client, directory: str, generations: Sequence[str], until: int, *only: str) -> None:
+async def delete_faces(
+    client: CassandraClient, directory: str, generations: Sequence[str], until: int, *only: str
+) -> None:
     """Deletes faces with a time up to `until` (µs). `only`: the person, or the person and the face_id."""
     statement = (_DELETE_BUCKET, _DELETE_PERSON, _DELETE_FACE)[len(only)]
     buckets = [bucket_of(only[0])] if only else BUCKETS
@@ -40,17 +42,17 @@ async def delete_faces(client: Client, directory: str, generations: Sequence[str
     await client.run_all(requests(), len(generations) * len(buckets))
 
 
-async def delete_gallery(client: Client, directory: str, generation: str) -> int:
+async def delete_gallery(client: CassandraClient, directory: str, generation: str) -> int:
     """Deletes all faces of a gallery, whatever their times. Returns how many there were."""
     return sum([await _delete_bucket(client, directory, generation, bucket) for bucket in BUCKETS])
 
 
-async def delete_answers(client: Client, image_ids: Sequence[str]) -> None:
+async def delete_answers(client: CassandraClient, image_ids: Sequence[str]) -> None:
     for first in range(0, len(image_ids), IN_FLIGHT):
         await asyncio.gather(*(_delete_answer(client, it) for it in image_ids[first : first + IN_FLIGHT]))
 
 
-async def _delete_bucket(client: Client, directory: str, generation: str, bucket: int) -> int:
+async def _delete_bucket(client: CassandraClient, directory: str, generation: str, bucket: int) -> int:
     people = await client.run(_COUNT, (directory, generation, bucket))
     # Not just the current time: the log's clock, which gives faces their times, may be ahead of ours.
     until = max([time.time_ns() // 1000, *(1000 * latest for _, latest in people if latest is not None)])
@@ -58,7 +60,7 @@ async def _delete_bucket(client: Client, directory: str, generation: str, bucket
     return sum(count for count, _ in people)
 
 
-async def _delete_answer(client: Client, image_id: str) -> None:
+async def _delete_answer(client: CassandraClient, image_id: str) -> None:
     written = await client.run(_ANSWER_WRITTEN, (image_id,))
     # The clock of the process that wrote it may be ahead of ours. An answer that is not found is deleted too, because
     # its write may have reached only some of the servers.

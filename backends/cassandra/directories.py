@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from backends.cassandra.client import Client, Statement
+from backends.cassandra.client import CassandraClient, Statement
 from backends.cassandra.schema import BUCKETS, bucket_of
 from backends.vectors import ERASURES_KEPT_S
 
@@ -31,7 +31,7 @@ STATEMENTS = (_LIST, _UNLIST, _LISTED, _NOTE_EMPTIED, _EMPTIED, _ANY_FACE)
 
 
 @asynccontextmanager
-async def listing(client: Client, galleries: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
+async def keep_listed(client: CassandraClient, galleries: Sequence[tuple[str, str]]) -> AsyncIterator[None]:
     """Lists these (directory, generation) while faces are put into them.
 
     They are listed before the put, so that a process that crashes leaves no faces in a directory that is not listed.
@@ -43,13 +43,13 @@ async def listing(client: Client, galleries: Sequence[tuple[str, str]]) -> Async
     await _list(client, galleries)
 
 
-async def _list(client: Client, galleries: Sequence[tuple[str, str]]) -> None:
+async def _list(client: CassandraClient, galleries: Sequence[tuple[str, str]]) -> None:
     now = _now()
     requests = ((_LIST, (generation, bucket_of(directory), directory, now)) for directory, generation in galleries)
     await client.run_all(requests, len(galleries))
 
 
-async def unlist_if_empty(client: Client, generation: str, directory: str) -> None:
+async def unlist_if_empty(client: CassandraClient, generation: str, directory: str) -> None:
     # A directory that is listed after this moment stays listed. Faces that were put before it are found, because puts
     # and deletes of a directory are made one after the other, in the order of its partition of the log. A delayed
     # worker only repeats earlier puts.
@@ -61,15 +61,15 @@ async def unlist_if_empty(client: Client, generation: str, directory: str) -> No
     await client.run(_UNLIST, (now, generation, bucket, directory))
 
 
-async def all_listed(client: Client, generation: str) -> list[str]:
+async def listed_directories(client: CassandraClient, generation: str) -> list[str]:
     """The listed directories, sorted. Some of them may have no faces."""
     found = await asyncio.gather(*(client.run(_LISTED, (generation, bucket)) for bucket in BUCKETS))
     return sorted(directory for rows in found for (directory,) in rows)
 
 
-async def with_faces(client: Client, generation: str) -> list[str]:
+async def directories_with_faces(client: CassandraClient, generation: str) -> list[str]:
     """The directories that have faces, sorted."""
-    names = await all_listed(client, generation)
+    names = await listed_directories(client, generation)
     found = await asyncio.gather(*(client.run(_EMPTIED, (generation, bucket)) for bucket in BUCKETS))
     emptied = {digest for rows in found for (digest,) in rows}
     if not emptied:
@@ -80,7 +80,7 @@ async def with_faces(client: Client, generation: str) -> list[str]:
     return [name for name in names if name not in empty]
 
 
-async def _has_faces(client: Client, generation: str, directory: str) -> bool:
+async def _has_faces(client: CassandraClient, generation: str, directory: str) -> bool:
     found = await asyncio.gather(*(client.run(_ANY_FACE, (directory, generation, bucket)) for bucket in BUCKETS))
     return any(found)
 

@@ -101,7 +101,7 @@ def create(session: Session, keyspace: str, replication: int) -> None:
     until = time.monotonic() + PATIENCE_S
     while True:
         try:
-            if _created(session, keyspace, replication, holder):
+            if _try_create(session, keyspace, replication, holder):
                 return
             reason = "another process has begun to create it, and does not finish"
         except TRANSIENT_ERRORS as error:
@@ -122,7 +122,7 @@ def require(session: Session, keyspace: str) -> None:
         raise ConfigurationError(f"the keyspace '{keyspace}' {state}: run `facestream init` first")
 
 
-def _created(session: Session, keyspace: str, replication: int, holder: uuid.UUID) -> bool:
+def _try_create(session: Session, keyspace: str, replication: int, holder: uuid.UUID) -> bool:
     """Tries once. Returns False while another process holds the lock, or has taken it meanwhile."""
     _change(session, _KEYSPACE, keyspace, replication=replication)
     _change(session, _VERSIONS, keyspace, id=uuid.uuid5(uuid.NAMESPACE_URL, f"cassandra:{keyspace}/schema_versions"))

@@ -61,10 +61,10 @@ class RequestSeries:
             self.stop(error)
         else:
             request.add_callbacks(
-                self._answered, self._failed, callback_args=(request, number), errback_args=(request,)
+                self._on_answer, self._on_failure, callback_args=(request, number), errback_args=(request,)
             )
 
-    def _answered(self, rows: Any, request: ResponseFuture, number: int) -> None:
+    def _on_answer(self, rows: Any, request: ResponseFuture, number: int) -> None:
         free_references(request)
         with self._lock:
             if number not in self._in_flight:  # two servers have answered
@@ -72,7 +72,7 @@ class RequestSeries:
             self._in_flight.remove(number)
         self._send_next()
 
-    def _failed(self, error: Exception, request: ResponseFuture) -> None:
+    def _on_failure(self, error: Exception, request: ResponseFuture) -> None:
         free_references(request)
         self.stop(error)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from backends.cassandra import deletes as deletes
 from backends.cassandra import directories as directories
 from backends.cassandra import schema as schema
-from backends.cassandra.client import Client, Columns, Statement
+from backends.cassandra.client import CassandraClient, Columns, Statement
 from backends.cassandra.connect import OPTIONS, PORT, tls_of
 from backends.cassandra.schema import BUCKETS, bucket_of
 from backends.driver_logs import forward_driver_logs
@@ -34,7 +34,7 @@ from backends.vectors import (
     PersonSummary,
     StoredAnswer,
     VectorStore,
-    check_erased,
+    deleted_key_prefix,
 )
 from schemas.errors import ConfigurationError
 
@@ -103,7 +103,7 @@ class CassandraVectors(VectorStore):
         tls_of(server)
         self._keyspace = server.path
         self._replication = server.number("replication", 1)
-        self._client = Client(server, _STATEMENTS, lambda session: schema.require(session, server.path))
+        self._client = CassandraClient(server, _STATEMENTS, lambda session: schema.require(session, server.path))
         forward_driver_logs("cassandra")
 
     def __repr__(self) -> str:
@@ -118,7 +118,7 @@ class CassandraVectors(VectorStore):
         for it in faces:
             it.check()  # before anything is written
         galleries = {(it.directory, it.generation) for it in faces}
-        async with directories.listing(self._client, [it for it in galleries if it not in listed]):
+        async with directories.keep_listed(self._client, [it for it in galleries if it not in listed]):
             await self._client.run_all(((_PUT_FACE, _row(it)) for it in faces), len(faces))
 
     async def read_gallery(self, directory: str, generation: str) -> AsyncIterator[FaceBlock]:
@@ -189,14 +189,14 @@ class CassandraVectors(VectorStore):
         person: str | None = None,
         face_id: str | None = None,
     ) -> None:
-        only = check_erased(person, face_id)
+        only = deleted_key_prefix(person, face_id)
         await deletes.delete_faces(self._client, directory, generations, 1000 * erased_at, *only)
         for generation in generations:
             await directories.unlist_if_empty(self._client, generation, directory)
 
     async def delete_generation(self, generation: str) -> int:
         deleted = 0
-        for directory in await directories.all_listed(self._client, generation):
+        for directory in await directories.listed_directories(self._client, generation):
             deleted += await deletes.delete_gallery(self._client, directory, generation)
             await directories.unlist_if_empty(self._client, generation, directory)
         return deleted
@@ -205,7 +205,7 @@ class CassandraVectors(VectorStore):
         """Does nothing: the servers do it."""
 
     async def directories(self, generation: str) -> list[str]:
-        return await directories.with_faces(self._client, generation)
+        return await directories.directories_with_faces(self._client, generation)
 
     async def persons(
         self, directory: str, generation: str, *, after: str = "", limit: int = 100
@@ -286,10 +286,18 @@ def _sort_key(face: Face) -> tuple[str, str]:
     return face.person, face.face_id
 
 
-def _row(it: FaceVector) -> tuple[Any, ...]:
-    face = it.face
-    names = (it.directory, it.generation, bucket_of(face.person), face.person, face.face_id, face.image_id, face.source)
-    return (*names, face.timestamp, it.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
+def _row(face_vector: FaceVector) -> tuple[Any, ...]:
+    face = face_vector.face
+    names = (
+        face_vector.directory,
+        face_vector.generation,
+        bucket_of(face.person),
+        face.person,
+        face.face_id,
+        face.image_id,
+        face.source,
+    )
+    return (*names, face.timestamp, face_vector.vector.astype("<f4", copy=False).tobytes(), 1000 * face.timestamp)
 
 
 def _ttl(expires_at: float, now: float) -> int:

@@ -78,7 +78,7 @@ class FileObjects(ObjectStore):
         if found is None:
             raise ObjectMissing(f"there is no object '{name}' in '{bucket}'")
         sum_ = "" if etag is None else hashlib.md5(found.data, usedforsecurity=False).hexdigest()  # as S3 has it
-        check_fetched(name, len(found.data), sum_, wanted=etag, largest=largest)
+        check_fetched(name, len(found.data), sum_, expected_etag=etag, largest=largest)
         return found.data
 
     def key_of(self, bucket: str, name: str) -> str | None:

@@ -85,9 +85,9 @@ class KafkaServers:
         if wrong:
             raise ConfigurationError(f"{SETTING}: {wrong}")
 
-    def to_cluster(self, at: TopicPartition) -> KafkaPartition:
+    def to_cluster(self, partition: TopicPartition) -> KafkaPartition:
         """The partition under its name in the cluster, with the prefix."""
-        return KafkaPartition(self.prefix + at.topic, at.partition)
+        return KafkaPartition(self.prefix + partition.topic, partition.partition)
 
     def from_cluster(self, partition: KafkaPartition) -> TopicPartition:
         """The partition under its name in the port, without the prefix."""
@@ -119,22 +119,22 @@ class KafkaServers:
 
     async def client(self, **more: Any) -> AIOKafkaClient:
         client = AIOKafkaClient(**await self._settings() | more)
-        return await self._started(client, client.bootstrap, client.close)
+        return await self._start(client, client.bootstrap, client.close)
 
     async def admin(self) -> AIOKafkaAdminClient:
         admin = AIOKafkaAdminClient(**await self._settings())
-        return await self._started(admin, admin.start, admin.close)
+        return await self._start(admin, admin.start, admin.close)
 
     async def producer(self, **more: Any) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(**await self._settings() | more)
-        return await self._started(producer, producer.start, producer.stop)
+        return await self._start(producer, producer.start, producer.stop)
 
     async def consumer(self, **more: Any) -> AIOKafkaConsumer:
         """A consumer without a group and, at first, without partitions."""
         consumer = AIOKafkaConsumer(**await self._settings() | {"enable_auto_commit": False} | more)
-        return await self._started(consumer, consumer.start, consumer.stop)
+        return await self._start(consumer, consumer.start, consumer.stop)
 
-    async def _started(
+    async def _start(
         self, client: Client, start: Callable[[], Awaitable[None]], stop: Callable[[], Awaitable[None]]
     ) -> Client:
         try:

@@ -9,7 +9,7 @@ from backends.kafka.connect import KafkaServers
 from backends.kafka.fetcher import KafkaFetcher
 from backends.kafka.group import SESSION_S, Assignment, GroupMember
 from backends.kafka.offsets import KafkaOffsets
-from backends.log import Committed, Consumer, Reader, Record, TopicPartition, check_metadata
+from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata
 from schemas.errors import Fenced, OffsetGone, Unavailable
 
 
@@ -31,7 +31,7 @@ class KafkaConsumer(Consumer):
         on_close: Callable[["KafkaConsumer"], None],
     ) -> None:
         self.epoch = 0
-        self.assignment: Mapping[TopicPartition, Committed] = {}
+        self.assignment: Mapping[TopicPartition, CommittedOffset] = {}
         self._servers, self._client, self._offsets, self._group = servers, client, offsets, group
         self._name, self._on_close = f"the consumer '{member}' of group '{group}'", on_close
         self._changed = asyncio.Event()
@@ -78,7 +78,7 @@ class KafkaConsumer(Consumer):
     async def _begin_epoch(self, assignment: Assignment) -> bool:
         """Begins a new epoch with this assignment. Returns False when it has been lost again meanwhile."""
         async with self._committing:  # a commit under the old assignment may still succeed, and has to be read here
-            committed = await self._offsets.committed(self._group, assignment.partitions)
+            committed = await self._offsets.committed_offsets(self._group, assignment.partitions)
         earliest = await self._offsets.bounds("start", assignment.partitions - committed.keys())
         if self._member.assignment is not assignment or self._closed:
             return False
@@ -86,19 +86,19 @@ class KafkaConsumer(Consumer):
         # caller does not know yet.
         self._joined = assignment
         self.epoch = max(self.epoch + 1, assignment.generation)
-        self.assignment = {**committed, **{at: Committed(offset) for at, offset in earliest.items()}}
+        self.assignment = {**committed, **{at: CommittedOffset(offset) for at, offset in earliest.items()}}
         self._fetcher.seek({at: start.offset for at, start in self.assignment.items()})
         return True
 
-    async def _offset_gone(self, at: TopicPartition, offset: int) -> OffsetGone:
-        earliest = (await self._offsets.bounds("start", [at]))[at]
+    async def _offset_gone(self, partition: TopicPartition, offset: int) -> OffsetGone:
+        earliest = (await self._offsets.bounds("start", [partition]))[partition]
         return OffsetGone(
-            f"{self._name} has to continue in topic '{at.topic}', partition {at.partition}, at offset {offset},"
-            f" which no longer exists; the earliest is {earliest}:"
+            f"{self._name} has to continue in topic '{partition.topic}', partition {partition.partition},"
+            f" at offset {offset}, which no longer exists; the earliest is {earliest}:"
             " `facestream recover` shows what was lost and continues from there"
         )
 
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         assignment = self._joined
         check_metadata(offsets)
         if self._closed or assignment is None or not self.assignment.keys() >= offsets.keys():
@@ -106,7 +106,7 @@ class KafkaConsumer(Consumer):
         async with self._committing:
             await self._servers.call("committing", lambda: self._member.commit(assignment, offsets))
 
-    def holds(self) -> bool:
+    def holds_partitions(self) -> bool:
         return self._joined is not None and self._member.assignment is self._joined and self._member.session_lasts()
 
     async def close(self) -> None:

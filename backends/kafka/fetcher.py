@@ -37,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
-class _Fetched:
+class _FetchedRecords:
     """The records of a partition that were fetched and not yet returned, `size` bytes of them.
 
     `next_offset` is the offset after the last of them. `paused`: the partition is left out of requests.
@@ -66,13 +66,13 @@ class KafkaFetcher:
         self.gone: tuple[TopicPartition, int] | None = None
         self.failure: Exception | None = None
         self._servers, self._on_change, self._skip_missing = servers, on_change, skip_missing
-        self._partitions: dict[TopicPartition, _Fetched] = {}
+        self._partitions: dict[TopicPartition, _FetchedRecords] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._task = asyncio.create_task(self._keep_fetching())
 
     def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Reads these partitions from these offsets from now on, and forgets what was fetched before."""
-        self._partitions = {at: _Fetched(offset) for at, offset in offsets.items()}
+        self._partitions = {at: _FetchedRecords(offset) for at, offset in offsets.items()}
         self.gone = self.failure = None
         if self._consumer is not None:
             self._assign(self._consumer)
@@ -201,12 +201,14 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
         await close_connections(consumer)
 
 
-def _record(at: TopicPartition, record: ConsumerRecord) -> Record:
+def _record(topic_partition: TopicPartition, record: ConsumerRecord) -> Record:
     key = (record.key or b"").decode(errors="replace")  # other systems may append without a key
     headers = tuple((name, value or b"") for name, value in record.headers) if record.headers else ()
-    return Record(at.topic, at.partition, record.offset, record.timestamp, key, record.value, headers)
+    return Record(
+        topic_partition.topic, topic_partition.partition, record.offset, record.timestamp, key, record.value, headers
+    )
 
 
 def _size(record: ConsumerRecord) -> int:
-    beside = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
-    return len(record.key or b"") + len(record.value or b"") + beside
+    header_bytes = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
+    return len(record.key or b"") + len(record.value or b"") + header_bytes

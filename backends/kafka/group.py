@@ -30,7 +30,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from backends.kafka.connect import FAILURES, RETRY_PAUSE_S, KafkaServers
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 from schemas.errors import Fenced, InvalidRequest
 
 # A member that sends nothing for SESSION_S is removed from the group. Its heartbeats tell it that others join or leave.
@@ -217,7 +217,7 @@ class GroupMember:
             elif code != LOADING:
                 raise for_code(code)(f"code {code}")
 
-    async def commit(self, assignment: Assignment, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, assignment: Assignment, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Commits under an assignment. Kafka refuses if it is not the current one. Raises Fenced, KafkaError."""
         topics: dict[str, list[tuple[int, int, str]]] = {}
         for at, (offset, metadata) in offsets.items():

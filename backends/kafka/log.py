@@ -60,7 +60,7 @@ class KafkaLog(EventLog):
         ]
         if routed:
             await self._producer.append(routed)
-        return [each.at for each in routed]
+        return [each.topic_partition for each in routed]
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
         for topic in topics:
@@ -107,11 +107,11 @@ class KafkaLog(EventLog):
         return {at.partition: offset for at, offset in offsets.items()}
 
     async def lag(self, group: str, topic: str) -> dict[int, int]:
-        uncommitted = await self._offsets.uncommitted(group, await self._partitions_of(topic))
+        uncommitted = await self._offsets.uncommitted_ranges(group, await self._partitions_of(topic))
         return {at.partition: end - first for at, (first, end) in uncommitted.items()}
 
-    async def oldest(self, group: str, topic: str) -> int | None:
-        return await self._offsets.oldest(group, await self._partitions_of(topic))
+    async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
+        return await self._offsets.oldest_uncommitted_ms(group, await self._partitions_of(topic))
 
     async def enforce_retention(self) -> None:
         """Does nothing: Kafka deletes and compacts on its own."""

@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupLoadInProgressError
 
 from backends.kafka.connect import CALL_TIMEOUT_S, KafkaServers, LazyClient
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 
 NEVER_COMMITTED = -1
 
@@ -43,40 +43,42 @@ class KafkaOffsets:
 
         return await self._servers.call("reading offsets", read)
 
-    async def committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed]:
+    async def committed_offsets(
+        self, group: str, partitions: Collection[TopicPartition]
+    ) -> dict[TopicPartition, CommittedOffset]:
         """What the group has committed, without the partitions in which it has committed nothing."""
         wanted = [self._servers.to_cluster(at) for at in partitions]
 
-        async def read() -> dict[TopicPartition, Committed]:
+        async def read() -> dict[TopicPartition, CommittedOffset]:
             found = await (await self._admin()).list_consumer_group_offsets(
                 self._servers.prefix + group, partitions=wanted
             )
             if len(found) < len(wanted):  # aiokafka does not raise the error of the answer as a whole
                 raise GroupLoadInProgressError
             return {
-                self._servers.from_cluster(partition): Committed(offset, metadata)
+                self._servers.from_cluster(partition): CommittedOffset(offset, metadata)
                 for partition, (offset, metadata) in found.items()
                 if offset != NEVER_COMMITTED
             }
 
         return await self._servers.call("reading committed offsets", read) if wanted else {}
 
-    async def uncommitted(
+    async def uncommitted_ranges(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, tuple[int, int]]:
         """For each partition the first offset that the group has not committed past, and the end offset."""
         committed, starts, ends = await asyncio.gather(
-            self.committed(group, partitions), self.bounds("start", partitions), self.bounds("end", partitions)
+            self.committed_offsets(group, partitions), self.bounds("start", partitions), self.bounds("end", partitions)
         )
         return {at: (max(starts[at], committed[at].offset if at in committed else 0), ends[at]) for at in partitions}
 
-    async def oldest(self, group: str, partitions: Collection[TopicPartition]) -> int | None:
+    async def oldest_uncommitted_ms(self, group: str, partitions: Collection[TopicPartition]) -> int | None:
         """The append time in ms of the oldest record that the group has not committed past.
 
         Append times are cached, by the offset of the record.
         """
         oldest_offsets = {
-            at: first for at, (first, end) in (await self.uncommitted(group, partitions)).items() if first < end
+            at: first for at, (first, end) in (await self.uncommitted_ranges(group, partitions)).items() if first < end
         }
         known = {at: self._append_times.get((group, at), (NEVER_COMMITTED, 0)) for at in oldest_offsets}
         read = await self._servers.call(

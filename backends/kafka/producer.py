@@ -29,7 +29,7 @@ class RoutedRecord(NamedTuple):
     """A record to append and the partition it goes to."""
 
     record: NewRecord
-    at: TopicPartition
+    topic_partition: TopicPartition
 
     @property
     def size(self) -> int:
@@ -85,13 +85,13 @@ class KafkaProducer:
             self._replace(producer)
             raise Unavailable(
                 f"{self._servers.unavailable('appending', error).message}: whether {len(records)} records for"
-                f" '{records[0].at.topic}' were appended is unknown"
+                f" '{records[0].topic_partition.topic}' were appended is unknown"
             ) from error
 
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[RoutedRecord]) -> None:
         acknowledgements = []
-        for record, at in records:
-            partition = self._servers.to_cluster(at)
+        for record, topic_partition in records:
+            partition = self._servers.to_cluster(topic_partition)
             acknowledgement = await producer.send(
                 partition.topic, record.value, record.key.encode(), partition.partition
             )

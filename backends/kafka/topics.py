@@ -11,7 +11,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from aiokafka.protocol.metadata import MetadataRequest
 
 from backends.kafka.connect import LARGEST_BATCH, RETRY_PAUSE_S, SETTING, KafkaServers, LazyClient
-from backends.log import TopicSpec, mismatch
+from backends.log import TopicSpec, partition_count_mismatch
 from schemas.errors import ConfigurationError, InvalidRequest, TopicMismatch
 
 DAY_MS = 86_400_000
@@ -84,7 +84,7 @@ class KafkaTopics:
         found = await self._describe([spec.name for spec in specs])
         for spec in specs:
             if spec.name in found and found[spec.name].partitions != spec.partitions:
-                raise mismatch(spec, found[spec.name].partitions)
+                raise partition_count_mismatch(spec, found[spec.name].partitions)
         if missing := [spec for spec in specs if spec.name not in found]:
             await self._create(missing)
             return True
@@ -104,17 +104,17 @@ class KafkaTopics:
             if spec.name not in found:
                 raise TopicMismatch(f"there is no topic '{spec.name}': `facestream init` creates the topics")
             if found[spec.name].partitions != spec.partitions:
-                raise mismatch(spec, found[spec.name].partitions)
-            settings, wanted = found[spec.name].settings, self._settings_of(spec)
+                raise partition_count_mismatch(spec, found[spec.name].partitions)
+            settings, expected = found[spec.name].settings, self._settings_of(spec)
             differing = [
-                name for name in ("message.timestamp.type", "cleanup.policy") if settings.get(name) != wanted[name]
+                name for name in ("message.timestamp.type", "cleanup.policy") if settings.get(name) != expected[name]
             ]
             if int(settings.get("max.message.bytes", 0)) < LARGEST_BATCH:
                 differing.append("max.message.bytes")
             if differing:
                 raise TopicMismatch(
-                    f"topic '{spec.name}' has {differing[0]}={settings.get(differing[0])}, not {wanted[differing[0]]}:"
-                    " `facestream init` sets it"
+                    f"topic '{spec.name}' has {differing[0]}={settings.get(differing[0])},"
+                    f" not {expected[differing[0]]}: `facestream init` sets it"
                 )
 
     def _settings_of(self, spec: TopicSpec) -> dict[str, str]:

@@ -47,12 +47,12 @@ def _describe(error: Exception) -> str:
     """The text of the operating system's error, without the names of the libraries that passed it on."""
     if isinstance(error, MaxRetryError) and error.reason is not None:
         error = error.reason
-    said: BaseException | None = error
-    while said is not None and not isinstance(said, OSError):
-        said = said.__cause__ or said.__context__
-    match said:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    match cause:
         case ssl.SSLError():
-            return f"TLS: {said.reason}"
+            return f"TLS: {cause.reason}"
         case TimeoutError():
             return "no answer in time"
         case OSError(strerror=str(text)):

@@ -36,7 +36,7 @@ def name_of_key(key: str) -> str:
     if _is_name(key):
         return key
     name = _ODD + path_of(key).as_posix()
-    return name if len(name) <= _LONGEST_ODD else _LONG + _packed(key)
+    return name if len(name) <= _LONGEST_ODD else _LONG + _pack(key)
 
 
 def key_of_name(name: str) -> str | None:
@@ -45,7 +45,7 @@ def key_of_name(name: str) -> str | None:
         if name.startswith(_ODD):
             key = key_of(Path(name.removeprefix(_ODD)))
         elif name.startswith(_LONG):
-            key = _unpacked(name.removeprefix(_LONG))
+            key = _unpack(name.removeprefix(_LONG))
         else:
             key = name
         return key if name_of_key(key) == name else None
@@ -90,7 +90,7 @@ def _is_name(key: str) -> bool:
     )
 
 
-def _packed(key: str) -> str:
+def _pack(key: str) -> str:
     """The characters of a key as the digits of one number, in base64: at most 1,011 characters for 300."""
     number = 1  # so that a NUL at the beginning counts
     for character in key:
@@ -99,7 +99,7 @@ def _packed(key: str) -> str:
     return "/".join(text[start : start + LONGEST_NAME] for start in range(0, len(text), LONGEST_NAME)) + "@"
 
 
-def _unpacked(packed: str) -> str:
+def _unpack(packed: str) -> str:
     text = packed.removesuffix("@").replace("/", "")
     number = int.from_bytes(urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     characters = []

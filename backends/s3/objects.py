@@ -212,7 +212,7 @@ class S3Objects(ObjectStore):
             raise
         with response:
             size = int(response.headers.get("Content-Length", 0))
-            check_fetched(name, size, response.headers.get("ETag", ""), wanted=etag, largest=largest)
+            check_fetched(name, size, response.headers.get("ETag", ""), expected_etag=etag, largest=largest)
             data = response.read()
             response.release_conn()
             return data

@@ -14,9 +14,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, mismatch, partition_of_record
+from backends.log import (
+    Consumer,
+    EventLog,
+    NewRecord,
+    Reader,
+    TopicPartition,
+    TopicSpec,
+    partition_count_mismatch,
+    partition_of_record,
+)
 from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
-from backends.sqlite.log_groups import Membership, read_commits, read_starts
+from backends.sqlite.log_groups import Membership, read_commits, read_start_offsets
 from backends.sqlite.log_retention import enforce
 from backends.sqlite.log_schema import record_id
 from backends.sqlite.log_view import LogView
@@ -57,7 +66,7 @@ class SqliteLog(EventLog):
             except InvalidRequest as missing:
                 raise TopicMismatch(f"{missing.message}: `facestream init` creates the topics") from None
             if topic.partitions != spec.partitions:
-                raise mismatch(spec, topic.partitions)
+                raise partition_count_mismatch(spec, topic.partitions)
 
     async def append(self, records: Sequence[NewRecord]) -> list[TopicPartition]:
         routed = [await self._route(record) for record in records]
@@ -96,9 +105,9 @@ class SqliteLog(EventLog):
             await self._writer.run(lambda connection: None)
             offsets = await self._reads.run(
                 lambda connection: (
-                    read_starts(connection, first_id, count)
+                    read_start_offsets(connection, first_id, count)
                     if at == "start"
-                    else _read_ends(connection, first_id, count)
+                    else _read_end_offsets(connection, first_id, count)
                 )
             )
         except BaseException:
@@ -112,12 +121,12 @@ class SqliteLog(EventLog):
 
     async def start_offsets(self, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)
-        starts = await self._reads.run(lambda connection: read_starts(connection, first_id, count))
+        starts = await self._reads.run(lambda connection: read_start_offsets(connection, first_id, count))
         return {partition_id - first_id: start for partition_id, start in starts.items()}
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)
-        ends = await self._reads.run(lambda connection: _read_ends(connection, first_id, count))
+        ends = await self._reads.run(lambda connection: _read_end_offsets(connection, first_id, count))
         return {partition_id - first_id: end for partition_id, end in ends.items()}
 
     async def lag(self, group: str, topic: str) -> dict[int, int]:
@@ -125,15 +134,15 @@ class SqliteLog(EventLog):
 
         def read(connection: sqlite3.Connection) -> dict[int, int]:
             committed = read_commits(connection, group)
-            starts = read_starts(connection, first_id, count)
+            starts = read_start_offsets(connection, first_id, count)
             return {
                 each - first_id: end - max(starts[each], committed[each].offset if each in committed else 0)
-                for each, end in _read_ends(connection, first_id, count).items()
+                for each, end in _read_end_offsets(connection, first_id, count).items()
             }
 
         return await self._reads.run(read)
 
-    async def oldest(self, group: str, topic: str) -> int | None:
+    async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         first_id, count = await self._topic(topic)
 
         def read(connection: sqlite3.Connection) -> int | None:
@@ -187,7 +196,7 @@ class SqliteLog(EventLog):
         return self._topics[name]
 
 
-def _read_ends(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
+def _read_end_offsets(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
     return dict(
         connection.execute(
             "SELECT id, next_offset FROM partitions WHERE id >= ? AND id < ?", (first_id, first_id + count)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from backends.log import Committed, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
+from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
 from backends.sqlite.log_groups import Membership, commit, read_assignment
 from backends.sqlite.log_schema import offset_of, record_id
 from backends.sqlite.log_view import LogView
@@ -174,7 +174,7 @@ class SqliteConsumer(Consumer):
     ) -> None:
         self._linger_s = linger_s
         self.epoch = 0
-        self.assignment: Mapping[TopicPartition, Committed] = {}
+        self.assignment: Mapping[TopicPartition, CommittedOffset] = {}
         self._writer = writer
         self._view = view
         self._reads = reads
@@ -215,7 +215,7 @@ class SqliteConsumer(Consumer):
                 return []
             await self._view.wait(self._topics if topics is None else topics, left, change_count)
 
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         session, group, epoch = self._membership.session, self._membership.group, self.epoch
         check_metadata(offsets)
         if self._closed or not self._ids.keys() >= offsets.keys():
@@ -223,7 +223,7 @@ class SqliteConsumer(Consumer):
         rows = [(self._ids[topic_partition], committed) for topic_partition, committed in offsets.items()]
         await self._writer.run(lambda connection: commit(connection, session, group, epoch, rows))
 
-    def holds(self) -> bool:
+    def holds_partitions(self) -> bool:
         return self._writer.leases_are_valid() and self._view.epochs.get(self._membership.group, 0) == self.epoch
 
     async def close(self) -> None:

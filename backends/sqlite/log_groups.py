@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 from schemas.errors import Fenced
 
 # No lease is longer. A lease that ends later was written before the clock was set back, and its member is removed.
@@ -31,7 +31,7 @@ class AssignedPartition(NamedTuple):
 
     partition_id: int
     topic_partition: TopicPartition
-    committed: Committed
+    committed: CommittedOffset
 
 
 class Assignment(NamedTuple):
@@ -86,7 +86,7 @@ def renew(connection: sqlite3.Connection, members: Sequence[Membership], now: in
 
 
 def commit(
-    connection: sqlite3.Connection, session: str, group: str, epoch: int, offsets: Sequence[tuple[int, Committed]]
+    connection: sqlite3.Connection, session: str, group: str, epoch: int, offsets: Sequence[tuple[int, CommittedOffset]]
 ) -> None:
     """Commits offsets, by partition id. Raises Fenced, with nothing written."""
     current = connection.execute(
@@ -114,24 +114,24 @@ def read_assignment(connection: sqlite3.Connection, me: Membership) -> Assignmen
     partitions = []
     for topic in json.loads(me.topics):
         first, count = connection.execute("SELECT first_id, partitions FROM topics WHERE name = ?", (topic,)).fetchone()
-        starts = read_starts(connection, first, count)
+        starts = read_start_offsets(connection, first, count)
         # By number, so that members with the same subscriptions get the same partitions of all topics.
         members = sorted(name for name, topics in subscriptions.items() if topic in topics)
         for partition in range(members.index(me.member), count, len(members)):
             partition_id = first + partition
-            start = committed.get(partition_id, Committed(starts[partition_id]))
+            start = committed.get(partition_id, CommittedOffset(starts[partition_id]))
             partitions.append(AssignedPartition(partition_id, TopicPartition(topic, partition), start))
     (epoch,) = connection.execute("SELECT epoch FROM groups WHERE name = ?", (me.group,)).fetchone()
     return Assignment(epoch, partitions)
 
 
-def read_commits(connection: sqlite3.Connection, group: str) -> dict[int, Committed]:
+def read_commits(connection: sqlite3.Connection, group: str) -> dict[int, CommittedOffset]:
     """The group's commits, by partition id."""
     rows = connection.execute("SELECT partition_id, next_offset, metadata FROM commits WHERE group_name = ?", (group,))
-    return {partition_id: Committed(offset, metadata) for partition_id, offset, metadata in rows}
+    return {partition_id: CommittedOffset(offset, metadata) for partition_id, offset, metadata in rows}
 
 
-def read_starts(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
+def read_start_offsets(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:
     """The first offset that retention has kept, by partition id."""
     return dict(
         connection.execute(

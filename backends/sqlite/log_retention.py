@@ -18,7 +18,7 @@ STEP_BYTES = 2 << 20
 TOMBSTONE_MS = 24 * 3600 * 1000
 
 
-class _Expired(NamedTuple):
+class _ExpiredRange(NamedTuple):
     """The records of a partition before `start_offset` have expired."""
 
     partition_id: int
@@ -41,7 +41,7 @@ async def enforce(writer: LogWriter, reads: ReadThread) -> bool:
     return deleted
 
 
-def _find_expired(connection: sqlite3.Connection, now: int) -> list[_Expired]:
+def _find_expired(connection: sqlite3.Connection, now: int) -> list[_ExpiredRange]:
     """The expired records, no more than one step may delete."""
     expired = []
     records, size = 0, 0
@@ -60,11 +60,11 @@ def _find_expired(connection: sqlite3.Connection, now: int) -> list[_Expired]:
                     break
                 last, records, size = row, records + 1, size + length
             if last is not None:
-                expired.append(_Expired(partition_id, offset_of(last) + 1))
+                expired.append(_ExpiredRange(partition_id, offset_of(last) + 1))
     return expired
 
 
-def _delete_expired(connection: sqlite3.Connection, expired: list[_Expired]) -> None:
+def _delete_expired(connection: sqlite3.Connection, expired: list[_ExpiredRange]) -> None:
     for partition_id, start in expired:
         connection.execute(
             "DELETE FROM records WHERE id >= ? AND id < ?", (record_id(partition_id, 0), record_id(partition_id, start))

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.log import NewRecord, Record, TopicSpec, mismatch
+from backends.log import NewRecord, Record, TopicSpec, partition_count_mismatch
 from backends.sqlite.log_groups import Membership, join, leave, read_epochs, renew
 from backends.sqlite.log_schema import SCHEMA, record_id
 from backends.sqlite.log_view import LogChanges, LogView
@@ -86,7 +86,7 @@ class LogWriter(GroupWriter):
             known = dict(connection.execute("SELECT name, partitions FROM topics").fetchall())
             for spec in specs:
                 if known.get(spec.name, spec.partitions) != spec.partitions:
-                    raise mismatch(spec, known[spec.name])
+                    raise partition_count_mismatch(spec, known[spec.name])
             for spec in specs:
                 first_id = connection.execute("SELECT COALESCE(MAX(id) + 1, 0) FROM partitions").fetchone()[0]
                 connection.execute(

@@ -85,9 +85,9 @@ def digests(*names: str) -> list[bytes]:
     return found
 
 
-def record_erasures(erased: Iterable[tuple[str, ...]], at: int) -> Operation[None]:
+def record_erasures(erased: Iterable[tuple[str, ...]], erased_at: int) -> Operation[None]:
     """Records erasures. Each is (generation, directory), or has the person too, or the person and the face_id."""
-    rows = [(digests(*names)[-1], at, time.time()) for names in erased]
+    rows = [(digests(*names)[-1], erased_at, time.time()) for names in erased]
     return lambda connection: connection.executemany(_RECORD_ERASURE, rows).close()
 
 

@@ -24,7 +24,7 @@ from backends.vectors import (
     PersonSummary,
     StoredAnswer,
     VectorStore,
-    check_erased,
+    deleted_key_prefix,
 )
 
 # Answers deleted in one transaction, so that a sweep delays other writes only briefly.
@@ -141,7 +141,7 @@ class SqliteVectors(VectorStore):
         while True:
             # Each block is read in a separate snapshot: while one is open, the WAL cannot be reused, and the caller may
             # take long.
-            block = await self._gallery_reads.run(_reading_block(directory, generation, after))
+            block = await self._gallery_reads.run(_read_block(directory, generation, after))
             if block is None:
                 return
             yield block
@@ -166,7 +166,7 @@ class SqliteVectors(VectorStore):
         person: str | None = None,
         face_id: str | None = None,
     ) -> None:
-        only = check_erased(person, face_id)
+        only = deleted_key_prefix(person, face_id)
         # This comes first: afterwards none of the faces can be put again.
         await self._writer.run(
             deletes.record_erasures([(generation, directory, *only) for generation in generations], erased_at)
@@ -283,15 +283,15 @@ class SqliteVectors(VectorStore):
         return await reads.run(lambda connection: connection.execute(query, parameters).fetchall())
 
 
-def _row(each: FaceVector) -> tuple[Any, ...]:
-    each.check()
-    face = each.face
-    names = (each.directory, each.generation, face.person, face.face_id, face.image_id, face.source)
-    _, *erased = deletes.digests(each.generation, each.directory, face.person, face.face_id)
-    return (*names, face.timestamp, each.vector.astype("<f4", copy=False).tobytes(), *erased)
+def _row(face_vector: FaceVector) -> tuple[Any, ...]:
+    face_vector.check()
+    face = face_vector.face
+    names = (face_vector.directory, face_vector.generation, face.person, face.face_id, face.image_id, face.source)
+    _, *erased = deletes.digests(face_vector.generation, face_vector.directory, face.person, face.face_id)
+    return (*names, face.timestamp, face_vector.vector.astype("<f4", copy=False).tobytes(), *erased)
 
 
-def _reading_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:
+def _read_block(directory: str, generation: str, after: tuple[str, str]) -> Operation[FaceBlock | None]:
     def read(connection: sqlite3.Connection) -> FaceBlock | None:
         persons: list[str] = []
         face_ids: list[str] = []

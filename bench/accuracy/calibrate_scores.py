@@ -41,7 +41,7 @@ SHEET_CELL, SHEET_COLUMNS = 160, 10
 Box = tuple[float, str, FloatArray]  # score, photo, xyxy
 
 
-def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArray, list[Box]]:
+def detect_street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArray, list[Box]]:
     """All boxes of the street photos: their scores, whether each matches a label, and the boxes that match none, best
     first.
 
@@ -67,7 +67,7 @@ def street_boxes(detector: Detector, folder: Path) -> tuple[FloatArray, BoolArra
     return np.array(scores), np.array(hits), sorted(unmatched, key=lambda box: -box[0])
 
 
-def judged(scores: FloatArray, hits: BoolArray) -> FloatArray:
+def face_probabilities(scores: FloatArray, hits: BoolArray) -> FloatArray:
     """The probability that each box is a face: 1 if it matches a label, else as judged by eye. (n,)."""
     lower = np.array(list(FACES_AMONG_UNMATCHED))
     share = np.array(list(FACES_AMONG_UNMATCHED.values()))
@@ -76,7 +76,7 @@ def judged(scores: FloatArray, hits: BoolArray) -> FloatArray:
     return likely
 
 
-def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
+def fit_scores(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
     """A monotone fit over the ranges in which wrong boxes were found, then the tail."""
     middles, shares, counts = [], [], []
     for low, high in list(pairwise(EDGES))[:-1]:
@@ -95,7 +95,7 @@ def fitted(scores: FloatArray, likely: FloatArray) -> ScoreCalibration:
     )
 
 
-def sheet(boxes: list[Box], folder: Path, out: Path) -> None:
+def draw_sheet(boxes: list[Box], folder: Path, out: Path) -> None:
     """Draws the unmatched boxes with their surroundings, best first, to be judged by eye."""
     rows = -(-len(boxes) // SHEET_COLUMNS)
     picture = Image.new("RGB", (SHEET_COLUMNS * SHEET_CELL, rows * (SHEET_CELL + 14)))
@@ -117,9 +117,9 @@ def sheet(boxes: list[Box], folder: Path, out: Path) -> None:
 
 def error_of(calibration: ScoreCalibration, scores: FloatArray, likely: FloatArray) -> float:
     """The expected calibration error; a box counts as a face with its probability."""
-    said = np.array([calibration.probability(float(score)) for score in scores])
+    stated = np.array([calibration.probability(float(score)) for score in scores])
     right = np.repeat([True, False], len(scores))
-    return calibration_error(np.tile(said, 2), right, weight=np.concatenate([likely, 1 - likely]))
+    return calibration_error(np.tile(stated, 2), right, weight=np.concatenate([likely, 1 - likely]))
 
 
 def main() -> int:
@@ -133,21 +133,21 @@ def main() -> int:
     name = known.generation(known.default_generation).detector
     shipped = known.detector(name)
     # before the score threshold is lowered, because the cached faces are for the shipped one
-    portraits = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    portraits = lfw.read_faces(chosen.photos, lfw.list_images(chosen.photos), models)
     models.detector.score_threshold = LOWEST
-    scores, hits, unmatched = street_boxes(models.detector, chosen.photos / "street")
+    scores, hits, unmatched = detect_street_boxes(models.detector, chosen.photos / "street")
     if chosen.sheet:
-        sheet(unmatched, chosen.photos / "street", chosen.sheet)
-    likely = judged(scores, hits)
+        draw_sheet(unmatched, chosen.photos / "street", chosen.sheet)
+    likely = face_probabilities(scores, hits)
 
     print(f"{'score':>11} {'boxes':>6} {'unmatched':>10} {'matched':>8} {'faces, by eye':>14} {'shipped says':>13}")
     for low, high in [(x / 100, x / 100 + 0.05) for x in range(45, 100, 5)]:
         inside = (scores >= low) & (scores < high)
         if inside.any():
-            said = np.mean([shipped.calibration.probability(float(score)) for score in scores[inside]])
+            stated = np.mean([shipped.calibration.probability(float(score)) for score in scores[inside]])
             print(
                 f"{low:.2f} – {high:.2f} {inside.sum():6} {(~hits[inside]).sum():10} {hits[inside].mean():8.3f} "
-                f"{likely[inside].mean():14.3f} {said:13.4f}"
+                f"{likely[inside].mean():14.3f} {stated:13.4f}"
             )
     low, *middle, high = np.nanquantile(portraits.score, [0, 0.01, 0.5, 0.99, 1])
     print(
@@ -156,8 +156,8 @@ def main() -> int:
     )
 
     first = np.random.default_rng(chosen.seed).random(len(scores)) < 0.5
-    half = fitted(scores[first], likely[first])
-    whole = fitted(scores, likely)
+    half = fit_scores(scores[first], likely[first])
+    whole = fit_scores(scores, likely)
     above = scores > shipped.score_threshold
     print(f"expected calibration error, boxes above {shipped.score_threshold}:")
     print(f"  fitted on a half, on the other: {error_of(half, scores[~first & above], likely[~first & above]):.4f}")

@@ -25,7 +25,7 @@ from bench.accuracy.models import LFW, STREET, add_arguments
 from bench.speed.bare import find
 from processors.boxes import Detections
 from processors.networks import Detector
-from processors.passes import Detail, plan, render
+from processors.passes import Detail, plan_passes, render_pass
 from weights.load import choose_device, choose_dtype, load_detector
 from weights.manifest import manifest
 
@@ -40,17 +40,17 @@ Boxes = NDArray[np.float64]
 
 
 @dataclass
-class Row:
+class RequiredFigure:
     """A figure and its requirement."""
 
-    what: str
+    label: str
     figure: float
-    wanted: float
+    required: float
     at_most: bool = False
 
     @property
-    def holds(self) -> bool:
-        return self.figure <= self.wanted if self.at_most else self.figure >= self.wanted
+    def is_met(self) -> bool:
+        return self.figure <= self.required if self.at_most else self.figure >= self.required
 
 
 def sizes(boxes: Boxes) -> Boxes:
@@ -59,40 +59,46 @@ def sizes(boxes: Boxes) -> Boxes:
     return root
 
 
-def matched(found: Detections, truth: Boxes) -> set[int]:
+def match_boxes(found: Detections, truth: Boxes) -> set[int]:
     """The indices of the true boxes that were found: one-to-one at IoU ≥ MATCH, the best pair first."""
     overlap = box_iou(torch.from_numpy(found.boxes).double(), torch.from_numpy(truth)).numpy()  # (found, true)
     return {face for _, face in one_to_one(overlap, MATCH)}
 
 
-def street(detector: Detector, photos: Path, count: int | None, detail: Detail) -> list[Row]:
+def measure_street(detector: Detector, photos: Path, count: int | None, detail: Detail) -> list[RequiredFigure]:
     labels = sorted(json.loads((photos / "street" / "labels.json").read_text()).items())[:count]
     hits, unmatched = [], 0
     for name, label in labels:
         image = ImageOps.exif_transpose(Image.open(photos / "street" / name)).convert("RGB")
         truth = np.array([face["box_xyxy"] for face in label["faces"]], np.float64).reshape(-1, 4)
         found = find(detector, image, detail)
-        faces = matched(found, truth)
+        faces = match_boxes(found, truth)
         unmatched += len(found) - len(faces)
         hits += [(size, index in faces) for index, size in enumerate(sizes(truth))]
     rows = []
     for (low, high), wanted in STREET_RECALL.items():
-        some = [hit for size, hit in hits if low <= size < high]
-        rows.append(Row(f"street: recall {low}–{high} px ({len(some)})", float(np.mean(some)), wanted))
+        hits_of_size = [hit for size, hit in hits if low <= size < high]
+        rows.append(
+            RequiredFigure(
+                f"street: recall {low}–{high} px ({len(hits_of_size)})", float(np.mean(hits_of_size)), wanted
+            )
+        )
     return [
         *rows,
-        Row(f"street: unmatched boxes, {len(labels)} photos", unmatched, UNMATCHED * len(labels) / 284, at_most=True),
+        RequiredFigure(
+            f"street: unmatched boxes, {len(labels)} photos", unmatched, UNMATCHED * len(labels) / 284, at_most=True
+        ),
     ]
 
 
-def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.Image, Boxes]]:
+def find_portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.Image, Boxes]]:
     """LFW portraits in random order, each with the box of its largest face, as found at the original size."""
     paths = sorted((photos / "lfw").glob("*/*.jpg"))
     random.Random(seed).shuffle(paths)
     chosen = []
     for path in paths:
         image = Image.open(path).convert("RGB")
-        found = detector.detect([render(image, plan(*image.size)[0])])[0]
+        found = detector.detect([render_pass(image, plan_passes(*image.size)[0])])[0]
         if len(found):
             boxes = found.boxes.astype(np.float64)
             chosen.append((image, boxes[sizes(boxes).argmax()]))
@@ -101,7 +107,9 @@ def portraits(detector: Detector, photos: Path, seed: int) -> list[tuple[Image.I
     return chosen
 
 
-def montage(detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: int, detail: Detail) -> Row:
+def measure_montage(
+    detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: int, detail: Detail
+) -> RequiredFigure:
     """Measures a montage of 4,000 × 3,000 pixels, full of faces whose boxes have `size` pixels a side."""
     sheet, cell = Image.new("RGB", (4000, 3000), (96, 96, 96)), int(size * 2.2)
     truth = []
@@ -114,17 +122,21 @@ def montage(detector: Detector, faces: list[tuple[Image.Image, Boxes]], size: in
         sheet.paste(image.transform((cell, cell), Image.Transform.EXTENT, area, Image.Resampling.BICUBIC), (x, y))
         corner = np.array([x, y, x, y])
         truth.append((box - np.tile(centre - side / 2, 2)) * scale + corner)
-    found = matched(find(detector, sheet, detail), np.array(truth))
-    return Row(f"montage 4000 × 3000: recall {size} px ({len(truth)})", len(found) / len(truth), MONTAGE_RECALL[size])
+    found = match_boxes(find(detector, sheet, detail), np.array(truth))
+    return RequiredFigure(
+        f"montage 4000 × 3000: recall {size} px ({len(truth)})", len(found) / len(truth), MONTAGE_RECALL[size]
+    )
 
 
-def enlarged(detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: int, detail: Detail) -> Row:
+def measure_enlarged(
+    detector: Detector, faces: list[tuple[Image.Image, Boxes]], side: int, detail: Detail
+) -> RequiredFigure:
     hits = 0
     for image, box in faces:
         scale = side / max(image.size)
         large = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        hits += len(matched(find(detector, large, detail), (box * scale)[None]))
-    return Row(f"portraits of {side} px: found ({len(faces)})", hits / len(faces), PORTRAIT_RECALL[side])
+        hits += len(match_boxes(find(detector, large, detail), (box * scale)[None]))
+    return RequiredFigure(f"portraits of {side} px: found ({len(faces)})", hits / len(faces), PORTRAIT_RECALL[side])
 
 
 def main() -> int:
@@ -146,20 +158,23 @@ def main() -> int:
         load_detector(chosen.weights, "centerface", device, dtype), device, dtype, score_threshold=chosen.score
     )
     start = time.perf_counter()
-    rows: list[Row] = []
+    rows: list[RequiredFigure] = []
     if "street" in chosen.only:
-        rows += street(detector, chosen.photos, chosen.count, chosen.detail)
+        rows += measure_street(detector, chosen.photos, chosen.count, chosen.detail)
     if {"montage", "portrait"} & set(chosen.only):
-        faces = portraits(detector, chosen.photos, chosen.seed)
+        faces = find_portraits(detector, chosen.photos, chosen.seed)
         if "montage" in chosen.only:
-            rows += [montage(detector, faces, size, chosen.detail) for size in MONTAGE_RECALL]
+            rows += [measure_montage(detector, faces, size, chosen.detail) for size in MONTAGE_RECALL]
         if "portrait" in chosen.only:
-            rows += [enlarged(detector, faces[: chosen.count or 100], side, chosen.detail) for side in PORTRAIT_RECALL]
+            rows += [
+                measure_enlarged(detector, faces[: chosen.count or 100], side, chosen.detail)
+                for side in PORTRAIT_RECALL
+            ]
     for row in rows:
-        sign, verdict = "≤" if row.at_most else "≥", "" if row.holds else "   MISSED"
-        print(f"{row.what:45} {row.figure:8.3f}   {sign} {row.wanted:g}{verdict}")
+        sign, verdict = "≤" if row.at_most else "≥", "" if row.is_met else "   MISSED"
+        print(f"{row.label:45} {row.figure:8.3f}   {sign} {row.required:g}{verdict}")
     print(f"score > {chosen.score}, {dtype}, {device}, detail {chosen.detail}: {time.perf_counter() - start:.0f} s")
-    return 0 if all(row.holds for row in rows) else 1
+    return 0 if all(row.is_met for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from bench.accuracy import lfw
-from bench.accuracy.lfw import Faces
+from bench.accuracy.lfw import LfwFaces
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.accuracy.naming_trials import run_trials
 from bench.speed.bare import ShippedNetworks
@@ -30,30 +30,30 @@ COSINE, LOSS, GREY = 0.9999, 0.005, 3.0  # required
 BATCH_SIZES = (1, 7, 32)  # chips in one forward
 
 
-def crops(photos: Path, faces: Faces, rows: Sequence[int]) -> list[tuple[bytes, Float32Array]]:
+def cut_crops(photos: Path, faces: LfwFaces, rows: Sequence[int]) -> list[tuple[bytes, Float32Array]]:
     """The stored crop of each face and the landmarks in it."""
     found = []
     for row in rows:
         with Image.open(photos / "lfw" / faces.paths[row]) as image:
             cut = embed.cut_face(np.asarray(image.convert("RGB")), faces.landmarks[row])
-            found.append((embed.encoded_crop(cut.pixels), cut.landmarks))
+            found.append((embed.encode_crop(cut.pixels), cut.landmarks))
     return found
 
 
-def embed_again(models: ShippedNetworks, kept: Sequence[bytes]) -> list[tuple[str, float, float]]:
+def embed_again(models: ShippedNetworks, crops: Sequence[bytes]) -> list[tuple[str, float, float]]:
     """Lowest and mean cosine between a crop's vector computed alone, as in a learn, and in a batch."""
-    chips = [align.chip_of_crop(embed.decoded_crop(data)) for data in kept]
-    live = lfw.unit(np.concatenate([models.embedder.embed([chip]) for chip in chips]))
+    chips = [align.chip_of_crop(embed.decode_crop(data)) for data in crops]
+    live = lfw.to_unit_length(np.concatenate([models.embedder.embed([chip]) for chip in chips]))
     rows = []
     for size in BATCH_SIZES:
         replayed = np.concatenate([models.embedder.embed(chips[at : at + size]) for at in range(0, len(chips), size)])
-        cosines = (live.astype(float) * lfw.unit(replayed)).sum(1)
+        cosines = (live.astype(float) * lfw.to_unit_length(replayed)).sum(1)
         rows.append((f"cosine, embedded again {size} at a time", float(cosines.min()), float(cosines.mean())))
     return rows
 
 
 def arcface_differences(
-    photos: Path, faces: Faces, rows: Sequence[int], kept: Sequence[tuple[bytes, Float32Array]], enlarge: int
+    photos: Path, faces: LfwFaces, rows: Sequence[int], kept: Sequence[tuple[bytes, Float32Array]], enlarge: int
 ) -> list[float]:
     """Mean absolute difference in grey levels of the chip from the crop and from the original, of each face."""
     differences = []
@@ -64,14 +64,14 @@ def arcface_differences(
         points = faces.landmarks[row] * np.float32(enlarge)
         if enlarge > 1:
             cut = embed.cut_face(np.asarray(image), points)
-            data, landmarks = embed.encoded_crop(cut.pixels), cut.landmarks
+            data, landmarks = embed.encode_crop(cut.pixels), cut.landmarks
         direct = align.warp_chip(np.asarray(image), points, "arcface-112")
-        kept_chip = align.warp_chip(embed.decoded_crop(data), landmarks.round(2), "arcface-112")
+        kept_chip = align.warp_chip(embed.decode_crop(data), landmarks.round(2), "arcface-112")
         differences.append(float(np.abs(direct - kept_chip).mean()))
     return differences
 
 
-def naming_by_source(faces: Faces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
+def naming_by_source(faces: LfwFaces, generation: Generation, draws: int, seed: int) -> dict[str, tuple[float, float]]:
     """Rank one, TPIR and FPIR: from uncompressed pixels, and from crops."""
     by_crops = run_trials(faces, generation, draws, seed)
     by_pixels = run_trials(faces, generation, draws, seed, pixels=True)
@@ -98,12 +98,16 @@ def main() -> int:
     models = load_chosen(chosen)
     known = manifest()
     generation = known.generation(known.default_generation)
-    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
-    there = np.flatnonzero(faces.found)
-    rows = np.random.default_rng(chosen.seed).choice(there, min(chosen.faces, len(there)), replace=False).tolist()
+    faces = lfw.read_faces(chosen.photos, lfw.list_images(chosen.photos), models)
+    rows_with_face = np.flatnonzero(faces.found)
+    rows = (
+        np.random.default_rng(chosen.seed)
+        .choice(rows_with_face, min(chosen.faces, len(rows_with_face)), replace=False)
+        .tolist()
+    )
 
     with progress_bar("crops", len(rows)) as done:
-        kept = crops(chosen.photos, faces, rows)
+        kept = cut_crops(chosen.photos, faces, rows)
         done(len(rows))
     size = np.mean([len(data) for data, _ in kept]) / 1024
     print(f"{len(rows)} faces of LFW, {models.dtype}; a crop has {size:.1f} KiB on average")
@@ -112,7 +116,7 @@ def main() -> int:
         good = lowest >= COSINE
         holds &= good
         print(f"{name:48} lowest {lowest:.6f}, mean {mean:.6f}   ≥ {COSINE}{verdict(good)}")
-    against = (faces.learned[there] * faces.probe[there]).sum(1)
+    against = (faces.learned[rows_with_face] * faces.probe[rows_with_face]).sum(1)
     print(f"{'cosine, crop against uncompressed pixels':48} lowest {against.min():.6f}, mean {against.mean():.6f}")
     for name, (pixels, crop) in naming_by_source(faces, generation, chosen.draws, chosen.seed).items():
         loss = crop - pixels if name == "fpir" else pixels - crop

@@ -28,7 +28,7 @@ COLUMNS = {"score": (), "size": (), "count": (), "landmarks": (5, 2), "learned":
 
 
 @dataclass(frozen=True)
-class Faces:
+class LfwFaces:
     """The largest face of each of n images. score is NaN if there is none."""
 
     paths: list[str]  # PERSON/FILE.jpg
@@ -52,13 +52,13 @@ class Faces:
         return rows
 
 
-def images(photos: Path) -> list[str]:
+def list_images(photos: Path) -> list[str]:
     """The images of LFW below `photos`: PERSON/FILE.jpg."""
     folder = photos / "lfw"
     return sorted(str(path.relative_to(folder)) for path in folder.glob("*/*.jpg"))
 
 
-def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarge: int = 1) -> Faces:
+def read_faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarge: int = 1) -> LfwFaces:
     """Detects and embeds the images that are not in the cache. enlarge: the factor by which each side is enlarged
     before.
     """
@@ -67,16 +67,16 @@ def faces(photos: Path, paths: Sequence[str], models: ShippedNetworks, *, enlarg
     missing = [path for path in paths if path not in rows]
     if missing:
         with progress_bar(f"LFW ×{enlarge}, {models.dtype}", len(missing)) as done:
-            for at, path in enumerate(missing, 1):
-                rows[path] = _one(photos / "lfw" / path, models, enlarge)
-                if at % SAVE_EVERY == 0 or at == len(missing):
+            for number, path in enumerate(missing, 1):
+                rows[path] = _embed_image(photos / "lfw" / path, models, enlarge)
+                if number % SAVE_EVERY == 0 or number == len(missing):
                     _write(file, rows)
                 done(1)
     columns = {name: np.stack([rows[path][name] for path in paths]) for name in COLUMNS}
-    return Faces(list(paths), **columns)
+    return LfwFaces(list(paths), **columns)
 
 
-def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32Array]:
+def _embed_image(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32Array]:
     with Image.open(path) as file:
         image = file.convert("RGB")
     if enlarge > 1:
@@ -89,9 +89,9 @@ def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32
         largest = int(sizes.argmax())
         landmarks = found.landmarks[largest].round(2)  # as in the records
         pixels = np.asarray(image)
-        crop = embed.through_jpeg(embed.cut_face(pixels, landmarks))
+        crop = embed.jpeg_round_trip(embed.cut_face(pixels, landmarks))
         learned = align.chip_of_crop(crop.pixels).astype(np.float32)
-        vectors = unit(models.embedder.embed([learned, align.cut(pixels, landmarks)]))
+        vectors = to_unit_length(models.embedder.embed([learned, align.cut_upright(pixels, landmarks)]))
         row |= {
             "score": found.scores[largest],
             "size": sizes[largest],
@@ -102,7 +102,7 @@ def _one(path: Path, models: ShippedNetworks, enlarge: int) -> dict[str, Float32
     return row
 
 
-def unit(vectors: Float32Array) -> Float32Array:
+def to_unit_length(vectors: Float32Array) -> Float32Array:
     """(n, D) of unit length."""
     units: Float32Array = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
     return units

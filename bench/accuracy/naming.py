@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.accuracy import lfw
-from bench.accuracy.lfw import Faces
+from bench.accuracy.lfw import LfwFaces
 from bench.accuracy.measures import spread
 from bench.accuracy.models import add_arguments, load_chosen
 from bench.accuracy.naming_http import run_trial_on_own_service, run_trial_over_http
@@ -53,14 +53,14 @@ def report(name: str, rates: list[NamingRates]) -> bool:
 
 
 def compare_enlarged(
-    photos: Path, models: ShippedNetworks, faces: Faces, generation: Generation, times: int, seed: int
+    photos: Path, models: ShippedNetworks, faces: LfwFaces, generation: Generation, times: int, seed: int
 ) -> bool:
     """Compares the images of the first draw, enlarged, with the same images at their original size."""
     trial = draw_trial(faces, np.random.default_rng(seed))
     paths = [faces.paths[row] for row in trial.learned + trial.probes]
     results = {}
     for scale in (1, times):
-        some = lfw.faces(photos, paths, models, enlarge=scale)
+        some = lfw.read_faces(photos, paths, models, enlarge=scale)
         missed = int((~some.found).sum())
         count = len(trial.people)
         gallery = gallery_of(trial.people, some.learned[:count], paths[:count])
@@ -89,7 +89,7 @@ def main() -> int:
     models = load_chosen(chosen)
     known = manifest()
     generation = known.generation(known.default_generation)
-    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    faces = lfw.read_faces(chosen.photos, lfw.list_images(chosen.photos), models)
     missed = [path for path, found in zip(faces.paths, faces.found, strict=True) if not found]
     print(f"{len(faces.paths):,} images, {models.dtype}; without a face: {', '.join(missed) or 'none'}")
     holds = not missed

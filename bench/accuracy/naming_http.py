@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.accuracy.naming_trials import NamingRates, Trial, naming_rates
+from bench.accuracy.naming_trials import NamingRates, NamingTrial, naming_rates
 from bench.serving import Serving
 from facestream.progress import progress_bar
 from schemas.answers import RecognizedBody, RecognizedPerson
@@ -16,19 +16,19 @@ CONCURRENCY = 8
 
 
 def run_trial_on_own_service(
-    folder: Path, weights: Path, dtype: str, photos: Path, paths: list[str], trial: Trial
+    folder: Path, weights: Path, dtype: str, photos: Path, paths: list[str], trial: NamingTrial
 ) -> NamingRates:
     """Starts a service with its data in `folder`."""
     with Serving(folder / "data", weights.resolve(), dtype=dtype) as serving:
         return run_trial_over_http(serving.url, photos, paths, trial)
 
 
-def run_trial_over_http(url: str, photos: Path, paths: list[str], trial: Trial) -> NamingRates:
+def run_trial_over_http(url: str, photos: Path, paths: list[str], trial: NamingTrial) -> NamingRates:
     """photos: the folder of `paths`. Raises RuntimeError when the service refuses an image."""
     return asyncio.run(_run_trial(url, photos, paths, trial))
 
 
-async def _run_trial(url: str, photos: Path, paths: list[str], trial: Trial) -> NamingRates:
+async def _run_trial(url: str, photos: Path, paths: list[str], trial: NamingTrial) -> NamingRates:
     directory = f"bench-{uuid.uuid4().hex[:12]}"
     turns = asyncio.Semaphore(CONCURRENCY)
     async with aiohttp.ClientSession(url) as session:

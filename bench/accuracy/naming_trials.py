@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backends.vectors import FaceBlock
-from bench.accuracy.lfw import Faces
+from bench.accuracy.lfw import LfwFaces
 from bench.accuracy.measures import calibration_error
 from schemas.answers import RecognizedPerson
 from schemas.arrays import Float32Array
@@ -15,13 +15,13 @@ from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
 from schemas.records import Options
 from sink.match.gallery import Gallery
-from sink.match.matching import Photo, matched
+from sink.match.matching import Photo, match_photos
 
 PEOPLE = 200
 
 
 @dataclass(frozen=True)
-class Trial:
+class NamingTrial:
     """One random choice. The images are rows of Faces."""
 
     people: list[str]
@@ -41,13 +41,13 @@ class NamingRates:
     threshold: float
 
 
-def draw_trial(faces: Faces, chance: np.random.Generator, people: int = PEOPLE) -> Trial:
+def draw_trial(faces: LfwFaces, chance: np.random.Generator, people: int = PEOPLE) -> NamingTrial:
     rows = faces.rows_by_person()
     several = sorted(person for person, images in rows.items() if len(images) > 1)
     chosen = [several[i] for i in chance.choice(len(several), people, replace=False)]
     pairs = [chance.choice(rows[person], 2, replace=False) for person in chosen]
     strangers = [images[0] for _, images in sorted(rows.items()) if len(images) == 1]
-    return Trial(chosen, [int(a) for a, _ in pairs], [int(b) for _, b in pairs], strangers)
+    return NamingTrial(chosen, [int(a) for a, _ in pairs], [int(b) for _, b in pairs], strangers)
 
 
 def gallery_of(people: Sequence[str], vectors: Float32Array, keys: Sequence[str]) -> Gallery:
@@ -69,16 +69,16 @@ def answer_probes(
         for _ in probes
     ]
     photo = Photo(faces, probes, list(range(len(probes))), Options(strangers=strangers))
-    return matched([photo], gallery, generation)[0]
+    return match_photos([photo], gallery, generation)[0]
 
 
 def naming_rates(
-    people: Sequence[str], mates: list[RecognizedPerson], strangers: list[RecognizedPerson]
+    people: Sequence[str], mated: list[RecognizedPerson], strangers: list[RecognizedPerson]
 ) -> NamingRates:
-    """mates: the answers for the probes of `people`, in their order."""
-    right = [answer.candidates[0].id == person for answer, person in zip(mates, people, strict=True)]
-    named = [answer.id == person for answer, person in zip(mates, people, strict=True)]
-    everybody = [*mates, *strangers]
+    """mated: the answers for the probes of `people`, in their order."""
+    right = [answer.candidates[0].id == person for answer, person in zip(mated, people, strict=True)]
+    named = [answer.id == person for answer, person in zip(mated, people, strict=True)]
+    everybody = [*mated, *strangers]
     probability = np.array([answer.candidates[0].probability for answer in everybody], np.float64)
     truth = np.array([*right, *[False] * len(strangers)])
     return NamingRates(
@@ -86,11 +86,11 @@ def naming_rates(
         tpir=float(np.mean(named)),
         fpir=float(np.mean([answer.id is not None for answer in strangers])) if strangers else float("nan"),
         calibration=calibration_error(probability, truth),
-        threshold=mates[0].threshold,
+        threshold=mated[0].threshold,
     )
 
 
-def run_trial(faces: Faces, trial: Trial, generation: Generation, *, pixels: bool = False) -> NamingRates:
+def run_trial(faces: LfwFaces, trial: NamingTrial, generation: Generation, *, pixels: bool = False) -> NamingRates:
     """Runs a trial with the library. pixels: take learned faces from the photo's pixels, not from the stored crop."""
     vectors = (faces.probe if pixels else faces.learned)[trial.learned]
     gallery = gallery_of(trial.people, vectors, [faces.paths[row] for row in trial.learned])
@@ -99,7 +99,7 @@ def run_trial(faces: Faces, trial: Trial, generation: Generation, *, pixels: boo
 
 
 def run_trials(
-    faces: Faces, generation: Generation, trials: int, seed: int, *, pixels: bool = False
+    faces: LfwFaces, generation: Generation, trials: int, seed: int, *, pixels: bool = False
 ) -> list[NamingRates]:
     chance = np.random.default_rng(seed)
     return [run_trial(faces, draw_trial(faces, chance), generation, pixels=pixels) for _ in range(trials)]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.accuracy import lfw
-from bench.accuracy.lfw import Faces
+from bench.accuracy.lfw import LfwFaces
 from bench.accuracy.measures import quantile_reached
 from bench.accuracy.models import add_arguments, load_chosen
 from schemas.arrays import BoolArray, Float32Array
@@ -42,12 +42,12 @@ class RuleAccuracy:
     tpir_many: float
 
 
-def score(probes: Float32Array, portraits: list[Float32Array], rule: Rule) -> Float32Array:
+def score_people(probes: Float32Array, portraits: list[Float32Array], rule: Rule) -> Float32Array:
     """Similarities, (n, people). probes: (n, D). portraits: (k, D) of each person."""
     return np.stack([rule(probes @ some.T) for some in portraits], 1)
 
 
-def accuracy(scores: Float32Array, strangers: Float32Array, many: BoolArray) -> RuleAccuracy:
+def measure_rule(scores: Float32Array, strangers: Float32Array, many: BoolArray) -> RuleAccuracy:
     """scores: (people, people), of each person's probe. strangers: (s, people). many: (people,), who has MANY."""
     right = scores.argmax(1) == np.arange(len(scores))
     named = right & (scores.max(1) >= quantile_reached(strangers.max(1), STRANGERS))
@@ -60,7 +60,7 @@ def accuracy(scores: Float32Array, strangers: Float32Array, many: BoolArray) -> 
     )
 
 
-def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
+def compare_same_number(faces: LfwFaces, portraits: int, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
     """The people with the most images, all with the same number of portraits; everybody else is a stranger."""
     rows = faces.rows_by_person()
     people = sorted(person for person, images in rows.items() if len(images) > max(PORTRAITS))
@@ -70,28 +70,33 @@ def same_number(faces: Faces, portraits: int, chance: np.random.Generator) -> di
     outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in shuffled]]
     many = np.zeros(len(people), bool)
     return {
-        name: accuracy(score(probes, learned, rule), score(outsiders, learned, rule), many)
+        name: measure_rule(score_people(probes, learned, rule), score_people(outsiders, learned, rule), many)
         for name, rule in RULES.items()
     }
 
 
-def uneven(faces: Faces, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
+def compare_uneven(faces: LfwFaces, chance: np.random.Generator) -> dict[str, RuleAccuracy]:
     """28 % of the people have 7 to 9 portraits, the others one."""
     rows = faces.rows_by_person()
-    rich = sorted(person for person, images in rows.items() if len(images) > max(MANY))
-    poor = sorted(person for person, images in rows.items() if 1 < len(images) <= max(MANY))
-    poor = [poor[i] for i in chance.choice(len(poor), round(len(rich) * (1 / SHARE_WITH_MANY - 1)), replace=False)]
+    with_many = sorted(person for person, images in rows.items() if len(images) > max(MANY))
+    with_one = sorted(person for person, images in rows.items() if 1 < len(images) <= max(MANY))
+    with_one = [
+        with_one[i]
+        for i in chance.choice(len(with_one), round(len(with_many) * (1 / SHARE_WITH_MANY - 1)), replace=False)
+    ]
     learned, probes = [], []
-    for person in rich + poor:
+    for person in with_many + with_one:
         images = chance.permutation(rows[person])
-        count = int(chance.integers(MANY[0], MANY[1] + 1)) if person in rich else 1
+        count = int(chance.integers(MANY[0], MANY[1] + 1)) if person in with_many else 1
         learned.append(faces.learned[images[1 : 1 + count]])
         probes.append(int(images[0]))
-    chosen = {*rich, *poor}
+    chosen = {*with_many, *with_one}
     outsiders = faces.probe[[int(chance.choice(images)) for person, images in rows.items() if person not in chosen]]
-    many = np.arange(len(learned)) < len(rich)
+    many = np.arange(len(learned)) < len(with_many)
     return {
-        name: accuracy(score(faces.probe[probes], learned, rule), score(outsiders, learned, rule), many)
+        name: measure_rule(
+            score_people(faces.probe[probes], learned, rule), score_people(outsiders, learned, rule), many
+        )
         for name, rule in RULES.items()
     }
 
@@ -103,12 +108,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     chosen = parser.parse_args()
     models = load_chosen(chosen)
-    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    faces = lfw.read_faces(chosen.photos, lfw.list_images(chosen.photos), models)
     chance = np.random.default_rng(chosen.seed)
 
     print(f"{'portraits':28} {'rule':14} {'rank one':>8} {'TPIR':>6} {'one':>6} {'many':>6} {'drawn to many':>14}")
-    settings = [(f"{n} each", [same_number(faces, n, chance) for _ in range(chosen.draws)]) for n in PORTRAITS]
-    settings.append(("28 % have 7–9, others 1", [uneven(faces, chance) for _ in range(chosen.draws)]))
+    settings = [(f"{n} each", [compare_same_number(faces, n, chance) for _ in range(chosen.draws)]) for n in PORTRAITS]
+    settings.append(("28 % have 7–9, others 1", [compare_uneven(faces, chance) for _ in range(chosen.draws)]))
     for name, results in settings:
         for rule in RULES:
             columns = np.array([list(vars(each[rule]).values()) for each in results]).mean(0)

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.accuracy import lfw
 from bench.accuracy.galleries import BestSimilarities, Pool
-from bench.accuracy.lfw import Faces
+from bench.accuracy.lfw import LfwFaces
 from bench.accuracy.models import add_arguments, load_chosen
 from schemas.arrays import Float32Array
 from schemas.calibration import Threshold
@@ -26,78 +26,80 @@ from weights.manifest import manifest
 SIZES = (10, 20, 50, 100, 200, 400)
 ALIKE = 0.45  # share of all people who make up gallery and strangers: the nearest to a random one
 
-Way = Callable[[Threshold, BestSimilarities, float], float]
+ThresholdRule = Callable[[Threshold, BestSimilarities, float], float]
 
 
-def shipped(table: Threshold, found: BestSimilarities, strangers: float) -> float:
+def shipped_threshold(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     return thresholds.threshold(table, found.people, strangers, found.others)
 
 
-def table_alone(table: Threshold, found: BestSimilarities, strangers: float) -> float:
-    return table.at(found.people, strangers)
+def table_threshold(table: Threshold, found: BestSimilarities, strangers: float) -> float:
+    return table.similarity_for(found.people, strangers)
 
 
-def own_quantile(table: Threshold, found: BestSimilarities, strangers: float) -> float:
+def gallery_quantile(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     return float(np.quantile(found.others, 1 - strangers))
 
 
-def own_gumbel(table: Threshold, found: BestSimilarities, strangers: float) -> float:
+def gallery_gumbel(table: Threshold, found: BestSimilarities, strangers: float) -> float:
     scale = float(np.std(found.others)) * math.sqrt(6) / math.pi
     return float(np.mean(found.others)) - np.euler_gamma * scale - scale * math.log(-math.log(1 - strangers))
 
 
-def blend(weight_of_table: float) -> Way:
+def blend_rule(weight_of_table: float) -> ThresholdRule:
     """As in sink/match/thresholds.py: the table has the weight of this many enrolled people above the threshold."""
 
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
         above = strangers * len(found.others)
         weight = above / (above + weight_of_table)
-        return weight * own_quantile(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
-
-    return way
-
-
-def shifted(share: float) -> Way:
-    """The gallery's own quantile at `share`, for which it has enough people, plus the table's difference from there."""
-
-    def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
-        return (
-            float(np.quantile(found.others, 1 - share))
-            + table.at(found.people, strangers)
-            - table.at(found.people, share)
+        return weight * gallery_quantile(table, found, strangers) + (1 - weight) * table.similarity_for(
+            found.people, strangers
         )
 
     return way
 
 
-def shifted_blend(share: float, weight_of_table: float) -> Way:
-    """As `shifted`, but nearer to the table the smaller the gallery is."""
-    shift = shifted(share)
+def shift_rule(share: float) -> ThresholdRule:
+    """The gallery's own quantile at `share`, for which it has enough people, plus the table's difference from there."""
 
     def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
-        weight = len(found.others) / (len(found.others) + weight_of_table)
-        return weight * shift(table, found, strangers) + (1 - weight) * table.at(found.people, strangers)
+        return (
+            float(np.quantile(found.others, 1 - share))
+            + table.similarity_for(found.people, strangers)
+            - table.similarity_for(found.people, share)
+        )
 
     return way
 
 
-WAYS: dict[str, Way] = {
-    "shipped": shipped,
-    "table": table_alone,
-    "own quantile": own_quantile,
-    "own Gumbel": own_gumbel,
-    "blend, table 1": blend(1),
-    "blend, table 2": blend(2),
-    "blend, table 8": blend(8),
-    "shifted from 1 in 10": shifted(0.1),
-    "shifted from 1 in 5": shifted(0.2),
-    "shifted 1 in 10, table 50": shifted_blend(0.1, 50),
-    "shifted 1 in 10, table 100": shifted_blend(0.1, 100),
+def shift_and_blend_rule(share: float, weight_of_table: float) -> ThresholdRule:
+    """As `shift_rule`, but nearer to the table the smaller the gallery is."""
+    shift = shift_rule(share)
+
+    def way(table: Threshold, found: BestSimilarities, strangers: float) -> float:
+        weight = len(found.others) / (len(found.others) + weight_of_table)
+        return weight * shift(table, found, strangers) + (1 - weight) * table.similarity_for(found.people, strangers)
+
+    return way
+
+
+RULES: dict[str, ThresholdRule] = {
+    "shipped": shipped_threshold,
+    "table": table_threshold,
+    "own quantile": gallery_quantile,
+    "own Gumbel": gallery_gumbel,
+    "blend, table 1": blend_rule(1),
+    "blend, table 2": blend_rule(2),
+    "blend, table 8": blend_rule(8),
+    "shifted from 1 in 10": shift_rule(0.1),
+    "shifted from 1 in 5": shift_rule(0.2),
+    "shifted 1 in 10, table 50": shift_and_blend_rule(0.1, 50),
+    "shifted 1 in 10, table 100": shift_and_blend_rule(0.1, 100),
 }
 
 
 def draw_galleries(
-    faces: Faces, people: Sequence[str], size: int, draws: int, chance: np.random.Generator, *, alike: bool
+    faces: LfwFaces, people: Sequence[str], size: int, draws: int, chance: np.random.Generator, *, alike: bool
 ) -> list[BestSimilarities]:
     found = []
     for _ in range(draws):
@@ -108,16 +110,18 @@ def draw_galleries(
         nearest = np.argsort(-pool.among_learned[chance.integers(len(pool))])[: round(len(pool) * ALIKE)]
         members = chance.permutation(nearest)
         found.append(pool.gallery_of(members[:size], members[size:]))
-    return [each for each in found if len(each.mates)]
+    return [each for each in found if len(each.mated)]
 
 
-def rates(
-    table: Threshold, found: Sequence[BestSimilarities], way: Way, strangers: float
+def measure_rates(
+    table: Threshold, found: Sequence[BestSimilarities], rule: ThresholdRule, strangers: float
 ) -> tuple[Float32Array, Float32Array]:
     """FPIR and TPIR of each draw."""
-    limits = [way(table, each, strangers) for each in found]
+    limits = [rule(table, each, strangers) for each in found]
     fpir = [float((each.strangers >= limit).mean()) for each, limit in zip(found, limits, strict=True)]
-    tpir = [float((each.right & (each.mates >= limit)).mean()) for each, limit in zip(found, limits, strict=True)]
+    tpir = [
+        float((each.mated_correct & (each.mated >= limit)).mean()) for each, limit in zip(found, limits, strict=True)
+    ]
     return np.array(fpir), np.array(tpir)
 
 
@@ -132,7 +136,7 @@ def main() -> int:
     known = manifest()
     table = known.generation(known.default_generation).threshold
     assert table is not None
-    faces = lfw.faces(chosen.photos, lfw.images(chosen.photos), models)
+    faces = lfw.read_faces(chosen.photos, lfw.list_images(chosen.photos), models)
     people = sorted(faces.rows_by_person())
 
     for alike in (False, True):
@@ -147,10 +151,10 @@ def main() -> int:
             for size in sizes
         }
         print(f"{'way':28}" + "".join(f"{size:>12} people     " for size in sizes))
-        for name, way in WAYS.items():
+        for name, rule in RULES.items():
             cells = []
             for size in sizes:
-                fpir, tpir = rates(table, samples[size], way, chosen.strangers)
+                fpir, tpir = measure_rates(table, samples[size], rule, chosen.strangers)
                 low, high = np.quantile(fpir, [0.1, 0.9])
                 cells.append(f"{fpir.mean():.4f} {low:.3f}–{high:.3f} {tpir.mean():.3f}")
             print(f"{name:28}" + "  ".join(cells))

@@ -26,11 +26,11 @@ from typing import Any
 
 import aiohttp
 
-from bench.clients import Served, add_arguments, portraits, verdict
+from bench.clients import RunningService, add_arguments, portraits, verdict
 from bench.cluster import Cluster
 from bench.commands import Commands
 from bench.serving import Serving
-from bench.soak.erase_round import KINDS, Photos, Round, RoundFailed
+from bench.soak.erase_round import KINDS, Round, RoundFailed, RoundPhotos
 from bench.soak.faults import HELD_S
 from bench.soak.kills import SingleService
 from bench.stores import temporary_stores
@@ -106,9 +106,9 @@ class Replay:
 
 
 async def erase_under_fire(
-    served: Served,
+    service: RunningService,
     commands: Commands,
-    photos: Photos,
+    photos: RoundPhotos,
     faults: dict[str, Fault],
     *,
     rounds: int,
@@ -121,54 +121,54 @@ async def erase_under_fire(
     together: rounds in a group. rate: of the replay, in faces per second. Returns the errors that were found.
     """
     chance, wrong = random.Random(seed), list[str]()
-    done: list[Round] = []
+    finished: list[Round] = []
     replay = Replay(commands, rate)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
-        await _learn_ballast(session, served, photos)
+        await _learn_ballast(session, service, photos)
         for group, begin in enumerate(range(0, rounds, together)):
             if begin >= rounds // 3:
                 replay.start()
             name, fault = list(faults.items())[group % len(faults)]
             numbers = range(begin, min(begin + together, rounds))
-            some = [
-                Round(served, session, photos, KINDS[i % 4], chance.random() < 0.5, random.Random(seed * 1_000 + i))
+            batch = [
+                Round(service, session, photos, KINDS[i % 4], chance.random() < 0.5, random.Random(seed * 1_000 + i))
                 for i in numbers
             ]
             began, erasing = time.monotonic(), asyncio.Event()
-            await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in some))
-            await _check(some)  # also checks what a continued or restarted process has done
+            await asyncio.gather(fault(chance, erasing), *(_run(it, erasing) for it in batch))
+            await _check(batch)  # also checks what a continued or restarted process has done
             checked = time.monotonic()
             code, output = await commands.run("erase", "verify")
             if code:
-                some[0].wrong.append(f"erase verify, {name}: {output}")
-            for line in (line for it in some for line in it.wrong):
+                batch[0].wrong.append(f"erase verify, {name}: {output}")
+            for line in (line for it in batch for line in it.wrong):
                 print(f"  WRONG: {line}", flush=True)
             print(
                 f"{numbers.stop}/{rounds}, {name}{', replay' if replay.running else ''}: {checked - began:.0f} s,"
-                f" erased in {max(it.latency for it in some):.1f} s at most,"
+                f" erased in {max(it.latency for it in batch):.1f} s at most,"
                 f" verified in {time.monotonic() - checked:.1f} s",
                 flush=True,
             )
-            done += some
+            finished += batch
         wrong += await replay.finish()
-        await _check(done)
+        await _check(finished)
         code, output = await commands.run("erase", "verify")
         print(output, flush=True)
     wrong += [f"erase verify at the end: {output}"] if code else []
-    wrong += [line for it in done for line in it.wrong]
-    latencies = sorted(it.latency for it in done)
-    again = sum(it.learned_again is not None for it in done)
+    wrong += [line for it in finished for line in it.wrong]
+    latencies = sorted(it.latency for it in finished)
+    again = sum(it.learned_again is not None for it in finished)
     print(
-        f"{len(done)} erased {dict(Counter(it.kind for it in done))}, {again} learned again;"
+        f"{len(finished)} erased {dict(Counter(it.kind for it in finished))}, {again} learned again;"
         f" a DELETE took {latencies[len(latencies) // 2]:.2f} s (median), {latencies[-1]:.1f} s at most,"
         f" {sum(it > LONG_S for it in latencies)} more than {LONG_S:.0f} s"
     )
     return wrong
 
 
-async def _run(it: Round, erasing: asyncio.Event) -> None:
+async def _run(round_: Round, erasing: asyncio.Event) -> None:
     try:
-        await it.run(erasing)
+        await round_.run(erasing)
     except RoundFailed:
         erasing.set()
 
@@ -178,41 +178,41 @@ async def _check(rounds: Sequence[Round]) -> None:
         await asyncio.gather(*(it.check() for it in rounds[begin : begin + ROUNDS_PER_CHECK]))
 
 
-async def _learn_ballast(session: aiohttp.ClientSession, served: Served, photos: Photos) -> None:
+async def _learn_ballast(session: aiohttp.ClientSession, service: RunningService, photos: RoundPhotos) -> None:
     for number in range(BALLAST):
         portrait = photos.portraits[number % len(photos.portraits)]
         person = f"person {number}"
-        while (retry_after := await _learn(session, served, person, portrait)) is not None:  # noqa: ASYNC110 - no event
+        while (retry_after := await _learn(session, service, person, portrait)) is not None:  # noqa: ASYNC110 - no event
             await asyncio.sleep(retry_after)
 
 
-async def _learn(session: aiohttp.ClientSession, served: Served, person: str, portrait: bytes) -> float | None:
+async def _learn(session: aiohttp.ClientSession, service: RunningService, person: str, portrait: bytes) -> float | None:
     """Learns a person. Returns the seconds to wait before another try if the service has too much in flight, else
     None.
     """
     form = aiohttp.FormData({"directory": "ballast", "person": person})
     form.add_field("file", portrait, filename="photo.jpg")
-    async with session.post(f"{served.urls[0]}/learn", data=form) as response:
+    async with session.post(f"{service.urls[0]}/learn", data=form) as response:
         if response.status == HTTPStatus.TOO_MANY_REQUESTS:
             return float(response.headers["Retry-After"])
         response.raise_for_status()
         return None
 
 
-async def embedded(arguments: argparse.Namespace, photos: Photos, folder: Path) -> list[str]:
+async def erase_embedded(arguments: argparse.Namespace, photos: RoundPhotos, folder: Path) -> list[str]:
     settings = {"data": str(folder / "data"), "weights": str(arguments.weights.resolve())}
     serving = Serving(folder / "data", arguments.weights.resolve())
     await asyncio.to_thread(serving.start)
     try:
         faults = {"no fault": no_fault, "kill": kill_one([serving])}
         return await erase_under_fire(
-            SingleService(serving), Commands(settings), photos, _chosen(faults, arguments), **_options(arguments)
+            SingleService(serving), Commands(settings), photos, _choose_faults(faults, arguments), **_options(arguments)
         )
     finally:
         await asyncio.to_thread(serving.stop)
 
 
-async def distributed(arguments: argparse.Namespace, photos: Photos, folder: Path) -> list[str]:
+async def erase_distributed(arguments: argparse.Namespace, photos: RoundPhotos, folder: Path) -> list[str]:
     weights = arguments.weights.resolve()
     async with temporary_stores("erase") as stores:
         commands = Commands(stores | {"data": str(folder / "data"), "weights": str(weights)})
@@ -223,10 +223,12 @@ async def distributed(arguments: argparse.Namespace, photos: Photos, folder: Pat
                 "kill": kill_one(cluster.all),
                 "held processor": hold_one(cluster, "process"),
             }
-            return await erase_under_fire(cluster, commands, photos, _chosen(faults, arguments), **_options(arguments))
+            return await erase_under_fire(
+                cluster, commands, photos, _choose_faults(faults, arguments), **_options(arguments)
+            )
 
 
-def _chosen(faults: dict[str, Fault], arguments: argparse.Namespace) -> dict[str, Fault]:
+def _choose_faults(faults: dict[str, Fault], arguments: argparse.Namespace) -> dict[str, Fault]:
     return {arguments.only: faults[arguments.only]} if arguments.only else faults
 
 
@@ -245,10 +247,12 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=1.0, help="faces a second of the replay")
     add_arguments(parser)
     arguments = parser.parse_args()
-    photos = Photos(portraits(arguments.photos), (arguments.photos / "biden.jpg").read_bytes())
+    photos = RoundPhotos(portraits(arguments.photos), (arguments.photos / "biden.jpg").read_bytes())
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        wrong = asyncio.run((embedded if arguments.embedded else distributed)(arguments, photos, Path(folder)))
+        wrong = asyncio.run(
+            (erase_embedded if arguments.embedded else erase_distributed)(arguments, photos, Path(folder))
+        )
     print(f"{arguments.rounds} rounds in {time.monotonic() - began:.0f} s")
     return verdict(wrong)
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import aiohttp
 
-from bench.clients import ANSWER_S, RETRY_S, Served
+from bench.clients import ANSWER_S, RETRY_S, RunningService
 from bench.cluster import unique
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 
 Kind = Literal["person", "face", "image", "directory"]
 KINDS: tuple[Kind, ...] = ("person", "face", "image", "directory")
@@ -24,20 +24,20 @@ ASYNC = {"Prefer": "respond-async"}
 
 
 @dataclass(frozen=True, slots=True)
-class Photos:
+class RoundPhotos:
     """Portraits of one person, and a picture of another one."""
 
     portraits: Sequence[bytes]
-    other: bytes
+    other_person: bytes
 
 
 @dataclass
 class Round:
     """A round: `run` it, then `check` it at any later time. `wrong` has the errors that were found."""
 
-    served: Served
+    service: RunningService
     session: aiohttp.ClientSession
-    photos: Photos
+    photos: RoundPhotos
     kind: Kind
     again: bool
     chance: random.Random
@@ -55,17 +55,17 @@ class Round:
         portraits = list(self.photos.portraits)
         self.chance.shuffle(portraits)
         first_key = str(uuid.UUID(int=self.chance.getrandbits(128)))
-        await self._learned(self.other, self.photos.other)
+        await self._learn(self.other, self.photos.other_person)
         if self.kind != "image":
-            body = await self._learned(self.person, portraits[0], key=first_key)
+            body = await self._learn(self.person, portraits[0], key=first_key)
             self.images.add(body.get("image_id", ""))
-            self.face_ids.add(face_id_learned(body["image_id"]))
+            self.face_ids.add(learned_face_id(body["image_id"]))
         earlier = [await self._ask("POST", "/recognize", portraits[1]) for _ in range(2)]
         for _, body in earlier:
             if self.kind != "image" and self.person not in json.dumps(body):
-                self._say("not named before", body)
-        waiting = [asyncio.create_task(self._photo(portraits[1])) for _ in range(IN_FLIGHT)]
-        target = await self._in_flight(portraits)
+                self._add_error("not named before", body)
+        waiting = [asyncio.create_task(self._recognize(portraits[1])) for _ in range(IN_FLIGHT)]
+        target = await self._send_portraits(portraits)
         later = [await self._ask("POST", "/recognize", portraits[1], headers=ASYNC) for _ in range(IN_FLIGHT)]
         erasing.set()
         await asyncio.sleep(self.chance.uniform(0, 2))
@@ -87,21 +87,21 @@ class Round:
 
     async def check(self) -> None:
         """Checks on every replica which people are named and listed."""
-        for url in self.served.urls:
+        for url in self.service.urls:
             _, body = await self._ask("POST", "/recognize", self.photos.portraits[1], url=url)
             self._check_body("a photo", body)
             names = json.dumps(body.get("persons", []))
             if self.learned_again and self.person not in names:
-                self._say("learned again, and not named", body)
+                self._add_error("learned again, and not named", body)
             if (self.other in names) == (
                 self.kind == "directory"
             ):  # with strangers=1, every enrolled person is a candidate
-                self._say("somebody else is gone, or is not", body)
+                self._add_error("somebody else is gone, or is not", body)
             _, body = await self._ask("GET", f"/directories/{self.directory}/persons", url=url)
             if (self.person in json.dumps(body)) != bool(self.learned_again):
-                self._say("the listing is wrong", body)
+                self._add_error("the listing is wrong", body)
 
-    async def _in_flight(self, portraits: Sequence[bytes]) -> str:
+    async def _send_portraits(self, portraits: Sequence[bytes]) -> str:
         """Sends portraits of the person, without waiting for the learns. Returns the path to DELETE."""
         if self.kind == "face":
             return f"/faces/{next(iter(self.face_ids))}"
@@ -110,10 +110,10 @@ class Round:
             portrait = portraits[2] + bytes([number])  # the same picture in another file
             status, body = await self._ask("POST", "/learn", portrait, person=self.person, headers=ASYNC)
             if status not in (200, 201, 202):
-                self._say("a portrait was not accepted", body)
+                self._add_error("a portrait was not accepted", body)
                 continue
             self.images.add(body["image_id"])
-            self.face_ids.add(face_id_learned(body["image_id"]))
+            self.face_ids.add(learned_face_id(body["image_id"]))
         if self.kind == "image":
             return f"/images/{next(iter(self.images))}"
         return f"/directories/{self.directory}" + (f"/persons/{self.person}" if self.kind == "person" else "")
@@ -122,29 +122,29 @@ class Round:
         deadline = time.monotonic() + ANSWER_S
         unknown = False  # whether an earlier try may have erased the image
         while time.monotonic() < deadline:
-            status, body = await self._once("DELETE", path)
+            status, body = await self._send("DELETE", path)
             if status == 200:
                 return
             if status == 404 and unknown:  # its picture has been deleted, the rest will be
-                return await self._gone()
+                return await self._check_gone()
             unknown = True
             if 400 <= status < 500 and status != 429:
                 break
             await asyncio.sleep(RETRY_S)
-        self._say(f"DELETE {path} ended with {status}", body)
+        self._add_error(f"DELETE {path} ended with {status}", body)
 
-    async def _gone(self) -> None:
+    async def _check_gone(self) -> None:
         listing = f"/directories/{self.directory}/persons"
         while self.person in json.dumps((await self._ask("GET", listing))[1]):  # noqa: ASYNC110 - it asks another process
             await asyncio.sleep(RETRY_S)
 
-    async def _photo(self, photo: bytes) -> tuple[float, dict[str, Any]]:
-        _, body = await self._once("POST", "/recognize", photo)
+    async def _recognize(self, photo: bytes) -> tuple[float, dict[str, Any]]:
+        _, body = await self._send("POST", "/recognize", photo)
         return time.monotonic(), body
 
     async def _check_probes(self, probes: set[str]) -> None:
         for image_id in (*probes, *self.images):
-            for url in self.served.urls:
+            for url in self.service.urls:
                 deadline = time.monotonic() + ANSWER_S
                 while True:
                     status, body = await self._ask("GET", f"/results/{image_id}", url=url)
@@ -155,37 +155,37 @@ class Round:
                 # an erased image gives 404, or 409 once its record that was in flight is answered
                 erased = image_id in self.images or self.kind == "directory"
                 if status not in ((404, 409) if erased else (200,)):
-                    self._say(
+                    self._add_error(
                         f"the result of {'a portrait' if image_id in self.images else 'a photo'} is {status}", body
                     )
 
     async def _check_pictures(self) -> None:
         paths = [f"/files/{it}.jpg" for it in self.images] + [f"/faces/{it}.jpg" for it in self.face_ids]
         for path in paths:
-            for url in self.served.urls:
+            for url in self.service.urls:
                 status, _ = await self._ask("GET", path, url=url)
                 if status != 404:
-                    self._say(f"{path} is there: {status}", {})
+                    self._add_error(f"{path} is there: {status}", {})
 
     async def _learn_again(self, portrait: bytes, key: str | None) -> None:
         """Learns the person again, with the Idempotency-Key of the first learn or with a new one."""
-        body = await self._learned(self.person, portrait, key=key)
+        body = await self._learn(self.person, portrait, key=key)
         image_id = self.learned_again = body["image_id"]
-        self.face_ids.discard(face_id_learned(image_id))
+        self.face_ids.discard(learned_face_id(image_id))
 
-    async def _learned(self, person: str, portrait: bytes, key: str | None = None) -> dict[str, Any]:
+    async def _learn(self, person: str, portrait: bytes, key: str | None = None) -> dict[str, Any]:
         status, body = await self._ask("POST", "/learn", portrait, key=key, person=person)
         if status not in (200, 201):
-            self._say(f"a learn ended with {status}", body)
+            self._add_error(f"a learn ended with {status}", body)
             raise RoundFailed
         return body
 
     def _check_body(self, what: str, body: dict[str, Any]) -> None:
         text = json.dumps(body)
         if (self.person in text and not self.learned_again) or any(it in text for it in self.face_ids):
-            self._say(f"{what} names the erased person", body)
+            self._add_error(f"{what} names the erased person", body)
 
-    def _say(self, what: str, body: dict[str, Any]) -> None:
+    def _add_error(self, what: str, body: dict[str, Any]) -> None:
         self.wrong.append(f"{self.kind} {self.person} in {self.directory}: {what}: {json.dumps(body)[:400]}")
 
     async def _ask(
@@ -205,16 +205,16 @@ class Round:
             headers["Idempotency-Key"] = key or str(uuid.UUID(int=self.chance.getrandbits(128)))
         deadline = time.monotonic() + ANSWER_S
         while True:
-            status, body = await self._once(method, path, photo, url=url, headers=headers, **fields)
+            status, body = await self._send(method, path, photo, url=url, headers=headers, **fields)
             waits = status == 202 and photo is not None and "Prefer" not in headers
             if not waits and status not in (0, 429) and status < 500:
                 return status, body
             if time.monotonic() > deadline:
-                self._say(f"{method} {path} was not answered: {status}", body)
+                self._add_error(f"{method} {path} was not answered: {status}", body)
                 return status, body
             await asyncio.sleep(RETRY_S)
 
-    async def _once(
+    async def _send(
         self,
         method: str,
         path: str,
@@ -230,7 +230,7 @@ class Round:
                 {"directory": self.directory} | fields | ({"strangers": "1"} if "person" not in fields else {})
             )
             form.add_field("file", photo, filename="photo.jpg")
-        target = (url or self.chance.choice(self.served.urls)) + path
+        target = (url or self.chance.choice(self.service.urls)) + path
         try:
             async with self.session.request(method, target, data=form, headers=headers) as response:
                 is_json = "json" in response.content_type

@@ -20,7 +20,7 @@ from bench.serving import Serving
 
 
 class SingleService:
-    """One service, as bench.clients.Served."""
+    """One service, as bench.clients.RunningService."""
 
     def __init__(self, serving: Serving) -> None:
         self.urls = [serving.url]

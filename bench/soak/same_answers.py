@@ -40,7 +40,7 @@ class Request:
 Answers = dict[str, tuple[int, Any]]
 
 
-def phases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[list[Request]]:
+def make_phases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[list[Request]]:
     """Phases of learns and of recognizes in turn; the person is the photo's folder.
 
     No photo occurs twice in a phase, because it would be random which one is processed first.
@@ -59,7 +59,7 @@ def phases(photos: Sequence[Path], count: int, seed: int = 0) -> Iterator[list[R
             yield phase
 
 
-async def answers(urls: Sequence[str], photos: Sequence[Path], count: int, seed: int = 0) -> Answers:
+async def collect_answers(urls: Sequence[str], photos: Sequence[Path], count: int, seed: int = 0) -> Answers:
     chance, found = random.Random(seed), {}
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
 
@@ -70,7 +70,7 @@ async def answers(urls: Sequence[str], photos: Sequence[Path], count: int, seed:
             async with session.post(chance.choice(urls) + request.path, data=form, headers=headers) as response:
                 found[request.key] = (response.status, await response.json(content_type=None))
 
-        for phase in phases(photos, count, seed):
+        for phase in make_phases(photos, count, seed):
             await asyncio.gather(*(ask(request) for request in phase))
     return found
 
@@ -89,16 +89,16 @@ def differences(one: Any, other: Any, where: str = "") -> list[str]:
     return [] if one == other else [f"{where}: {one!r} and {other!r}"]
 
 
-async def embedded(folder: Path, weights: Path, photos: Sequence[Path], count: int) -> Answers:
+async def answer_embedded(folder: Path, weights: Path, photos: Sequence[Path], count: int) -> Answers:
     serving = Serving(folder / "embedded", weights)
     await asyncio.to_thread(serving.start)
     try:
-        return await answers([serving.url], photos, count)
+        return await collect_answers([serving.url], photos, count)
     finally:
         await asyncio.to_thread(serving.stop)
 
 
-async def distributed(
+async def answer_distributed(
     folder: Path, weights: Path, photos: Sequence[Path], count: int, each: int, servers: Mapping[str, str]
 ) -> Answers:
     """each: processes of each role."""
@@ -107,7 +107,7 @@ async def distributed(
         temporary_stores("same", servers) as stores,
         Cluster(stores, folder / f"data-{each}", weights, counts, decoders="1") as cluster,
     ):
-        return await answers(cluster.urls, photos, count)
+        return await collect_answers(cluster.urls, photos, count)
 
 
 async def compare(
@@ -119,12 +119,12 @@ async def compare(
     servers: Mapping[str, str] = os.environ,
 ) -> list[str]:
     """numbers: the numbers of processes of each role to compare with a single process. Returns the differences."""
-    expected = await embedded(folder, weights, photos, count)
+    expected = await answer_embedded(folder, weights, photos, count)
     statuses = {status for status, _ in expected.values()}
     wrong = [] if statuses <= {200, 201} else [f"embedded: statuses {statuses}"]
     print(f"embedded: {len(expected)} answers", flush=True)
     for each in numbers:
-        found = await distributed(folder, weights, photos, count, each, servers)
+        found = await answer_distributed(folder, weights, photos, count, each, servers)
         lines = [
             line
             for key in expected

@@ -60,12 +60,12 @@ async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, cl
         temporary_stores("many") as stores,
         Cluster(stores, data, weights, COUNTS, threads="1", decoders="1") as cluster,
     ):
-        async with Clients(cluster, photos, report, directory=directory, seed=seed, clients=clients) as them:
+        async with Clients(cluster, photos, report, directory=directory, seed=seed, clients=clients) as load:
             began = time.monotonic()
             await add_and_remove(cluster, seconds, sizes)
-            await them.finish()
+            await load.finish()
             took = time.monotonic() - began
-            await them.check()
+            await load.check()
         wrong = report.wrong + await unfinished_work(stores) + growing_processes(sizes, seconds)
     latencies = np.array(report.latencies) * 1e3
     p50, p90, p99 = np.percentile(latencies, [50, 90, 99])

@@ -67,13 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
         photos = select_photos(arguments.photos)
         measurements = _measure(settings, photos, Path(scratch), max(1, arguments.requests), memory=arguments.memory)
     figures = report.figures_of(measurements)
-    print(report.text(figures))
+    print(report.format_tables(figures))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for it in (*measurements.loads.values(), *([measurements.memory] if measurements.memory else [])):
         for error in it.errors[:5]:
             print(f"error at concurrency {it.concurrency}: {error}", file=sys.stderr)
-    return 1 if report.misses(figures) else 0
+    return 1 if report.find_misses(figures) else 0
 
 
 def _measure(settings: Settings, photos: Photos, scratch: Path, requests: int, *, memory: bool) -> Measurements:

@@ -15,10 +15,10 @@ from PIL import Image, ImageOps
 
 from facestream.config import Settings
 from processors import align
-from processors.boxes import Detections, RenderedPass, add_coarser_pass, in_original, merge
-from processors.decoding.source import Source, prepare, to_rgb
+from processors.boxes import Detections, RenderedPass, add_coarser_pass, merge_passes, to_original
+from processors.decoding.encoded_image import EncodedImage, set_up_pillow, to_rgb
 from processors.networks import Detector, TorchEmbedder
-from processors.passes import Detail, Pass, plan, render
+from processors.passes import Detail, Pass, plan_passes, render_pass
 from processors.stages.base import SMALLEST_EMBEDDED
 from schemas.arrays import Float32Array
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
@@ -45,7 +45,7 @@ def load_networks(settings: Settings) -> ShippedNetworks:
     generation = known.generation(known.default_generation)
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
-    prepare()
+    set_up_pillow()
     return ShippedNetworks(
         Detector(
             load_detector(settings.weights_folder, generation.detector, device, dtype),
@@ -71,7 +71,7 @@ class Decoded:
 
 def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
     """Decodes an image; a large JPEG at a reduced scale, unless `full`."""
-    source = Source(data, full=full, detail="normal", max_pixels=max_pixels)
+    source = EncodedImage(data, full=full, detail="normal", max_pixels=max_pixels)
     image = to_rgb(ImageOps.exif_transpose(source.image))
     image.load()
     return Decoded(image, source.width, source.height, source.scale)
@@ -80,11 +80,13 @@ def decode(data: bytes, max_pixels: int, *, full: bool = False) -> Decoded:
 def find(detector: Detector, image: Image.Image, detail: Detail = "normal") -> Detections:
     """The faces of one image, best first, in its pixels."""
     width, height = image.size
-    passes = [(each, render(image, each)) for each in plan(width, height, detail)]
+    passes = [(each, render_pass(image, each)) for each in plan_passes(width, height, detail)]
     found = _detect(detector, [picture for _, picture in passes])
     passes, added = add_coarser_pass(passes, found)
     found += _detect(detector, [picture for _, picture in added])
-    return merge([in_original(it, each, width, height) for (each, _), it in zip(passes + added, found, strict=True)])
+    return merge_passes(
+        [to_original(it, each, width, height) for (each, _), it in zip(passes + added, found, strict=True)]
+    )
 
 
 @dataclass
@@ -142,16 +144,18 @@ def _step(
     with timing.part("decode"):
         decoded = [decode(data, max_pixels) for _, data in photos]
     with timing.part("passes"):
-        passes = [[(each, _rendered(image, each)) for each in plan(image.width, image.height)] for image in decoded]
+        passes = [
+            [(each, _render(image, each)) for each in plan_passes(image.width, image.height)] for image in decoded
+        ]
     with timing.part("detect"):
         first = _detect_all(networks.detector, passes)
         complete = [add_coarser_pass(of_one, found) for of_one, found in zip(passes, first, strict=True)]
         second = _detect_all(networks.detector, [added for _, added in complete])
     with timing.part("merge"):
         found = [
-            merge(
+            merge_passes(
                 [
-                    in_original(it, each, image.width, image.height)
+                    to_original(it, each, image.width, image.height)
                     for (each, _), it in zip(of_one + added, found_first + found_second, strict=True)
                 ]
             )
@@ -162,21 +166,23 @@ def _step(
         landmarks = [
             points for points, box in zip(faces.landmarks, faces.boxes, strict=True) if side(box) >= SMALLEST_EMBEDDED
         ]
-        if image.scale < 1 and any(align.fit(points).half * 2 * image.scale < align.CHIP for points in landmarks):
+        if image.scale < 1 and any(
+            align.fit_landmarks(points).half * 2 * image.scale < align.CHIP for points in landmarks
+        ):
             with timing.part("decode"):
                 image = decode(data, max_pixels, full=True)
         with timing.part("cut"):
             pixels = np.asarray(image.image)
-            chips += [align.cut(pixels, points * np.float32(image.scale)) for points in landmarks]
+            chips += [align.cut_upright(pixels, points * np.float32(image.scale)) for points in landmarks]
     with timing.part("embed"):
         if chips:
             networks.embedder.embed(chips)
     return [name for name, _ in photos], sum(map(len, found))
 
 
-def _rendered(decoded: Decoded, each: Pass) -> NDArray[np.uint8]:
-    assert each.tile is None, "the bare loop has whole-image passes only"
-    return render(decoded.image, each)
+def _render(decoded: Decoded, image_pass: Pass) -> NDArray[np.uint8]:
+    assert image_pass.tile is None, "the bare loop has whole-image passes only"
+    return render_pass(decoded.image, image_pass)
 
 
 def _detect(detector: Detector, pictures: Sequence[NDArray[np.uint8]]) -> list[Detections]:
@@ -213,7 +219,7 @@ def faces_ms(networks: ShippedNetworks, *, mirror: bool, repeats: int = 9) -> fl
     template = np.array(align.DLIB.points, np.float32) * 70
     landmarks = [template + np.array([100 + 13 * i, 240], np.float32) for i in range(32)]
     embedder = TorchEmbedder(networks.embedder.module, networks.embedder.device, mirror=mirror)
-    return _median_ms(lambda: embedder.embed([align.cut(picture, points) for points in landmarks]), repeats)
+    return _median_ms(lambda: embedder.embed([align.cut_upright(picture, points) for points in landmarks]), repeats)
 
 
 def _median_ms(call: Callable[[], object], repeats: int) -> float:

@@ -47,13 +47,13 @@ class PhaseFigures:
         return float(np.percentile(self.latencies, percent))
 
 
-def numbered(jpeg: bytes, number: int) -> bytes:
+def number_jpeg(jpeg: bytes, number: int) -> bytes:
     """The same picture in another file: with a comment after the first marker."""
     comment = f"picture {number}".encode()
     return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
-def pictures(folder: Path) -> list[bytes]:
+def read_pictures(folder: Path) -> list[bytes]:
     """The JPEGs of the folder, reduced to SIDE."""
     made = []
     for path in sorted(folder.glob("*.jpg")):
@@ -72,16 +72,16 @@ class RecognizingClients:
     def __init__(self, session: aiohttp.ClientSession, url: str, photos: Sequence[bytes], first: int) -> None:
         self._session, self._url, self._photos, self._next = session, url, photos, first
 
-    async def send(self, seen: PhaseFigures) -> None:
+    async def send(self, figures: PhaseFigures) -> None:
         number = self._next
         self._next += 1
         form = aiohttp.FormData({"directory": "bench"})
-        form.add_field("file", numbered(self._photos[number % len(self._photos)], number), filename="photo.jpg")
+        form.add_field("file", number_jpeg(self._photos[number % len(self._photos)], number), filename="photo.jpg")
         began = time.perf_counter()
         async with self._session.post(f"{self._url}/recognize", data=form) as response:
             await response.read()
-            seen.failed += response.status != 200
-        seen.latencies.append(time.perf_counter() - began)
+            figures.failed += response.status != 200
+        figures.latencies.append(time.perf_counter() - began)
 
     async def learn(self, person: str, photo: bytes) -> None:
         form = aiohttp.FormData({"directory": "bench", "person": person})
@@ -89,28 +89,28 @@ class RecognizingClients:
         async with self._session.post(f"{self._url}/learn", data=form) as response:
             response.raise_for_status()
 
-    async def capacity(self, seconds: float) -> float:
+    async def measure_capacity(self, seconds: float) -> float:
         """The pictures per second that are answered when clients send without a pause."""
-        seen, until = PhaseFigures(), time.perf_counter() + seconds
+        figures, deadline = PhaseFigures(), time.perf_counter() + seconds
 
         async def one() -> None:
-            while time.perf_counter() < until:
-                await self.send(seen)
+            while time.perf_counter() < deadline:
+                await self.send(figures)
 
         await asyncio.gather(*(one() for _ in range(CAPACITY_CLIENTS)))
-        return len(seen.latencies) / seconds
+        return len(figures.latencies) / seconds
 
-    async def paced(self, rate: float, stop: asyncio.Event, seen: PhaseFigures) -> None:
+    async def send_paced(self, rate: float, stop: asyncio.Event, figures: PhaseFigures) -> None:
         """Sends requests at random moments, `rate` per second, without waiting for answers, until `stop` is set."""
-        at = time.perf_counter()
+        next_at = time.perf_counter()
         async with asyncio.TaskGroup() as requests:
             while not stop.is_set():
-                requests.create_task(self.send(seen))
-                at += random.expovariate(rate)
-                await asyncio.sleep(max(0.0, at - time.perf_counter()))
+                requests.create_task(self.send(figures))
+                next_at += random.expovariate(rate)
+                await asyncio.sleep(max(0.0, next_at - time.perf_counter()))
 
 
-async def bulk(url: str, folder: Path, state: Path, seen: PhaseFigures) -> None:
+async def run_bulk(url: str, folder: Path, state: Path, figures: PhaseFigures) -> None:
     """Runs the command and records the rate from its first answer to its last."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "facestream.cli", "recognize", str(folder), "--directory", "bench", "--url", url),
@@ -122,24 +122,26 @@ async def bulk(url: str, folder: Path, state: Path, seen: PhaseFigures) -> None:
     times = []
     async for line in process.stdout:
         times.append(time.perf_counter())
-        seen.failed += b'"error"' in line[:500]
+        figures.failed += b'"error"' in line[:500]
     if await process.wait() != 0 or len(times) < 2:
         raise AssertionError("the bulk command failed")
-    seen.rates.append((len(times) - 1) / (times[-1] - times[0]))
+    figures.rates.append((len(times) - 1) / (times[-1] - times[0]))
 
 
-def folder_of(root: Path, photos: Sequence[bytes], first: int, count: int) -> Path:
+def write_folder(root: Path, photos: Sequence[bytes], first: int, count: int) -> Path:
     folder = root / f"from-{first}"
     folder.mkdir()
     for number in range(first, first + count):
-        (folder / f"{number}.jpg").write_bytes(numbered(photos[number % len(photos)], number))
+        (folder / f"{number}.jpg").write_bytes(number_jpeg(photos[number % len(photos)], number))
     return folder
 
 
-async def beside(clients: RecognizingClients, rate: float, seen: PhaseFigures, work: Coroutine[Any, Any, None]) -> None:
+async def run_beside_clients(
+    clients: RecognizingClients, rate: float, figures: PhaseFigures, work: Coroutine[Any, Any, None]
+) -> None:
     """Runs paced clients while `work` runs."""
     stop = asyncio.Event()
-    pacing = asyncio.create_task(clients.paced(rate, stop, seen))
+    pacing = asyncio.create_task(clients.send_paced(rate, stop, figures))
     await work
     stop.set()
     await pacing
@@ -154,20 +156,20 @@ async def run(
         clients = RecognizingClients(session, serving.url, photos, first=2 * total)
         for name in LEARNED:
             await clients.learn(name, (portraits / name).read_bytes())
-        await clients.capacity(CAPACITY_S / 4)
-        capacity = await clients.capacity(CAPACITY_S)
+        await clients.measure_capacity(CAPACITY_S / 4)
+        capacity = await clients.measure_capacity(CAPACITY_S)
         rate = SHARE * capacity
         print(f"capacity {capacity:.1f} pictures a second; clients paced at {rate:.1f}", flush=True)
         for number in range(rounds):
-            folders = [folder_of(scratch, photos, (2 * number + i) * a_round, a_round) for i in range(2)]
+            folders = [write_folder(scratch, photos, (2 * number + i) * a_round, a_round) for i in range(2)]
             began = time.perf_counter()
-            await bulk(serving.url, folders[0], scratch, alone)
+            await run_bulk(serving.url, folders[0], scratch, alone)
             phases = [
                 (without, asyncio.sleep(time.perf_counter() - began)),
-                (clients_beside, bulk(serving.url, folders[1], scratch, bulk_beside)),
+                (clients_beside, run_bulk(serving.url, folders[1], scratch, bulk_beside)),
             ]
-            for seen, work in phases if number % 2 == 0 else reversed(phases):
-                await beside(clients, rate, seen, work)
+            for figures, work in phases if number % 2 == 0 else reversed(phases):
+                await run_beside_clients(clients, rate, figures, work)
             print(
                 f"  round {number + 1}: bulk {alone.rates[-1]:.1f}/s alone, {bulk_beside.rates[-1]:.1f}/s beside",
                 flush=True,
@@ -175,10 +177,11 @@ async def run(
     left = (1 - SHARE) * np.mean(alone.rates)
     slower = clients_beside.percentile(99) / without.percentile(99)
     kept = float(np.mean(bulk_beside.rates) / left)
-    for name, seen in (("without bulk", without), ("beside bulk", clients_beside)):
-        p50, p99 = (1e3 * seen.percentile(percent) for percent in (50, 99))
+    for name, figures in (("without bulk", without), ("beside bulk", clients_beside)):
+        p50, p99 = (1e3 * figures.percentile(percent) for percent in (50, 99))
         print(
-            f"clients {name}: {len(seen.latencies)} requests, {seen.failed} failed, p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+            f"clients {name}: {len(figures.latencies)} requests, {figures.failed} failed,"
+            f" p50 {p50:.0f} ms, p99 {p99:.0f} ms"
         )
     slower_median = clients_beside.percentile(50) / without.percentile(50)
     print(f"p50 × {slower_median:.2f}, p99 × {slower:.2f} (at most {MOST_SLOWER})")
@@ -197,7 +200,7 @@ def main() -> int:
     add_photos_argument(parser, "the photos of `make photos`")
     parser.add_argument("--weights", type=Path, default=Path("data/weights"))
     arguments = parser.parse_args()
-    photos = pictures(arguments.photos)
+    photos = read_pictures(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         with Serving(scratch / "data", arguments.weights.resolve()) as serving:

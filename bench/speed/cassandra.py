@@ -44,22 +44,22 @@ BATCHES = (1, 8, 64)  # probes
 GENERATION, DIMENSION, TOP = "bench", 128, 5
 
 
-class Line(NamedTuple):
+class BareRatio(NamedTuple):
     """One measurement, bare and through facestream, and the requirement for the ratio."""
 
-    what: str
+    label: str
     bare: str
     ours: str
     ratio: float
-    wanted: float
+    required: float
     at_least: bool = False
 
     @property
-    def holds(self) -> bool:
-        return self.ratio >= self.wanted if self.at_least else self.ratio <= self.wanted
+    def is_met(self) -> bool:
+        return self.ratio >= self.required if self.at_least else self.ratio <= self.required
 
 
-def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
+def make_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
     """Faces with cosines of .8 to the same person's faces and .6 to others', which is typical of dlib's embedder."""
     random = np.random.default_rng(1)
     people = -(-count // per_person)
@@ -73,21 +73,21 @@ def some_faces(directory: str, count: int, per_person: int) -> list[FaceVector]:
     return faces
 
 
-async def writing(vectors: store.CassandraVectors, session: Session, count: int, rounds: int) -> Line:
+async def measure_writing(vectors: store.CassandraVectors, session: Session, count: int, rounds: int) -> BareRatio:
     """Measures the faces written per second."""
     insert = session.prepare(store._PUT_FACE.cql.format(keyspace=session.keyspace))
     insert.is_idempotent = True
     rates: dict[str, list[float]] = {"bare": [], "ours": []}
     with progress_bar("writing", 2 * count * rounds) as tell:
         for number in range(rounds):
-            faces = some_faces(f"bare {number}", count, 10)
+            faces = make_faces(f"bare {number}", count, 10)
             rows = [store._row(it) for it in faces]
             gc.collect()  # so that neither side has to collect the other's garbage
             begin = time.perf_counter()
             await asyncio.to_thread(execute_concurrent_with_args, session, insert, rows, concurrency=IN_FLIGHT)
             rates["bare"].append(count / (time.perf_counter() - begin))
             tell(count)
-            faces = some_faces(f"ours {number}", count, 10)
+            faces = make_faces(f"ours {number}", count, 10)
             gc.collect()
             begin = time.perf_counter()
             for first in range(0, count, FACES_PER_WRITE):
@@ -95,10 +95,10 @@ async def writing(vectors: store.CassandraVectors, session: Session, count: int,
             rates["ours"].append(count / (time.perf_counter() - begin))
             tell(count)
     bare, ours = (statistics.median(rates[it]) for it in ("bare", "ours"))
-    return Line("faces written a second", f"{bare:,.0f}", f"{ours:,.0f}", ours / bare, WRITTEN, at_least=True)
+    return BareRatio("faces written a second", f"{bare:,.0f}", f"{ours:,.0f}", ours / bare, WRITTEN, at_least=True)
 
 
-def bare_read(session: Session, directory: str) -> None:
+def read_bare(session: Session, directory: str) -> None:
     query = session.prepare(store._GALLERY.cql.format(keyspace=session.keyspace))
     session.client_protocol_handler = NumpyProtocolHandler
     for bucket in schema.BUCKETS:
@@ -107,13 +107,15 @@ def bare_read(session: Session, directory: str) -> None:
     session.client_protocol_handler = ProtocolHandler
 
 
-async def loading(vectors: store.CassandraVectors, session: Session, directory: str, faces: int, rounds: int) -> Line:
+async def measure_loading(
+    vectors: store.CassandraVectors, session: Session, directory: str, faces: int, rounds: int
+) -> BareRatio:
     seconds: dict[str, list[float]] = {"bare": [], "ours": []}
     with progress_bar("loading", 2 * rounds) as tell:
         for _ in range(rounds):
             gc.collect()
             begin = time.perf_counter()
-            await asyncio.to_thread(bare_read, session, directory)
+            await asyncio.to_thread(read_bare, session, directory)
             seconds["bare"].append(time.perf_counter() - begin)
             tell(1)
             gc.collect()
@@ -124,10 +126,10 @@ async def loading(vectors: store.CassandraVectors, session: Session, directory: 
             if gallery.faces != faces:
                 raise AssertionError(f"{gallery.faces} of {faces} faces were loaded")
     bare, ours = (statistics.median(seconds[it]) for it in ("bare", "ours"))
-    return Line(f"loading {faces:,} faces, s", f"{bare:.2f}", f"{ours:.2f}", ours / bare, LOADED)
+    return BareRatio(f"loading {faces:,} faces, s", f"{bare:.2f}", f"{ours:.2f}", ours / bare, LOADED)
 
 
-def resident(url: str, directory: str, before: str) -> tuple[int, int]:
+def memory_growth(url: str, directory: str, before: str) -> tuple[int, int]:
     """The bytes by which this process grows when it loads a gallery: at most, and at the end.
 
     before: a directory whose gallery is loaded first, to warm up.
@@ -158,17 +160,17 @@ def _reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def memory(url: str, directory: str, before: str, faces: int) -> list[Line]:
+def measure_memory(url: str, directory: str, before: str, faces: int) -> list[BareRatio]:
     raw = faces * DIMENSION * 4
     with multiprocessing.get_context("spawn").Pool(1) as processes:
-        highest, in_the_end = processes.apply(resident, (url, directory, before))
+        highest, in_the_end = processes.apply(memory_growth, (url, directory, before))
     return [
-        Line(f"memory {what}, MB", f"{raw / 1e6:.1f}", f"{size / 1e6:.1f}", size / raw, RESIDENT)
+        BareRatio(f"memory {what}, MB", f"{raw / 1e6:.1f}", f"{size / 1e6:.1f}", size / raw, RESIDENT)
         for what, size in (("while loading", highest), ("of the loaded gallery", in_the_end))
     ]
 
 
-def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list[Line]:
+def measure_matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list[BareRatio]:
     """Measures matching. Half of the probes are of people in the gallery, half are of strangers."""
     matrix = np.stack([it.vector for it in faces])
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
@@ -189,26 +191,32 @@ def matching(gallery: Gallery, faces: Sequence[FaceVector], rounds: int) -> list
                 bare.append(middle - begin)
                 ours.append(time.perf_counter() - middle)
                 tell(1)
-            one, other = 1e3 * statistics.median(bare), 1e3 * statistics.median(ours)
+            bare_ms, ours_ms = 1e3 * statistics.median(bare), 1e3 * statistics.median(ours)
             lines.append(
-                Line(f"{count} probe{'s' * (count > 1)}, ms", f"{one:.2f}", f"{other:.2f}", other / one, MATCHED)
+                BareRatio(
+                    f"{count} probe{'s' * (count > 1)}, ms",
+                    f"{bare_ms:.2f}",
+                    f"{ours_ms:.2f}",
+                    ours_ms / bare_ms,
+                    MATCHED,
+                )
             )
     return lines
 
 
-async def measured(url: str, session: Session, chosen: argparse.Namespace) -> list[Line]:
+async def measure_all(url: str, session: Session, chosen: argparse.Namespace) -> list[BareRatio]:
     vectors = store.CassandraVectors(url)
     try:
-        lines = [await writing(vectors, session, chosen.written, chosen.rounds)]
-        faces = some_faces("gallery", chosen.faces, chosen.per_person)
+        lines = [await measure_writing(vectors, session, chosen.written, chosen.rounds)]
+        faces = make_faces("gallery", chosen.faces, chosen.per_person)
         with progress_bar("writing the gallery", len(faces)) as tell:
             for first in range(0, len(faces), 5_000):
                 await vectors.put_faces(faces[first : first + 5_000])
                 tell(len(faces[first : first + 5_000]))
-        lines.append(await loading(vectors, session, "gallery", len(faces), chosen.rounds))
-        lines += await asyncio.to_thread(memory, url, "gallery", "ours 0", len(faces))
+        lines.append(await measure_loading(vectors, session, "gallery", len(faces), chosen.rounds))
+        lines += await asyncio.to_thread(measure_memory, url, "gallery", "ours 0", len(faces))
         gallery = await Galleries(vectors, 1 << 40).get("gallery", GENERATION, DIMENSION)
-        return lines + matching(gallery, faces, chosen.rounds)
+        return lines + measure_matching(gallery, faces, chosen.rounds)
     finally:
         await vectors.close()
 
@@ -230,14 +238,14 @@ def main() -> int:
         schema.create(session, keyspace, 1)
         session.set_keyspace(keyspace)
         try:
-            lines = asyncio.run(measured(url, session, chosen))
+            lines = asyncio.run(measure_all(url, session, chosen))
         finally:
             drop_keyspace(url, keyspace)
     print(f"\n{'':32}{'bare':>12}{'facestream':>12}{'ratio':>8}   wanted")
     for it in lines:
-        sign, verdict = "≥" if it.at_least else "≤", "" if it.holds else "   MISSED"
-        print(f"{it.what:32}{it.bare:>12}{it.ours:>12}{it.ratio:8.2f}   {sign} {it.wanted}{verdict}")
-    return 0 if all(it.holds for it in lines) else 1
+        sign, verdict = "≥" if it.at_least else "≤", "" if it.is_met else "   MISSED"
+        print(f"{it.label:32}{it.bare:>12}{it.ours:>12}{it.ratio:8.2f}   {sign} {it.required}{verdict}")
+    return 0 if all(it.is_met for it in lines) else 1
 
 
 if __name__ == "__main__":

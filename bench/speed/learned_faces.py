@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from backends.log import Committed, NewRecord, TopicPartition
+from backends.log import CommittedOffset, NewRecord, TopicPartition
 from backends.vectors import Face, FaceVector
 from bench.accuracy import lfw
 from facestream.progress import progress_bar
@@ -20,7 +20,7 @@ from processors import embed
 from processors.align import chip_of_crop
 from processors.networks import TorchEmbedder
 from schemas.faces import Crop
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, ImageReceived
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED
@@ -42,7 +42,7 @@ class LearnedFace:
     landmarks: list[tuple[float, float]]
 
 
-def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFace]:
+def cut_faces(photos: Path, faces: lfw.LfwFaces, count: int) -> Iterator[LearnedFace]:
     """Cuts `count` faces. Each pass through LFW moves and flips the faces differently, and assigns them to new
     people.
     """
@@ -64,7 +64,7 @@ def cut_faces(photos: Path, faces: lfw.Faces, count: int) -> Iterator[LearnedFac
             person,
             f"lfw-{turn % DIRECTORIES}",
             str(uuid.uuid4()),
-            embed.encoded_crop(cut.pixels),
+            embed.encode_crop(cut.pixels),
             [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks],
         )
 
@@ -73,7 +73,7 @@ def embed_faces(faces: Sequence[LearnedFace], embedder: TorchEmbedder) -> NDArra
     """The vectors, (n, D), in a bare loop: decode, cut, embed, one batch after the other."""
     vectors = []
     for begin in range(0, len(faces), FACES_PER_STEP):
-        chips = [chip_of_crop(embed.decoded_crop(face.jpeg)) for face in faces[begin : begin + FACES_PER_STEP]]
+        chips = [chip_of_crop(embed.decode_crop(face.jpeg)) for face in faces[begin : begin + FACES_PER_STEP]]
         vectors.append(embedder.embed(chips))
     return np.concatenate(vectors)
 
@@ -91,7 +91,7 @@ async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: N
     with progress_bar("learned", len(faces)) as tell:
         for begin in range(0, len(faces), FACES_PER_STEP):
             part = faces[begin : begin + FACES_PER_STEP]
-            ids = [face_id_learned(it.image_id) for it in part]
+            ids = [learned_face_id(it.image_id) for it in part]
             await asyncio.gather(
                 *(
                     stores.objects.put(crop_key(id_), it.jpeg, _metadata(it, now))
@@ -108,7 +108,7 @@ async def write_learned(stores: Stores, faces: Sequence[LearnedFace], vectors: N
 
 
 def _metadata(face: LearnedFace, now: int) -> dict[str, str]:
-    return ObjectMetadata(face.directory, face.person, image_id=face.image_id, received_at=now).encoded()
+    return ObjectMetadata(face.directory, face.person, image_id=face.image_id, received_at=now).encode()
 
 
 def _changelog(face: LearnedFace, face_id: str, now: int) -> NewRecord:
@@ -130,7 +130,7 @@ async def write_recognized(stores: Stores, count: int) -> None:
     """Appends images as if they had been recognized, and commits the offsets after them."""
     with progress_bar("recognized", count) as tell:
         for begin in range(0, count, 1_000):
-            some = []
+            batch = []
             for _ in range(min(1_000, count - begin)):
                 received = ImageReceived(
                     image_id=str(uuid.uuid4()),
@@ -139,14 +139,14 @@ async def write_recognized(stores: Stores, count: int) -> None:
                     media_type="image/jpeg",
                     sha256="0" * 64,
                 )
-                some.append(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
-            await stores.log.append(some)
-            tell(len(some))
+                batch.append(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
+            await stores.log.append(batch)
+            tell(len(batch))
     consumer = await stores.log.consumer("processors", GROUPS["processors"], member="bench")
     ends = await stores.log.end_offsets(IMAGES_RECEIVED)
     while len(consumer.assignment) < sum([await stores.log.partitions(topic) for topic in GROUPS["processors"]]):
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
     await consumer.commit(
-        {TopicPartition(IMAGES_RECEIVED, partition): Committed(end) for partition, end in ends.items()}
+        {TopicPartition(IMAGES_RECEIVED, partition): CommittedOffset(end) for partition, end in ends.items()}
     )
     await consumer.close()

@@ -26,7 +26,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from backends.log import Committed, TopicPartition
+from backends.log import CommittedOffset, TopicPartition
 from bench.accuracy import lfw
 from bench.accuracy.models import LFW
 from bench.clients import verdict
@@ -38,10 +38,10 @@ from bench.speed.learned_faces import OLD, bare_rate, cut_faces, embed_faces, wr
 from bench.stores import temporary_stores
 from facestream.config import Settings
 from facestream.progress import progress_bar
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from processors.networks import TorchEmbedder
 from processors.stages.reembed import GROUP
-from stream.catch_up import records_left
+from stream.catch_up import remaining_lag
 from stream.topics import FACES_LEARNED
 
 NEW = "dlib-resnet29"
@@ -57,7 +57,7 @@ class ClientFigures:
     seconds: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
 
-    def at(self, share: float) -> float:
+    def quantile(self, share: float) -> float:
         return float(np.quantile(self.seconds, share)) if self.seconds else float("nan")
 
 
@@ -71,7 +71,7 @@ class Replay:
     def start(self) -> None:
         self._process = subprocess.Popen(command("reembed", NEW), env=self._environment, stderr=subprocess.DEVNULL)
 
-    async def rate(self, total: int, kill_at: float | None = None) -> float:
+    async def measure_rate(self, total: int, kill_at: float | None = None) -> float:
         """Waits for the end. Returns faces per second, measured from a tenth (or from the restart after a kill) to nine
         tenths.
 
@@ -79,22 +79,22 @@ class Replay:
         """
         assert self._process is not None
         ends = await self._stores.log.end_offsets(FACES_LEARNED.name)
-        seen: list[tuple[float, int]] = []
+        points: list[tuple[float, int]] = []
         begin = 0.1
         while self._process.poll() is None:
-            left = await records_left(self._stores.log, GROUP + NEW, FACES_LEARNED.name, ends)
+            left = await remaining_lag(self._stores.log, GROUP + NEW, FACES_LEARNED.name, ends)
             if begin * total < total - left < 0.9 * total:
-                seen.append((time.monotonic(), left))
+                points.append((time.monotonic(), left))
             if kill_at is not None and total - left > kill_at * total:
                 self._process.kill()
                 self._process.wait()
                 print(f"  killed at {total - left:,} of {total:,}", flush=True)
                 self.start()
-                begin, kill_at, seen = (total - left) / total + 0.02, None, []
+                begin, kill_at, points = (total - left) / total + 0.02, None, []
             await asyncio.sleep(0.25)
         if self._process.returncode:
             raise RuntimeError(f"the replay ended with {self._process.returncode}")
-        (began, first), (ended, last) = seen[0], seen[-1]
+        (began, first), (ended, last) = points[0], points[-1]
         return (first - last) / (ended - began)
 
 
@@ -109,7 +109,9 @@ async def ask(session: aiohttp.ClientSession, url: str, path: str, picture: byte
         return response.status, await response.json()
 
 
-async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float) -> float:
+async def measure_capacity(
+    session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], seconds: float
+) -> float:
     """The images per second that are answered when clients send without a pause."""
     done, until = [0], time.monotonic() + seconds
 
@@ -122,7 +124,7 @@ async def capacity(session: aiohttp.ClientSession, url: str, pictures: Sequence[
     return done[0] / seconds
 
 
-async def paced(
+async def send_paced(
     session: aiohttp.ClientSession, url: str, pictures: Sequence[bytes], rate: float, stop: asyncio.Event
 ) -> ClientFigures:
     """Sends requests at even intervals, without waiting for answers."""
@@ -146,7 +148,7 @@ async def paced(
 
 
 @asynccontextmanager
-async def system(
+async def open_system(
     folder: Path, weights: Path, in_one: bool
 ) -> AsyncIterator[tuple[Stores, dict[str, str], Serving | Cluster]]:
     """The stores, the environment of commands, and the service, which is started when the faces are written."""
@@ -159,7 +161,7 @@ async def system(
         }
         os.environ.update({k: v for k, v in environment.items() if k.startswith("FACESTREAM_")})
         stores = await stack.enter_async_context(open_stores(Settings()))
-        await create(stores)
+        await create_stores(stores)
         cluster = (
             Cluster(settings, data, weights, {"ingest": 1, "process": 1, "sink": 1}, decoders="1") if settings else None
         )
@@ -171,7 +173,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     weights = arguments.weights.resolve()
     models = load_networks(Settings(weights=weights))
     bare_embedder = TorchEmbedder(models.embedder.module, models.embedder.device, mirror=False)
-    known = lfw.faces(arguments.photos, lfw.images(arguments.photos), models)
+    known = lfw.read_faces(arguments.photos, lfw.list_images(arguments.photos), models)
     faces = []
     with progress_bar("cut", arguments.faces) as tell:
         for face in cut_faces(arguments.photos, known, arguments.faces):
@@ -181,7 +183,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
     vectors = embed_faces(faces, models.embedder)
     sample = faces[: min(len(faces), 4_096)]
     async with (
-        system(folder, weights, arguments.embedded) as (stores, environment, serving),
+        open_system(folder, weights, arguments.embedded) as (stores, environment, serving),
         aiohttp.ClientSession() as session,
     ):
         await write_recognized(stores, arguments.recognized)
@@ -192,7 +194,7 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
             print(f"bare embedder: {bare[0]:.0f} faces/s", flush=True)
             replay = Replay(stores, environment)
             replay.start()
-            alone = await replay.rate(len(faces))
+            alone = await replay.measure_rate(len(faces))
             bare.append(bare_rate(sample, bare_embedder))
             ratio = alone / float(np.mean(bare))
             of_bare = f"{ratio:.2f} of the bare embedder ({bare[0]:.0f} and {bare[1]:.0f})"
@@ -202,12 +204,12 @@ async def run(arguments: argparse.Namespace, folder: Path) -> list[str]:
                 if ratio >= WANTED_ALONE
                 else [f"the replay alone has {ratio:.2f} of the bare rate, wanted {WANTED_ALONE}"]
             )
-            wrong += await _beside(arguments, stores, environment, session, url, pictures, alone)
-            wrong += await _switch(arguments, environment, session, url, pictures)
+            wrong += await _replay_beside_clients(arguments, stores, environment, session, url, pictures, alone)
+            wrong += await _switch_and_roll_back(arguments, environment, session, url, pictures)
     return wrong
 
 
-async def _beside(
+async def _replay_beside_clients(
     arguments: argparse.Namespace,
     stores: Stores,
     environment: dict[str, str],
@@ -218,21 +220,22 @@ async def _beside(
 ) -> list[str]:
     """Runs the same replay again from the start, during paced requests."""
     wrong: list[str] = []
-    pace = SHARE * await capacity(session, url, pictures, arguments.seconds / 2)
+    pace = SHARE * await measure_capacity(session, url, pictures, arguments.seconds / 2)
     stop = asyncio.Event()
     asyncio.get_running_loop().call_later(arguments.seconds, stop.set)
-    without = await paced(session, url, pictures, pace, stop)
+    without = await send_paced(session, url, pictures, pace, stop)
     await _rewind(stores)
     replay, stop = Replay(stores, environment), asyncio.Event()
-    clients = asyncio.create_task(paced(session, url, pictures, pace, stop))
+    clients = asyncio.create_task(send_paced(session, url, pictures, pace, stop))
     replay.start()
-    beside = await replay.rate(arguments.faces, kill_at=0.4)
+    beside = await replay.measure_rate(arguments.faces, kill_at=0.4)
     stop.set()
     with_it = await clients
-    p99 = with_it.at(0.99) / without.at(0.99)
+    p99 = with_it.quantile(0.99) / without.quantile(0.99)
+    ms_without, ms_beside = ([it.quantile(share) * 1e3 for share in (0.5, 0.99)] for it in (without, with_it))
     print(
-        f"clients at {pace:.1f}/s: p50 {without.at(0.5) * 1e3:.0f}, p99 {without.at(0.99) * 1e3:.0f} ms without,"
-        f" {with_it.at(0.5) * 1e3:.0f}, {with_it.at(0.99) * 1e3:.0f} ms beside a replay: p99 {p99:.2f} times;"
+        f"clients at {pace:.1f}/s: p50 {ms_without[0]:.0f}, p99 {ms_without[1]:.0f} ms without,"
+        f" {ms_beside[0]:.0f}, {ms_beside[1]:.0f} ms beside a replay: p99 {p99:.2f} times;"
         f" {len(without.failed)} and {len(with_it.failed)} failed of {len(without.seconds)} and {len(with_it.seconds)}"
     )
     print(f"replay beside them: {beside:.0f} faces/s, {beside / alone:.2f} of its rate alone", flush=True)
@@ -246,7 +249,7 @@ async def _beside(
     return wrong
 
 
-async def _switch(
+async def _switch_and_roll_back(
     arguments: argparse.Namespace,
     environment: dict[str, str],
     session: aiohttp.ClientSession,
@@ -254,43 +257,43 @@ async def _switch(
     pictures: Sequence[bytes],
 ) -> list[str]:
     for step in (("compare", OLD, NEW), ("activate", NEW)):
-        await _models(environment, *step)
+        await _run_models_command(environment, *step)
     wrong: list[str] = []
     limit = asyncio.Semaphore(CLIENTS)
 
-    async def learned(number: int) -> None:
+    async def learn_one(number: int) -> None:
         async with limit:
-            picture = _other(pictures[number % len(pictures)], number)
+            picture = _vary(pictures[number % len(pictures)], number)
             status, body = await ask(
                 session, url, "/learn", picture, directory="more", person=f"more {number}", face="largest"
             )
             if status != 201:
                 wrong.append(f"learn {number} ended with {status}: {body}")
 
-    async def found(number: int) -> None:
+    async def recognize_one(number: int) -> None:
         async with limit:
-            picture = _other(pictures[number % len(pictures)], number)
+            picture = _vary(pictures[number % len(pictures)], number)
             _, body = await ask(session, url, "/recognize", picture, directory="more", strangers="1", top="10")
             models = body["models"]
             names = {it["id"] for person in body["persons"] for it in person["candidates"]}
             if models["generation"] != OLD or f"more {number}" not in names:
                 wrong.append(f"after the rollback, 'more {number}' is not found: {models}, {sorted(names)}")
 
-    await asyncio.gather(*(learned(number) for number in range(arguments.more)))
-    await _models(environment, "activate", OLD)
+    await asyncio.gather(*(learn_one(number) for number in range(arguments.more)))
+    await _run_models_command(environment, "activate", OLD)
     await asyncio.sleep(2)
-    await asyncio.gather(*(found(number) for number in range(arguments.more)))
-    await _models(environment, "retire", NEW)
+    await asyncio.gather(*(recognize_one(number) for number in range(arguments.more)))
+    await _run_models_command(environment, "retire", NEW)
     print(f"{arguments.more} learned while '{NEW}' was active, looked for in '{OLD}'", flush=True)
     return wrong
 
 
-def _other(picture: bytes, number: int) -> bytes:
+def _vary(picture: bytes, number: int) -> bytes:
     """The same picture in another file: decoders ignore what follows the end of a JPEG."""
     return picture + number.to_bytes(4, "big")
 
 
-async def _models(environment: dict[str, str], *arguments: str) -> None:
+async def _run_models_command(environment: dict[str, str], *arguments: str) -> None:
     done = await asyncio.to_thread(
         subprocess.run, command("models", *arguments), env=environment, capture_output=True, text=True, check=False
     )
@@ -307,7 +310,7 @@ async def _rewind(stores: Stores) -> None:
     while len(consumer.assignment) < len(starts):
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
     await consumer.commit(
-        {TopicPartition(FACES_LEARNED.name, partition): Committed(start) for partition, start in starts.items()}
+        {TopicPartition(FACES_LEARNED.name, partition): CommittedOffset(start) for partition, start in starts.items()}
     )
     await consumer.close()
 

@@ -55,7 +55,7 @@ def best_batch(bare: dict[int, Timing]) -> int:
     return max(bare, key=lambda batch: bare[batch].count / bare[batch].seconds)
 
 
-def of_photo(images: Sequence[tuple[str, float]], name: str) -> float:
+def median_of_photo(images: Sequence[tuple[str, float]], name: str) -> float:
     """The median time of one photo, ms."""
     return percentiles([seconds for photo, seconds in images if photo == name], [50])[0]
 
@@ -92,18 +92,18 @@ def figures_of(measured: Measurements) -> dict[str, Any]:
         },
         "bare_best_batch": best,
         "http": {str(concurrency): _load(it) for concurrency, it in measured.loads.items()},
-        "phone": {"photo": measured.phone, "bare_ms": of_photo(single.images, measured.phone)},
+        "phone": {"photo": measured.phone, "bare_ms": median_of_photo(single.images, measured.phone)},
     }
     if 1 in measured.loads:
-        one = measured.loads[1]
-        median = percentiles([s for _, s in one.latencies])[0] - percentiles([s for _, s in single.images])[0]
-        names = sorted({name for name, _ in one.latencies})
-        each = [of_photo(one.latencies, name) - of_photo(single.images, name) for name in names]
+        load = measured.loads[1]
+        median = percentiles([s for _, s in load.latencies])[0] - percentiles([s for _, s in single.images])[0]
+        names = sorted({name for name, _ in load.latencies})
+        differences = [median_of_photo(load.latencies, name) - median_of_photo(single.images, name) for name in names]
         result["latency_above_bare_ms"] = median
         result["latency_above_bare_by_photo_ms"] = (
-            {"median": float(np.median(each)), "highest": max(each)} if each else {}
+            {"median": float(np.median(differences)), "highest": max(differences)} if differences else {}
         )
-        result["phone"]["http_ms"] = of_photo(one.latencies, measured.phone)
+        result["phone"]["http_ms"] = median_of_photo(load.latencies, measured.phone)
     if 8 in measured.loads:
         result["throughput_to_bare"] = measured.loads[8].count / measured.loads[8].seconds / rate
     if measured.memory is not None:
@@ -132,7 +132,7 @@ def _load(it: Load) -> dict[str, Any]:
     }
 
 
-def misses(values: dict[str, Any]) -> list[str]:
+def find_misses(values: dict[str, Any]) -> list[str]:
     """The requirements that are missed, in words."""
     found = []
     if values.get("latency_above_bare_ms", 0) > LATENCY_ABOVE_MS:
@@ -154,11 +154,11 @@ def misses(values: dict[str, Any]) -> list[str]:
     return found
 
 
-def text(values: dict[str, Any]) -> str:
+def format_tables(values: dict[str, Any]) -> str:
     """The tables for a terminal."""
     lines = [f"{values['photos']} photos, {values['dtype']}", ""]
     lines += [*_parts(values), "", *_bare(values), "", *_http(values), "", *_verdict(values)]
-    return "\n".join(lines + [f"MISSED: {miss}" for miss in misses(values)])
+    return "\n".join(lines + [f"MISSED: {miss}" for miss in find_misses(values)])
 
 
 def _parts(values: dict[str, Any]) -> list[str]:

@@ -93,7 +93,7 @@ class BareClients:
         response.release_conn()
         await self._hop(1)
         if learn:
-            await self._inserted(key)
+            await self._insert_face(key)
             await self._producer.send_and_wait(self._topics[0], os.urandom(600), partition=0)
             await self._consumers[0].getone()
         await self._hop(2)
@@ -103,7 +103,7 @@ class BareClients:
         await self._producer.send_and_wait(self._topics[hop], os.urandom(SIZES[hop]), partition=partition)
         await self._consumers[hop].getone()
 
-    async def _inserted(self, key: str) -> None:
+    async def _insert_face(self, key: str) -> None:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         future = self._session.execute_async(self._insert, ("d", key, os.urandom(512)))
@@ -114,7 +114,7 @@ class BareClients:
         await done
 
 
-async def measured(ways: Sequence[Callable[[], Awaitable[None]]], count: int) -> list[tuple[float, float]]:
+async def measure_times(ways: Sequence[Callable[[], Awaitable[None]]], count: int) -> list[tuple[float, float]]:
     """Median and 99th percentile of each way in ms. The ways take turns, request by request, so that other load on the
     machine slows all of them down equally.
     """
@@ -157,10 +157,10 @@ async def _compare(purpose: str, session: aiohttp.ClientSession, bare: BareClien
         await bare.request(photo(), learn=learn)
 
     ways = (through_clients, through_http)
-    await measured(ways, 20)
+    await measure_times(ways, 20)
     ratios = []
     for number in range(runs):
-        bare_ms, ours_ms = await measured(ways, requests)
+        bare_ms, ours_ms = await measure_times(ways, requests)
         ratios.append((ours_ms[0] / bare_ms[0], ours_ms[1] / bare_ms[1]))
         print(
             f"{purpose} {number + 1}/{runs}: bare {bare_ms[0]:.1f} / {bare_ms[1]:.1f} ms,"

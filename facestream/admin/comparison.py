@@ -22,7 +22,7 @@ from sink.evaluate.comparing import (
 
 
 @dataclass(frozen=True, slots=True)
-class NotCompared:
+class UncomparedFaces:
     """The numbers of faces that only one of the two generations has."""
 
     only_old: int
@@ -37,7 +37,7 @@ class Comparison:
     new: str
     directories: Sequence[str]
     faces: int
-    left_out: NotCompared
+    left_out: UncomparedFaces
     old_figures: Accuracy
     new_figures: Accuracy
     differences: Sequence[Difference]
@@ -58,8 +58,8 @@ async def compare_generations(
             raise NotFound(f"generation '{name}' has no faces: make them with `facestream reembed {name}`")
         if directory is not None and directory not in of_generation:
             raise NotFound(f"directory '{directory}' has no faces in generation '{name}'")
-    wanted = sorted({*directories[old.name], *directories[new.name]}) if directory is None else [directory]
-    in_both, not_compared = await _count(vectors, wanted, old.name, new.name)
+    searched = sorted({*directories[old.name], *directories[new.name]}) if directory is None else [directory]
+    in_both, not_compared = await _count_faces(vectors, searched, old.name, new.name)
     if not in_both:
         raise NotFound(
             f"'{old.name}' and '{new.name}' have no face in common, {not_compared.only_old:,} and"
@@ -88,7 +88,7 @@ async def compare_generations(
     )
 
 
-def of_both_kinds(found: Sequence[Difference], most: int) -> list[Difference]:
+def select_differences(found: Sequence[Difference], most: int) -> list[Difference]:
     """At most `most` differences: half of them those in which OLD is right, if there are that many."""
     old = [it for it in found if it.right == "old"]
     new = [it for it in found if it.right == "new"]
@@ -96,9 +96,9 @@ def of_both_kinds(found: Sequence[Difference], most: int) -> list[Difference]:
     return old[:of_old] + new[: most - of_old]
 
 
-async def _count(
+async def _count_faces(
     vectors: VectorReader, directories: Sequence[str], old: str, new: str
-) -> tuple[dict[str, int], NotCompared]:
+) -> tuple[dict[str, int], UncomparedFaces]:
     """The number of faces that both generations have, by directory, and the number of those that only one has."""
     in_both: dict[str, int] = {}
     only_old = only_new = 0
@@ -109,7 +109,7 @@ async def _count(
             in_both[directory] = len(of_old & of_new)
         only_old += len(of_old - of_new)
         only_new += len(of_new - of_old)
-    return in_both, NotCompared(only_old, only_new)
+    return in_both, UncomparedFaces(only_old, only_new)
 
 
 async def _keys(vectors: VectorReader, directory: str, generation: str) -> AsyncIterator[Key]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from facestream.admin.comparison import Comparison, of_both_kinds
+from facestream.admin.comparison import Comparison, select_differences
 from facestream.terminal import printable
 from sink.evaluate.comparing import FPIR, Accuracy, BestMatch, Difference
 
@@ -33,9 +33,9 @@ def print_comparison(comparison: Comparison, *, as_json: bool) -> None:
     _print_differences(comparison)
 
 
-def person_of(first: BestMatch) -> str:
+def predicted_person(best: BestMatch) -> str:
     """The predicted person, in brackets if the similarity is below the threshold."""
-    return f"({first.person})" if first.named is False else first.person
+    return f"({best.person})" if best.named is False else best.person
 
 
 def _print_not_compared(comparison: Comparison) -> None:
@@ -54,8 +54,16 @@ def _figures(comparison: Comparison) -> list[tuple[str, ...]]:
         (f"own person first, of {old.portraits:,} portraits", _percent(old.right), _percent(new.right)),
         (f"own person first and named, at an FPIR of {FPIR:.0%}", _percent(old.named), _percent(new.named)),
         (f"strangers named, of {old.strangers:,}", _percent(old.strangers_named), _percent(new.strangers_named)),
-        ("the median stranger is below the threshold by", _below(old, 0), _below(new, 0)),
-        ("1 stranger in 100 is below it by less than", _below(old, 1), _below(new, 1)),
+        (
+            "the median stranger is below the threshold by",
+            _distance_below_threshold(old, 0),
+            _distance_below_threshold(new, 0),
+        ),
+        (
+            "1 stranger in 100 is below it by less than",
+            _distance_below_threshold(old, 1),
+            _distance_below_threshold(new, 1),
+        ),
     ]
 
 
@@ -66,16 +74,16 @@ def _print_differences(comparison: Comparison) -> None:
     if not comparison.differences:
         return
     print("the predicted person of each, with the similarity; in brackets where it is below the threshold:")
-    some = of_both_kinds(comparison.differences, MOST_PRINTED)
+    printed = select_differences(comparison.differences, MOST_PRINTED)
     columns = ("directory", "person", "face_id", comparison.old, comparison.new)
-    _print_table(columns, [_row(it) for it in some], whole=(2,))
-    if len(some) < len(comparison.differences):
-        print(f"{len(comparison.differences) - len(some):,} more: --json has all")
+    _print_table(columns, [_row(it) for it in printed], whole=(2,))
+    if len(printed) < len(comparison.differences):
+        print(f"{len(comparison.differences) - len(printed):,} more: --json has all")
 
 
-def _row(it: Difference) -> tuple[str, ...]:
-    predicted = [f"{person_of(first)} {first.similarity:.3f}" for first in (it.old, it.new)]
-    return (it.directory, it.person, it.face_id, *predicted)
+def _row(difference: Difference) -> tuple[str, ...]:
+    predicted = [f"{predicted_person(first)} {first.similarity:.3f}" for first in (difference.old, difference.new)]
+    return (difference.directory, difference.person, difference.face_id, *predicted)
 
 
 def _print_table(
@@ -100,5 +108,5 @@ def _percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share:.2%}"
 
 
-def _below(of_one: Accuracy, at: int) -> str:
-    return NOTHING if of_one.strangers_below is None else f"{of_one.strangers_below[at]:.3f}"
+def _distance_below_threshold(accuracy: Accuracy, index: int) -> str:
+    return NOTHING if accuracy.strangers_below is None else f"{accuracy.strangers_below[index]:.3f}"

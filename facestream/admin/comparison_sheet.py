@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from backends.objects import ObjectReader
-from facestream.admin.comparison import of_both_kinds
-from facestream.admin.comparison_report import person_of
+from facestream.admin.comparison import select_differences
+from facestream.admin.comparison_report import predicted_person
 from facestream.client.draw import INK, NAMED, QUALITY, UNKNOWN, NotDrawn, font_for
 from facestream.progress import progress_bar
 from schemas.errors import ConfigurationError, ObjectMissing
@@ -18,7 +18,7 @@ from schemas.ids import crop_key
 from sink.evaluate.comparing import BestMatch, Difference
 
 FORMATS = (".jpg", ".jpeg", ".png", ".webp")
-MOST = 100  # differences: nobody looks at more than this one by one
+MOST_DRAWN = 100  # differences: nobody looks at more than this one by one
 COLUMNS = 2  # differences in a row
 CELL, LINE, GAP = 180, 20, 12  # pixels: side of a picture, height of a line of text, space around three pictures
 FONT = 14.0
@@ -35,25 +35,27 @@ def check_target(path: Path) -> None:
 
 
 async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: tuple[str, str], path: Path) -> None:
-    """Writes the sheet, with at most MOST differences. names: of the generations. Raises NotDrawn, Unavailable."""
+    """Writes the sheet, with at most MOST_DRAWN differences. names: of the generations. Raises NotDrawn,
+    Unavailable.
+    """
     if not found:
         print(f"{path} was not drawn: the two do not differ")
         return
-    some = of_both_kinds(found, MOST)
-    rows = -(-len(some) // COLUMNS)
+    drawn = select_differences(found, MOST_DRAWN)
+    rows = -(-len(drawn) // COLUMNS)
     wide, high = 3 * CELL + 2 * GAP, CELL + 2 * LINE + GAP
     sheet = Image.new("RGB", (COLUMNS * wide + GAP, rows * high + LINE + GAP), PAPER)
     drawing = ImageDraw.Draw(sheet)
-    left = f" ({len(found) - len(some):,} more)" if len(some) < len(found) else ""
-    title = f"{len(some):,} faces{left}: the face, {names[0]}'s person, {names[1]}'s person; (below the threshold)"
+    left = f" ({len(found) - len(drawn):,} more)" if len(drawn) < len(found) else ""
+    title = f"{len(drawn):,} faces{left}: the face, {names[0]}'s person, {names[1]}'s person; (below the threshold)"
     _write(drawing, (GAP, GAP // 2), title, sheet.width - 2 * GAP)
-    with progress_bar("drawing", len(some), always=False) as advance:
-        for i, it in enumerate(some):
+    with progress_bar("drawing", len(drawn), always=False) as advance:
+        for i, it in enumerate(drawn):
             corner = (GAP + i % COLUMNS * wide, GAP + LINE + i // COLUMNS * high)
-            pictures = [await _crop(objects, face_id) for face_id in (it.face_id, it.old.face_id, it.new.face_id)]
-            _cell(sheet, corner, pictures[0], (it.person, it.directory), None)
+            pictures = [await _read_crop(objects, face_id) for face_id in (it.face_id, it.old.face_id, it.new.face_id)]
+            _draw_picture(sheet, corner, pictures[0], (it.person, it.directory), None)
             for column, (first, name, side) in enumerate(((it.old, names[0], "old"), (it.new, names[1], "new")), 1):
-                _cell(
+                _draw_picture(
                     sheet,
                     (corner[0] + column * CELL, corner[1]),
                     pictures[column],
@@ -69,10 +71,10 @@ async def draw_sheet(objects: ObjectReader, found: Sequence[Difference], names: 
 
 
 def _caption(first: BestMatch, name: str) -> tuple[str, str]:
-    return person_of(first), f"{first.similarity:.3f} {name}"
+    return predicted_person(first), f"{first.similarity:.3f} {name}"
 
 
-async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
+async def _read_crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
     """The crop of a face; None if it no longer exists or cannot be read."""
     try:
         data = (await objects.get(crop_key(face_id))).data
@@ -82,7 +84,7 @@ async def _crop(objects: ObjectReader, face_id: str) -> Image.Image | None:
         return None
 
 
-def _cell(
+def _draw_picture(
     sheet: Image.Image, corner: tuple[int, int], picture: Image.Image | None, lines: tuple[str, str], right: bool | None
 ) -> None:
     """Draws one picture with its text. right: whether this is the right person; None for the face itself."""
@@ -105,11 +107,11 @@ def _cell(
 
 
 def _write(
-    drawing: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int, colour: tuple[int, int, int] = TEXT
+    drawing: ImageDraw.ImageDraw, position: tuple[int, int], text: str, width: int, colour: tuple[int, int, int] = TEXT
 ) -> None:
     """Writes the text, shortened to that width."""
     font = font_for(text, FONT)
     whole = text
     while text and drawing.textlength(text if text == whole else f"{text}…", font=font) > width:
         text = text[:-1]
-    drawing.text(at, text if text == whole else f"{text}…", fill=colour, font=font)
+    drawing.text(position, text if text == whole else f"{text}…", fill=colour, font=font)

@@ -27,7 +27,7 @@ def print_one(letter: Letter, *, as_json: bool) -> None:
     print(f"{'event':<10} {text}")
 
 
-def count_of(letters: int, code: str | None = None, directory: str | None = None) -> str:
+def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:
     """The number of dead letters, and the filter that they match."""
     count = f"{letters} dead letter{'' if letters == 1 else 's'}" if letters else "there are no dead letters"
     with_code = "" if code is None else f" with code '{printable(code)}'"

@@ -8,7 +8,7 @@ from backends.objects import ObjectReader
 from backends.vectors import VectorReader
 from facestream.progress import progress_bar
 from schemas.bucket_events import BucketNotified
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.object_metadata import ObjectMetadata
@@ -21,8 +21,8 @@ from schemas.records import (
     FacesEmbedded,
     decode_embedded,
 )
-from stream.erase.marks import Erasures, is_erased
-from stream.erase.redaction import redacted
+from stream.erase.erasures import Erasures, is_erased
+from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import INCOMING, read_incoming_key
 from stream.object_listing import list_with_metadata
@@ -52,14 +52,14 @@ class StoredPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class InTopic:
+class TopicMatches:
     """How many records of a topic name erased data, and when the last of them was appended (ms)."""
 
     records: int = 0
     last: int = 0
 
 
-async def vectors_left(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
+async def find_erased_vectors(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
     """The face_ids of erased faces. Raises Unavailable, as the other searches do."""
     found: list[str] = []
     for generation in generations.all:
@@ -71,23 +71,23 @@ async def vectors_left(vectors: VectorReader, generations: Generations, erasures
     return found
 
 
-async def answers_left(vectors: VectorReader, erasures: Erasures) -> list[str]:
+async def find_erased_answers(vectors: VectorReader, erasures: Erasures) -> list[str]:
     """The image_ids of answers that still name an erased person."""
     found: list[str] = []
     async for page in vectors.read_answers():
         for stored in page:
             answer = Answer.decode(stored.value.encode())
-            if redacted(answer, erasures) is not answer:
+            if redact(answer, erasures) is not answer:
                 found.append(answer.image_id)
     return found
 
 
-async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
+async def find_erased_pictures(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
     found: list[StoredPicture] = []
     with progress_bar("objects", 0, always=False) as advance:
         async for info, stored in list_with_metadata(objects, *PICTURES, CROPS):
             advance(1)
-            metadata = ObjectMetadata.decoded(stored)
+            metadata = ObjectMetadata.decode(stored)
             if metadata.received_at is None:
                 continue
             image_id = metadata.image_id or info.key.partition("/")[2].removesuffix(".crops")
@@ -96,11 +96,13 @@ async def pictures_left(objects: ObjectReader, erasures: Erasures) -> list[Store
     return found
 
 
-async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]) -> InTopic:
+async def search_topic(
+    log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]
+) -> TopicMatches:
     """Searches a topic. announced: by image_id. It is set to whether all events of the image in this topic are covered
     by an erasure, and stays None if there is no event.
     """
-    found = InTopic()
+    found = TopicMatches()
 
     def take(records: Sequence[Record]) -> None:
         nonlocal found
@@ -110,7 +112,7 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
             except UnreadableRecord:
                 continue
             if names_erased:
-                found = InTopic(found.records + 1, max(found.last, record.timestamp))
+                found = TopicMatches(found.records + 1, max(found.last, record.timestamp))
 
     await read_topic(log, topic, take)
     return found
@@ -119,20 +121,20 @@ async def in_topic(log: EventLog, topic: str, erasures: Erasures, announced: dic
 def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
     """Whether a record names erased data. Raises UnreadableRecord."""
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
-        event = image_received(record.value, record.headers)
-        erased = is_erased(event, event.came_at(record.timestamp), erasures)
+        event = decode_image_received(record.value, record.headers)
+        erased = is_erased(event, event.first_received_at(record.timestamp), erasures)
         if event.image_id in announced:
             announced[event.image_id] = erased and announced[event.image_id] is not False
         return erased
-    return READERS[record.topic](record, erasures)
+    return RECORD_CHECKS[record.topic](record, erasures)
 
 
-def _detected(record: Record, erasures: Erasures) -> bool:
+def _detected_names_erased(record: Record, erasures: Erasures) -> bool:
     event = FacesDetected.decode(record.value)
     return is_erased(event.received, event.received_at, erasures)
 
 
-def _embedded(record: Record, erasures: Erasures) -> bool:
+def _embedded_names_erased(record: Record, erasures: Erasures) -> bool:
     event = decode_embedded(record.value)
     if isinstance(event, EraseRequested):
         return True  # its key names a person or a directory
@@ -141,22 +143,22 @@ def _embedded(record: Record, erasures: Erasures) -> bool:
     return any(erasures.erased_since(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
 
 
-def _learned(record: Record, erasures: Erasures) -> bool:
+def _learned_names_erased(record: Record, erasures: Erasures) -> bool:
     face = FaceLearned.decode(record.value)
     return erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
 
 
-def _result(record: Record, erasures: Erasures) -> bool:
+def _result_names_erased(record: Record, erasures: Erasures) -> bool:
     answer = Answer.decode(record.value)
-    return answer.purpose == "erase" or redacted(answer, erasures) is not answer
+    return answer.purpose == "erase" or redact(answer, erasures) is not answer
 
 
-def _dead(record: Record, erasures: Erasures) -> bool:
+def _dead_letter_names_erased(record: Record, erasures: Erasures) -> bool:
     event = DeadLetter.decode(record.value).event
-    return event is not None and is_erased(event, event.came_at(record.timestamp), erasures)
+    return event is not None and is_erased(event, event.first_received_at(record.timestamp), erasures)
 
 
-def _notified(record: Record, erasures: Erasures) -> bool:
+def _notification_names_erased(record: Record, erasures: Erasures) -> bool:
     """Whether a notification names an erased object. Its keys contain names of directories and people, perhaps after a
     prefix.
     """
@@ -170,12 +172,12 @@ def _notified(record: Record, erasures: Erasures) -> bool:
     return False
 
 
-READERS: dict[str, Callable[[Record, Erasures], bool]] = {
-    FACES_DETECTED: _detected,
-    FACES_EMBEDDED: _embedded,
-    FACES_LEARNED.name: _learned,
-    RESULTS: _result,
-    DEAD_LETTERS: _dead,
-    BUCKET_EVENTS: _notified,
+RECORD_CHECKS: dict[str, Callable[[Record, Erasures], bool]] = {
+    FACES_DETECTED: _detected_names_erased,
+    FACES_EMBEDDED: _embedded_names_erased,
+    FACES_LEARNED.name: _learned_names_erased,
+    RESULTS: _result_names_erased,
+    DEAD_LETTERS: _dead_letter_names_erased,
+    BUCKET_EVENTS: _notification_names_erased,
 }
-SEARCHED = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, *READERS)
+SEARCHED_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, *RECORD_CHECKS)

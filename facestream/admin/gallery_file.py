@@ -91,18 +91,18 @@ class GalleryWriter:
                 self._file.close()
                 self._part.replace(self._path)
         except OSError as failed:
-            raise self._full(failed) from None
+            raise self._storage_full(failed) from None
         finally:
             with suppress(OSError):  # data that could not be written is still buffered
                 self._file.close()
             self._part.unlink(missing_ok=True)
 
-    def add(self, it: FaceWithPictures) -> None:
+    def add(self, exported: FaceWithPictures) -> None:
         """Raises StorageFull."""
-        if it.original is not None:
-            self._add(f"originals/{it.face.image_id}", it.original)
-        self._add(f"crops/{it.face.face_id}.jpg", it.crop)
-        self._add(f"faces/{it.face.face_id}.json", it.face.model_dump_json().encode())
+        if exported.original is not None:
+            self._add(f"originals/{exported.face.image_id}", exported.original)
+        self._add(f"crops/{exported.face.face_id}.jpg", exported.crop)
+        self._add(f"faces/{exported.face.face_id}.json", exported.face.model_dump_json().encode())
 
     def _add(self, name: str, data: bytes) -> None:
         member = tarfile.TarInfo(name)
@@ -110,16 +110,16 @@ class GalleryWriter:
         try:
             self._tar.addfile(member, io.BytesIO(data))
         except OSError as error:
-            raise self._full(error) from None
+            raise self._storage_full(error) from None
 
-    def _full(self, error: OSError) -> StorageFull:
+    def _storage_full(self, error: OSError) -> StorageFull:
         return StorageFull(f"{self._path} cannot be written: {error.strerror}")
 
 
 def read_head(path: Path) -> GalleryHead:
     """Raises InvalidRequest."""
     for _, _, data in _members(path):
-        return _parsed(GalleryHead, data, path)
+        return _parse(GalleryHead, data, path)
     raise InvalidRequest(f"{path} is empty: it is no export of facestream")
 
 
@@ -132,7 +132,7 @@ def read_faces(path: Path) -> Iterator[FaceWithPictures]:
         elif kind == "crops":
             crop = (name, data)
         elif kind == "faces":
-            face = _parsed(ExportedFace, data, path)
+            face = _parse(ExportedFace, data, path)
             if crop is None or crop[0] != f"{face.face_id}.jpg":
                 raise InvalidRequest(f"{path}: the crop of face {face.face_id} is missing")
             picture = original[1] if original is not None and original[0] == face.image_id else None
@@ -162,7 +162,7 @@ def _read(file: IO[bytes] | None) -> bytes:
     return file.read() if file is not None else b""
 
 
-def _parsed(model: type[Model], data: bytes, path: Path) -> Model:
+def _parse(model: type[Model], data: bytes, path: Path) -> Model:
     try:
         return model.model_validate_json(data)
     except ValidationError as error:

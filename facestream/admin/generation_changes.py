@@ -10,7 +10,7 @@ from backends.vectors import VectorReader
 from facestream.runtime.stores import Stores
 from schemas.errors import ConfigurationError
 from schemas.generation_records import Generation, GenerationName
-from sink.evaluate.fitting import fit
+from sink.evaluate.fitting import fit_generation
 from stream.catch_up import wait_until_caught_up
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_EMBEDDED
@@ -20,14 +20,14 @@ ANNOUNCED_S = 2.0  # after this time every process has read a new record of `mod
 SINK_S = 120.0
 
 
-def known(generations: Generations, name: str) -> Generation:
+def find_generation(generations: Generations, name: str) -> Generation:
     """A generation from the topic, or a shipped one that is not in use yet. Raises NotFound."""
     if name in manifest().generations and name not in {it.name for it in generations.all}:
         return manifest().generation(name)
     return generations.get(name)
 
 
-def generation_name(text: str) -> str:
+def check_generation_name(text: str) -> str:
     """Checks the name of a new generation. Raises ConfigurationError."""
     try:
         return TypeAdapter(GenerationName).validate_python(text)
@@ -37,12 +37,12 @@ def generation_name(text: str) -> str:
         ) from None
 
 
-async def as_candidate(log: EventLog, generations: Generations, name: str) -> Generation:
+async def make_candidate(log: EventLog, generations: Generations, name: str) -> Generation:
     """Makes the generation a candidate, with which every learned face is embedded from now on. A complete one stays
     complete. Raises NotFound, ConfigurationError.
     """
     await generations.refresh()
-    generation = known(generations, name)
+    generation = find_generation(generations, name)
     if generation.state == "retired":
         raise ConfigurationError(
             f"'{name}' was retired, and a name is used once only: add the model under another name"
@@ -62,13 +62,13 @@ async def complete(stores: Stores, generations: Generations, name: str) -> tuple
     """
     generation = generations.get(name)
     galleries = [
-        await _gallery(stores.vectors, directory, name) for directory in await stores.vectors.directories(name)
+        await _read_gallery(stores.vectors, directory, name) for directory in await stores.vectors.directories(name)
     ]
     faces = sum(len(persons) for persons, _ in galleries)
     changes: dict[str, object] = {"state": "complete", "faces": faces}
     reason = ""
     if generation.threshold is None or generation.calibration is None:
-        fitted = await asyncio.to_thread(fit, galleries)
+        fitted = await asyncio.to_thread(fit_generation, galleries)
         changes |= {
             "threshold": generation.threshold or fitted.threshold,
             "calibration": generation.calibration or fitted.calibration,
@@ -83,7 +83,7 @@ async def complete(stores: Stores, generations: Generations, name: str) -> tuple
 async def activate(stores: Stores, generations: Generations, name: str, *, force: bool) -> None:
     """Makes the processors embed probes with the generation from now on. Raises NotFound, ConfigurationError."""
     await generations.refresh()
-    generation = known(generations, name)
+    generation = find_generation(generations, name)
     if generation.state not in ("candidate", "complete"):
         raise ConfigurationError(f"'{name}' is {generation.state}: make its vectors first (facestream reembed {name})")
     if generation.threshold is None:
@@ -95,7 +95,7 @@ async def activate(stores: Stores, generations: Generations, name: str, *, force
         if generation.state != "complete":
             raise ConfigurationError(f"the replay of '{name}' is not complete: facestream reembed {name} (or --force)")
         await _wait_for_sink(stores.log)
-        if missing := await faces_missing(stores.vectors, generations.active.name, name):
+        if missing := await missing_faces(stores.vectors, generations.active.name, name):
             raise ConfigurationError(
                 f"'{name}' lacks {len(missing)} faces that '{generations.active.name}' has, the first: {missing[0]}:"
                 f" facestream reembed {name} (or --force)"
@@ -107,7 +107,7 @@ async def activate(stores: Stores, generations: Generations, name: str, *, force
 async def retire(stores: Stores, generations: Generations, name: str) -> int:
     """Deletes the vectors of a generation; returns how many. Raises NotFound, ConfigurationError."""
     await generations.refresh()
-    generation = known(generations, name)
+    generation = find_generation(generations, name)
     if name == generations.active.name:
         raise ConfigurationError(f"'{name}' is active: activate another one first (facestream models list)")
     if generation.state != "retired":
@@ -123,17 +123,17 @@ async def retire(stores: Stores, generations: Generations, name: str) -> int:
     return deleted
 
 
-async def faces_missing(vectors: VectorReader, has: str, lacks: str) -> list[str]:
+async def missing_faces(vectors: VectorReader, has: str, lacks: str) -> list[str]:
     """The faces that one generation has and the other lacks, as directory/person/face_id."""
     missing: list[str] = []
     for directory in await vectors.directories(has):
-        there = {it.face_id async for page in vectors.read_faces(directory, lacks) for it in page}
+        existing = {it.face_id async for page in vectors.read_faces(directory, lacks) for it in page}
         async for page in vectors.read_faces(directory, has):
-            missing += [f"{directory}/{it.person}/{it.face_id}" for it in page if it.face_id not in there]
+            missing += [f"{directory}/{it.person}/{it.face_id}" for it in page if it.face_id not in existing]
     return missing
 
 
-async def _gallery(vectors: VectorReader, directory: str, generation: str) -> tuple[list[str], np.ndarray]:
+async def _read_gallery(vectors: VectorReader, directory: str, generation: str) -> tuple[list[str], np.ndarray]:
     """The person of each face of a gallery, and the vectors, (n, D)."""
     blocks = [block async for block in vectors.read_gallery(directory, generation)]
     return [person for block in blocks for person in block.persons], np.concatenate([block.vectors for block in blocks])

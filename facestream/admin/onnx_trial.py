@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from facestream.config import Settings
-from facestream.runtime.roles.process import make_detector, no_networks
+from facestream.runtime.roles.process import empty_networks, make_detector
 from processors import align
 from processors.decoding.pool import DecodePool
 from processors.detect import find_faces
-from processors.embed import chips_of_crop, cut_face, through_jpeg
+from processors.embed import chips_of_crop, cut_face, jpeg_round_trip
 from processors.inference import Inference
 from processors.onnx_embedder import load_onnx_embedder
 from schemas.arrays import Float32Array
@@ -27,18 +27,18 @@ from schemas.errors import NoFace, WeightsInvalid
 from schemas.generation_records import Generation
 from weights.load import choose_device, choose_dtype
 
-Face = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3) and its landmarks (5, 2), in pixels
+PictureWithLandmarks = tuple[NDArray[np.uint8], Float32Array]  # a picture (h, w, 3) and its landmarks (5, 2), in pixels
 
-TOGETHER = 8  # faces in one forward
-TIMES = 3  # forwards that are timed for each face
+FACES_PER_FORWARD = 8  # faces in one forward
+REPEATS = 3  # forwards that are timed for each face
 # Allowed errors, as shares of the distance of the two faces or of a vector's length. float32 has 1e-6, TF32 on a GPU
 # 1e-3.
-SAME = 0.05
-CONSTANT = 1e-3
+MOST_DEVIATION = 0.05
+LEAST_DISTANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Trial:
+class OnnxTrial:
     dimension: int
     alone_ms: float  # for a face in a separate forward
     together_ms: float  # for a face in a forward of eight
@@ -47,29 +47,29 @@ class Trial:
     device: str
 
 
-async def try_network(settings: Settings, content: bytes, generation: Generation, picture: bytes | None) -> Trial:
+async def try_network(settings: Settings, content: bytes, generation: Generation, picture: bytes | None) -> OnnxTrial:
     """Tries a network. content: the ONNX file. generation: with any dimension. picture: a photo with a face in it.
     Raises WeightsInvalid, ConfigurationError, NoFace, and what decoding raises.
     """
     device = choose_device(settings.device)
     dtype = choose_dtype(device, settings.dtype)
     async with AsyncExitStack() as stack:
-        inference = Inference(no_networks(device), settings.threads)
+        inference = Inference(empty_networks(device), settings.threads)
         stack.callback(inference.close)
         await inference.add_embedder(generation.name, partial(load_onnx_embedder, content, generation, device))
-        faces = [drawn_face(0), drawn_face(1)]
+        faces = [draw_face(0), draw_face(1)]
         if picture is not None:
             detector = generation.detector
             await inference.add_detector(detector, partial(make_detector, settings, device, dtype, detector))
             decoders = DecodePool(workers=1, max_pixels=settings.max_pixels)
             await decoders.start()
             stack.push_async_callback(decoders.close)
-            faces = [*await _faces_of(picture, detector, decoders, inference), drawn_face(1)]
+            faces = [*await _find_faces(picture, detector, decoders, inference), draw_face(1)]
         (probe, learned), (other, _) = (_chips(face, generation.template) for face in faces[:2])
-        return await _tried(inference, generation.name, probe, learned, other, str(device))
+        return await _run_trial(inference, generation.name, probe, learned, other, str(device))
 
 
-def drawn_face(seed: int) -> Face:
+def draw_face(seed: int) -> PictureWithLandmarks:
     """Draws a picture like a stored crop, with eyes, nose and mouth at the landmarks."""
     chance = np.random.default_rng(seed)
     colours = [tuple(int(it) for it in chance.integers(30, 226, 3)) for _ in range(4)]
@@ -84,7 +84,9 @@ def drawn_face(seed: int) -> Face:
     return np.asarray(image), points
 
 
-async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inference: Inference) -> list[Face]:
+async def _find_faces(
+    picture: bytes, detector: str, decoders: DecodePool, inference: Inference
+) -> list[PictureWithLandmarks]:
     """The faces of a photo, the largest first. Raises NoFace."""
     with await decoders.decode(picture) as image:
         found = await find_faces(image, detector, inference, time.monotonic())
@@ -96,29 +98,34 @@ async def _faces_of(picture: bytes, detector: str, decoders: DecodePool, inferen
     return [(pixels, found.landmarks[i]) for i in np.argsort(sizes)[::-1]]
 
 
-def _chips(face: Face, template: str) -> tuple[Float32Array, Float32Array]:
+def _chips(face: PictureWithLandmarks, template: str) -> tuple[Float32Array, Float32Array]:
     """The chip of the face as a probe, from the picture, and as a learned face, from its crop. (side, side, 3) each."""
-    learned = chips_of_crop(through_jpeg(cut_face(*face)), [template])[template].astype(np.float32)
+    learned = chips_of_crop(jpeg_round_trip(cut_face(*face)), [template])[template].astype(np.float32)
     return align.warp_chip(*face, template), learned
 
 
-async def _tried(
+async def _run_trial(
     inference: Inference, name: str, probe: Float32Array, learned: Float32Array, other: Float32Array, device: str
-) -> Trial:
+) -> OnnxTrial:
     """Embeds the chips, checks the vectors and measures the times. Raises WeightsInvalid."""
     alone: list[Float32Array] = []
     seconds = []
-    for chip in (probe, learned, other) * TIMES:
+    for chip in (probe, learned, other) * REPEATS:
         begin = time.perf_counter()
         alone += list(await inference.embed(name, [chip]))
         seconds.append(time.perf_counter() - begin)
     begin = time.perf_counter()
-    together = await inference.embed(name, [probe, other] * (TOGETHER // 2))
+    together = await inference.embed(name, [probe, other] * (FACES_PER_FORWARD // 2))
     together_s = time.perf_counter() - begin
     _check(alone, together)
     a, b, c = alone[:3]
-    return Trial(
-        len(a), float(np.median(seconds)) * 1e3, together_s / TOGETHER * 1e3, _cosine(a, b), _cosine(a, c), device
+    return OnnxTrial(
+        len(a),
+        float(np.median(seconds)) * 1e3,
+        together_s / FACES_PER_FORWARD * 1e3,
+        _cosine(a, b),
+        _cosine(a, c),
+        device,
     )
 
 
@@ -128,19 +135,22 @@ def _check(alone: Sequence[Float32Array], together: Float32Array) -> None:
     if not np.isfinite(alone).all() or not np.isfinite(together).all():
         raise WeightsInvalid("the network gives numbers that are not finite: does --range match its training?")
     length, distance = float(np.linalg.norm(probe)), float(np.linalg.norm(probe - other))
-    if distance <= CONSTANT * length or length == 0:
+    if distance <= LEAST_DISTANCE * length or length == 0:
         raise WeightsInvalid("the network gives the same vector for different faces: does --range match its training?")
-    if max(np.linalg.norm(again - first) for again, first in zip(alone[3:], alone, strict=False)) > SAME * distance:
+    if (
+        max(np.linalg.norm(again - first) for again, first in zip(alone[3:], alone, strict=False))
+        > MOST_DEVIATION * distance
+    ):
         raise WeightsInvalid(
             "the network gives a different vector each time: export it for inference, in torch after .eval()"
         )
     if (
         max(np.linalg.norm(together[0::2] - probe, axis=1).max(), np.linalg.norm(together[1::2] - other, axis=1).max())
-        > SAME * distance
+        > MOST_DEVIATION * distance
     ):
         raise WeightsInvalid(
-            f"in a batch of {TOGETHER} faces the network gives other vectors than for each alone: export it with a"
-            " batch fixed at 1"
+            f"in a batch of {FACES_PER_FORWARD} faces the network gives other vectors than for each alone: export it"
+            " with a batch fixed at 1"
         )
 
 

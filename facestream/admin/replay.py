@@ -11,18 +11,18 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from backends.urls import scheme_of
-from facestream.admin.generation_changes import as_candidate, complete, faces_missing
+from facestream.admin.generation_changes import complete, make_candidate, missing_faces
 from facestream.config import Settings
-from facestream.flags import STORES, add_settings, checked, number_from_zero
+from facestream.flags import STORES, add_settings, argument_type, parse_number
 from facestream.progress import progress_bar
-from facestream.runtime.data_folder import locked, serving
+from facestream.runtime.data_folder import data_folder_lock, serving_url
 from facestream.runtime.member import member_name
 from facestream.runtime.roles.sink import sink_workers
 from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import Unavailable
 from schemas.generation_records import Generation
-from stream.catch_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, remaining_lag
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from stream.worker import Worker
 
@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from processors.stages.reembed import ReembedStage
 
 IN_FLIGHT = 512
-TOGETHER = 256  # records of a sequence: enough to keep several cores busy; after a crash they are tried together
-SEQUENCES = IN_FLIGHT // TOGETHER  # of a partition, so that one is fetched and cut while another is embedded
+RECORDS_PER_BATCH = (
+    256  # records of a sequence: enough to keep several cores busy; after a crash they are tried together
+)
+SEQUENCES = IN_FLIGHT // RECORDS_PER_BATCH  # of a partition, so that one is fetched and cut while another is embedded
 # The niceness of the replay: the service has priority. With clients at 30 % of the capacity of two cores, the values 0,
 # 3, 5 and 10 all leave the replay .73 of its rate. The clients' p99 is 396, 211, 142 and 147 ms, and 86 ms without a
 # replay.
@@ -42,7 +44,7 @@ def add_replay_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate",
         metavar="FACES",
-        type=checked("--rate", number_from_zero),
+        type=argument_type("--rate", parse_number),
         default=0.0,
         help="most faces a second; 0 for no limit (default: 0)",
     )
@@ -60,7 +62,7 @@ async def replay(settings: Settings, name: str, rate: float) -> int:
         following = asyncio.create_task(state.run())
         try:
             async with _sink_without_service(settings, stores, state):
-                generation = await as_candidate(stores.log, state.generations, name)
+                generation = await make_candidate(stores.log, state.generations, name)
                 await _replay(settings, stores, state, generation, rate, stop)
                 if stop.is_set():
                     print(f"stopped: `facestream reembed {name}` continues from here", file=sys.stderr)
@@ -86,9 +88,9 @@ async def _replay(
             stopping.cancel()
             worker.stop()
             await running
-        if stage.not_seen:
+        if stage.not_found:
             print(
-                f"{stage.not_seen} faces keep the crop they have: '{generation.detector}' does not find them",
+                f"{stage.not_found} faces keep the crop they have: '{generation.detector}' does not find them",
                 file=sys.stderr,
             )
     if not stop.is_set():
@@ -97,21 +99,21 @@ async def _replay(
 
 
 async def _wait_for_group(
-    stores: Stores, label: str, group: str, topic: str, ends: dict[int, int], until: Sequence[asyncio.Task[Any]]
+    stores: Stores, label: str, group: str, topic: str, ends: dict[int, int], ending_tasks: Sequence[asyncio.Task[Any]]
 ) -> None:
     """Shows the progress of a consumer group until it has passed `ends`, or one of the tasks has ended."""
-    left = await records_left(stores.log, group, topic, ends)
+    left = await remaining_lag(stores.log, group, topic, ends)
     with progress_bar(label, left, always=label != "written") as advance:
-        while left and not any(task.done() for task in until):
+        while left and not any(task.done() for task in ending_tasks):
             await asyncio.sleep(LOOK_EVERY_S)
             with suppress(Unavailable):  # the worker itself waits until the log is available
-                now = await records_left(stores.log, group, topic, ends)
+                now = await remaining_lag(stores.log, group, topic, ends)
                 advance(left - now)
                 left = now
 
 
 async def _finish(stores: Stores, state: SystemState, generation: Generation) -> int:
-    missing = await faces_missing(stores.vectors, state.generations.active.name, generation.name)
+    missing = await missing_faces(stores.vectors, state.generations.active.name, generation.name)
     if missing:
         print(
             f"{len(missing)} faces of the active generation are not in '{generation.name}', the first: {missing[0]}."
@@ -120,11 +122,11 @@ async def _finish(stores: Stores, state: SystemState, generation: Generation) ->
             file=sys.stderr,
         )
         return 1
-    done, reason = await complete(stores, state.generations, generation.name)
-    print(f"'{done.name}' is complete: {done.faces} faces", file=sys.stderr)
-    if done.threshold is None:
+    completed, reason = await complete(stores, state.generations, generation.name)
+    print(f"'{completed.name}' is complete: {completed.faces} faces", file=sys.stderr)
+    if completed.threshold is None:
         print(f"it has no threshold and cannot become active yet: {reason}", file=sys.stderr)
-    elif done.calibration is None:
+    elif completed.calibration is None:
         print(f"its `probability` will be null: {reason}", file=sys.stderr)
     return 0
 
@@ -134,11 +136,11 @@ async def _worker(
     settings: Settings, stores: Stores, state: SystemState, generation: Generation, rate: float
 ) -> AsyncIterator[tuple[Worker, "ReembedStage"]]:
     # imported here because torch takes a second, which other commands need not wait for
-    from facestream.runtime.roles.process import fetch_embedder, make_detector, no_networks
+    from facestream.runtime.roles.process import empty_networks, fetch_embedder, make_detector
     from processors.decoding.pool import DecodePool
     from processors.embed import CropThreads
     from processors.inference import Inference
-    from processors.stages.redetect import Redetect
+    from processors.stages.redetect import Redetector
     from processors.stages.reembed import FACES_PER_FORWARD, ReembedStage
     from weights.load import choose_device, choose_dtype
 
@@ -149,7 +151,7 @@ async def _worker(
         # only one instance. Several threads in one forward would wait for the slowest.
         cores = settings.threads or len(os.sched_getaffinity(0))
         count = 1 if device.type == "cuda" else min(cores, IN_FLIGHT // FACES_PER_FORWARD)
-        inferences = [Inference(no_networks(device), cores // count) for _ in range(count)]
+        inferences = [Inference(empty_networks(device), cores // count) for _ in range(count)]
         for inference in inferences:
             stack.callback(inference.close)
             embedder = await fetch_embedder(settings, stores.objects, device, dtype, generation)
@@ -158,23 +160,27 @@ async def _worker(
         stack.callback(crop_threads.close)
         member = settings.member or stack.enter_context(member_name(settings.data, "reembed"))
 
-        async def redetect() -> Redetect:
+        async def open_redetector() -> Redetector:
             detector = generation.detector
             await inferences[0].add_detector(detector, partial(make_detector, settings, device, dtype, detector))
             decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
             await decoders.start()
             stack.push_async_callback(decoders.close)
-            return Redetect(detector, stores.objects, decoders, crop_threads, inferences[0])
+            return Redetector(detector, stores.objects, decoders, crop_threads, inferences[0])
 
-        stage = ReembedStage(generation, stores.objects, crop_threads, inferences, state.erasures, redetect, rate=rate)
+        stage = ReembedStage(
+            generation, stores.objects, crop_threads, inferences, state.erasures, open_redetector, rate=rate
+        )
         worker = Worker(
             stores.log,
             stage,
             [FACES_LEARNED.name],
-            sequence_of=lambda record: str(record.offset // TOGETHER % SEQUENCES),  # order does not matter, batches do
+            sequence_of=lambda record: str(
+                record.offset // RECORDS_PER_BATCH % SEQUENCES
+            ),  # order does not matter, batches do
             member=member,
             max_in_flight=IN_FLIGHT,
-            suspects_together=TOGETHER,
+            suspects_per_attempt=RECORDS_PER_BATCH,
         )
         yield worker, stage
 
@@ -185,11 +191,11 @@ async def _sink_without_service(settings: Settings, stores: Stores, state: Syste
     written.
     """
     embedded = scheme_of(settings.log_url, known=("sqlite", "kafka"), setting="FACESTREAM_LOG") == "sqlite"
-    if not embedded or serving(settings.data) is not None:
+    if not embedded or serving_url(settings.data) is not None:
         yield
         return
     async with AsyncExitStack() as stack:
-        stack.enter_context(locked(settings.data))
+        stack.enter_context(data_folder_lock(settings.data))
         member = stack.enter_context(member_name(settings.data, "sink"))
         workers, _ = sink_workers(settings, stores, state, member)
         running = [asyncio.create_task(worker.run()) for worker in workers]

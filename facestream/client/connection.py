@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from facestream.client.http import Client
+from facestream.client.http import ServiceClient
 from facestream.config import Settings
-from facestream.runtime.data_folder import locked, serving
+from facestream.runtime.data_folder import data_folder_lock, serving_url
 from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError, FacestreamError
 
@@ -23,36 +23,38 @@ POLL_S = 0.1
 
 
 @asynccontextmanager
-async def connect(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[Client]:
+async def connect(settings: Settings, url: str | None, key: str | None) -> AsyncIterator[ServiceClient]:
     """Yields a client of a service that answers. Raises Unavailable, ConfigurationError, WeightsInvalid."""
     async with AsyncExitStack() as stack:
-        found = url or await _serving_or_locked(settings.data, stack)
+        found = url or await _url_or_lock(settings.data, stack)
         client = await stack.enter_async_context(
-            Client(found, key) if found else Client(await stack.enter_async_context(_embedded(settings)))
+            ServiceClient(found, key)
+            if found
+            else ServiceClient(await stack.enter_async_context(_embedded_service(settings)))
         )
         await client.check()
         yield client
 
 
-async def _serving_or_locked(data: Path, stack: AsyncExitStack) -> str | None:
+async def _url_or_lock(data: Path, stack: AsyncExitStack) -> str | None:
     """Returns the URL of the folder's service when that has started. If there is none, waits for other commands, takes
     the lock and returns None.
     """
     deadline = time.monotonic() + OTHER_COMMAND_S
-    while not (url := serving(data)):
+    while not (url := serving_url(data)):
         if url is None:
             try:
-                stack.enter_context(locked(data))
+                stack.enter_context(data_folder_lock(data))
                 return None
             except ConfigurationError:
-                if serving(data) is None or time.monotonic() > deadline:
+                if serving_url(data) is None or time.monotonic() > deadline:
                     raise  # the folder cannot be used at all; no other command has taken the lock
         await asyncio.sleep(POLL_S)
     return url
 
 
 @asynccontextmanager
-async def _embedded(settings: Settings) -> AsyncIterator[str]:
+async def _embedded_service(settings: Settings) -> AsyncIterator[str]:
     """Runs the service in this process, and drains it at the end. The caller holds the folder's lock."""
     if sys.stderr.isatty():
         print("no service runs here: loading the models (`facestream up` keeps them loaded)", file=sys.stderr)
@@ -62,7 +64,7 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
     stop, started = asyncio.Event(), asyncio.get_running_loop().create_future()
     with tempfile.TemporaryDirectory(prefix="facestream-") as folder:  # of mode 0700
         service = asyncio.create_task(
-            serve(settings, stop, started=started.set_result, owners_socket=Path(folder, "http"))
+            serve(settings, stop, on_started=started.set_result, owners_socket=Path(folder, "http"))
         )
         try:
             await asyncio.wait([service, started], return_when=asyncio.FIRST_COMPLETED)
@@ -72,10 +74,10 @@ async def _embedded(settings: Settings) -> AsyncIterator[str]:
             stop.set()
             await asyncio.wait([service])
             if (failure := service.exception()) is not None:
-                raise _expected(failure)
+                raise _expected_failure(failure)
 
 
-def _expected(failure: BaseException) -> BaseException:
+def _expected_failure(failure: BaseException) -> BaseException:
     """The expected failure in an exception group: the one that the user can act on."""
     while isinstance(failure, BaseExceptionGroup):
         failure = next((it for it in failure.exceptions if isinstance(it, FacestreamError)), failure.exceptions[0])

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from facestream.client.http import read_photo
-from processors.decoding.source import Refused, Source, prepare
+from processors.decoding.encoded_image import EncodedImage, ImageRefused, set_up_pillow
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, FacestreamError
 from schemas.media import SUFFIXES
@@ -43,14 +43,14 @@ class NotDrawn(FacestreamError):
     code = "not_drawn"
 
 
-def targets(out: str, photos: Sequence[str]) -> list[Path]:
+def drawing_paths(out: str, photos: Sequence[str]) -> list[Path]:
     """The path of each photo's drawing: `out` itself for one photo, for several a file with the photo's name in the
     folder `out`.
 
     Raises ConfigurationError when the format of `out` cannot be written, or a drawing would replace a photo.
     """
     folder = len(photos) > 1 or out.endswith("/") or os.path.isdir(out)
-    paths = _in_folder(Path(out), photos) if folder else [Path(out)]
+    paths = _paths_in_folder(Path(out), photos) if folder else [Path(out)]
     if folder and os.path.exists(out) and not os.path.isdir(out):
         raise ConfigurationError(f"--draw {out}: the drawings of several photos need a folder, this is a file")
     if paths[0].suffix.lower() not in SUFFIXES:
@@ -62,7 +62,7 @@ def targets(out: str, photos: Sequence[str]) -> list[Path]:
     return paths
 
 
-def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
+def _paths_in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
     """The paths of drawings in a folder. Photos with the same name in different folders get different drawings."""
     paths: list[Path] = []
     taken: set[Path] = set()
@@ -81,30 +81,30 @@ def _in_folder(folder: Path, photos: Sequence[str]) -> list[Path]:
 def draw(photo: str, persons: Sequence[RecognizedPerson], path: Path) -> None:
     """Writes the photo with the `persons` of its answer. Raises UnreadablePhoto, NotDrawn."""
     try:
-        image = upright(read_photo(photo))
+        image = decode_upright(read_photo(photo))
         drawing = ImageDraw.Draw(image)
         for person in sorted(persons, key=lambda it: it.id is not None):  # names are drawn last, on top
-            _mark(drawing, image.size, person)
+            _draw_person(drawing, image.size, person)
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path, quality=QUALITY)
-    except Refused as refused:
+    except ImageRefused as refused:
         raise NotDrawn(f"{path} was not drawn: {refused}") from None
     except (OSError, ValueError, MemoryError) as error:
         raise NotDrawn(f"{path} was not drawn: {getattr(error, 'strerror', None) or error}") from None
 
 
-def upright(data: bytes) -> Image.Image:
-    """The upright RGB picture, as the service decodes it. Raises Refused."""
-    prepare()
+def decode_upright(data: bytes) -> Image.Image:
+    """The upright RGB picture, as the service decodes it. Raises ImageRefused."""
+    set_up_pillow()
     with tempfile.TemporaryFile(buffering=0) as file:
-        Source(data, full=True, detail="normal", max_pixels=1 << 40).pictures(file)
+        EncodedImage(data, full=True, detail="normal", max_pixels=1 << 40).decode(file)
         file.seek(0)
         with Image.open(file, formats=("PPM",)) as image:
             image.load()
             return image.copy()
 
 
-def label(person: RecognizedPerson) -> str:
+def label_of(person: RecognizedPerson) -> str:
     """The name with its probability, or '?' with the similarity if that was too low."""
     if person.id is None:
         return "?" if person.similarity is None else f"? {person.similarity:.2f}"
@@ -112,7 +112,7 @@ def label(person: RecognizedPerson) -> str:
     return name if person.probability is None else f"{name} {person.probability:.0%}"
 
 
-def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: RecognizedPerson) -> None:
+def _draw_person(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: RecognizedPerson) -> None:
     width, height = size
     x1, y1, x2, y2 = person.box
     colour = UNKNOWN if person.id is None else NAMED
@@ -121,7 +121,7 @@ def _mark(drawing: ImageDraw.ImageDraw, size: tuple[int, int], person: Recognize
 
     # As large as the face allows, but large enough to read and not so large that it covers the picture.
     height_of_font = max(SMALLEST_FONT, min((x2 - x1) / 5, max(size) / 35))
-    text, margin = label(person), round(height_of_font / 4)
+    text, margin = label_of(person), round(height_of_font / 4)
     font = font_for(text, height_of_font)
     left, top, right, bottom = drawing.textbbox((0, 0), text, font=font)
     wide, high = right - left + 2 * margin, bottom - top + 2 * margin
@@ -136,19 +136,19 @@ def font_for(text: str, size: float) -> Font:
     built_in = ImageFont.load_default(size)
     if text.isascii():
         return built_in
-    fonts = [built_in, *(font.font_variant(size=size) for name in FONTS if (font := _of_system(name)) is not None)]
-    return min(fonts, key=lambda font: _missing(font, text))  # the first of the best
+    fonts = [built_in, *(font.font_variant(size=size) for name in FONTS if (font := _system_font(name)) is not None)]
+    return min(fonts, key=lambda font: _count_missing(font, text))  # the first of the best
 
 
 @cache
-def _of_system(name: str) -> ImageFont.FreeTypeFont | None:
+def _system_font(name: str) -> ImageFont.FreeTypeFont | None:
     try:
         return ImageFont.truetype(name)
     except OSError:
         return None
 
 
-def _missing(font: Font, text: str) -> int:
+def _count_missing(font: Font, text: str) -> int:
     """The number of characters that the font lacks: it draws them like a character that no font has."""
     nothing = bytes(font.getmask("\U0010ffff"))
     return sum(bytes(font.getmask(it)) == nothing for it in text if not it.isspace())

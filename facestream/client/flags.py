@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from facestream.flags import add_settings, checked, not_blank, path
+from facestream.flags import add_settings, argument_type, parse_path, parse_text
 from schemas.errors import ConfigurationError
 from schemas.media import FORMATS
 
@@ -16,7 +16,7 @@ def add_photos(parser: argparse.ArgumentParser, metavar: str) -> None:
         "photos",
         nargs="+",
         metavar=metavar,
-        type=checked(metavar, not_blank),
+        type=argument_type(metavar, parse_text),
         help=FORMATS,
     )
 
@@ -40,7 +40,7 @@ def add_bulk(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--report",
         metavar="FILE",
-        type=checked("--report", path),
+        type=argument_type("--report", parse_path),
         help="write the failures to this file, as JSON Lines",
     )
     group.add_argument("--again", action="store_true", help="start anew, whatever was done before")
@@ -59,13 +59,13 @@ def add_service(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--url",
         metavar="URL",
-        type=checked("--url", not_blank),
+        type=argument_type("--url", parse_text),
         help="URL of the service (or FACESTREAM_URL), for example http://127.0.0.1:8080",
     )
     group.add_argument(
         "--key",
         metavar="KEY",
-        type=checked("--key", not_blank),
+        type=argument_type("--key", parse_text),
         help="API key (better as FACESTREAM_KEY, which other users of the machine cannot see)",
     )
     add_settings(parser, EMBEDDED)

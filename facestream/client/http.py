@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from schemas.answers import AnswerPart, Body, Problem, body_type, problem
 from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, Unavailable
-from schemas.event import misfit
+from schemas.event import schema_mismatch
 from schemas.http_bodies import WorkingBody
 from schemas.records import Purpose
 
@@ -68,14 +68,14 @@ class Reply:
     retry_after_s: float | None
 
 
-class Client:
+class ServiceClient:
     """A facestream service at `url`, or behind the Unix socket `unix:PATH`.
 
     Methods raise the errors that every photo would get: ConfigurationError for a missing key, InvalidRequest for a
     wrong option.
     """
 
-    _lost: Unavailable | None = None
+    _unavailable: Unavailable | None = None
 
     def __init__(self, url: str, key: str | None = None) -> None:
         self.url, path = url.rstrip("/"), url.removeprefix("unix:")
@@ -120,7 +120,7 @@ class Client:
             reply = await self._post(purpose, photo, data, fields)
             while reply.status == 202:
                 await asyncio.sleep(POLL_S)
-                reply = await self._request("GET", f"/results/{self.decoded(reply, WorkingBody).image_id}")
+                reply = await self._request("GET", f"/results/{self.parse(reply, WorkingBody).image_id}")
             body = self.answer_of(reply, purpose)
         except (UnreadablePhoto, Unavailable, UnexpectedAnswer) as error:
             return PhotoResult(photo, error.status, problem(error))
@@ -146,14 +146,14 @@ class Client:
         immediately.
         """
         for attempt in count(1):
-            if self._lost:
-                raise self._lost
+            if self._unavailable:
+                raise self._unavailable
             pause_s = min(2.0 ** (attempt - 2), LONGEST_PAUSE_S) * random.uniform(0.8, 1.2)
             try:
                 reply = await self.exchange(method, path, headers, form())
             except Unavailable as error:
                 if attempt == ATTEMPTS:
-                    self._lost = error
+                    self._unavailable = error
                     raise
             else:
                 if reply.status not in RETRIED or attempt == ATTEMPTS:
@@ -176,16 +176,16 @@ class Client:
 
     def answer_of(self, reply: Reply, purpose: Purpose) -> Body:
         """Raises UnexpectedAnswer where the body is none of facestream's."""
-        return self.decoded(reply, body_type(purpose, reply.status))
+        return self.parse(reply, body_type(purpose, reply.status))
 
-    def decoded(self, reply: Reply, model: type[Part]) -> Part:
+    def parse(self, reply: Reply, model: type[Part]) -> Part:
         """Raises UnexpectedAnswer where the body is none of facestream's."""
         if reply.body is None:
             raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} without JSON")
         try:
             return model.model_validate(reply.body)
         except ValidationError as error:
-            reason = misfit(error, model.__name__).message
+            reason = schema_mismatch(error, model.__name__).message
             raise UnexpectedAnswer(f"{self.url} answered HTTP {reply.status} with something else: {reason}") from None
 
     def _unreachable(self, error: Exception) -> Unavailable:

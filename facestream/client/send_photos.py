@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from facestream.client.connection import connect
 from facestream.client.flags import prints_json, url_and_key
-from facestream.client.http import Client, PhotoResult
+from facestream.client.http import PhotoResult, ServiceClient
 from facestream.client.report import Report
 from facestream.flags import settings_from
 from facestream.interrupt import run_interruptibly
@@ -34,7 +34,7 @@ def send(
         failed = False
         async with connect(settings_from(arguments), url, key) as client:
             with Report(purpose, arguments.photos, as_json=prints_json(arguments)) as report:
-                async with aclosing(_in_order(client, purpose, arguments.photos, fields, drawings)) as results:
+                async with aclosing(_send_in_order(client, purpose, arguments.photos, fields, drawings)) as results:
                     async for result in results:
                         report.add(result)
                         failed |= result.failed or result.drawing_error is not None
@@ -43,8 +43,12 @@ def send(
     return run_interruptibly(run())
 
 
-async def _in_order(
-    client: Client, purpose: Purpose, photos: Sequence[str], fields: Mapping[str, str], drawings: Sequence[Path] | None
+async def _send_in_order(
+    client: ServiceClient,
+    purpose: Purpose,
+    photos: Sequence[str],
+    fields: Mapping[str, str],
+    drawings: Sequence[Path] | None,
 ) -> AsyncGenerator[PhotoResult, None]:
     slots = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
@@ -72,7 +76,7 @@ async def _in_order(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def checked_options(given: Mapping[str, str | None]) -> dict[str, str]:
+def check_options(given: Mapping[str, str | None]) -> dict[str, str]:
     """Returns the options that were given. Raises ConfigurationError for one that is out of bounds."""
     options = {name: value for name, value in given.items() if value is not None}
     try:

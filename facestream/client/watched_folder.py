@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from facestream.client.bulk.journal import Entry, Journal, Version, journal_path, version_of
-from facestream.client.bulk.lane import Lane
-from facestream.client.bulk.report import people_of
-from facestream.client.bulk.source import Item
+from facestream.client.bulk.client import BulkClient
+from facestream.client.bulk.journal import FileVersion, Journal, JournalEntry, journal_path, version_of
+from facestream.client.bulk.report import describe_people
+from facestream.client.bulk.source import PictureFile
 from facestream.client.connection import connect
 from facestream.client.flags import prints_json, url_and_key
 from facestream.client.http import POLL_S, UnreadablePhoto
@@ -25,7 +25,7 @@ from facestream.terminal import print_message, printable
 from schemas.answers import Body, Problem, RecognizedBody, problem
 from schemas.errors import ConfigurationError
 from schemas.media import SUFFIXES
-from schemas.names import normalised
+from schemas.names import normalise_name
 from schemas.records import Purpose
 
 LOOK_EVERY_S = 1.0
@@ -36,10 +36,10 @@ SERVICE_FAILED = 500  # from this status on, the service is at fault: the next s
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class WatchedPicture:
     """A picture in the folder, with the purpose and the directory from its path."""
 
-    item: Item
+    item: PictureFile
     purpose: Purpose
     directory: str
 
@@ -53,13 +53,13 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
 
     async def run(journal: Journal) -> None:
         stop = asyncio.Event()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(each, stop.set)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(signal_number, stop.set)
         async with connect(settings, url, key) as client:
 
-            def lane_of(purpose: Purpose, directory: str) -> Lane:
+            def bulk_client_of(purpose: Purpose, directory: str) -> BulkClient:
                 # as for a folder: a picture is learned once, whichever run sends it
-                return Lane(
+                return BulkClient(
                     client,
                     purpose,
                     {"directory": directory},
@@ -68,7 +68,7 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
                 )
 
             print_message(f"watching {folder}, until Ctrl-C")
-            await Watch(folder, journal, lane_of, client.url, as_json=prints_json(arguments)).run(stop)
+            await FolderWatcher(folder, journal, bulk_client_of, client.url, as_json=prints_json(arguments)).run(stop)
 
     path = journal_path(service=url or str(settings.data.resolve()), purpose="watch", fields={}, source=folder)
     with Journal(path) as journal:
@@ -76,30 +76,36 @@ def watch(arguments: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-class Watch:
+class FolderWatcher:
     def __init__(
-        self, folder: Path, journal: Journal, lane_of: Callable[[Purpose, str], Lane], url: str, *, as_json: bool
+        self,
+        folder: Path,
+        journal: Journal,
+        bulk_client_of: Callable[[Purpose, str], BulkClient],
+        url: str,
+        *,
+        as_json: bool,
     ) -> None:
-        self._folder, self._journal, self._lane_of, self._url = folder, journal, lane_of, url
+        self._folder, self._journal, self._bulk_client_of, self._url = folder, journal, bulk_client_of, url
         self._as_json = as_json
-        self._lanes: dict[tuple[Purpose, str], Lane] = {}
-        self._seen: dict[str, Version] = {}  # at the last scan
-        self._settled: dict[str, Version] = {}  # the versions that were answered
+        self._bulk_clients: dict[tuple[Purpose, str], BulkClient] = {}
+        self._seen: dict[str, FileVersion] = {}  # at the last scan
+        self._settled: dict[str, FileVersion] = {}  # the versions that were answered
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._ignored: set[str] = set()
         self._slots = asyncio.Semaphore(PICTURES_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`. The next run polls for pictures that are accepted but not answered. Raises what a Lane
-        raises.
+        """Runs until `stop`. The next run polls for pictures that are accepted but not answered. Raises what a
+        BulkClient raises.
         """
         try:
             async with asyncio.TaskGroup() as tasks:
                 while not stop.is_set():
-                    for found in await asyncio.to_thread(lambda: list(self._stable())):
+                    for found in await asyncio.to_thread(lambda: list(self._stable_pictures())):
                         name = found.item.name
                         if name not in self._under_way and self._settled.get(name) != self._seen[name]:
-                            self._under_way[name] = tasks.create_task(self._one(found))
+                            self._under_way[name] = tasks.create_task(self._handle_picture(found))
                     with suppress(TimeoutError):
                         await asyncio.wait_for(stop.wait(), LOOK_EVERY_S)
                 for task in self._under_way.values():
@@ -107,7 +113,7 @@ class Watch:
         except BaseExceptionGroup as group:
             raise group.exceptions[0] from None
 
-    def _stable(self) -> Iterator[Found]:
+    def _stable_pictures(self) -> Iterator[WatchedPicture]:
         """Pictures that are new or have changed, but have not changed since the last scan."""
         for path in _pictures(self._folder):
             name = str(path.relative_to(self._folder))
@@ -121,13 +127,15 @@ class Watch:
                 if found is not None:
                     yield found
 
-    def _classify(self, path: Path, name: str) -> Found | None:
+    def _classify(self, path: Path, name: str) -> WatchedPicture | None:
         try:
             match Path(name).parts:
                 case [directory, "learn", person, _, *_]:
-                    return Found(Item(str(path), name, normalised(person)), "learn", normalised(directory))
+                    return WatchedPicture(
+                        PictureFile(str(path), name, normalise_name(person)), "learn", normalise_name(directory)
+                    )
                 case [directory, "recognize", _, *_]:
-                    return Found(Item(str(path), name), "recognize", normalised(directory))
+                    return WatchedPicture(PictureFile(str(path), name), "recognize", normalise_name(directory))
         except ValueError as error:
             reason = str(error)
         else:
@@ -137,48 +145,50 @@ class Watch:
             print_message(f"{path} is ignored: {reason}")
         return None
 
-    async def _one(self, found: Found) -> None:
+    async def _handle_picture(self, found: WatchedPicture) -> None:
         try:
             await self._send(found)
         finally:
             del self._under_way[found.item.name]
 
-    async def _send(self, found: Found) -> None:
+    async def _send(self, found: WatchedPicture) -> None:
         item = found.item
         entry = self._journal.entry(item)
         if entry is not None and entry.status is not None and entry.status < SERVICE_FAILED:
             self._settled[item.name] = entry.version
             return
         async with self._slots:
-            lane = self._lanes.setdefault(
-                (found.purpose, found.directory), self._lane_of(found.purpose, found.directory)
+            bulk_client = self._bulk_clients.setdefault(
+                (found.purpose, found.directory), self._bulk_client_of(found.purpose, found.directory)
             )
             try:
-                version, status, body = await self._answer(lane, item, entry)
+                version, status, body = await self._answer(bulk_client, item, entry)
             except UnreadablePhoto as error:
                 version, status, body = self._seen[item.name], error.status, problem(error)
         self._settled[item.name] = version
         _print(item, status, body, as_json=self._as_json)
 
-    async def _answer(self, lane: Lane, item: Item, entry: Entry | None) -> tuple[Version, int, Body]:
+    async def _answer(
+        self, bulk_client: BulkClient, item: PictureFile, entry: JournalEntry | None
+    ) -> tuple[FileVersion, int, Body]:
         """Raises UnreadablePhoto."""
         first = 0 if entry is None else entry.attempt + (entry.status is not None)
         waiting = (entry.version, entry.image_id) if entry is not None and entry.image_id is not None else None
         for attempt in range(first, first + ATTEMPTS):
             if waiting is None:
-                reply, version = await lane.upload(item, attempt)
+                reply, version = await bulk_client.upload(item, attempt)
                 if reply.status == 202:
-                    waiting = version, lane.image_id_of(reply)
-                    self._journal.accepted(item, version, attempt, waiting[1])
+                    waiting = version, bulk_client.image_id_of(reply)
+                    self._journal.add_accepted(item, version, attempt, waiting[1])
             if waiting is not None:
                 version, image_id = waiting
-                while (reply := await lane.result(image_id)).status == 202:  # noqa: ASYNC110 - another process is asked
+                while (reply := await bulk_client.result(image_id)).status == 202:  # noqa: ASYNC110 - another process is asked
                     await asyncio.sleep(reply.retry_after_s or POLL_S)
                 waiting = None
             if reply.status not in GONE:
                 break
-        status, body = lane.answer_of(reply)
-        self._journal.answered(item, version, attempt, status, body)
+        status, body = bulk_client.answer_of(reply)
+        self._journal.add_answered(item, version, attempt, status, body)
         return version, status, body
 
 
@@ -191,7 +201,7 @@ def _pictures(folder: Path) -> Iterator[Path]:
                 yield Path(place, name)
 
 
-def _print(item: Item, status: int, body: Body, *, as_json: bool) -> None:
+def _print(item: PictureFile, status: int, body: Body, *, as_json: bool) -> None:
     if as_json:
         person = {} if item.person is None else {"person": item.person}
         members = body.members()
@@ -199,7 +209,7 @@ def _print(item: Item, status: int, body: Body, *, as_json: bool) -> None:
     elif isinstance(body, Problem):
         print_message(f"{item.photo}: {body.detail}{advice(body)}")
     elif isinstance(body, RecognizedBody):
-        print(f"{printable(item.photo)}: {people_of(body)}", flush=True)
+        print(f"{printable(item.photo)}: {describe_people(body)}", flush=True)
     else:
         learned = "learned" if status == 201 else "known already as"
         print(f"{printable(item.photo)}: {learned} {printable(item.person or '')}", flush=True)

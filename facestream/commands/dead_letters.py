@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.log import EventLog
-from facestream.admin.dead_letter_report import count_of, print_list, print_one
-from facestream.flags import add_settings, checked, settings_from
+from facestream.admin.dead_letter_report import describe_count, print_list, print_one
+from facestream.flags import add_settings, argument_type, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
-from schemas.names import normalised
+from schemas.names import normalise_name
 from stream.dead_letters import Letter, drop, open_letters, retry
-from stream.erase.marks import Erasures, is_erased
+from stream.erase.erasures import Erasures, is_erased
 from stream.topics import TOPICS
 
 DESCRIPTION = """\
@@ -87,7 +87,10 @@ def add_parser(commands: Any) -> None:
     for action in (listing, retrying, dropping):
         action.add_argument("--code", metavar="C", help="only those with this code")
         action.add_argument(
-            "--directory", metavar="D", type=checked("--directory", normalised), help="only those of this directory"
+            "--directory",
+            metavar="D",
+            type=argument_type("--directory", normalise_name),
+            help="only those of this directory",
         )
     for action in (listing, show, retrying, dropping):
         add_settings(action, ("log", "data"))
@@ -117,9 +120,9 @@ async def _run(arguments: argparse.Namespace) -> int:
 
 
 async def _list(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
-    letters = _matching(letters, arguments)
+    letters = _filter_letters(letters, arguments)
     print_list(letters, as_json=arguments.json)
-    _print_note(count_of(len(letters), arguments.code, arguments.directory))
+    _print_note(describe_count(len(letters), arguments.code, arguments.directory))
     return 0
 
 
@@ -129,8 +132,8 @@ async def _show(log: EventLog, letters: list[Letter], arguments: argparse.Namesp
 
 
 async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
-    letters = _selected(letters, arguments)
-    erasures = await _erasures(log)
+    letters = _select_letters(letters, arguments)
+    erasures = await _read_erasures(log)
     retried, erased, failed = [], [], 0
     for letter in letters:
         try:
@@ -142,36 +145,36 @@ async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Names
         except FacestreamError as error:
             print_message(f"{letter.id}: {error.message}")
             failed += 1
-    for some in _batches(retried):
-        await retry(log, some)
-        for letter in some:
+    for batch in _batches(retried):
+        await retry(log, batch)
+        for letter in batch:
             _print_done("retried", letter, as_json=arguments.json)
-    for some in _batches(erased):
-        await drop(log, some)
+    for batch in _batches(erased):
+        await drop(log, batch)
     if arguments.all:
         _print_note(
             f"{len(retried)} retried, {len(erased)} dropped, {failed} left"
             if letters
-            else count_of(0, arguments.code, arguments.directory)
+            else describe_count(0, arguments.code, arguments.directory)
         )
     return 1 if erased or failed else 0
 
 
 async def _drop(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
-    letters = _selected(letters, arguments)
-    if arguments.all and letters and not arguments.yes and not _confirmed(len(letters)):
+    letters = _select_letters(letters, arguments)
+    if arguments.all and letters and not arguments.yes and not _confirm(len(letters)):
         _print_note("nothing was dropped")
         return 1
-    for some in _batches(letters):
-        await drop(log, some)
-        for letter in some:
+    for batch in _batches(letters):
+        await drop(log, batch)
+        for letter in batch:
             _print_done("dropped", letter, as_json=arguments.json)
     if arguments.all:
-        _print_note(f"{len(letters)} dropped" if letters else count_of(0, arguments.code, arguments.directory))
+        _print_note(f"{len(letters)} dropped" if letters else describe_count(0, arguments.code, arguments.directory))
     return 0
 
 
-async def _erasures(log: EventLog) -> Erasures:
+async def _read_erasures(log: EventLog) -> Erasures:
     """The current erasures: a command is too short to follow the topic."""
     erasures = Erasures(log)
     try:
@@ -189,11 +192,11 @@ def _check_retry(letter: Letter, erasures: Erasures) -> None:
             f"it holds no image to retry: its record in {letter.content.topic} cannot be read or is a command. Let its"
             f" sender send it again, then `facestream dead-letters drop {letter.id}`"
         )
-    if is_erased(event, event.came_at(letter.record.timestamp), erasures):
+    if is_erased(event, event.first_received_at(letter.record.timestamp), erasures):
         raise Erased("it was erased after it was received, and is not processed again: the dead letter is dropped")
 
 
-def _matching(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
+def _filter_letters(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
     def fits(letter: Letter) -> bool:
         event = letter.content.event
         return (arguments.code is None or letter.content.code == arguments.code) and (
@@ -203,10 +206,10 @@ def _matching(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[
     return [letter for letter in letters if fits(letter)]
 
 
-def _selected(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
+def _select_letters(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
     """The letters that the arguments select. Raises NotFound, InvalidRequest, before anything is done."""
     if arguments.all:
-        return _matching(letters, arguments)
+        return _filter_letters(letters, arguments)
     found = {letter.id: letter for letter in (_find(letters, text) for text in arguments.ids)}
     return list(found.values())
 
@@ -222,10 +225,10 @@ def _find(letters: Sequence[Letter], text: str) -> Letter:
     return found[0]
 
 
-def _confirmed(count: int) -> bool:
+def _confirm(count: int) -> bool:
     if not sys.stdin.isatty():
         raise ConfigurationError(f"drop --all takes {count} off the list for good: add --yes to confirm it")
-    print(f"Drop {count_of(count)}? They cannot be retried any more. [y/N] ", end="", file=sys.stderr, flush=True)
+    print(f"Drop {describe_count(count)}? They cannot be retried any more. [y/N] ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

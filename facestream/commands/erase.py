@@ -12,20 +12,20 @@ from typing import Any
 from backends.log import EventLog
 from facestream.admin.erasure_search import (
     CROPS,
-    SEARCHED,
-    InTopic,
+    SEARCHED_TOPICS,
     StoredPicture,
-    answers_left,
-    in_topic,
-    pictures_left,
-    vectors_left,
+    TopicMatches,
+    find_erased_answers,
+    find_erased_pictures,
+    find_erased_vectors,
+    search_topic,
 )
 from facestream.flags import STORES, add_settings, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, open_stores
 from facestream.runtime.system_state import SystemState, follow_state
 from facestream.terminal import log_warnings_only, printable
-from stream.catch_up import LOOK_EVERY_S, records_left
+from stream.catch_up import LOOK_EVERY_S, remaining_lag
 from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
 
@@ -67,14 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchResult:
     """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
     unannounced: pictures without an event, which no stage will handle. uploading: pictures whose event may still be
     appended.
     """
 
     left: dict[str, list[str]]
-    in_topics: dict[str, InTopic]
+    in_topics: dict[str, TopicMatches]
     unannounced: list[str]
     uploading: list[str]
 
@@ -84,13 +84,13 @@ async def _run(arguments: argparse.Namespace) -> int:
     retention = {it.name: it.retention_s or COMPACTED_S for it in topics(settings.keep_probes)}
     async with open_stores(settings) as stores, follow_state(stores.log) as state:
         taken_back = await delete_leftovers(stores.log, stores.objects, state.erasures)
-        found = await _look(stores, state, retention[IMAGES_RECEIVED])
+        found = await _search(stores, state, retention[IMAGES_RECEIVED])
         if any(found.left.values()):
-            await _handled(stores.log)
+            await _wait_until_handled(stores.log)
             await state.erasures.refresh()
-            found = await _look(stores, state, retention[IMAGES_RECEIVED])
+            found = await _search(stores, state, retention[IMAGES_RECEIVED])
         await stores.objects.delete(found.unannounced)
-    gone_by = {topic: _gone_by(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
+    gone_by = {topic: _deletion_time(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
     if arguments.json:
         _print_json(found, taken_back, gone_by)
     else:
@@ -103,11 +103,11 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _gone_by(found: InTopic, retention_s: float) -> datetime:
+def _deletion_time(found: TopicMatches, retention_s: float) -> datetime:
     return datetime.fromtimestamp(max(found.last / 1000 + retention_s, time.time()), UTC)
 
 
-def _print_json(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> None:
+def _print_json(found: SearchResult, taken_back: int, gone_by: dict[str, datetime]) -> None:
     topics = {
         topic: {"records": it.records, "gone_by": gone_by[topic].isoformat(timespec="seconds") if it.records else None}
         for topic, it in found.in_topics.items()
@@ -122,7 +122,7 @@ def _print_json(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> 
     print(json.dumps(line))
 
 
-def _print_lines(found: Found, taken_back: int, gone_by: dict[str, datetime]) -> None:
+def _print_lines(found: SearchResult, taken_back: int, gone_by: dict[str, datetime]) -> None:
     if taken_back:
         print(f"{taken_back} faces that a suspended process had written were deleted from {FACES_LEARNED.name}")
     if found.unannounced:
@@ -139,21 +139,21 @@ def _print_lines(found: Found, taken_back: int, gone_by: dict[str, datetime]) ->
             print(f"{topic}: nothing left")
 
 
-async def _look(stores: Stores, state: SystemState, kept_s: float) -> Found:
+async def _search(stores: Stores, state: SystemState, kept_s: float) -> SearchResult:
     """kept_s: how long events are kept."""
-    pictures = await pictures_left(stores.objects, state.erasures)
+    pictures = await find_erased_pictures(stores.objects, state.erasures)
     left = {
-        "vectors": await vectors_left(stores.vectors, state.generations, state.erasures),
-        "answers": await answers_left(stores.vectors, state.erasures),
+        "vectors": await find_erased_vectors(stores.vectors, state.generations, state.erasures),
+        "answers": await find_erased_answers(stores.vectors, state.erasures),
     }
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
-    in_topics = {topic: await in_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED}
+    in_topics = {topic: await search_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED_TOPICS}
     # a picture is stored before its event, which may be appended after the erasure
     pictures = [it for it in pictures if announced[it.image_id] is not False]
     unannounced = [it for it in pictures if _is_unannounced(it, announced, kept_s)]
     left["objects"] = [it.key for it in pictures if it not in unannounced]
     before = time.time() - UPLOADING_S
-    return Found(
+    return SearchResult(
         left,
         in_topics,
         [it.key for it in unannounced if it.put_at < before],
@@ -167,13 +167,13 @@ def _is_unannounced(picture: StoredPicture, announced: dict[str, bool | None], k
     return announced[picture.image_id] is None and not is_crop and picture.put_at > time.time() - kept_s + UPLOADING_S
 
 
-async def _handled(log: EventLog) -> None:
+async def _wait_until_handled(log: EventLog) -> None:
     """Returns when all current records of the topics have been handled, or when there is no progress."""
     pairs = [(group, topic) for group, topics in GROUPS.items() for topic in topics]
     ends = {topic: await log.end_offsets(topic) for _, topic in pairs}
     deadline, stuck_at, before = time.monotonic() + HANDLED_S, time.monotonic() + STUCK_S, -1
     while time.monotonic() < min(deadline, stuck_at):
-        left = sum([await records_left(log, group, topic, ends[topic]) for group, topic in pairs])
+        left = sum([await remaining_lag(log, group, topic, ends[topic]) for group, topic in pairs])
         if not left:
             return
         if left < before:

@@ -11,16 +11,16 @@ from typing import Any
 
 from backends.log import EventLog, NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
-from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import InvalidRequest
-from schemas.faces import Crop, decoded_vector
-from schemas.ids import NAMESPACE, crop_key, face_id_learned, original_key
-from schemas.names import normalised
+from schemas.faces import Crop, decode_vector
+from schemas.ids import NAMESPACE, crop_key, learned_face_id, original_key
+from schemas.names import normalise_name
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, FacesReembedded, ReembeddedFace
 from stream.erase.guarded_store import GuardedStore
@@ -36,11 +36,11 @@ FACES_PER_APPEND = 64
 
 def add_parser(commands: Any) -> None:
     parser = commands.add_parser("import", help="read a directory from a file", description=DESCRIPTION)
-    parser.add_argument("file", metavar="FILE.tar", type=checked("FILE.tar", path), help="the file to read")
+    parser.add_argument("file", metavar="FILE.tar", type=argument_type("FILE.tar", parse_path), help="the file to read")
     parser.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=argument_type("--directory", normalise_name),
         help="the name of the directory here (default: the name it had)",
     )
     add_settings(parser, STORES)
@@ -60,9 +60,9 @@ async def _run(arguments: argparse.Namespace) -> int:
         live = {it.name: it.dimension for it in state.generations.live}
         with progress_bar("imported", head.faces) as advance:
             faces = read_faces(arguments.file)
-            while some := list(islice(faces, FACES_PER_APPEND)):
-                await _import(stores.log, store, some, directory, moved=directory != head.directory, generations=live)
-                advance(len(some))
+            while batch := list(islice(faces, FACES_PER_APPEND)):
+                await _import(stores.log, store, batch, directory, moved=directory != head.directory, generations=live)
+                advance(len(batch))
         active = state.generations.active.name
     if active not in head.generations:
         print(f"the file has no vectors of '{active}': make them with `facestream reembed {active}`", file=sys.stderr)
@@ -88,7 +88,7 @@ async def _import(
     for it in faces:
         face = it.face
         image_id = str(uuid.uuid5(NAMESPACE, f"{directory}\0{face.image_id}")) if moved else face.image_id
-        face_id = face_id_learned(image_id) if moved else face.face_id
+        face_id = learned_face_id(image_id) if moved else face.face_id
         metadata = ObjectMetadata(directory=directory, person=face.person, received_at=now)
         if it.original is not None:
             await store.put(image_id, original_key(image_id, "learn"), it.original, metadata)
@@ -121,20 +121,20 @@ async def _import(
                 generations=sorted(known),
             )
         )
-    await log.append([_embedded(directory, name, of_one) for name, of_one in vectors.items()])
-    await log.append(store.changelog(learned))
+    await log.append([_reembedded_record(directory, name, of_one) for name, of_one in vectors.items()])
+    await log.append(store.changelog_records(learned))
 
 
 def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:
     """Raises InvalidRequest."""
     try:
-        numbers = len(decoded_vector(vector))
+        numbers = len(decode_vector(vector))
     except ValueError:
         numbers = 0
     if numbers != dimension:
         raise InvalidRequest(f"face {face.face_id}: its vector of '{generation}' is not {dimension} numbers")
 
 
-def _embedded(directory: str, generation: str, faces: list[ReembeddedFace]) -> NewRecord:
+def _reembedded_record(directory: str, generation: str, faces: list[ReembeddedFace]) -> NewRecord:
     value = FacesReembedded(directory=directory, generation=generation, faces=faces)
     return NewRecord(FACES_EMBEDDED, faces[0].image_id, value.encode(), directory)

@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from facestream.admin.api_keys import new_key
-from facestream.flags import STORES, add_settings, checked, not_blank, number_from_zero, settings_from
+from facestream.flags import STORES, add_settings, argument_type, parse_number, parse_text, settings_from
 from facestream.interrupt import run_interruptibly
-from facestream.runtime.stores import Stores, create, open_stores, wait_for_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores, wait_for_stores
 from schemas.errors import ConfigurationError
 
 DESCRIPTION = """\
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--wait",
         metavar="SECONDS",
-        type=checked("--wait", number_from_zero),
+        type=argument_type("--wait", parse_number),
         default=60.0,
         help="how long to wait for servers that are not up yet (default: 60)",
     )
@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> None:
         metavar="TARGET",
         nargs="?",
         const="FACESTREAM",
-        type=checked("--bucket-events", not_blank),
+        type=argument_type("--bucket-events", parse_text),
         help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM);"
         " see docs/events.md",
     )
@@ -53,7 +53,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             async with asyncio.timeout(arguments.wait):
                 await wait_for_stores(stores, asyncio.Event(), create_for=settings.keep_probes)
         except TimeoutError:
-            await create(stores, settings.keep_probes)  # its error names the server that is unavailable
+            await create_stores(stores, settings.keep_probes)  # its error names the server that is unavailable
         print("topics, bucket and tables exist", file=sys.stderr)
         if arguments.bucket_events is not None:
             await _announce_incoming(stores, arguments.bucket_events)

@@ -7,13 +7,13 @@ from typing import Any
 from backends.open import open_vectors
 from backends.vectors import VectorStore
 from facestream.admin.api_keys import new_key
-from facestream.flags import add_settings, checked, settings_from
+from facestream.flags import add_settings, argument_type, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.data_folder import make_data_folder
 from facestream.terminal import print_rows
 from ingest.keys import SCOPES
 from schemas.errors import NotFound
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 On loopback no key is needed until one exists; from then on every request needs one, as the header x-api-key or
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> None:
     creating.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=argument_type("--directory", normalise_name),
         help="only this directory, its files and faces (default: every directory)",
     )
     creating.set_defaults(act=_create)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from facestream.client.flags import add_bulk, add_detail, add_json, add_photos, add_service, require_no_bulk
-from facestream.flags import add_directory, checked
+from facestream.flags import add_directory, argument_type
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 Learn a person from one or more photos. Each photo shows the person's face, at least 40 pixels a side.
@@ -43,7 +43,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--person",
         metavar="P",
-        type=checked("--person", normalised),
+        type=argument_type("--person", normalise_name),
         help="the person in the photos: any name or id; for a folder or a table leave it out",
     )
     add_directory(parser, "the directory to learn into; it exists from its first face on")
@@ -63,9 +63,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.send_photos import checked_options, send  # aiohttp is slow to import
+    from facestream.client.send_photos import check_options, send  # aiohttp is slow to import
 
-    fields = checked_options({"face": arguments.face, "force": arguments.force, "detail": arguments.detail})
+    fields = check_options({"face": arguments.face, "force": arguments.force, "detail": arguments.detail})
     source = _source(arguments)
     if arguments.face not in (None, "largest") and (source or len(arguments.photos) > 1):
         raise ConfigurationError(f"--face {arguments.face} is a point of one photo: give one photo, or --face largest")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from facestream.client.flags import add_bulk, add_detail, add_json, add_photos, add_service, require_no_bulk
-from facestream.flags import add_directory, checked, not_blank
+from facestream.flags import add_directory, argument_type, parse_text
 from schemas.errors import ConfigurationError
 
 DESCRIPTION = """\
@@ -55,7 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--draw",
         metavar="OUT",
-        type=checked("--draw", not_blank),
+        type=argument_type("--draw", parse_text),
         help="draw boxes and names: OUT is the picture to write, for several photos the folder to write to",
     )
     add_json(parser)
@@ -65,9 +65,9 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from facestream.client.send_photos import checked_options, send  # aiohttp is slow to import
+    from facestream.client.send_photos import check_options, send  # aiohttp is slow to import
 
-    fields = checked_options({name: getattr(arguments, name) for name in (*OPTIONS, "detail")})
+    fields = check_options({name: getattr(arguments, name) for name in (*OPTIONS, "detail")})
     fields["directory"] = arguments.directory
     if len(arguments.photos) == 1 and os.path.isdir(arguments.photos[0]):
         if arguments.draw is not None:
@@ -78,6 +78,6 @@ def run(arguments: argparse.Namespace) -> int:
     require_no_bulk(arguments)
     if arguments.draw is None:
         return send(arguments, "recognize", fields)
-    from facestream.client.draw import targets
+    from facestream.client.draw import drawing_paths
 
-    return send(arguments, "recognize", fields, targets(arguments.draw, arguments.photos))
+    return send(arguments, "recognize", fields, drawing_paths(arguments.draw, arguments.photos))

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from backends.log import Committed, Consumer, EventLog, TopicPartition
+from backends.log import CommittedOffset, Consumer, EventLog, TopicPartition
 from facestream.flags import add_settings, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
@@ -23,7 +23,7 @@ JOIN_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class MissingOffset:
     """Offsets of a partition whose committed offset does not exist. lost: the number of records that were deleted
     before they were handled; None if the committed offset is beyond the end, which means that this is another log.
     """
@@ -56,11 +56,11 @@ async def _run(arguments: argparse.Namespace) -> int:
         consumer = await stores.log.consumer(arguments.group, topics, member="recover")
         try:
             await _wait_for_assignment(stores.log, consumer, topics)
-            gone = await _gone(stores.log, consumer, topics)
+            gone = await _find_missing_offsets(stores.log, consumer, topics)
             if not arguments.json:
                 _print_lines(gone)
             if arguments.yes and gone:
-                await consumer.commit({at: Committed(it.earliest) for at, it in gone.items()})
+                await consumer.commit({at: CommittedOffset(it.earliest) for at, it in gone.items()})
         finally:
             await consumer.close()
     if arguments.json:
@@ -74,10 +74,10 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_lines(gone: dict[TopicPartition, Gone]) -> None:
-    for at, it in sorted(gone.items()):
+def _print_lines(gone: dict[TopicPartition, MissingOffset]) -> None:
+    for (topic, partition), it in sorted(gone.items()):
         lost = f"the log ends at {it.end}: it is another log" if it.lost is None else f"{it.lost} records lost"
-        print(f"{at.topic} partition {at.partition}: committed {it.committed}, earliest {it.earliest}: {lost}")
+        print(f"{topic} partition {partition}: committed {it.committed}, earliest {it.earliest}: {lost}")
     if not gone:
         print("nothing is missing: the group can go on")
 
@@ -91,12 +91,14 @@ async def _wait_for_assignment(log: EventLog, consumer: Consumer, topics: tuple[
         await consumer.poll(1, 1.0, paused=list(consumer.assignment))
 
 
-async def _gone(log: EventLog, consumer: Consumer, topics: tuple[str, ...]) -> dict[TopicPartition, Gone]:
+async def _find_missing_offsets(
+    log: EventLog, consumer: Consumer, topics: tuple[str, ...]
+) -> dict[TopicPartition, MissingOffset]:
     """The partitions whose committed offset does not exist."""
     starts = {topic: await log.start_offsets(topic) for topic in topics}
     ends = {topic: await log.end_offsets(topic) for topic in topics}
     return {
-        at: Gone(it.offset, starts[at.topic][at.partition], ends[at.topic][at.partition])
+        at: MissingOffset(it.offset, starts[at.topic][at.partition], ends[at.topic][at.partition])
         for at, it in consumer.assignment.items()
         if not starts[at.topic][at.partition] <= it.offset <= ends[at.topic][at.partition]
     }

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from facestream.admin.generation_changes import generation_name, known
+from facestream.admin.generation_changes import check_generation_name, find_generation
 from facestream.admin.replay import add_replay_flags, replay
 from facestream.config import Settings
 from facestream.flags import settings_from
@@ -50,20 +50,20 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(settings: Settings, detector: str, name: str | None, rate: float) -> int:
     manifest().detector(detector)  # raises NotFound
     async with open_stores(settings) as stores, follow_state(stores.log) as state:
-        wanted = with_detector(state.generations, detector, name)
-        if wanted.name not in {it.name for it in state.generations.all}:
-            await stores.log.append([generation_record(wanted)])
-    return await replay(settings, wanted.name, rate)
+        generation = make_generation(state.generations, detector, name)
+        if generation.name not in {it.name for it in state.generations.all}:
+            await stores.log.append([generation_record(generation)])
+    return await replay(settings, generation.name, rate)
 
 
-def with_detector(generations: Generations, detector: str, name: str | None) -> Generation:
+def make_generation(generations: Generations, detector: str, name: str | None) -> Generation:
     """The active generation with another detector, as it would be added. Raises ConfigurationError."""
     active = generations.active
     if active.detector == detector:
         raise ConfigurationError(f"the active generation '{active.name}' has the detector '{detector}' already")
-    name = generation_name(f"{active.name}.{detector}" if name is None else name)
+    name = check_generation_name(f"{active.name}.{detector}" if name is None else name)
     if name in {it.name for it in generations.all} | manifest().generations.keys():
-        there = known(generations, name)
-        if (there.detector, there.embedder, there.mirror) != (detector, active.embedder, active.mirror):
+        existing = find_generation(generations, name)
+        if (existing.detector, existing.embedder, existing.mirror) != (detector, active.embedder, active.mirror):
             raise ConfigurationError(f"'{name}' is another generation: give a --name that is new")
     return active.model_copy(update={"name": name, "detector": detector, "state": "added", "faces": None})

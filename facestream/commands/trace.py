@@ -15,7 +15,7 @@ from facestream.progress import progress_bar
 from facestream.runtime.stores import open_stores
 from facestream.terminal import printable
 from schemas.answers import Problem
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import InvalidRequest, UnreadableRecord
 from schemas.event import EventRecord
 from schemas.ids import is_image_id
@@ -52,7 +52,7 @@ same image_id.
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TraceStep:
     record: Record
     text: str
 
@@ -84,45 +84,46 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0 if steps else 1
 
 
-async def trace_image(log: EventLog, image_id: str) -> list[Step]:
+async def trace_image(log: EventLog, image_id: str) -> list[TraceStep]:
     """The records of an image, in the order of their append times."""
     found: list[Record] = []
     for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
-        found += await _of_image(log, topic, image_id, image_id)
-    received = next((image for record in found if (image := _image(_event(record))) is not None), None)
+        found += await _records_of_image(log, topic, image_id, image_id)
+    received = next((image for record in found if (image := _image_in(_decode_event(record))) is not None), None)
     for topic in (FACES_EMBEDDED, FACES_LEARNED.name):
-        found += await _of_image(log, topic, image_id, (received.directory or "") if received else None)
-    found += await _of_image(log, RESULTS, image_id, (received.reply_to or image_id) if received else None)
+        found += await _records_of_image(log, topic, image_id, (received.directory or "") if received else None)
+    found += await _records_of_image(log, RESULTS, image_id, (received.reply_to or image_id) if received else None)
     found.sort(key=lambda record: record.timestamp)
-    return [Step(record, _described(record)) for record in found]
+    return [TraceStep(record, _describe(record)) for record in found]
 
 
-def _text_lines(steps: Sequence[Step]) -> Iterator[str]:
+def _text_lines(steps: Sequence[TraceStep]) -> Iterator[str]:
     before = steps[0].record.timestamp if steps else 0
     for step in steps:
-        at = step.record
-        position = f"{at.topic} {at.partition}/{at.offset}"
-        yield f"{_clock(at.timestamp)}  {at.timestamp - before:>+8,} ms  {position:<32}  {printable(step.text)}"
-        before = at.timestamp
+        record = step.record
+        position = f"{record.topic} {record.partition}/{record.offset}"
+        time = f"{_format_time(record.timestamp)}  {record.timestamp - before:>+8,} ms"
+        yield f"{time}  {position:<32}  {printable(step.text)}"
+        before = record.timestamp
 
 
-def _json_lines(steps: Sequence[Step]) -> Iterator[str]:
+def _json_lines(steps: Sequence[TraceStep]) -> Iterator[str]:
     before = steps[0].record.timestamp if steps else 0
     for step in steps:
-        at = step.record
+        record = step.record
         line = {
-            "time": _clock(at.timestamp),
-            "after_ms": at.timestamp - before,
-            "topic": at.topic,
-            "partition": at.partition,
-            "offset": at.offset,
+            "time": _format_time(record.timestamp),
+            "after_ms": record.timestamp - before,
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
             "text": step.text,
         }
         yield json.dumps(line)
-        before = at.timestamp
+        before = record.timestamp
 
 
-async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
+async def _records_of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
     """The records with that key in the partition of `partition_key`, or in all partitions if that is None."""
     count = await log.partitions(topic)
     wanted = await offset_ranges(
@@ -139,10 +140,10 @@ async def _of_image(log: EventLog, topic: str, image_id: str, partition_key: str
     return found
 
 
-def _event(record: Record) -> EventRecord | None:
+def _decode_event(record: Record) -> EventRecord | None:
     try:
         if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
-            return image_received(record.value, record.headers)
+            return decode_image_received(record.value, record.headers)
         if record.topic == FACES_EMBEDDED:
             return decode_embedded(record.value)
         if record.topic == DEAD_LETTERS:
@@ -153,19 +154,19 @@ def _event(record: Record) -> EventRecord | None:
         return None
 
 
-def _image(event: EventRecord | None) -> ImageReceived | None:
+def _image_in(event: EventRecord | None) -> ImageReceived | None:
     """The image, if the record contains it. A dead letter is kept longest."""
     if isinstance(event, DeadLetter):
         return event.event
     return event if isinstance(event, ImageReceived) else None
 
 
-def _described(record: Record) -> str:
+def _describe(record: Record) -> str:
     """Describes the record in one line."""
-    match _event(record):
+    match _decode_event(record):
         case ImageReceived() as event:
             directory = "" if event.directory is None else f", directory '{event.directory}'"
-            again = "" if event.received_at is None else f" again, as of {_clock(event.received_at)}"
+            again = "" if event.received_at is None else f" again, as of {_format_time(event.received_at)}"
             source = event.media_type if event.source is None else f"{event.source.bucket}/{event.source.key}"
             return f"accepted to {event.purpose}{again}{directory}, {source}, {event.object_key}"
         case FacesDetected() | FacesEmbedded() as event:
@@ -188,5 +189,5 @@ def _described(record: Record) -> str:
             return "erased" if record.value is None else "cannot be read"
 
 
-def _clock(timestamp: int) -> str:
+def _format_time(timestamp: int) -> str:
     return datetime.fromtimestamp(timestamp / 1000, UTC).isoformat(timespec="milliseconds")

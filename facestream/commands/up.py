@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from facestream.flags import add_settings, settings_from
-from facestream.runtime.data_folder import locked
+from facestream.runtime.data_folder import data_folder_lock
 
 DESCRIPTION = """\
 Serve everything in one process: the HTTP service, a processor and a sink. By default the log and the stores are
@@ -25,5 +25,5 @@ def run(arguments: argparse.Namespace) -> int:
     from facestream.runtime.serve import ALL
 
     settings = settings_from(arguments)
-    with locked(settings.data) as announce:
+    with data_folder_lock(settings.data) as announce:
         return run_roles(settings, ALL, announce)

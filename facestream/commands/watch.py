@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from facestream.client.flags import add_json, add_service
-from facestream.flags import checked, path
+from facestream.flags import argument_type, parse_path
 
 DESCRIPTION = """\
 Watch a folder: pictures that are put there, or changed, are learned or recognized, until Ctrl-C.
@@ -29,7 +29,9 @@ def add_parser(commands: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", type=checked("FOLDER", path), help="the folder to watch")
+    parser.add_argument(
+        "folder", metavar="FOLDER", type=argument_type("FOLDER", parse_path), help="the folder to watch"
+    )
     add_json(parser)
     add_service(parser)
     parser.set_defaults(run=run)

@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from typing import Any
 
-from facestream.flags import add_settings, checked, path, settings_from
+from facestream.flags import add_settings, argument_type, parse_path, settings_from
 from facestream.progress import progress_bar
 from facestream.terminal import print_rows
 
@@ -29,7 +29,7 @@ def add_parser(commands: Any) -> None:
     get.add_argument(
         "--from",
         dest="source",
-        type=checked("--from", path),
+        type=argument_type("--from", parse_path),
         metavar="FOLDER",
         help="take the packages or the files from this folder, not from the network",
     )

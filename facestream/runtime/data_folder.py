@@ -20,11 +20,11 @@ def make_data_folder(data: Path) -> None:
     try:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unusable(data, error) from None
+        raise _unusable_error(data, error) from None
 
 
 @contextmanager
-def locked(data: Path) -> Iterator[Callable[[str], None]]:
+def data_folder_lock(data: Path) -> Iterator[Callable[[str], None]]:
     """Holds the folder's lock; yields a function that writes the URL into it. Raises ConfigurationError when another
     process holds it, or the folder cannot be used.
     """
@@ -32,7 +32,7 @@ def locked(data: Path) -> Iterator[Callable[[str], None]]:
     try:
         descriptor = os.open(data / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(data, error) from None
+        raise _unusable_error(data, error) from None
 
     def announce(url: str) -> None:
         os.ftruncate(descriptor, 0)
@@ -47,7 +47,7 @@ def locked(data: Path) -> Iterator[Callable[[str], None]]:
         os.close(descriptor)
 
 
-def serving(data: Path) -> str | None:
+def serving_url(data: Path) -> str | None:
     """The URL of the process that holds the folder's lock; "" while it starts, None if no process holds it."""
     with suppress(OSError), open(data / LOCK, "rb") as file:
         try:
@@ -66,11 +66,11 @@ def _lock(descriptor: int, data: Path) -> None:
         except OSError:
             if time.monotonic() > deadline:
                 raise ConfigurationError(
-                    f"the data folder {data} is in use by another facestream ({serving(data) or 'address unknown'}): "
-                    "stop that one, or choose another folder with --data"
+                    f"the data folder {data} is in use by another facestream"
+                    f" ({serving_url(data) or 'address unknown'}): stop that one, or choose another folder with --data"
                 ) from None
             time.sleep(0.05)
 
 
-def _unusable(data: Path, error: OSError) -> ConfigurationError:
+def _unusable_error(data: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(f"the data folder {data} cannot be used: {error.strerror}: choose another with --data")

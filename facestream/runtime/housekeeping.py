@@ -11,10 +11,10 @@ from backends.objects import ObjectDeleter
 from backends.vectors import EXPIRED_KEPT_S, VectorDeleter
 from facestream.runtime.system_state import SystemState
 from schemas.errors import FacestreamError
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
+from stream.erase.erasures import object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
-from stream.erase.marks import object_keys_of_image
 from stream.object_listing import delete_all
 
 log = structlog.get_logger(__name__)
@@ -50,19 +50,19 @@ class Housekeeping:
         while True:
             try:
                 if self._is_mine():
-                    await self.once()
+                    await self.clean()
             except FacestreamError as error:
                 log.warning("housekeeping failed", code=error.code, reason=error.message)
             await asyncio.sleep(EVERY_S)
 
-    async def once(self) -> None:
+    async def clean(self) -> None:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
         await self._vectors.sweep_erasures()
         await delete_all(self._objects, self._old_probes())
         if time.time() >= self._daily_at:
             await delete_leftovers(self._log, self._objects, self._state.erasures)
-            await delete_all(self._objects, self._not_learned())
+            await delete_all(self._objects, self._unlearned_images())
             self._daily_at = time.time() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:
@@ -70,7 +70,7 @@ class Housekeeping:
             if info.modified < time.time() - self._keep_s:
                 yield info.key
 
-    async def _not_learned(self) -> AsyncIterator[str]:
+    async def _unlearned_images(self) -> AsyncIterator[str]:
         """The objects of images that should have been learned but were not, because they have no event or have
         failed.
         """
@@ -82,10 +82,10 @@ class Housekeeping:
                         yield key
 
     async def _is_learned(self, image_id: str) -> bool:
-        stored = await self._objects.metadata(crop_key(face_id_learned(image_id)))
+        stored = await self._objects.metadata(crop_key(learned_face_id(image_id)))
         if stored is None:
             return False
-        crop = ObjectMetadata.decoded(stored)
+        crop = ObjectMetadata.decode(stored)
         if crop.directory is None or crop.person is None:
             return True  # its metadata does not say to whom it belongs, so it is kept
         for generation in self._state.generations.live:  # a generation that was activated with --force may lack faces

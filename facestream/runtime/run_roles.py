@@ -18,7 +18,7 @@ def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str
     try:
         asyncio.run(_serve(settings, roles, announce))
     except* FacestreamError as failures:
-        for failure in _flat(failures):
+        for failure in _flatten(failures):
             print_message(failure.message)
             code = max(code, 2 if failure.code == "configuration_error" else 1)
     return code
@@ -29,11 +29,11 @@ async def _serve(settings: Settings, roles: Sequence[Role], announce: Callable[[
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, stop, roles=roles, started=announce)
+    await serve(settings, stop, roles=roles, on_started=announce)
 
 
-def _flat(failures: BaseExceptionGroup[FacestreamError]) -> list[FacestreamError]:
+def _flatten(failures: BaseExceptionGroup[FacestreamError]) -> list[FacestreamError]:
     flat: list[FacestreamError] = []
     for failure in failures.exceptions:
-        flat += _flat(failure) if isinstance(failure, BaseExceptionGroup) else [failure]
+        flat += _flatten(failure) if isinstance(failure, BaseExceptionGroup) else [failure]
     return flat

@@ -34,12 +34,12 @@ async def serve(
     stop: asyncio.Event,
     *,
     roles: Sequence[Role] = ALL,
-    started: Callable[[str], None],
+    on_started: Callable[[str], None],
     owners_socket: Path | None = None,
 ) -> None:
     """Runs the roles until `stop` is set.
 
-    started: is called when all roles work, with the URL of the service or, without one, of health and metrics.
+    on_started: is called when all roles work, with the URL of the service or, without one, of health and metrics.
     owners_socket: a path in a folder that only its owner can enter; the service listens there, without API keys.
 
     A process with all roles creates topics, bucket and tables; the others require that they exist. Stopping follows the
@@ -81,33 +81,33 @@ async def serve(
 
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(worker.run()) for worker in workers]
-            beside = [tasks.create_task(run()) for run in background]
+            background_tasks = [tasks.create_task(run()) for run in background]
             for worker, task in zip(workers, running, strict=True):
-                await _ready(worker, task, stop)
+                await _wait_until_ready(worker, task, stop)
             gc.collect()
             gc.freeze()  # later collections skip the permanent objects loaded so far, and block the loop for less time
             stack.callback(gc.unfreeze)
-            url = await watch(settings, checks, stack, always=service is None)
+            url = await serve_health(settings, checks, stack, always=service is None)
             if service is not None:
                 url = await service.listen(settings.listen, owners_socket)
             log.info("serving", roles=list(roles), url=url, member=member)
-            started(url)
+            on_started(url)
             await stop.wait()
             if service is not None:
                 await service.drain()
             for worker in workers:
                 worker.stop()
             await asyncio.gather(*running)
-            for beside_task in beside:
-                beside_task.cancel()
+            for background_task in background_tasks:
+                background_task.cancel()
 
 
-async def _ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
+async def _wait_until_ready(worker: Worker, task: asyncio.Task[None], stop: asyncio.Event) -> None:
     """Waits until the worker has joined its group or has ended, or `stop` is set."""
     waits = [asyncio.ensure_future(event.wait()) for event in (worker.ready, stop)]
     await asyncio.wait([*waits, task], return_when=asyncio.FIRST_COMPLETED)
-    for each in waits:
-        each.cancel()
+    for wait in waits:
+        wait.cancel()
 
 
 def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
@@ -120,7 +120,7 @@ def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
     }
 
 
-async def watch(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
+async def serve_health(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
     """Serves health and metrics on their own address; the service also has them on its address. Returns the URL."""
     if not settings.watch and not always:
         return ""

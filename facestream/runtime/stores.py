@@ -44,7 +44,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
         yield Stores(log_, objects, vectors)
 
 
-async def create(stores: Stores, keep_probes: float = 7.0) -> None:
+async def create_stores(stores: Stores, keep_probes: float = 7.0) -> None:
     """Creates topics, bucket, tables and the first generation if they are missing; safe if several processes do it at
     once. Raises Unavailable, TopicMismatch.
     """
@@ -65,7 +65,7 @@ async def wait_for_stores(stores: Stores, stop: asyncio.Event, *, create_for: fl
     while not stop.is_set():
         try:
             if create_for is not None:
-                await create(stores, create_for)
+                await create_stores(stores, create_for)
             else:
                 await stores.log.require_topics(TOPICS)
                 await stores.objects.ping()

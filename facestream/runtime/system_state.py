@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from backends.log import EventLog
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 from stream.generations import Generations
 from weights.manifest import manifest
 

@@ -28,7 +28,7 @@ class PixelBudget:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give(pixels)
+                self.give_back(pixels)
             else:
                 self._serve()  # the next in line may fit
             raise
@@ -41,7 +41,7 @@ class PixelBudget:
             if not turn.done():
                 turn.set_exception(error)
 
-    def give(self, pixels: int) -> None:
+    def give_back(self, pixels: int) -> None:
         """Gives back what `take` has taken."""
         self.free += pixels
         self._serve()

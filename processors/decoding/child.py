@@ -19,11 +19,11 @@ import time
 import warnings
 from io import FileIO
 
-from processors.decoding.source import Refused, Source, prepare
+from processors.decoding.encoded_image import EncodedImage, ImageRefused, set_up_pillow
 from processors.decoding.wire import GO, REQUEST, receive, send
 
 
-def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
+def decode_one(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
     """Decodes one image. Returns False if this process must end: the parent has ended, or memory ran out and is
     fragmented.
     """
@@ -38,16 +38,16 @@ def handle(channel: socket.socket, max_pixels: int, cpu_limit_s: int) -> bool:
     spent = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(spent) + cpu_limit_s, resource.RLIM_INFINITY))
     try:
-        source = Source(data, full=full, detail="high" if high else "normal", max_pixels=max_pixels)
-        send(channel, {"pixels": source.cost})
+        image = EncodedImage(data, full=full, detail="high" if high else "normal", max_pixels=max_pixels)
+        send(channel, {"pixels": image.cost})
         if receive(channel, 1) != GO:
             return True
         with FileIO(os.memfd_create("pixels", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
-            answer = source.pictures(file)
+            answer = image.decode(file)
             # The file must not shrink while the parent has it mapped.
             fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             send(channel, answer, file.fileno())
-    except Refused as refused:
+    except ImageRefused as refused:
         send(channel, refused.answer)
     except MemoryError:
         send(
@@ -67,7 +67,7 @@ def confine(parent: int, memory_limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory_limit, memory_limit))
 
 
-def quieten() -> None:
+def silence_decoders() -> None:
     """Silences the decoders: a file determines what they print, so that must not reach a log. Our tracebacks still
     do.
     """
@@ -81,11 +81,11 @@ def quieten() -> None:
 def main() -> None:
     settings = json.loads(sys.argv[1])
     confine(settings["parent"], settings["memory_limit"])
-    quieten()
-    prepare()
+    silence_decoders()
+    set_up_pillow()
     with socket.socket(fileno=0) as channel:
         send(channel, {"ready": True})
-        while handle(channel, settings["max_pixels"], settings["cpu_limit_s"]):
+        while decode_one(channel, settings["max_pixels"], settings["cpu_limit_s"]):
             pass
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from processors.decoding.budget import PixelBudget
 from processors.decoding.process import ChildGone, DecodingProcess
 from processors.decoding.wire import GO, REQUEST, SKIP
-from processors.passes import Pass, plan
+from processors.passes import Pass, plan_passes
 from schemas.errors import FacestreamError, NotAnImage, TooManyPixels, Unavailable, UnreadableImage
 from schemas.media import HEAD_BYTES, sniff
 
@@ -59,7 +59,7 @@ class DecodedImage:
         self._bytes = np.frombuffer(mapping, np.uint8)
         self._pixels = self._view(answer["pixels"])
         layouts = answer["passes"]
-        planned = plan(self.width, self.height, detail) if layouts else []
+        planned = plan_passes(self.width, self.height, detail) if layouts else []
         self._passes = [(part, self._view(layout)) for part, layout in zip(planned, layouts, strict=True)]
         self._on_release: Callable[[mmap], None] | None = on_release
         self._loop = asyncio.get_running_loop()
@@ -241,23 +241,23 @@ class DecodePool:
         try:
             await self.budget.take(cost)
         except BaseException:
-            process.say(SKIP)
+            process.send_byte(SKIP)
             worker.usable = True
             raise
         try:
-            process.say(GO)
+            process.send_byte(GO)
             async with asyncio.timeout(self.time_limit_s - spent):
                 answer = await process.answer(decoding=True)
             self._raise_error(worker, answer)
             image = DecodedImage(process.take_mapping(), answer, detail, partial(self._release, cost))
         except BaseException:
-            self.budget.give(cost)
+            self.budget.give_back(cost)
             raise
         worker.usable = True
         return image
 
     def _release(self, cost: int, mapping: mmap) -> None:
-        self.budget.give(cost)
+        self.budget.give_back(cost)
         if len(mapping) > UNMAP_HERE_BYTES and not self._closed:
             self._starter.submit(_unmap, mapping)
         else:
@@ -277,7 +277,7 @@ class DecodePool:
             if worker is None:
                 self._idle.put_nowait(None)  # for the other callers that wait
                 raise Unavailable("the decoder was stopped")
-            if worker.process is not None and worker.process.alive():
+            if worker.process is not None and worker.process.is_alive():
                 return worker
             failure = worker.failure if worker.process is None else ""
             self._refill(worker)
@@ -300,7 +300,7 @@ class DecodePool:
         loop = asyncio.get_running_loop()
         try:
             process = await loop.run_in_executor(self._starter, DecodingProcess, self._settings)
-            await process.ready()
+            await process.wait_until_ready()
         except (ChildGone, OSError) as error:  # a time-out is an OSError
             why = f"{error}" if process is None else await loop.run_in_executor(self._starter, process.stop)
             worker.failure = f"a decoding process did not start: {why}"

@@ -56,10 +56,10 @@ class DecodingProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self._process.poll() is None
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         async with asyncio.timeout(START_LIMIT_S):
             await self.answer()
 
@@ -71,7 +71,7 @@ class DecodingProcess:
         except ConnectionError as error:
             raise ChildGone(decoding=False) from error
 
-    def say(self, word: bytes) -> None:
+    def send_byte(self, word: bytes) -> None:
         """Sends one byte. It always fits into the socket: the child has read everything before it."""
         try:
             self._channel.send(word)
@@ -85,7 +85,7 @@ class DecodingProcess:
             try:
                 part, descriptors, _, _ = socket.recv_fds(self._channel, _RECEIVE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
             except BlockingIOError:
-                await self._readable()
+                await self._wait_until_readable()
                 continue
             except ConnectionError as error:
                 raise ChildGone(decoding=decoding) from error
@@ -96,7 +96,7 @@ class DecodingProcess:
         answer: dict[str, Any] = json.loads(received[LENGTH.size :])
         return answer
 
-    async def _readable(self) -> None:
+    async def _wait_until_readable(self) -> None:
         loop = asyncio.get_running_loop()
         readable = loop.create_future()
         loop.add_reader(self._channel, _wake, readable)

@@ -29,7 +29,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-def stage(inputs: int, outputs: int, blocks: int, *, stride: int, expand: int = 6) -> list[nn.Module]:
+def inverted_residuals(inputs: int, outputs: int, blocks: int, *, stride: int, expand: int = 6) -> list[nn.Module]:
     """`blocks` blocks of one width; the first has the stride."""
     first = InvertedResidual(inputs, outputs, stride=stride, expand=expand)
     return [first, *(InvertedResidual(outputs, outputs, expand=expand) for _ in range(blocks - 1))]
@@ -39,10 +39,14 @@ class CenterFace(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 32, 3, 2, 1)
-        self.trunk4 = nn.Sequential(*stage(32, 16, 1, stride=1, expand=1), *stage(16, 24, 2, stride=2))
-        self.trunk8 = nn.Sequential(*stage(24, 32, 3, stride=2))
-        self.trunk16 = nn.Sequential(*stage(32, 64, 4, stride=2), *stage(64, 96, 3, stride=1))
-        self.trunk32 = nn.Sequential(*stage(96, 160, 3, stride=2), *stage(160, 320, 1, stride=1))
+        self.trunk4 = nn.Sequential(
+            *inverted_residuals(32, 16, 1, stride=1, expand=1), *inverted_residuals(16, 24, 2, stride=2)
+        )
+        self.trunk8 = nn.Sequential(*inverted_residuals(24, 32, 3, stride=2))
+        self.trunk16 = nn.Sequential(*inverted_residuals(32, 64, 4, stride=2), *inverted_residuals(64, 96, 3, stride=1))
+        self.trunk32 = nn.Sequential(
+            *inverted_residuals(96, 160, 3, stride=2), *inverted_residuals(160, 320, 1, stride=1)
+        )
 
         self.lateral4 = nn.Conv2d(24, 24, 1)
         self.lateral8 = nn.Conv2d(32, 24, 1)

@@ -15,26 +15,26 @@ from dataclasses import dataclass
 import numpy as np
 from prometheus_client import Counter
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader, StoredObject
 from processors.decoding.pool import DecodedImage, DecodePool
-from processors.detect import as_records, choose, find_faces
+from processors.detect import choose_face, detection_records, find_faces
 from processors.detectors import Detectors
-from processors.embed import CropThreads, CutFace, encoded_crop
+from processors.embed import CropThreads, FaceCrop, encode_crop
 from processors.face_cutter import FaceCutter
 from processors.inference import Inference
 from schemas.answers import Models
 from schemas.arrays import Float32Array
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.errors import ObjectMissing
 from schemas.faces import Crop, Detection
 from schemas.generation_records import Generation
-from schemas.ids import crop_key, face_id_learned, source_of_face
+from schemas.ids import crop_key, learned_face_id, source_of_face
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
-from stream.answers import answer, detected_body, recognized_body
+from stream.answers import answer_record, detected_body, recognized_body
 from stream.erase.guarded_store import GuardedStore
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import IMAGES_RECEIVED_BULK
 from weights.manifest import manifest
 
@@ -44,7 +44,7 @@ BULK_STEPS_BACK_S = 10.0  # the networks treat an image of the bulk lane as if i
 
 
 @dataclass(frozen=True, slots=True)
-class OpenImage:
+class ImageInProgress:
     """A decoded image that is being processed. received_at: when it was received, ms. since: when its processing began,
     see Inference.detect. generation: the generation of the answer, whose detector finds the faces.
     """
@@ -59,8 +59,8 @@ class OpenImage:
 
 @dataclass(frozen=True, slots=True)
 class FaceToLearn:
-    """A face to learn. `crop` is the part of the record, `jpeg` the stored picture. `seen` is the face as cut by other
-    detectors, by their names.
+    """A face to learn. `crop` is the part of the record, `jpeg` the stored picture. `other_crops` are its crops where
+    other detectors find it, by their names.
     """
 
     detection: Detection
@@ -68,7 +68,7 @@ class FaceToLearn:
     source: str
     crop: Crop
     jpeg: bytes
-    seen: Mapping[str, CutFace]
+    other_crops: Mapping[str, FaceCrop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class StageResources:
     crop_threads: CropThreads
     inference: Inference
     detectors: Detectors
-    sources: Sources
+    sources: SourceCopier
 
 
 class ImageStage(ABC):
@@ -97,66 +97,66 @@ class ImageStage(ABC):
         # one decoder stays free for the interactive lane
         self._bulk_decoders = asyncio.Semaphore(max(1, resources.decoders.workers - 1))
 
-    async def assigned(  # noqa: B027 - not abstract: it does what it says
-        self, assignment: Mapping[TopicPartition, Committed]
+    async def on_assignment(  # noqa: B027 - not abstract: it does what it says
+        self, assignment: Mapping[TopicPartition, CommittedOffset]
     ) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        outputs = await asyncio.gather(*(self._one(record) for record in records))
+        outputs = await asyncio.gather(*(self._handle_record(record) for record in records))
         return [record for of_one in outputs for record in of_one]
 
-    def received(self, record: Record) -> ImageReceived:
-        return image_received(record.value, record.headers)
+    def event_of(self, record: Record) -> ImageReceived:
+        return decode_image_received(record.value, record.headers)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     @abstractmethod
-    async def _learn(self, image: OpenImage, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
+    async def _learn(self, image: ImageInProgress, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
         """The records to append for a face to learn. Its crop is not stored yet."""
 
     @abstractmethod
-    async def _recognize(self, image: OpenImage, faces: list[Detection]) -> list[NewRecord]:
+    async def _recognize(self, image: ImageInProgress, faces: list[Detection]) -> list[NewRecord]:
         """The records to append for the faces of a photo, at least one."""
 
-    async def _one(self, record: Record) -> list[NewRecord]:
-        received = self.received(record)
-        received_at = received.came_at(record.timestamp)
+    async def _handle_record(self, record: Record) -> list[NewRecord]:
+        received = self.event_of(record)
+        received_at = received.first_received_at(record.timestamp)
         bulk = record.topic == IMAGES_RECEIVED_BULK
         since = time.monotonic() + (BULK_STEPS_BACK_S if bulk else 0)
-        received, stored = await self._original(received, received_at)
+        received, stored = await self._read_original(received, received_at)
         async with self._bulk_decoders if bulk else nullcontext():
             decoding = await self._decoders.decode(stored.data, detail=received.options.detail)
         with decoding as decoded:
             active = await self._detectors.active()
             detector = manifest().detector(active.detector)
-            image = OpenImage(received, received_at, stored.data, decoded, since, active)
-            found = as_records(
+            image = ImageInProgress(received, received_at, stored.data, decoded, since, active)
+            found = detection_records(
                 await find_faces(decoded, active.detector, self._inference, since), received, decoded, detector
             )
             FACES.labels(received.purpose).inc(len(found))
             if received.purpose == "detect":
-                return [answer(received, 200, detected_body(received, found, active.detector))]
+                return [answer_record(received, 200, detected_body(received, found, active.detector))]
             if received.purpose == "learn":
-                face, ignored = choose(found, received.options, detector)
-                return await self._learn(image, await self._cropped(image, face), ignored)
+                face, ignored = choose_face(found, received.options, detector)
+                return await self._learn(image, await self._crop_face(image, face), ignored)
             if not found:
-                return [answer(received, 200, recognized_body(received, [], models_of(active)))]
+                return [answer_record(received, 200, recognized_body(received, [], models_of(active)))]
             return await self._recognize(image, found)
 
-    async def _original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
+    async def _read_original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
         """The completed event and its picture. Raises Erased, and what Sources.original raises."""
         await self._store.drop_if_erased(received, received_at)
         try:
-            return await self._sources.original(received, received_at)
+            return await self._sources.read_original(received, received_at)
         except ObjectMissing:
             await self._store.drop_if_erased_meanwhile(received, received_at)
             raise
 
-    async def _cropped(self, image: OpenImage, face: Detection) -> FaceToLearn:
+    async def _crop_face(self, image: ImageInProgress, face: Detection) -> FaceToLearn:
         landmarks = {image.generation.detector: landmarks_of(face)}
-        for other in await self._detectors.others(image.generation.detector):
+        for other in await self._detectors.other_detectors(image.generation.detector):
             seen = await self._cutter.find_landmarks(other, image.decoded, face.box, image.since)
             if seen is not None:
                 landmarks[other] = seen
@@ -164,14 +164,14 @@ class ImageStage(ABC):
             zip(landmarks, await self._cutter.cut(image.data, image.decoded, list(landmarks.values())), strict=True)
         )
         cut = cuts.pop(image.generation.detector)
-        jpeg = await self._crop_threads.run(encoded_crop, cut.pixels)
-        face_id = face_id_learned(image.received.image_id)
+        jpeg = await self._crop_threads.run(encode_crop, cut.pixels)
+        face_id = learned_face_id(image.received.image_id)
         rounded = [(round(float(x), 2), round(float(y), 2)) for x, y in cut.landmarks]
         source = source_of_face(image.received.sha256, face.box)
         crop = Crop(object_key=crop_key(face_id), landmarks=rounded)
         return FaceToLearn(face, face_id, source, crop, jpeg, cuts)
 
-    async def _store_crop(self, image: OpenImage, face: FaceToLearn) -> None:
+    async def _store_crop(self, image: ImageInProgress, face: FaceToLearn) -> None:
         received = image.received
         metadata = ObjectMetadata(
             directory=received.directory,
@@ -191,6 +191,6 @@ def landmarks_of(face: Detection) -> Float32Array:
     return np.array(face.landmarks, np.float32)
 
 
-def large_enough(faces: Sequence[Detection]) -> list[int]:
+def find_large_enough(faces: Sequence[Detection]) -> list[int]:
     """The indices of the faces that are large enough to tell people apart."""
     return [i for i, face in enumerate(faces) if face.side >= SMALLEST_EMBEDDED]

@@ -5,7 +5,7 @@ import time
 
 from backends.objects import ObjectReader
 from processors.decoding.pool import DecodePool
-from processors.embed import CropThreads, CutFace, through_jpeg
+from processors.embed import CropThreads, FaceCrop, jpeg_round_trip
 from processors.face_cutter import FaceCutter
 from processors.inference import Inference
 from schemas.errors import ObjectMissing
@@ -13,7 +13,7 @@ from schemas.ids import original_key
 from schemas.records import FaceLearned
 
 
-class Redetect:
+class Redetector:
     """Cuts faces with one detector. `detector`: the name of a detector that the inference has."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Redetect:
         self._cutter = FaceCutter(decoders, crop_threads, inference)
         self._in_memory = asyncio.Semaphore(2 * decoders.workers)  # originals: one is fetched while another is decoded
 
-    async def crop(self, face: FaceLearned) -> CutFace | None:
+    async def crop(self, face: FaceLearned) -> FaceCrop | None:
         """The crop of a face where the detector finds it in the original; None if it finds none, or if the original no
         longer exists.
         """
@@ -44,4 +44,4 @@ class Redetect:
                 if landmarks is None:
                     return None
                 (cut,) = await self._cutter.cut(original, decoded, [landmarks])
-        return await self._crop_threads.run(through_jpeg, cut)
+        return await self._crop_threads.run(jpeg_round_trip, cut)

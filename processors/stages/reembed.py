@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import Counter
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
-from processors.embed import CropThreads, CutFace, chips_of_crop, decoded_crop
+from processors.embed import CropThreads, FaceCrop, chips_of_crop, decode_crop
 from processors.inference import Inference, Picture
-from processors.stages.redetect import Redetect
+from processors.stages.redetect import Redetector
 from schemas.errors import ObjectMissing, UnreadableRecord
-from schemas.faces import encoded_vector
+from schemas.faces import encode_vector
 from schemas.generation_records import Generation
 from schemas.records import FaceLearned, FacesReembedded, ImageReceived, ReembeddedFace
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 from stream.topics import FACES_EMBEDDED
 
 REEMBEDDED = Counter("facestream_reembedded_faces_total", "Faces that a replay has embedded", ["generation"])
@@ -30,8 +30,8 @@ FACES_PER_FORWARD = 64  # also the most faces in one record
 
 
 class ReembedStage:
-    """Stage of the consumer group of a generation's replay. `inferences` embed in parallel. `redetect` is called once,
-    if a face needs it. `rate`: faces a second at most, 0 for no limit. `not_seen` counts the faces that the
+    """Stage of the consumer group of a generation's replay. `inferences` embed in parallel. `open_redetector` is called
+    once, if a face needs it. `rate`: faces a second at most, 0 for no limit. `not_found` counts the faces that the
     generation's detector has not found.
     """
 
@@ -42,7 +42,7 @@ class ReembedStage:
         crop_threads: CropThreads,
         inferences: Sequence[Inference],
         erasures: Erasures,
-        redetect: Callable[[], Awaitable[Redetect]],
+        open_redetector: Callable[[], Awaitable[Redetector]],
         *,
         rate: float = 0.0,
     ) -> None:
@@ -52,13 +52,13 @@ class ReembedStage:
         self._free: asyncio.Queue[Inference] = asyncio.Queue()
         for inference in inferences:
             self._free.put_nowait(inference)
-        self._open_redetect = redetect
-        self._redetect: Redetect | None = None
+        self._open_redetector = open_redetector
+        self._opened_redetector: Redetector | None = None
         self._opening = asyncio.Lock()
-        self._pace = Pace(rate)
-        self.not_seen = 0
+        self._rate_limit = RateLimit(rate)
+        self.not_found = 0
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -68,27 +68,27 @@ class ReembedStage:
         embedded = (self._embed(faces[begin : begin + FACES_PER_FORWARD]) for begin in begins)
         return [record for part in await asyncio.gather(*embedded) for record in part]
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("nobody waits for an answer to a face that was learned before")
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
     async def _embed(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
-        await self._pace.wait(len(faces))
+        await self._rate_limit.wait(len(faces))
         found = await asyncio.gather(*(self._chip(it) for it in faces))
-        there = [(face, chip) for face, chip in zip(faces, found, strict=True) if chip is not None]
-        if not there:
+        with_chips = [(face, chip) for face, chip in zip(faces, found, strict=True) if chip is not None]
+        if not with_chips:
             return []
         inference = await self._free.get()
         try:
-            vectors = await inference.embed(self._generation.name, [chip for _, chip in there])
+            vectors = await inference.embed(self._generation.name, [chip for _, chip in with_chips])
         finally:
             self._free.put_nowait(inference)
-        REEMBEDDED.labels(self._generation.name).inc(len(there))
+        REEMBEDDED.labels(self._generation.name).inc(len(with_chips))
         by_directory: dict[str, list[ReembeddedFace]] = {}
-        for (face, _), vector in zip(there, vectors, strict=True):
-            by_directory.setdefault(face.directory, []).append(_reembedded(face, vector))
+        for (face, _), vector in zip(with_chips, vectors, strict=True):
+            by_directory.setdefault(face.directory, []).append(_reembedded_face(face, vector))
         return [self._record(directory, of_one) for directory, of_one in by_directory.items()]
 
     async def _chip(self, face: FaceLearned) -> Picture | None:
@@ -98,7 +98,7 @@ class ReembedStage:
         if face.detector != self._generation.detector:
             if (seen := await (await self._redetector()).crop(face)) is not None:
                 return await self._crop_threads.run(_chip_of, seen, self._generation.template)
-            self.not_seen += 1
+            self.not_found += 1
         try:
             stored = await self._objects.get(face.crop.object_key)
         except ObjectMissing:
@@ -107,13 +107,13 @@ class ReembedStage:
                 return None
             raise
         landmarks = np.array(face.crop.landmarks, np.float32)
-        return await self._crop_threads.run(_chip_of_kept, stored.data, landmarks, self._generation.template)
+        return await self._crop_threads.run(_chip_of_stored_crop, stored.data, landmarks, self._generation.template)
 
-    async def _redetector(self) -> Redetect:
+    async def _redetector(self) -> Redetector:
         async with self._opening:
-            if self._redetect is None:
-                self._redetect = await self._open_redetect()
-            return self._redetect
+            if self._opened_redetector is None:
+                self._opened_redetector = await self._open_redetector()
+            return self._opened_redetector
 
     def _is_erased(self, face: FaceLearned) -> bool:
         return self._erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
@@ -123,7 +123,7 @@ class ReembedStage:
         return NewRecord(FACES_EMBEDDED, faces[0].image_id, value.encode(), directory)
 
 
-class Pace:
+class RateLimit:
     """Lets at most `rate` faces per second pass, in turn; 0 means no limit."""
 
     def __init__(self, rate: float) -> None:
@@ -136,20 +136,20 @@ class Pace:
             await asyncio.sleep(self._free_at - time.monotonic())
 
 
-def _chip_of_kept(jpeg: bytes, landmarks: NDArray[np.float32], template: str) -> Picture:
-    return _chip_of(CutFace(decoded_crop(jpeg), landmarks), template)
+def _chip_of_stored_crop(jpeg: bytes, landmarks: NDArray[np.float32], template: str) -> Picture:
+    return _chip_of(FaceCrop(decode_crop(jpeg), landmarks), template)
 
 
-def _chip_of(crop: CutFace, template: str) -> Picture:
+def _chip_of(crop: FaceCrop, template: str) -> Picture:
     return chips_of_crop(crop, [template])[template]
 
 
-def _reembedded(face: FaceLearned, vector: NDArray[np.float32]) -> ReembeddedFace:
+def _reembedded_face(face: FaceLearned, vector: NDArray[np.float32]) -> ReembeddedFace:
     return ReembeddedFace(
         person=face.person,
         face_id=face.face_id,
         image_id=face.image_id,
         source=face.source,
         learned_at=face.learned_at,
-        vector=encoded_vector(vector),
+        vector=encode_vector(vector),
     )

@@ -21,7 +21,7 @@ Key = tuple[str, str]  # person, face_id
 
 
 @dataclass(frozen=True, slots=True)
-class Faces:
+class LearnedFaces:
     """The learned faces of a directory in one generation, sorted by key. vectors: (n, D)."""
 
     keys: Sequence[Key]
@@ -47,8 +47,8 @@ class DirectoryMatches:
 
     threshold: float | None  # None if the generation has none yet
     best: Sequence[BestMatch | None]  # None if there is no other face
-    several: BoolArray  # whether the person has another face
-    right: BoolArray  # whether the best match is the face's own person
+    has_several: BoolArray  # whether the person has another face
+    correct: BoolArray  # whether the best match is the face's own person
     named: BoolArray  # whether the best match reaches the threshold
     strangers: Float32Array  # best similarity to another person, -1 if there is none
 
@@ -65,7 +65,7 @@ class Difference:
     right: str  # "old" or "new"
 
 
-async def read_faces(vectors: VectorReader, directory: str, generation: str) -> Faces:
+async def read_faces(vectors: VectorReader, directory: str, generation: str) -> LearnedFaces:
     """Raises Unavailable."""
     keys: list[Key] = []
     blocks: list[Float32Array] = []
@@ -74,23 +74,23 @@ async def read_faces(vectors: VectorReader, directory: str, generation: str) -> 
         keys += zip(block.persons, block.face_ids, strict=True)
         blocks.append(block.vectors)
     if not keys:
-        return Faces([], np.empty((0, 1), np.float32))
+        return LearnedFaces([], np.empty((0, 1), np.float32))
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return Faces([keys[i] for i in order], np.concatenate(blocks)[order])
+    return LearnedFaces([keys[i] for i in order], np.concatenate(blocks)[order])
 
 
-def common_faces(old: Faces, new: Faces) -> tuple[Faces, Faces]:
+def common_faces(old: LearnedFaces, new: LearnedFaces) -> tuple[LearnedFaces, LearnedFaces]:
     """Both, reduced to the faces that they have in common."""
     shared = set(old.keys) & set(new.keys)
     return _select(old, shared), _select(new, shared)
 
 
 def match_directory(
-    faces: Faces, table: Threshold | None, done: Callable[[int], None] = lambda count: None
+    faces: LearnedFaces, table: Threshold | None, advance: Callable[[int], None] = lambda count: None
 ) -> DirectoryMatches:
     """Matches each face against all others.
 
-    faces: at least one. table: the generation's thresholds. done: is called with the number of faces of each step.
+    faces: at least one. table: the generation's thresholds. advance: is called with the number of faces of each step.
     """
     persons = [person for person, _ in faces.keys]
     gallery = Gallery(faces.vectors.shape[1])
@@ -124,12 +124,12 @@ def match_directory(
                 best.append(None)
                 continue
             best.append(BestMatch(*faces.keys[row], similarity, None if limit is None else similarity >= limit))
-        done(part.stop - begin)
+        advance(part.stop - begin)
     return DirectoryMatches(
         threshold=limit,
         best=best,
-        several=counts[number] > 1,
-        right=np.array(
+        has_several=counts[number] > 1,
+        correct=np.array(
             [it is not None and it.person == person for it, person in zip(best, persons, strict=True)], bool
         ),
         named=np.array([it is not None and it.named is True for it in best], bool),
@@ -142,11 +142,11 @@ def find_differences(
 ) -> list[Difference]:
     """The faces that only one of the generations matches correctly, in the order of the keys."""
     found = []
-    for i in np.flatnonzero(old.several & (old.right != new.right)).tolist():
+    for i in np.flatnonzero(old.has_several & (old.correct != new.correct)).tolist():
         (person, face_id), best_old, best_new = keys[i], old.best[i], new.best[i]
         assert best_old is not None
         assert best_new is not None
-        right = "old" if old.right[i] else "new"
+        right = "old" if old.correct[i] else "new"
         found.append(Difference(directory, person, face_id, best_old, best_new, right))
     return found
 
@@ -167,8 +167,8 @@ class Accuracy:
 
 
 def accuracy_of(directories: Sequence[DirectoryMatches]) -> Accuracy:
-    several = np.concatenate([it.several for it in directories])
-    right = np.concatenate([it.right for it in directories])
+    several = np.concatenate([it.has_several for it in directories])
+    right = np.concatenate([it.correct for it in directories])
     named = np.concatenate([it.named for it in directories])
     strangers = [it.strangers[it.strangers > -1] for it in directories]
     limits = [it.threshold for it in directories if it.threshold is not None]
@@ -192,8 +192,8 @@ def _share(flags: BoolArray) -> float | None:
     return float(flags.mean()) if len(flags) else None
 
 
-def _select(faces: Faces, wanted: set[Key]) -> Faces:
+def _select(faces: LearnedFaces, wanted: set[Key]) -> LearnedFaces:
     if len(wanted) == len(faces.keys):
         return faces
     kept = [i for i, key in enumerate(faces.keys) if key in wanted]
-    return Faces([faces.keys[i] for i in kept], faces.vectors[kept])
+    return LearnedFaces([faces.keys[i] for i in kept], faces.vectors[kept])

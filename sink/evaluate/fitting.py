@@ -34,50 +34,54 @@ LEAST_ABOVE = 3
 LEAST_STRANGERS = 20
 # People with two portraits or more. Measured: fitted on 20 people of LFW, probabilities in galleries of up to 20 were
 # off by .02, at most .04.
-LEAST_MATES = 20
-MATES = 0.4  # assumed share of probes that are of enrolled people: between a photo of friends and a crowd
+LEAST_MATED_PEOPLE = 20
+MATED_SHARE = 0.4  # assumed share of probes that are of enrolled people: between a photo of friends and a crowd
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitResult:
     """The fitted threshold and calibration. `reason` says why one of them is missing; it is '' if both are there."""
 
     threshold: Threshold | None
     calibration: Calibration | None
     strangers: int  # people of directories with two people or more
-    mates: int  # those of them who have two portraits or more
+    mated_people: int  # those of them who have two portraits or more
     reason: str
 
 
-def fit(directories: Sequence[LabelledVectors], seed: int = 0) -> Fitted:
+def fit_generation(directories: Sequence[LabelledVectors], seed: int = 0) -> FitResult:
     """Fits threshold and calibration to the faces of all directories; the same seed gives the same result.
 
     If there are more than 20,000 people, or more than 20 portraits of a person, only some of them are used.
     """
     chance = np.random.default_rng(seed)
     populations = populations_of(directories, chance)
-    people, mates = sum(len(it) for it in populations), sum(int(it.several.sum()) for it in populations)
+    people, mated_people = sum(len(it) for it in populations), sum(int(it.has_several.sum()) for it in populations)
     scores = [it for size in SIZES if (it := score_galleries(populations, size, chance)) is not None]
-    scores = [it for it in scores if it.independent * SHARES[0] >= LEAST_ABOVE]
+    scores = [it for it in scores if it.independent_strangers * SHARES[0] >= LEAST_ABOVE]
     if people < LEAST_STRANGERS or not scores:
         reason = (
             f"a threshold needs {LEAST_STRANGERS} people who have others in their directory,"
             f" more where directories are small; there are {people}"
         )
-        return Fitted(None, None, people, mates, reason)
+        return FitResult(None, None, people, mated_people, reason)
     threshold = fit_threshold(scores)
     calibration, reason = fit_calibration(scores)
-    return Fitted(threshold, calibration, people, mates, reason)
+    return FitResult(threshold, calibration, people, mated_people, reason)
 
 
 def fit_threshold(scores: Sequence[GalleryScores]) -> Threshold:
     """scores: by size, ascending; each has enough strangers to measure one in ten."""
     rows: list[list[float]] = []
-    for one in scores:
-        measured = [float(np.quantile(one.strangers, 1 - it)) for it in SHARES if one.independent * it >= LEAST_ABOVE]
-        rows.append(_completed(measured, rows[-1]) if rows else _extended(one, measured))
+    for of_size in scores:
+        measured = [
+            float(np.quantile(of_size.strangers, 1 - it))
+            for it in SHARES
+            if of_size.independent_strangers * it >= LEAST_ABOVE
+        ]
+        rows.append(_extend_from_smaller(measured, rows[-1]) if rows else _extend_on_line(of_size, measured))
     last = rows[-1]
-    rows.append(_completed(last[1:], last))  # ten times the people
+    rows.append(_extend_from_smaller(last[1:], last))  # ten times the people
     table = np.array(rows)  # (sizes, shares)
     table = np.minimum(np.maximum.accumulate(np.maximum.accumulate(table, 0), 1), 1)
     columns = (np.ceil(table * 1e4) / 1e4).T.tolist()
@@ -91,13 +95,13 @@ def fit_threshold(scores: Sequence[GalleryScores]) -> Threshold:
 
 def fit_calibration(scores: Sequence[GalleryScores]) -> tuple[Calibration | None, str]:
     """The calibration, or why there is none."""
-    scores = [it for it in scores if it.mates_people >= LEAST_MATES and len(it.mates)]
+    scores = [it for it in scores if it.mated_people >= LEAST_MATED_PEOPLE and len(it.mated)]
     if len(scores) < 2:
         return None, (
-            f"probabilities need {LEAST_MATES} people with two portraits or more,"
+            f"probabilities need {LEAST_MATED_PEOPLE} people with two portraits or more,"
             " in directories of three people or more"
         )
-    curves = [fit_curve(it.mates, it.right, it.strangers) for it in scores]
+    curves = [fit_curve(it.mated, it.mated_correct, it.strangers) for it in scores]
     if any(slope <= 0 for _, slope in curves):
         return None, "portraits of one person are no more similar than those of strangers: there are no probabilities"
     midpoints = np.maximum.accumulate([midpoint for midpoint, _ in curves])
@@ -109,20 +113,20 @@ def fit_calibration(scores: Sequence[GalleryScores]) -> tuple[Calibration | None
 
 
 def fit_curve(
-    mates: Float32Array, right: BoolArray, strangers: Float32Array, share: float = MATES
+    mated: Float32Array, correct: BoolArray, strangers: Float32Array, share: float = MATED_SHARE
 ) -> tuple[float, float]:
     """Midpoint and slope of the probability, where a `share` of the probes is of enrolled people.
 
-    mates, right, strangers: (m,), (m,) and (s,), see GalleryScores.
+    mated, correct, strangers: (m,), (m,) and (s,), see GalleryScores.
     """
-    similarity = np.concatenate([mates, strangers])
-    truth = np.concatenate([right, np.zeros(len(strangers), bool)])
-    return fit_logistic(similarity, truth, probe_weights(len(mates), len(strangers), share))
+    similarity = np.concatenate([mated, strangers])
+    truth = np.concatenate([correct, np.zeros(len(strangers), bool)])
+    return fit_logistic(similarity, truth, probe_weights(len(mated), len(strangers), share))
 
 
-def probe_weights(mates: int, strangers: int, share: float = MATES) -> FloatArray:
-    """The weight of each probe that gives the mates that share of the total. (mates + strangers,)."""
-    return np.repeat([share / mates, (1 - share) / strangers], [mates, strangers])
+def probe_weights(mated: int, strangers: int, share: float = MATED_SHARE) -> FloatArray:
+    """The weight of each probe that gives the mated ones that share of the total. (mated + strangers,)."""
+    return np.repeat([share / mated, (1 - share) / strangers], [mated, strangers])
 
 
 def fit_logistic(x: FloatArray, y: BoolArray, weight: FloatArray, steps: int = 100) -> tuple[float, float]:
@@ -148,20 +152,23 @@ def fit_logistic(x: FloatArray, y: BoolArray, weight: FloatArray, steps: int = 1
     return centre - width * float(offset / slope), float(slope / width)
 
 
-def _completed(measured: list[float], smaller: list[float]) -> list[float]:
+def _extend_from_smaller(measured: list[float], smaller: list[float]) -> list[float]:
     """Adds the shares that are not measured: as far above those of the smaller size as the rarest measured share is."""
     rise = measured[-1] - smaller[len(measured) - 1]
     return [*measured, *(it + rise for it in smaller[len(measured) :])]
 
 
-def _extended(one: GalleryScores, measured: list[float]) -> list[float]:
+def _extend_on_line(scores: GalleryScores, measured: list[float]) -> list[float]:
     """Adds the shares that are not measured: on the line through the two rarest measured ones, the median included."""
-    known = [(0.5, float(np.median(one.strangers))), *zip(SHARES, measured, strict=False)]
+    known = [(0.5, float(np.median(scores.strangers))), *zip(SHARES, measured, strict=False)]
     (share, low), (rarer, high) = known[-2:]
-    slope = (high - low) / (_gumbel(rarer) - _gumbel(share))
-    return [*measured, *(high + slope * (_gumbel(it) - _gumbel(rarer)) for it in SHARES[len(measured) :])]
+    slope = (high - low) / (_gumbel_quantile(rarer) - _gumbel_quantile(share))
+    return [
+        *measured,
+        *(high + slope * (_gumbel_quantile(it) - _gumbel_quantile(rarer)) for it in SHARES[len(measured) :]),
+    ]
 
 
-def _gumbel(share: float) -> float:
+def _gumbel_quantile(share: float) -> float:
     """The value that this share of a standard Gumbel distribution exceeds."""
     return -math.log(-math.log1p(-share))

@@ -32,13 +32,13 @@ def match_same_person(units: Float32Array) -> SamePersonMatches:
     similarity, nearest = np.empty(count, np.float32), np.empty(count, np.intp)
     for begin in range(0, count, FACES_PER_PRODUCT):
         part = slice(begin, min(begin + FACES_PER_PRODUCT, count))
-        each = units[part] @ units.T  # (part, faces)
-        rows = np.arange(len(each))
-        each[rows, rows + begin] = 0
-        mean = each.sum(1) / (count - 1)
-        each[rows, rows + begin] = -np.inf
-        nearest[part] = each.argmax(1)
-        similarity[part] = (each.max(1) + mean) / 2
+        similarities = units[part] @ units.T  # (part, faces)
+        rows = np.arange(len(similarities))
+        similarities[rows, rows + begin] = 0
+        mean = similarities.sum(1) / (count - 1)
+        similarities[rows, rows + begin] = -np.inf
+        nearest[part] = similarities.argmax(1)
+        similarity[part] = (similarities.max(1) + mean) / 2
     return SamePersonMatches(similarity, nearest)
 
 
@@ -47,7 +47,7 @@ def match_other_people(gallery: Gallery, units: Float32Array, people: Sequence[i
 
     units: (b, D), unit length. people: (b,), the person of each face, as a number of the gallery.
     """
-    found = gallery.best(units, 2)
+    found = gallery.best_matches(units, 2)
     return [
         next((it for it in those if it.person != person), None) for those, person in zip(found, people, strict=True)
     ]

@@ -31,14 +31,14 @@ COPY = 0.998
 
 @dataclass(frozen=True, slots=True)
 class GalleryScores:
-    """Best similarities of probes in galleries of one size."""
+    """Best similarities of probes in galleries of one size. Mated probes are of enrolled people."""
 
     people: int  # in each gallery
-    mates: Float32Array  # (m,), of portraits of enrolled people, left out of their gallery
-    right: BoolArray  # (m,), whether the best match was that person
+    mated: Float32Array  # (m,), of portraits of enrolled people, left out of their gallery
+    mated_correct: BoolArray  # (m,), whether the best match was that person
     strangers: Float32Array  # (s,)
-    independent: float  # number of independent strangers; fewer than s, because the galleries overlap
-    mates_people: int  # number of people with a portrait that could be left out
+    independent_strangers: float  # number of independent strangers; fewer than s, because the galleries overlap
+    mated_people: int  # number of people with a portrait that could be left out
 
 
 class Population:
@@ -55,36 +55,36 @@ class Population:
         chosen = chance.permutation(len(names))[:most_people]
         self.units = [_portraits(vectors[chance.permutation(rows[i])[:MOST_PORTRAITS]]) for i in chosen]
         self.same_person = [match_same_person(units).similarity for units in self.units]  # (portraits,) of each
-        self.several = np.array([len(units) > 1 for units in self.units], bool)  # (people,)
+        self.has_several = np.array([len(units) > 1 for units in self.units], bool)  # (people,)
 
     def __len__(self) -> int:
         return len(self.units)
 
-    def independent(self, size: int) -> float:
+    def independent_strangers(self, size: int) -> float:
         """The number of strangers in galleries of this size that have no people in common."""
         return (len(self) - size) * len(self) / size
 
     def score_gallery(self, size: int, chance: np.random.Generator) -> tuple[Float32Array, BoolArray, Float32Array]:
-        """Matches mates and strangers against a random gallery of `size` people.
+        """Matches mated probes and strangers against a random gallery of `size` people.
 
-        Returns the mates' best similarities, whether the best match is right, and the strangers' best similarities:
-        (m,), (m,), (s,).
+        Returns the mated probes' best similarities, whether the best match is correct, and the strangers' best
+        similarities: (m,), (m,), (s,).
         """
         order = chance.permutation(len(self))
         members, strangers = order[:size], order[size:][:MOST_STRANGERS]
         gallery = Gallery(self.units[0].shape[1])
         persons = [str(number) for number, member in enumerate(members) for _ in self.units[member]]
         gallery.load(FaceBlock(persons, _ids(len(persons)), np.concatenate([self.units[member] for member in members])))
-        mates = [number for number, member in enumerate(members) if self.several[member]]
-        portraits = [int(chance.integers(len(self.units[members[number]]))) for number in mates]
-        same = np.array([self.same_person[members[n]][i] for n, i in zip(mates, portraits, strict=True)], np.float32)
-        other = np.full(len(mates), -1, np.float32)
-        if mates:
-            probes = np.stack([self.units[members[n]][i] for n, i in zip(mates, portraits, strict=True)])
-            found = match_other_people(gallery, probes, mates)
+        mated = [number for number, member in enumerate(members) if self.has_several[member]]
+        portraits = [int(chance.integers(len(self.units[members[number]]))) for number in mated]
+        same = np.array([self.same_person[members[n]][i] for n, i in zip(mated, portraits, strict=True)], np.float32)
+        other = np.full(len(mated), -1, np.float32)
+        if mated:
+            probes = np.stack([self.units[members[n]][i] for n, i in zip(mated, portraits, strict=True)])
+            found = match_other_people(gallery, probes, mated)
             other = np.array([it.similarity if it else -1 for it in found], np.float32)
         probes = np.stack([self.units[i][chance.integers(len(self.units[i]))] for i in strangers])
-        best = np.array([found[0].similarity for found in gallery.best(probes, 1)], np.float32)
+        best = np.array([found[0].similarity for found in gallery.best_matches(probes, 1)], np.float32)
         return np.maximum(same, other), same > other, best
 
 
@@ -113,9 +113,9 @@ def score_galleries(populations: Sequence[Population], size: int, chance: np.ran
     weight = np.array([len(it) for it in large], float)
     count = int(np.clip(ENROLLED / size, LEAST_GALLERIES, MOST_GALLERIES))
     scored = [large[i].score_gallery(size, chance) for i in chance.choice(len(large), count, p=weight / weight.sum())]
-    mates, right, strangers = (np.concatenate(each) for each in zip(*scored, strict=True))
-    independent = min(sum(it.independent(size) for it in large), float(len(strangers)))
-    return GalleryScores(size, mates, right, strangers, independent, sum(int(it.several.sum()) for it in large))
+    mated, correct, strangers = (np.concatenate(each) for each in zip(*scored, strict=True))
+    independent = min(sum(it.independent_strangers(size) for it in large), float(len(strangers)))
+    return GalleryScores(size, mated, correct, strangers, independent, sum(int(it.has_several.sum()) for it in large))
 
 
 def _portraits(vectors: Float32Array) -> Float32Array:

@@ -48,7 +48,7 @@ class Galleries:
         self._shrink()
         return gallery
 
-    def learned(self, faces: list[FaceVector]) -> None:
+    def add_learned(self, faces: list[FaceVector]) -> None:
         """Adds faces that are already in the vector store. A gallery that is not loaded will get them from there."""
         by_gallery: dict[tuple[str, str], list[FaceVector]] = {}
         for it in faces:
@@ -58,7 +58,7 @@ class Galleries:
                 persons, face_ids = [it.face.person for it in new], [it.face.face_id for it in new]
                 gallery.add(FaceBlock(persons, face_ids, np.stack([it.vector for it in new])))
 
-    def with_faces(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    def loaded_with_faces(self, keys: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
         """Those of the keys (directory, generation) whose gallery is in memory and has faces."""
         return {key for key in keys if key in self._galleries and self._galleries[key].faces}
 

@@ -15,7 +15,7 @@ from backends.vectors import FaceBlock
 from schemas.arrays import Float32Array
 from sink.match.names import NumberedNames
 from sink.match.people import BELOW_ALL, FOLDS, Match, PersonIndex
-from sink.match.strangers import Strangers
+from sink.match.strangers import StrangerEstimator
 
 T = TypeVar("T", bound=np.generic)
 
@@ -46,7 +46,7 @@ class Gallery:
         self._face_ids = np.empty((0, 2), np.uint64)  # (capacity, 2), the 16 bytes of each
         self._names = NumberedNames()
         self._index: PersonIndex | None = None  # of all rows; None if a row was added since it was made
-        self._strangers: Strangers | None = None
+        self._stranger_estimator: StrangerEstimator | None = None
 
     @property
     def people(self) -> int:
@@ -56,7 +56,7 @@ class Gallery:
     def faces(self) -> int:
         return self._rows
 
-    def knows(self, person: str) -> bool:
+    def has_person(self, person: str) -> bool:
         return person in self._names
 
     @property
@@ -67,7 +67,7 @@ class Gallery:
     def load(self, block: FaceBlock) -> None:
         """Adds faces whose ids are not in the gallery yet, many at a time."""
         self._append(_keys(block.face_ids), self._names.numbers(block.persons), block.vectors)
-        self._strangers = None
+        self._stranger_estimator = None
 
     def add(self, block: FaceBlock) -> None:
         """Adds faces as they are learned; a face with an id that is in the gallery replaces the earlier one."""
@@ -80,16 +80,18 @@ class Gallery:
             _to_unit_length(block.vectors[i : i + 1], self._blocks[row // BLOCK_ROWS][row % BLOCK_ROWS][None])
         people = self._names.numbers([block.persons[i] for i in new])
         self._append(keys[new], people, block.vectors[new])
-        if self._strangers is not None:
-            self._strangers.update(self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()}))
+        if self._stranger_estimator is not None:
+            self._stranger_estimator.update(
+                self, sorted({*people.tolist(), *self._person_of[list(known.values())].tolist()})
+            )
 
     def match(self, probes: Float32Array, top: int) -> list[list[Candidate]]:
         """The `top` most similar people for each probe, best first. probes: (B, D), of any length but zero."""
         units = np.empty(probes.shape, np.float32)
         _to_unit_length(probes, units)
-        return [[self._candidate(it) for it in found] for found in self.best(units, top)]
+        return [[self._candidate(it) for it in found] for found in self.best_matches(units, top)]
 
-    def best(self, units: Float32Array, top: int) -> list[list[Match]]:
+    def best_matches(self, units: Float32Array, top: int) -> list[list[Match]]:
         """As `match`, but with the numbers of people and rows. units: (B, D), unit length."""
         if not self._rows:
             return [[] for _ in units]
@@ -105,21 +107,21 @@ class Gallery:
                 low, high = i * BLOCK_ROWS, min((i + 1) * BLOCK_ROWS, self._rows)
                 # in this order the product takes up to a third less time than in the transposed one
                 np.matmul(block[: high - low], part.T, out=similarities[low:high])
-            found += index.best(similarities, top)
+            found += index.best_matches(similarities, top)
         return found
 
     def stranger_similarities(self) -> Float32Array:
-        """Best similarities that strangers reach here, (s,), estimated with up to SENTINELS enrolled people.
+        """Best similarities that strangers reach here, (s,), estimated with up to MOST_STAND_INS enrolled people.
 
         Each is the best similarity of one face of an enrolled person to any other person.
         """
         if self.people < 2:
             return np.empty(0, np.float32)
-        if self._strangers is None:
-            self._strangers = Strangers(self)
-        return self._strangers.similarities()
+        if self._stranger_estimator is None:
+            self._stranger_estimator = StrangerEstimator(self)
+        return self._stranger_estimator.similarities()
 
-    def name(self, person: int) -> str:
+    def name_of(self, person: int) -> str:
         return self._names[person]
 
     def vectors_of(self, person: int) -> Float32Array:
@@ -175,13 +177,13 @@ class Gallery:
             if length > DOUBLING_ROWS:
                 length = (len(self._person_of) // BLOCK_ROWS + 1) * BLOCK_ROWS
             if len(self._person_of) < BLOCK_ROWS:
-                self._blocks = [_longer(block, length) for block in self._blocks]
+                self._blocks = [_grow(block, length) for block in self._blocks]
             else:
                 self._blocks.append(np.empty((BLOCK_ROWS, self.dimension), np.float32))
-            self._person_of, self._face_ids = _longer(self._person_of, length), _longer(self._face_ids, length)
+            self._person_of, self._face_ids = _grow(self._person_of, length), _grow(self._face_ids, length)
 
 
-def _longer(values: NDArray[T], length: int) -> NDArray[T]:
+def _grow(values: NDArray[T], length: int) -> NDArray[T]:
     """A copy with room for `length` rows."""
     longer = np.empty((length, *values.shape[1:]), values.dtype)
     longer[: len(values)] = values

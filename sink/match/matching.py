@@ -24,28 +24,29 @@ class Photo:
     options: Options
 
 
-def matched(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -> list[list[RecognizedPerson]]:
+def match_photos(photos: Sequence[Photo], gallery: Gallery, generation: Generation) -> list[list[RecognizedPerson]]:
     """The `persons` of the answer to each photo, in the order of its faces. All faces are matched at once."""
     top = max(photo.options.top for photo in photos)
     found = iter(gallery.match(np.concatenate([photo.vectors for photo in photos]), top))
     return [
-        _persons(photo, [next(found)[: photo.options.top] for _ in photo.embedded], gallery, generation)
+        _persons_of_photo(photo, [next(found)[: photo.options.top] for _ in photo.embedded], gallery, generation)
         for photo in photos
     ]
 
 
-def _persons(
+def _persons_of_photo(
     photo: Photo, found: list[list[Candidate]], gallery: Gallery, generation: Generation
 ) -> list[RecognizedPerson]:
     limit = threshold(generation.threshold, gallery.people, photo.options.strangers, gallery.stranger_similarities())
     candidates = dict(zip(photo.embedded, found, strict=True))
     persons = [
-        _person(face, candidates.get(i), gallery.people, limit, generation) for i, face in enumerate(photo.faces)
+        _person_of_face(face, candidates.get(i), gallery.people, limit, generation)
+        for i, face in enumerate(photo.faces)
     ]
-    return _with_repeats_marked(persons)
+    return _mark_repeats(persons)
 
 
-def _person(
+def _person_of_face(
     face: EmbeddedFace, found: list[Candidate] | None, people: int, limit: float, generation: Generation
 ) -> RecognizedPerson:
     best = found[0] if found else None
@@ -84,7 +85,7 @@ def _candidates(found: list[Candidate], people: int, generation: Generation) -> 
     return candidates
 
 
-def _with_repeats_marked(persons: list[RecognizedPerson]) -> list[RecognizedPerson]:
+def _mark_repeats(persons: list[RecognizedPerson]) -> list[RecognizedPerson]:
     """If a person is in a photo twice, the face that matched worse refers to the one that matched better."""
     strongest: dict[str | None, RecognizedPerson] = {}
     for person in sorted(persons, key=lambda it: -(it.similarity or 0.0)):

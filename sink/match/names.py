@@ -82,7 +82,7 @@ class NumberedNames:
         begin = int(self._ends[self._count - 1]) if self._count else 0
         end = begin + len(text)
         if end > len(self._text):
-            self._text = _longer(self._text, begin, 2 * end)
+            self._text = _grow(self._text, begin, 2 * end)
         self._text[begin:end] = np.frombuffer(text, np.uint8)
         self._ends[self._count : self._count + len(names)] = begin + np.cumsum(list(lengths), dtype=np.int64)
         self._count += len(names)
@@ -92,20 +92,20 @@ class NumberedNames:
         while self._count + more > 2 * size // 3:
             size *= 2
         if size > len(self._slots):
-            self._ends = _longer(self._ends, self._count, 2 * size // 3)
-            self._hashes = _longer(self._hashes, self._count, 2 * size // 3)
+            self._ends = _grow(self._ends, self._count, 2 * size // 3)
+            self._hashes = _grow(self._hashes, self._count, 2 * size // 3)
             self._slots = np.full(size, FREE, np.int32)
             for begin in range(0, self._count, NAMES_PER_STEP):
                 left = np.arange(begin, min(begin + NAMES_PER_STEP, self._count), dtype=np.int32)
-                at = self._hashes[left] & np.uint32(size - 1)
+                slot = self._hashes[left] & np.uint32(size - 1)
                 while len(left):  # names whose slot was taken try the next slot
-                    free = self._slots[at] == FREE
-                    self._slots[at[free]] = left[free]
-                    on = self._slots[at] != left
-                    left, at = left[on], at[on] + 1 & np.uint32(size - 1)
+                    free = self._slots[slot] == FREE
+                    self._slots[slot[free]] = left[free]
+                    on = self._slots[slot] != left
+                    left, slot = left[on], slot[on] + 1 & np.uint32(size - 1)
 
 
-def _longer(values: NDArray[T], count: int, length: int) -> NDArray[T]:
+def _grow(values: NDArray[T], count: int, length: int) -> NDArray[T]:
     """The first `count` values, in an array of that length."""
     longer = np.empty(length, values.dtype)
     longer[:count] = values[:count]

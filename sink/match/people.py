@@ -22,7 +22,7 @@ Rows = NDArray[np.int32]
 Indices = NDArray[np.signedinteger]
 
 FOLDS = 16  # rows whose highest similarity is computed first, to skip all of them at once if possible
-LEADERS = 24  # parts of the gallery: the best person of each is scored to find the limit
+LIMIT_PARTS = 24  # parts of the gallery: the best person of each is scored to find the limit
 MOST_CANDIDATES = 4_000_000  # similarities compared with the limit in one step
 BELOW_ALL = -2.0  # less than any cosine
 EVERYBODY = -1.5  # a limit that every person reaches: more than BELOW_ALL, less than any cosine
@@ -51,7 +51,7 @@ class PersonIndex:
         end = self._ends[person]
         return self._rows[end - self._counts[person] : end]
 
-    def best(self, similarities: Float32Array, top: int) -> list[list[Match]]:
+    def best_matches(self, similarities: Float32Array, top: int) -> list[list[Match]]:
         """For each probe the `top` most similar people, best first.
 
         similarities: (height, b), of b probes to every row. height: a multiple of FOLDS, padded with BELOW_ALL.
@@ -63,21 +63,21 @@ class PersonIndex:
         places, probes = np.divmod(np.flatnonzero(highest >= limits), b)
         if b > 1 and FOLDS * len(places) > MOST_CANDIDATES:
             halves = np.ascontiguousarray(similarities[:, : b // 2]), np.ascontiguousarray(similarities[:, b // 2 :])
-            return self.best(halves[0], top) + self.best(halves[1], top)
-        fold, at = np.nonzero(folds[:, places, probes] >= limits[probes])
-        pairs = np.sort(probes[at] * len(self._counts) + self._person_of[fold * len(highest) + places[at]])
+            return self.best_matches(halves[0], top) + self.best_matches(halves[1], top)
+        fold, columns = np.nonzero(folds[:, places, probes] >= limits[probes])
+        pairs = np.sort(probes[columns] * len(self._counts) + self._person_of[fold * len(highest) + places[columns]])
         new = np.empty(len(pairs), bool)
         new[:1] = True
         np.not_equal(pairs[1:], pairs[:-1], out=new[1:])
         probes, people = np.divmod(pairs[new], len(self._counts))
-        each, rows, begins = self._similarities(similarities, people, probes)
-        best, scores = self._scores(each, begins, people)
+        per_face, rows, begins = self._similarities(similarities, people, probes)
+        best, scores = self._scores(per_face, begins, people)
         high = np.flatnonzero(scores >= limits[probes])
         order = high[np.lexsort((-scores[high], probes[high]))]
         probes = probes[order]
         first = np.arange(len(order)) - np.searchsorted(probes, probes) < top  # of each probe
         order, probes = order[first], probes[first]
-        is_best = np.flatnonzero(each == np.repeat(best, self._counts[people]))
+        is_best = np.flatnonzero(per_face == np.repeat(best, self._counts[people]))
         rows = rows[is_best[np.searchsorted(is_best, begins[order])]]
         found: list[list[Match]] = [[] for _ in range(b)]
         for probe, *match in zip(*(it.tolist() for it in (probes, people[order], scores[order], rows)), strict=True):
@@ -87,7 +87,7 @@ class PersonIndex:
     def _limits(self, folds: Float32Array, highest: Float32Array, top: int) -> Float32Array:
         """For each probe a score that at least `top` people reach: (b,)."""
         height, b = highest.shape
-        part = max(1, height // LEADERS)
+        part = max(1, height // LIMIT_PARTS)
         parts = height // part
         if parts < top:
             return np.full(b, EVERYBODY, np.float32)
@@ -95,16 +95,18 @@ class PersonIndex:
         places = highest[: parts * part].reshape(parts, part, b).argmax(1) + np.arange(0, parts * part, part)[:, None]
         rows = folds[:, places, probes].argmax(0) * height + places  # (parts, b)
         people = np.sort(self._person_of[rows.T])  # (b, parts)
-        each, _, begins = self._similarities(folds.reshape(-1, b), people.ravel(), np.repeat(probes, parts))
-        scores = self._scores(each, begins, people.ravel())[1].reshape(b, parts)
+        per_face, _, begins = self._similarities(folds.reshape(-1, b), people.ravel(), np.repeat(probes, parts))
+        scores = self._scores(per_face, begins, people.ravel())[1].reshape(b, parts)
         scores[:, 1:][people[:, 1:] == people[:, :-1]] = EVERYBODY
         scores.partition(parts - top)
         return scores[:, parts - top] - np.float32(ROUNDING)
 
-    def _scores(self, each: Float32Array, begins: Indices, people: Indices) -> tuple[Float32Array, Float32Array]:
-        """The similarity to each person's best face, and to the person: (n,) both. each, begins: see _similarities."""
-        best = np.maximum.reduceat(each, begins)
-        mean = np.add.reduceat(each, begins) / self._counts[people]
+    def _scores(self, per_face: Float32Array, begins: Indices, people: Indices) -> tuple[Float32Array, Float32Array]:
+        """The similarity to each person's best face, and to the person: (n,) both. per_face, begins: see
+        _similarities.
+        """
+        best = np.maximum.reduceat(per_face, begins)
+        mean = np.add.reduceat(per_face, begins) / self._counts[people]
         return best, ((best + mean) / 2).astype(np.float32)
 
     def _similarities(
@@ -118,5 +120,5 @@ class PersonIndex:
         counts = self._counts[people]
         ends = np.cumsum(counts)
         rows = self._rows[np.arange(ends[-1]) + np.repeat(self._ends[people] - ends, counts)].astype(np.intp)
-        each = similarities.reshape(-1)[rows * similarities.shape[1] + np.repeat(probes, counts)]
-        return each, rows, ends - counts
+        per_face = similarities.reshape(-1)[rows * similarities.shape[1] + np.repeat(probes, counts)]
+        return per_face, rows, ends - counts

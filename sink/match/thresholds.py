@@ -24,7 +24,7 @@ def threshold(table: Threshold | None, people: int, strangers: float, stranger_s
     """
     if strangers >= 1:
         return -1.0
-    from_table = table.at(people, strangers) if table else 1.0
+    from_table = table.similarity_for(people, strangers) if table else 1.0
     if not len(stranger_similarities):
         return from_table
     above = strangers * len(stranger_similarities)

@@ -19,8 +19,8 @@ from schemas.errors import Erased
 from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, FaceLearned, ImageReceived
-from stream.erase.marks import Erasures, is_erased, object_keys_of_image
-from stream.erase.redaction import redacted
+from stream.erase.erasures import Erasures, is_erased, object_keys_of_image
+from stream.erase.redaction import redact
 from stream.incoming import own_source_key, source_keys_of
 from stream.topics import FACES_LEARNED
 
@@ -46,7 +46,7 @@ class GuardedStore:
         """
         if is_erased(received, received_at, self._erasures):
             source = own_source_key(received, self._objects)
-            await self._take_back(received.image_id, [source] if source is not None else [])
+            await self._delete_erased(received.image_id, [source] if source is not None else [])
 
     async def drop_if_erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
         """As `drop_if_erased`, after reading the latest erasures from the log."""
@@ -61,17 +61,17 @@ class GuardedStore:
         StorageFull.
         """
         assert metadata.received_at is not None
-        stored = await self._objects.put(key, data, metadata.encoded(), if_absent=if_absent)
+        stored = await self._objects.put(key, data, metadata.encode(), if_absent=if_absent)
         await self._erasures.refresh()
         if self._erasures.erased_since(metadata.directory, metadata.person, image_id, metadata.received_at):
-            await self._take_back(image_id, await source_keys_of(original_keys(image_id), self._objects))
+            await self._delete_erased(image_id, await source_keys_of(original_keys(image_id), self._objects))
         return stored
 
     async def put_upload(self, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool) -> bool:
         """Stores the original of an image whose event is appended next. The stage that handles the event checks the
         erasures, so that the upload need not wait for the log twice. Returns what ObjectStore.put returns.
         """
-        return await self._objects.put(key, data, metadata.encoded(), if_absent=if_absent)
+        return await self._objects.put(key, data, metadata.encode(), if_absent=if_absent)
 
     async def delete_upload(self, key: str) -> None:
         """Deletes an original whose event was not appended."""
@@ -89,7 +89,7 @@ class GuardedStore:
             await self._vectors.put_faces(left, listed=listed)
         return left
 
-    def changelog(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
+    def changelog_records(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
         """The records of `faces.learned` for the faces that were not erased since they were learned, as far as this
         process knows. Records that are appended after an erasure nevertheless are deleted by stream.erase.leftovers.
         """
@@ -104,25 +104,27 @@ class GuardedStore:
         before these were there. So the erasures are read from the log after storing, and answers that name an erased
         person are stored again without the name.
         """
-        stored = self._redacted(answers)
+        stored = self._redact(answers)
         await self._vectors.put_answers(stored)
         await self._erasures.refresh()
-        again = [now for put, now in zip(stored, self._redacted(answers), strict=True) if now != put]
+        again = [now for put, now in zip(stored, self._redact(answers), strict=True) if now != put]
         if again:
             await self._vectors.put_answers(again)
 
-    def _redacted(self, answers: Sequence[AnswerToStore]) -> list[StoredAnswer]:
+    def _redact(self, answers: Sequence[AnswerToStore]) -> list[StoredAnswer]:
         stored = []
         for it in answers:
-            left = redacted(it.answer, self._erasures)
+            left = redact(it.answer, self._erasures)
             value = it.value if left is it.answer else left.encode().decode()
             stored.append(StoredAnswer(it.answer.image_id, value, it.expires_at))
         return stored
 
-    def _is_erased(self, it: FaceVector) -> bool:
-        return self._erasures.erased_since(it.directory, it.face.person, it.face.image_id, it.face.timestamp)
+    def _is_erased(self, face_vector: FaceVector) -> bool:
+        return self._erasures.erased_since(
+            face_vector.directory, face_vector.face.person, face_vector.face.image_id, face_vector.face.timestamp
+        )
 
-    async def _take_back(self, image_id: str, sources: Sequence[str]) -> None:
+    async def _delete_erased(self, image_id: str, sources: Sequence[str]) -> None:
         await self._objects.delete([*object_keys_of_image(image_id), *sources])
         raise Erased("this was erased after the image came: send it again if it is wanted after all")
 

@@ -8,10 +8,10 @@ answers only records with earlier offsets.
 from schemas.answers import Body, LearnedBody, RecognizedBody, RecognizedPerson, problem
 from schemas.errors import Erased
 from schemas.records import Answer
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 
 
-def redacted(answer: Answer, erasures: Erasures) -> Answer:
+def redact(answer: Answer, erasures: Erasures) -> Answer:
     """The answer as it may be returned: without the names of erased people, or 409 `erased` for an erased image."""
     if answer.offset is None or answer.directory is None or erasures.empty:
         return answer
@@ -31,15 +31,17 @@ def redacted(answer: Answer, erasures: Erasures) -> Answer:
 
 def _is_erased(body: Body, image_id: str, directory: str, offset: int, erasures: Erasures) -> bool:
     """Whether the image itself, or the face that was learned from it, was erased after the answer."""
-    if erasures.mark_of_image(directory, None, image_id).offset > offset:
+    if erasures.last_erasure_of_image(directory, None, image_id).offset > offset:
         return True
     return isinstance(body, LearnedBody) and any(
-        erasures.mark_of_face(directory, it.id, it.face_id).offset > offset for it in body.persons
+        erasures.last_erasure_of_face(directory, it.id, it.face_id).offset > offset for it in body.persons
     )
 
 
 def _without_erased(person: RecognizedPerson, directory: str, offset: int, erasures: Erasures) -> RecognizedPerson:
-    left = [it for it in person.candidates if erasures.mark_of_face(directory, it.id, it.face_id).offset <= offset]
+    left = [
+        it for it in person.candidates if erasures.last_erasure_of_face(directory, it.id, it.face_id).offset <= offset
+    ]
     if len(left) == len(person.candidates):
         return person
     best = left[0] if left else None

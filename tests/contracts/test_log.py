@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from backends.log import (
-    Committed,
+    CommittedOffset,
     Consumer,
     EventLog,
     NewRecord,
@@ -262,7 +262,7 @@ async def test_a_new_group_starts_at_the_earliest_record(topic: Topic, unique: U
         assert consumer.assignment == {}
         await settled(topic, consumer)
         assert consumer.epoch > 0
-        assert set(consumer.assignment.values()) == {Committed(0, "")}
+        assert set(consumer.assignment.values()) == {CommittedOffset(0, "")}
         assert sorted(record.key for record in await drain(consumer, 3)) == ["a", "b", "c"]
 
 
@@ -271,11 +271,11 @@ async def test_a_restart_goes_on_at_the_committed_offset(topic: Topic, open_log:
     partition = TopicPartition(topic.name, partition_of("a", 4))
     async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
         await drain(consumer, 10)
-        await consumer.commit({partition: Committed(3, '{"tries": "💙"}' + "x" * 3900)})
-        await consumer.commit({partition: Committed(4, "a word")})
+        await consumer.commit({partition: CommittedOffset(3, '{"tries": "💙"}' + "x" * 3900)})
+        await consumer.commit({partition: CommittedOffset(4, "a word")})
     async with joined(open_log(), unique("group"), [topic.name], "one") as consumer:
         await settled(topic, consumer)
-        assert consumer.assignment[partition] == Committed(4, "a word")
+        assert consumer.assignment[partition] == CommittedOffset(4, "a word")
         assert [record.offset for record in await drain(consumer, 6)] == [4, 5, 6, 7, 8, 9]
 
 
@@ -291,7 +291,7 @@ async def test_groups_do_not_disturb_each_other(topic: Topic, unique: Unique) ->
     for group in (unique("first"), unique("second")):
         async with joined(topic.log, group, [topic.name], "one") as consumer:
             (record,) = await drain(consumer, 1)
-            await consumer.commit({record.topic_partition: Committed(1)})
+            await consumer.commit({record.topic_partition: CommittedOffset(1)})
 
 
 async def test_a_group_shares_the_partitions(topic: Topic, open_log: OpenLog, unique: Unique) -> None:
@@ -337,13 +337,13 @@ async def test_a_commit_after_a_rebalance_is_fenced(topic: Topic, open_log: Open
         async with joined(open_log(), unique("group"), [topic.name], "two") as two:
             await asyncio.wait_for(_until_assigned(two), PATIENCE_S)
             with pytest.raises(Fenced):
-                await one.commit({record.topic_partition: Committed(1)})
+                await one.commit({record.topic_partition: CommittedOffset(1)})
             await settled(topic, one, two)
-            assert {**one.assignment, **two.assignment}[record.topic_partition] == Committed(0)
+            assert {**one.assignment, **two.assignment}[record.topic_partition] == CommittedOffset(0)
             # In the new epoch the member that has the partition gets the record again, and may commit it.
             owner = one if record.topic_partition in one.assignment else two
             assert [each.key for each in await drain(owner, 1)] == ["a"]
-            await owner.commit({record.topic_partition: Committed(1)})
+            await owner.commit({record.topic_partition: CommittedOffset(1)})
 
 
 async def _until_assigned(consumer: Consumer) -> None:
@@ -358,11 +358,11 @@ async def test_after_a_rebalance_every_partition_starts_at_what_was_committed(
     partition = TopicPartition(topic.name, partition_of("a", 4))
     async with joined(topic.log, unique("group"), [topic.name], "one") as one:
         await drain(one, 4)
-        await one.commit({partition: Committed(2, "half")})
+        await one.commit({partition: CommittedOffset(2, "half")})
         async with joined(open_log(), unique("group"), [topic.name], "two") as two:
             await settled(topic, one, two)
             owner = one if partition in one.assignment else two
-            assert owner.assignment[partition] == Committed(2, "half")
+            assert owner.assignment[partition] == CommittedOffset(2, "half")
             assert [record.offset for record in await drain(owner, 2)] == [2, 3]
 
 
@@ -401,13 +401,13 @@ async def test_lag_counts_what_is_not_committed(topic: Topic, unique: Unique) ->
     assert await topic.log.lag(unique("group"), topic.name) == {**nothing, partition: 5}
     async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
         await drain(consumer, 5)
-        await consumer.commit({TopicPartition(topic.name, partition): Committed(4)})
+        await consumer.commit({TopicPartition(topic.name, partition): CommittedOffset(4)})
         assert await topic.log.lag(unique("group"), topic.name) == {**nothing, partition: 1}
         assert await topic.log.end_offsets(topic.name) == {**nothing, partition: 5}
 
 
 async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, unique: Unique) -> None:
-    assert await topic.log.oldest(unique("group"), topic.name) is None
+    assert await topic.log.oldest_uncommitted_ms(unique("group"), topic.name) is None
     before = time.time() * 1000
     await topic.append("a", "b")
     await asyncio.sleep(0.05)  # append times are in ms: later ones differ
@@ -417,7 +417,7 @@ async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, un
     await reader.close()
     times = {key: [record.timestamp for record in records if record.key == key] for key in ("a", "b")}
     assert all(abs(each - before) < 60_000 for each in times["a"])
-    assert await topic.log.oldest(unique("group"), topic.name) == min(times["a"][0], times["b"][0])
+    assert await topic.log.oldest_uncommitted_ms(unique("group"), topic.name) == min(times["a"][0], times["b"][0])
     async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
         await drain(consumer, 4)
         for key, offset, oldest in [
@@ -426,8 +426,8 @@ async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, un
             ("a", 2, times["b"][1]),
             ("b", 2, None),
         ]:
-            await consumer.commit({TopicPartition(topic.name, partition_of(key, 4)): Committed(offset)})
-            assert await topic.log.oldest(unique("group"), topic.name) == oldest
+            await consumer.commit({TopicPartition(topic.name, partition_of(key, 4)): CommittedOffset(offset)})
+            assert await topic.log.oldest_uncommitted_ms(unique("group"), topic.name) == oldest
 
 
 async def test_offsets_begin_and_end_where_the_records_do(topic: Topic) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from backends.open import open_log
 from bench.serving import Serving
-from bench.speed.bulk import numbered
+from bench.speed.bulk import number_jpeg
 from facestream.client.bulk.uploads import UPLOADS
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.e2e.conftest import Client
@@ -36,7 +36,7 @@ def people(tmp_path: Path, small_photos: Path) -> Path:
     for person in ("obama", "biden"):
         (folder / person).mkdir(parents=True)
         for i in range(PICTURES // 2):
-            (folder / person / f"{i:02}.jpg").write_bytes(numbered((small_photos / f"{person}.jpg").read_bytes(), i))
+            (folder / person / f"{i:02}.jpg").write_bytes(number_jpeg((small_photos / f"{person}.jpg").read_bytes(), i))
     (folder / "biden" / "empty.jpg").touch()
     (folder / "biden" / "text.jpg").write_text("no picture")
     return folder

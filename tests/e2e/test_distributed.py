@@ -63,9 +63,9 @@ def portraits(small_photos: Path, tmp_path: Path) -> list[Path]:
 
 
 async def test_the_answers_are_those_of_one_process(cluster: Cluster, serving: Serving, portraits: list[Path]) -> None:
-    expected = await same_answers.answers([serving.url], portraits, 32)
+    expected = await same_answers.collect_answers([serving.url], portraits, 32)
     assert {status for status, _ in expected.values()} <= {200, 201}
-    found = await same_answers.answers(cluster.urls, portraits, 32)
+    found = await same_answers.collect_answers(cluster.urls, portraits, 32)
     assert [
         line for key, answer in expected.items() for line in same_answers.differences(answer, found.get(key), key)
     ] == []
@@ -138,7 +138,7 @@ async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
 ) -> None:
     """The long form is `make soak-erase`."""
     portraits = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
-    pictures = erase_round.Photos(portraits, (small_photos / "biden.jpg").read_bytes())
+    pictures = erase_round.RoundPhotos(portraits, (small_photos / "biden.jpg").read_bytes())
     commands = Commands(stores | {"data": str(cluster.data), "weights": str(weights_folder), "dtype": dtype})
     held = {"held sink": erase.hold_one(cluster, "sink", 14)}
     assert await erase.erase_under_fire(cluster, commands, pictures, held, rounds=4, together=4, seed=1, rate=20) == []

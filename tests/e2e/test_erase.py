@@ -16,9 +16,9 @@ import aiohttp
 import pytest
 
 from bench.serving import Serving
-from bench.soak.erase_round import KINDS, Photos, Round
+from bench.soak.erase_round import KINDS, Round, RoundPhotos
 from bench.soak.kills import SingleService
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
 
@@ -31,9 +31,9 @@ def facestream(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def pictures_of(small_photos: Path) -> Photos:
+def pictures_of(small_photos: Path) -> RoundPhotos:
     portraits = [(small_photos / name).read_bytes() for name in ("obama.jpg", "obama2.jpg", "obama3.jpg")]
-    return Photos(portraits, (small_photos / "biden.jpg").read_bytes())
+    return RoundPhotos(portraits, (small_photos / "biden.jpg").read_bytes())
 
 
 @pytest.fixture
@@ -225,7 +225,7 @@ async def test_what_is_in_flight_is_erased_too(client: Client, small_photos: Pat
     await erased_in_flight(client, waiting)
     for image_id in waiting:
         assert (await client.get(f"/files/{image_id}.jpg"))[0] == 404
-        assert (await client.get(f"/faces/{face_id_learned(image_id)}.jpg"))[0] == 404
+        assert (await client.get(f"/faces/{learned_face_id(image_id)}.jpg"))[0] == 404
     assert await people(client, directory) == {}
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 import structlog
 
-from backends.log import Committed, NewRecord, TopicPartition, partition_of
+from backends.log import CommittedOffset, NewRecord, TopicPartition, partition_of
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
 from facestream.cli import main
@@ -55,7 +55,7 @@ async def committed_then_deleted(path: Path) -> None:
     consumer = await log.consumer("sink", [FACES_EMBEDDED], member="one")
     while not consumer.assignment:
         await consumer.poll(1, 0.1)
-    await consumer.commit({AT: Committed(4, "stopped")})
+    await consumer.commit({AT: CommittedOffset(4, "stopped")})
     await consumer.close()
     await log.close()
     log = SqliteLog(path)

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from processors import align
-from processors.align import DLIB, TEMPLATES, Similarity
+from processors.align import DLIB, TEMPLATES, SimilarityTransform
 from schemas.errors import ConfigurationError
 
 Pixels = NDArray[np.uint8]
 
 
-def placed(square: Similarity, template: align.Template = DLIB) -> NDArray[np.float64]:
+def placed(square: SimilarityTransform, template: align.Template = DLIB) -> NDArray[np.float64]:
     """The template's landmarks in a square of an image."""
     cos, sin = math.cos(square.angle) * square.half, math.sin(square.angle) * square.half
     landmarks: NDArray[np.float64] = np.array(template.points) @ np.array([[cos, sin], [-sin, cos]]) + np.array(
@@ -31,7 +31,7 @@ def photo(height: int = 200, width: int = 260) -> Pixels:
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def naive(pixels: Pixels, square: Similarity, side: int) -> NDArray[np.float64]:
+def naive(pixels: Pixels, square: SimilarityTransform, side: int) -> NDArray[np.float64]:
     """The picture, sample by sample: bilinear, zeros outside, two samples each way above 1.5 source pixels."""
     over = 2 if 2 * square.half > 225 else 1
     height, width = pixels.shape[:2]
@@ -53,7 +53,7 @@ def naive(pixels: Pixels, square: Similarity, side: int) -> NDArray[np.float64]:
 
 @given(st.floats(-500, 500), st.floats(-500, 500), st.floats(1, 900), st.floats(-3.1, 3.1))
 def test_the_fit_finds_a_known_similarity(x: float, y: float, half: float, angle: float) -> None:
-    found = align.fit(placed(Similarity((x, y), half, angle)))
+    found = align.fit_landmarks(placed(SimilarityTransform((x, y), half, angle)))
     assert found.centre == pytest.approx((x, y), abs=1e-6)
     assert found.half == pytest.approx(half)
     assert found.angle == pytest.approx(angle, abs=1e-6)
@@ -61,11 +61,11 @@ def test_the_fit_finds_a_known_similarity(x: float, y: float, half: float, angle
 
 def test_the_fit_is_the_best_similarity() -> None:
     chance = np.random.default_rng(0)
-    landmarks = placed(Similarity((100, 90), 60, 0.3)) + chance.normal(0, 3, (5, 2))
-    found = align.fit(landmarks)
+    landmarks = placed(SimilarityTransform((100, 90), 60, 0.3)) + chance.normal(0, 3, (5, 2))
+    found = align.fit_landmarks(landmarks)
     best = ((placed(found) - landmarks) ** 2).sum()
     for _ in range(200):
-        other = Similarity(
+        other = SimilarityTransform(
             (found.centre[0] + chance.normal(), found.centre[1] + chance.normal()),
             found.half + chance.normal(),
             found.angle + chance.normal(0, 0.05),
@@ -76,35 +76,35 @@ def test_the_fit_is_the_best_similarity() -> None:
 @pytest.mark.parametrize(
     "square",
     [
-        Similarity((130, 100), 60, 0.0),
-        Similarity((120.3, 90.8), 47.5, 0.4),
-        Similarity((20, 180), 70, -2.0),  # over the corner of the image
-        Similarity((130, 100), 130, 0.2),  # two samples a pixel
+        SimilarityTransform((130, 100), 60, 0.0),
+        SimilarityTransform((120.3, 90.8), 47.5, 0.4),
+        SimilarityTransform((20, 180), 70, -2.0),  # over the corner of the image
+        SimilarityTransform((130, 100), 130, 0.2),  # two samples a pixel
     ],
 )
-def test_a_chip_is_what_a_naive_loop_samples(square: Similarity) -> None:
-    chip = align.cut(photo(), placed(square))
+def test_a_chip_is_what_a_naive_loop_samples(square: SimilarityTransform) -> None:
+    chip = align.cut_upright(photo(), placed(square))
     assert chip.dtype == np.float32
     assert chip.shape == (150, 150, 3)
     np.testing.assert_allclose(chip, naive(photo(), square, 150), atol=0.02)
 
 
 def test_a_crop_is_what_a_naive_loop_samples_and_its_middle_the_chip() -> None:
-    square = Similarity((130, 100), 52, 0.25)
-    picture = align.cut(photo(), placed(square), align.CROP)
+    square = SimilarityTransform((130, 100), 52, 0.25)
+    picture = align.cut_upright(photo(), placed(square), align.CROP)
     np.testing.assert_allclose(picture, naive(photo(), square, 240), atol=0.02)
-    np.testing.assert_allclose(picture[45:195, 45:195], align.cut(photo(), placed(square)), atol=0.01)
-    crop = align.crop(photo(), placed(square))
+    np.testing.assert_allclose(picture[45:195, 45:195], align.cut_upright(photo(), placed(square)), atol=0.01)
+    crop = align.cut_crop(photo(), placed(square))
     assert crop.dtype == np.uint8
     assert crop.shape == (240, 240, 3)
     np.testing.assert_array_equal(align.chip_of_crop(crop), np.rint(picture[45:195, 45:195]))
 
 
 def test_landmarks_of_a_crop_lie_where_the_template_says() -> None:
-    square = Similarity((310, 95), 33, -0.7)
-    inside = align.crop_landmarks(placed(square), square)
+    square = SimilarityTransform((310, 95), 33, -0.7)
+    inside = align.landmarks_in_crop(placed(square), square)
     np.testing.assert_allclose(inside, np.array(DLIB.points) * 74.5 + 119.5, atol=1e-3)
-    again = align.fit(inside)
+    again = align.fit_landmarks(inside)
     assert again.centre == pytest.approx((119.5, 119.5), abs=1e-3)
     assert again.half == pytest.approx(74.5, abs=1e-3)
 
@@ -112,33 +112,35 @@ def test_landmarks_of_a_crop_lie_where_the_template_says() -> None:
 def test_a_very_large_face_is_averaged_not_picked() -> None:
     stripes = np.zeros((3000, 3000, 3), np.uint8)
     stripes[:, ::2] = 200  # stripes that are finer than the chip's pixels: their mean is left
-    chip = align.cut(stripes, placed(Similarity((1500, 1500), 1050, 0.3)))
+    chip = align.cut_upright(stripes, placed(SimilarityTransform((1500, 1500), 1050, 0.3)))
     assert abs(chip[5:-5, 5:-5] - 100).max() < 8
 
 
 def test_a_very_large_face_is_the_same_chip_as_its_smaller_photo() -> None:
     small = photo(260, 300)
     large = np.asarray(Image.fromarray(small).resize((300 * 8, 260 * 8), Image.Resampling.BICUBIC))
-    landmarks = placed(Similarity((150, 130), 70, 0.2))
-    chip, other = align.cut(small, landmarks), align.cut(large, (landmarks + 0.5) * 8 - 0.5)
+    landmarks = placed(SimilarityTransform((150, 130), 70, 0.2))
+    chip, other = align.cut_upright(small, landmarks), align.cut_upright(large, (landmarks + 0.5) * 8 - 0.5)
     assert abs(chip - other).mean() < 1.5
 
 
 @pytest.mark.parametrize("centre", [(-900.0, 50.0), (50.0, 9000.0)])
 def test_a_face_outside_the_image_is_black(centre: tuple[float, float]) -> None:
-    assert not align.cut(photo(), placed(Similarity(centre, 60, 0.0))).any()
+    assert not align.cut_upright(photo(), placed(SimilarityTransform(centre, 60, 0.0))).any()
 
 
 def test_landmarks_in_one_point_give_a_flat_picture() -> None:
-    chip = align.cut(photo(), np.full((5, 2), 100.0))
+    chip = align.cut_upright(photo(), np.full((5, 2), 100.0))
     np.testing.assert_allclose(chip, np.broadcast_to(chip[0, 0], chip.shape), atol=1e-3)
-    assert np.isfinite(align.crop_landmarks(np.full((5, 2), 100.0), align.fit(np.full((5, 2), 100.0)))).all()
+    assert np.isfinite(
+        align.landmarks_in_crop(np.full((5, 2), 100.0), align.fit_landmarks(np.full((5, 2), 100.0)))
+    ).all()
 
 
 @pytest.mark.parametrize("name", ["dlib-150", "dlib-64", "arcface-112", "arcface-128", "arcface-224"])
 def test_every_template_fits_inside_the_crop(name: str) -> None:
-    square = Similarity((130, 100), 60, 0.15)
-    crop, inside = align.crop(photo(), placed(square)), align.crop_landmarks(placed(square), square)
+    square = SimilarityTransform((130, 100), 60, 0.15)
+    crop, inside = align.cut_crop(photo(), placed(square)), align.landmarks_in_crop(placed(square), square)
     from_crop, from_photo = align.warp_chip(crop, inside, name), align.warp_chip(photo(), placed(square), name)
     assert from_crop.shape == from_photo.shape == (int(name[-3:].strip("-")),) * 2 + (3,)
     assert abs(from_crop - from_photo).mean() < 1.5
@@ -148,7 +150,7 @@ def test_every_template_fits_inside_the_crop(name: str) -> None:
 
 def test_landmarks_lie_on_the_template_in_a_warped_chip() -> None:
     template = TEMPLATES["arcface"]
-    square = align.fit(placed(Similarity((90, 80), 56, 0.1), template), template)
+    square = align.fit_landmarks(placed(SimilarityTransform((90, 80), 56, 0.1), template), template)
     assert square.half == pytest.approx(56)
     marked = np.zeros((200, 260, 3), np.uint8)
     x, y = np.rint(placed(square, template)[2]).astype(int)
@@ -161,14 +163,14 @@ def test_landmarks_lie_on_the_template_in_a_warped_chip() -> None:
 @pytest.mark.parametrize("side", [112, 128, 224])
 def test_landmarks_of_arcface_grow_with_the_side(side: int) -> None:
     """They scale from the centre of the first pixel, as in insightface's estimate_norm."""
-    template = align.template_named(f"arcface-{side}")
+    template = align.parse_template(f"arcface-{side}")
     inside = np.array(template.points) * template.half + template.half
     arcface_dst = [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
     np.testing.assert_allclose(inside, np.array(arcface_dst) * side / 112, atol=1e-6)
 
 
 def test_a_larger_chip_has_the_pixels_of_the_smaller_one_and_those_between() -> None:
-    landmarks = placed(Similarity((130, 100), 50, 0.2))
+    landmarks = placed(SimilarityTransform((130, 100), 50, 0.2))
     small, large = (align.warp_chip(photo(), landmarks, name) for name in ("arcface-112", "arcface-224"))
     np.testing.assert_allclose(large[::2, ::2], small, atol=0.05)
 
@@ -178,4 +180,4 @@ def test_a_larger_chip_has_the_pixels_of_the_smaller_one_and_those_between() -> 
 )
 def test_an_unknown_template_is_named(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f"no template '{name}'"):
-        align.template_named(name)
+        align.parse_template(name)

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from processors import boxes
-from processors.boxes import Detections, add_coarser_pass, decode_heads, in_original, merge
-from processors.passes import LARGEST, Pass, plan
+from processors.boxes import Detections, add_coarser_pass, decode_heads, merge_passes, to_original
+from processors.passes import LARGEST, Pass, plan_passes
 
 Maps = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -107,34 +107,34 @@ def test_a_hostile_map_neither_overflows_nor_takes_minutes() -> None:
 
 def test_a_pass_is_moved_into_the_image() -> None:
     half = Pass(0.5, None, 320, 240)
-    moved = in_original(faces((10, 20, 30, 40, 0.9)), half, 640, 480)
+    moved = to_original(faces((10, 20, 30, 40, 0.9)), half, 640, 480)
     np.testing.assert_allclose(moved.boxes, [[20, 40, 60, 80]])
     np.testing.assert_allclose(moved.landmarks[0, 0], [20, 40])
     tile = Pass(1.0, (1000, 500, 2024, 1524), 1024, 1024)
-    moved = in_original(faces((10, 20, 30, 40, 0.9)), tile, 4000, 3000)
+    moved = to_original(faces((10, 20, 30, 40, 0.9)), tile, 4000, 3000)
     np.testing.assert_allclose(moved.boxes, [[1010, 520, 1030, 540]])
 
 
 def test_a_face_too_large_for_its_pass_is_left_to_the_coarser_one() -> None:
     found = faces((0, 0, 400, 400, 0.9), (500, 500, 700, 700, 0.8))
     fine = Pass(1.0, None, 2048, 2048, largest=320)
-    np.testing.assert_allclose(in_original(found, fine, 2048, 2048).scores, [0.8])
-    assert len(in_original(found, Pass(1.0, None, 2048, 2048), 2048, 2048)) == 2
+    np.testing.assert_allclose(to_original(found, fine, 2048, 2048).scores, [0.8])
+    assert len(to_original(found, Pass(1.0, None, 2048, 2048), 2048, 2048)) == 2
 
 
 def test_a_face_cut_by_a_tile_is_left_to_its_neighbour() -> None:
     cut_left, cut_right, whole = (-5, 100, 40, 150, 0.9), (1000, 100, 1030, 150, 0.9), (500, 500, 550, 550, 0.9)
     inner = Pass(1.0, (900, 0, 1924, 1024), 1024, 1024)
-    assert len(in_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
+    assert len(to_original(faces(cut_left, cut_right, whole), inner, 4000, 1024)) == 1
     first = Pass(1.0, (0, 0, 1024, 1024), 1024, 1024)  # its left edge is the image's: a face may be cut there
-    assert len(in_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
+    assert len(to_original(faces(cut_left, cut_right, whole), first, 4000, 1024)) == 2
     last = Pass(1.0, (2976, 0, 4000, 1024), 1024, 1024)
-    assert len(in_original(faces(cut_left, cut_right, whole), last, 4000, 1024)) == 2
+    assert len(to_original(faces(cut_left, cut_right, whole), last, 4000, 1024)) == 2
 
 
 def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:
     coarse, fine = faces((100, 100, 200, 200, 0.7)), faces((105, 95, 205, 205, 0.8), (400, 100, 420, 120, 0.6))
-    merged = merge([coarse, fine])
+    merged = merge_passes([coarse, fine])
     np.testing.assert_allclose(merged.scores, [0.8, 0.6])
     np.testing.assert_allclose(merged.boxes[0], [105, 95, 205, 205])
 
@@ -142,13 +142,13 @@ def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:
 def test_a_part_of_a_face_from_another_pass_is_that_face() -> None:
     whole, part = (100, 100, 300, 300, 0.9), (150, 110, 230, 200, 0.7)
     assert iou(list(whole[:4]), list(part[:4])) < boxes.OVERLAP
-    np.testing.assert_allclose(merge([faces(whole), faces(part)]).scores, [0.9])
-    assert len(merge([faces(whole, part)])) == 2, "within one pass its own NMS has decided"
+    np.testing.assert_allclose(merge_passes([faces(whole), faces(part)]).scores, [0.9])
+    assert len(merge_passes([faces(whole, part)])) == 2, "within one pass its own NMS has decided"
 
 
 def test_merging_nothing_is_nothing() -> None:
-    assert len(merge([faces(), faces()])) == 0
-    np.testing.assert_allclose(merge([faces(), faces((1, 2, 3, 4, 0.5))]).boxes, [[1, 2, 3, 4]])
+    assert len(merge_passes([faces(), faces()])) == 0
+    np.testing.assert_allclose(merge_passes([faces(), faces((1, 2, 3, 4, 0.5))]).boxes, [[1, 2, 3, 4]])
 
 
 def test_merged_boxes_never_overlap() -> None:
@@ -160,7 +160,7 @@ def test_merged_boxes_never_overlap() -> None:
             *np.hstack([corner, corner + chance.uniform(20, 90, (count, 2)), chance.uniform(0.5, 1, (count, 1))])
         )
 
-    merged = merge([some(60), some(60), some(60)])
+    merged = merge_passes([some(60), some(60), some(60)])
     assert list(merged.scores) == sorted(merged.scores, reverse=True)
     for index in range(len(merged)):
         for other in range(index):
@@ -173,7 +173,7 @@ def seen(*sides: float) -> Detections:
 
 
 def test_a_coarser_pass_is_added_where_a_face_is_too_large_or_none_was_found() -> None:
-    passes = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(2000, 1500)]
+    passes = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(2000, 1500)]
     for first, second, wanted in (
         (seen(100), seen(), False),
         (seen(), seen(30), False),
@@ -184,5 +184,5 @@ def test_a_coarser_pass_is_added_where_a_face_is_too_large_or_none_was_found() -
         assert len(added) == wanted
         assert same[0][0].largest == (LARGEST if wanted else math.inf)
         assert [it.scale for it, _ in added] == ([passes[0][0].scale / 2] if wanted else [])
-    small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan(200, 200)]
+    small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(200, 200)]
     assert add_coarser_pass(small, [seen()] * len(small)) == (small, [])

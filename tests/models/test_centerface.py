@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from processors.models.centerface import CenterFace, InvertedResidual
 from processors.networks import Detector
-from processors.passes import plan, render
+from processors.passes import plan_passes, render_pass
 from weights.load import load_detector
 
 CPU = torch.device("cpu")
@@ -62,7 +62,7 @@ def test_an_inverted_residual_is_its_three_convolutions_as_loops() -> None:
 
 def test_the_face_of_a_real_photo_is_found_where_it_is(detector: Detector, photos: Path) -> None:
     image = Image.open(photos / "obama.jpg").convert("RGB")
-    found = detector.detect([render(image, plan(*image.size)[0])])[0]
+    found = detector.detect([render_pass(image, plan_passes(*image.size)[0])])[0]
     assert len(found) == 1
     left, top, right, bottom = found.boxes[0]
     assert found.scores[0] > 0.8
@@ -74,7 +74,7 @@ def test_the_face_of_a_real_photo_is_found_where_it_is(detector: Detector, photo
 
 def test_bfloat16_finds_the_same_face(weights_folder: Path, detector: Detector, photos: Path) -> None:
     image = Image.open(photos / "biden.jpg").convert("RGB")
-    picture = render(image, plan(*image.size)[0])
+    picture = render_pass(image, plan_passes(*image.size)[0])
     narrow = Detector(
         load_detector(weights_folder, "centerface", CPU, torch.bfloat16),
         CPU,
@@ -92,7 +92,7 @@ def test_a_mirrored_picture_has_the_mirrored_face(centerface: nn.Module, detecto
     both = Detector(centerface, CPU, torch.float32, score_threshold=detector.score_threshold, mirror=True)
     with Image.open(photos / "obama.jpg") as file:
         image = file.convert("RGB")
-        picture = render(image, plan(*image.size)[0])
+        picture = render_pass(image, plan_passes(*image.size)[0])
     one, other = both.detect([picture])[0], both.detect([np.ascontiguousarray(picture[:, ::-1])])[0]
     assert len(one) == len(other) == 1
     width, across = picture.shape[1], [1, 0, 2, 4, 3]

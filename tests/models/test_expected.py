@@ -34,6 +34,6 @@ def test_boxes_landmarks_and_embeddings_are_the_expected_ones(
         np.testing.assert_allclose(found.boxes[index], face["box"], atol=0.1)
         np.testing.assert_allclose(found.landmarks[index], face["landmarks"], atol=0.1)
         np.testing.assert_allclose(found.scores[index], face["detection_score"], atol=1e-3)
-        chip = align.cut(pixels, found.landmarks[index])
+        chip = align.cut_upright(pixels, found.landmarks[index])
         np.testing.assert_allclose(single.embed([chip])[0], face["embedding"], atol=1e-3)
         np.testing.assert_allclose(embedder.embed([chip])[0], face["embedding_flip_mean"], atol=1e-3)

@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper
 
 from processors.networks import TorchEmbedder
-from processors.onnx_embedder import OnnxEmbedder, load_onnx_embedder
+from processors.onnx_embedder import OnnxRuntimeEmbedder, load_onnx_embedder
 from schemas import generation_records as generations
 from schemas.arrays import Float32Array
 from schemas.errors import ConfigurationError, WeightsInvalid
@@ -34,8 +34,8 @@ def entry(content: bytes = b"", **members: object) -> generations.OnnxEmbedder:
     return generations.OnnxEmbedder.model_validate(known | {"scale": 2 / 255, "offset": -1.0} | members)
 
 
-def loaded(content: bytes, *, mirror: bool = False, **members: object) -> OnnxEmbedder:
-    return OnnxEmbedder(content, entry(content, **members), CPU, mirror=mirror)
+def loaded(content: bytes, *, mirror: bool = False, **members: object) -> OnnxRuntimeEmbedder:
+    return OnnxRuntimeEmbedder(content, entry(content, **members), CPU, mirror=mirror)
 
 
 def pictures(count: int, side: int = SIDE) -> list[Float32Array]:
@@ -68,7 +68,7 @@ def test_the_shipped_embedder_as_a_file_gives_the_same_vectors(weights_folder: P
 
 
 def test_more_than_fit_in_one_forward_are_embedded_in_their_order(small: bytes) -> None:
-    embedder = OnnxEmbedder(small, entry(small), CPU, mirror=False, batch_size=2)
+    embedder = OnnxRuntimeEmbedder(small, entry(small), CPU, mirror=False, batch_size=2)
     np.testing.assert_allclose(embedder.embed(pictures(5)), by_torch(pictures(5)), atol=1e-5)
 
 

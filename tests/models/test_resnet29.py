@@ -13,7 +13,7 @@ from torch import nn
 from processors import align
 from processors.models.resnet29 import Residual, ResNet29
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.passes import plan, render
+from processors.passes import plan_passes, render_pass
 from weights.load import load_embedder
 from weights.manifest import manifest
 
@@ -94,8 +94,8 @@ def test_one_person_is_nearer_than_another(detector: Detector, embedder: Embedde
     vectors = {}
     for name in ("obama.jpg", "obama2.jpg", "biden.jpg"):
         image = Image.open(photos / name).convert("RGB")
-        found = detector.detect([render(image, plan(*image.size)[0])])[0]
-        vectors[name] = embedder.embed([align.cut(np.asarray(image), found.landmarks[0])])[0]
+        found = detector.detect([render_pass(image, plan_passes(*image.size)[0])])[0]
+        vectors[name] = embedder.embed([align.cut_upright(np.asarray(image), found.landmarks[0])])[0]
     same = cosine(vectors["obama.jpg"], vectors["obama2.jpg"])
     others = cosine(vectors["obama.jpg"], vectors["biden.jpg"])
     threshold = manifest().embedder("dlib-resnet29").accuracy.lfw_mirror_threshold

@@ -29,7 +29,7 @@ from backends.kafka import connect
 from backends.kafka.fetcher import LONG_POLL_S
 from backends.kafka.group import SESSION_S, instance_id
 from backends.kafka.log import KafkaLog
-from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
 from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
@@ -347,7 +347,7 @@ async def test_prefixes_keep_installations_apart(services: Mapping[str, str]) ->
             consumer = await log.consumer("group", ["events"], member="one")
             (record,) = await drain(consumer, 1)
             assert (record.topic, record.value) == ("events", value)
-            await consumer.commit({record.topic_partition: Committed(1)})
+            await consumer.commit({record.topic_partition: CommittedOffset(1)})
         for log in logs:
             await log.close()
 
@@ -437,7 +437,7 @@ async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(
     at = TopicPartition("events", 0)
     consumer = await log.consumer("group", ["events"], member="one")
     await assigned(consumer, 1)
-    await consumer.commit({at: Committed(2)})
+    await consumer.commit({at: CommittedOffset(2)})
     await consumer.close()
     reader = await log.reader("events", at="start")
     assert len(await reader.poll(1, PATIENCE_S)) == 1
@@ -448,17 +448,17 @@ async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(
             OffsetGone, match=r"'events', partition 0, at offset 2, .* earliest is 5: `facestream recover`"
         ):
             await drain(consumer, 1)
-    assert consumer.assignment[at] == Committed(2)
+    assert consumer.assignment[at] == CommittedOffset(2)
     assert await log.lag("group", "events") == {0: 5}
     # As `facestream recover` does. Then the group continues.
-    await consumer.commit({at: Committed(5)})
+    await consumer.commit({at: CommittedOffset(5)})
     await consumer.close()
     consumer = await log.consumer("group", ["events"], member="one")
     assert [record.offset for record in await drain(consumer, 5)] == [5, 6, 7, 8, 9]
     # A group that never committed starts at the earliest record that there is.
     fresh = await log.consumer("fresh", ["events"], member="one")
     await assigned(fresh, 1)
-    assert fresh.assignment[at] == Committed(5)
+    assert fresh.assignment[at] == CommittedOffset(5)
     assert (await drain(fresh, 5))[0].offset == 5
 
 
@@ -553,7 +553,7 @@ async def main(log):
     print("got", len(records), "epoch", consumer.epoch, flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     try:
-        await consumer.commit({records[0].topic_partition: Committed(1)})
+        await consumer.commit({records[0].topic_partition: CommittedOffset(1)})
         print("committed", flush=True)
     except Fenced:
         print("fenced", flush=True)
@@ -615,9 +615,9 @@ async def test_a_process_that_was_stopped_for_longer_than_its_session_cannot_com
         epoch = other.epoch
         while other.epoch == epoch:
             await other.poll(1, 1)
-        await other.commit({at: Committed(1)})  # it still has the partition
+        await other.commit({at: CommittedOffset(1)})  # it still has the partition
     assert time.monotonic() - began > SESSION_S - 1
-    await busy.commit({at: Committed(1)})
+    await busy.commit({at: CommittedOffset(1)})
     assert busy.epoch == 1
 
 
@@ -632,11 +632,11 @@ async def test_a_member_that_joins_under_the_name_of_another_replaces_it(
     with pytest.raises(Fenced, match="a name of its own"):
         await drain(old, 1)
     with pytest.raises(Fenced):
-        await old.commit({TopicPartition("events", 0): Committed(0)})
+        await old.commit({TopicPartition("events", 0): CommittedOffset(0)})
     await old.close()  # which does not end the other's membership
     await log.append([NewRecord("events", "a", b"")])
     (record,) = await drain(new, 1)
-    await new.commit({record.topic_partition: Committed(1)})
+    await new.commit({record.topic_partition: CommittedOffset(1)})
     assert await log.lag("group", "events") == {0: 0, 1: 0}
 
 
@@ -727,5 +727,5 @@ async def test_metadata_that_is_too_long_is_refused(log: KafkaLog) -> None:
     at = TopicPartition("events", 0)
     for metadata in ("x" * 4001, "💙" * 3000):  # Kafka counts the second as 6,000
         with pytest.raises(InvalidRequest, match="metadata"):
-            await consumer.commit({at: Committed(1, metadata)})
-    await consumer.commit({at: Committed(0, "x" * 4000)})
+            await consumer.commit({at: CommittedOffset(1, metadata)})
+    await consumer.commit({at: CommittedOffset(0, "x" * 4000)})

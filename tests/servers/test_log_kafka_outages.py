@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from backends.kafka.log import KafkaLog
-from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
+from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
 from schemas.errors import Fenced, Unavailable
 from scripts.services import Services
 from tests.servers.topics import temporary_topics
@@ -71,7 +71,9 @@ class Reading:
                 records = await self.source.poll(100, 0.5)
                 self.records += records
                 if isinstance(self.source, Consumer) and records:
-                    await self.source.commit({each.topic_partition: Committed(each.offset + 1) for each in records})
+                    await self.source.commit(
+                        {each.topic_partition: CommittedOffset(each.offset + 1) for each in records}
+                    )
             except Unavailable:
                 await asyncio.sleep(0.1)
             except Fenced:
@@ -165,4 +167,4 @@ async def test_an_append_to_a_server_that_hangs_ends_in_time(log: KafkaLog, serv
     assert given_up == sorted(given_up, key=int)
     assert len(keys) == len(set(keys))
     at = TopicPartition("events", next(iter(consumer.assignment)).partition)
-    await consumer.commit({at: Committed(0)})
+    await consumer.commit({at: CommittedOffset(0)})

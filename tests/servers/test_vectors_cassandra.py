@@ -20,7 +20,7 @@ from cassandra.protocol import ErrorMessage
 import backends.cassandra.client as client
 import backends.cassandra.directories as directories
 import backends.cassandra.schema as schema
-from backends.cassandra.client import Client, Statement
+from backends.cassandra.client import CassandraClient, Statement
 from backends.cassandra.connect import cluster_of
 from backends.cassandra.schema import bucket_of
 from backends.cassandra.vectors import CassandraVectors
@@ -267,25 +267,25 @@ async def test_a_put_into_a_listed_directory_does_not_list_it(
 
 
 @pytest.fixture
-async def directory_client(keyspace: str) -> AsyncIterator[Client]:
-    client = Client(server_at(keyspace), directories.STATEMENTS, lambda session: None)
+async def directory_client(keyspace: str) -> AsyncIterator[CassandraClient]:
+    client = CassandraClient(server_at(keyspace), directories.STATEMENTS, lambda session: None)
     yield client
     await client.close()
 
 
 async def test_a_directory_that_is_found_empty_before_its_first_face_is_there_is_listed(
-    vectors: CassandraVectors, directory_client: Client, directory: str
+    vectors: CassandraVectors, directory_client: CassandraClient, directory: str
 ) -> None:
-    async with directories.listing(directory_client, [(directory, "g1")]):
+    async with directories.keep_listed(directory_client, [(directory, "g1")]):
         await directories.unlist_if_empty(directory_client, "g1", directory)
         await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
     assert directory in await vectors.directories("g1")
 
 
 async def test_a_process_that_dies_while_it_puts_faces_leaves_the_directory_listed(
-    vectors: CassandraVectors, directory_client: Client, directory: str
+    vectors: CassandraVectors, directory_client: CassandraClient, directory: str
 ) -> None:
-    listing = directories.listing(directory_client, [(directory, "g1")])
+    listing = directories.keep_listed(directory_client, [(directory, "g1")])
     await listing.__aenter__()
     await vectors.put_faces([a_face(directory, "ann")], listed={(directory, "g1")})
     assert directory in await vectors.directories("g1")
@@ -398,7 +398,7 @@ async def test_an_api_key_is_deleted_even_if_the_clock_of_its_writer_is_ahead(
 
 async def test_columns_that_the_driver_cannot_parse_are_not_taken_for_nothing(keyspace: str, directory: str) -> None:
     numbers = Statement("SELECT timestamp FROM {keyspace}.faces WHERE directory = ? AND generation = ? AND bucket = ?")
-    asked = Client(server_at(keyspace), [numbers], lambda session: None)
+    asked = CassandraClient(server_at(keyspace), [numbers], lambda session: None)
     with pytest.raises(TypeError, match="no columns"):
         await asked.columns(numbers, (directory, "g1", 0), None)
     await asked.close()

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from backends.log import Committed, Consumer, Record, TopicPartition
+from backends.log import CommittedOffset, Consumer, Record, TopicPartition
 
 
 class DelegatingConsumer(Consumer):
@@ -14,7 +14,7 @@ class DelegatingConsumer(Consumer):
         return self.inner.epoch
 
     @property
-    def assignment(self) -> Mapping[TopicPartition, Committed]:  # type: ignore[override]  # the same
+    def assignment(self) -> Mapping[TopicPartition, CommittedOffset]:  # type: ignore[override]  # the same
         return self.inner.assignment
 
     async def poll(
@@ -27,11 +27,11 @@ class DelegatingConsumer(Consumer):
     ) -> list[Record]:
         return await self.inner.poll(max_records, timeout_s, topics=topics, paused=paused)
 
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         await self.inner.commit(offsets)
 
-    def holds(self) -> bool:
-        return self.inner.holds()
+    def holds_partitions(self) -> bool:
+        return self.inner.holds_partitions()
 
     async def close(self) -> None:
         await self.inner.close()

@@ -15,36 +15,36 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from facestream.client.bulk.source import Item
+from facestream.client.bulk.source import PictureFile
 from schemas.answers import Body, body_type
 from schemas.errors import ConfigurationError, StorageFull
 from schemas.records import Purpose
 
 
-class Version(NamedTuple):
+class FileVersion(NamedTuple):
     """The size and modification time of a file. If they change, the file is another picture."""
 
     size: int
     mtime_ns: int
 
 
-def version_of(photo: str) -> Version:
+def version_of(photo: str) -> FileVersion:
     """Raises OSError."""
     stat = os.stat(photo)
-    return Version(stat.st_size, stat.st_mtime_ns)
+    return FileVersion(stat.st_size, stat.st_mtime_ns)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """The last line about a picture. It has `image_id` until the picture is answered, then `status`. at: where the line
-    begins.
+class JournalEntry:
+    """The last line about a picture. It has `image_id` until the picture is answered, then `status`. line_offset: where
+    the line begins.
     """
 
-    version: Version
+    version: FileVersion
     attempt: int
     image_id: str | None
     status: int | None
-    at: int
+    line_offset: int
 
 
 class Journal:
@@ -54,7 +54,7 @@ class Journal:
 
     def __init__(self, path: Path, *, again: bool = False) -> None:
         self._path, self._again = path, again
-        self._entries: dict[tuple[str, str | None], Entry] = {}
+        self._entries: dict[tuple[str, str | None], JournalEntry] = {}
 
     def __enter__(self) -> Self:
         """Raises ConfigurationError when it cannot be written, or another process has locked it."""
@@ -85,7 +85,7 @@ class Journal:
         self._reading.close()
         os.close(self._descriptor)
 
-    def entry(self, item: Item) -> Entry | None:
+    def entry(self, item: PictureFile) -> JournalEntry | None:
         """The entry of a picture; None if it is new or has changed."""
         entry = self._entries.get((item.name, item.person))
         if entry is None:
@@ -95,19 +95,19 @@ class Journal:
         except OSError:
             return None
 
-    def body(self, entry: Entry, purpose: Purpose) -> Body:
+    def read_body(self, entry: JournalEntry, purpose: Purpose) -> Body:
         """The answer in an entry that has one."""
-        self._reading.seek(entry.at)
+        self._reading.seek(entry.line_offset)
         line = json.loads(self._reading.readline())
         return body_type(purpose, line["status"]).model_validate(line["body"])
 
-    def accepted(self, item: Item, version: Version, attempt: int, image_id: str) -> None:
+    def add_accepted(self, item: PictureFile, version: FileVersion, attempt: int, image_id: str) -> None:
         self._append(_line(item, version, attempt) | {"image_id": image_id})
 
-    def answered(self, item: Item, version: Version, attempt: int, status: int, body: Body) -> None:
+    def add_answered(self, item: PictureFile, version: FileVersion, attempt: int, status: int, body: Body) -> None:
         self._append(_line(item, version, attempt) | {"status": status, "body": body.members()})
 
-    def forget(self) -> None:
+    def delete(self) -> None:
         """Deletes the journal: the same command starts anew."""
         self._path.unlink(missing_ok=True)
 
@@ -121,8 +121,12 @@ class Journal:
             if "run" in record:
                 self.run = record["run"]
             else:
-                self._entries[record["name"], record["person"]] = Entry(
-                    Version(*record["version"]), record["attempt"], record.get("image_id"), record.get("status"), end
+                self._entries[record["name"], record["person"]] = JournalEntry(
+                    FileVersion(*record["version"]),
+                    record["attempt"],
+                    record.get("image_id"),
+                    record.get("status"),
+                    end,
                 )
             end += len(line)
 
@@ -145,7 +149,7 @@ def journal_path(*, service: str, purpose: str, fields: dict[str, str], source: 
     return Path(state, "facestream", "bulk", f"{name}.jsonl")
 
 
-def _line(item: Item, version: Version, attempt: int) -> dict[str, Any]:
+def _line(item: PictureFile, version: FileVersion, attempt: int) -> dict[str, Any]:
     return {
         "name": item.name,
         "person": item.person,

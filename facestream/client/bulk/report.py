@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facestream.client.bulk.source import Item
+from facestream.client.bulk.source import PictureFile
 from facestream.client.report import advice, json_line
 from facestream.terminal import print_message, printable
 from schemas.answers import Body, Problem, RecognizedBody, RecognizedPerson
@@ -50,7 +50,7 @@ class BulkReport:
             except OSError as error:
                 raise ConfigurationError(f"--report: {self._file} cannot be written: {error.strerror}") from None
 
-    def add(self, item: Item, status: int, body: Body) -> None:
+    def add(self, item: PictureFile, status: int, body: Body) -> None:
         person = {} if item.person is None else {"person": item.person}
         if isinstance(body, Problem):
             self._failures.append(Failure(item.photo, item.person, status, body))
@@ -61,17 +61,17 @@ class BulkReport:
         if self._as_json:
             json_line(line)
         elif isinstance(body, RecognizedBody):
-            print(f"{printable(item.photo)}: {people_of(body)}")
+            print(f"{printable(item.photo)}: {describe_people(body)}")
 
-    def close(self, left: int) -> None:
-        """Prints the totals and the failures. left: the number of pictures without an answer."""
+    def close(self, unanswered: int) -> None:
+        """Prints the totals and the failures. unanswered: the number of pictures without an answer."""
         parts = [f"{count:,} {what}" for what, count in self._counts.items()]
         if self._failures:
             parts.append(f"{len(self._failures):,} failed")
-        if left:
-            parts.append(f"{left:,} left")
+        if unanswered:
+            parts.append(f"{unanswered:,} left")
         print_message(", ".join(parts) or "nothing to do")
-        for code, failures in _grouped(self._failures):
+        for code, failures in _group_by_code(self._failures):
             print_message(f"{len(failures):,} × {code}")
             for it in failures[:LISTED]:
                 print_message(f"  {it.photo}: {it.body.detail}{advice(it.body)}")
@@ -80,7 +80,7 @@ class BulkReport:
                 print_message(f"  and {len(failures) - LISTED:,} more: {more}")
         if self._file is not None:
             self._write(self._file)
-        if left:
+        if unanswered:
             print_message("the same command again goes on where this one ended")
 
     def _count(self, status: int, body: Body) -> None:
@@ -99,7 +99,7 @@ class BulkReport:
         file.write_text("".join(lines))
 
 
-def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
+def _group_by_code(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
     """The failures by code, the most frequent code first."""
     groups: dict[str, list[Failure]] = {}
     for it in failures:
@@ -107,12 +107,12 @@ def _grouped(failures: Sequence[Failure]) -> list[tuple[str, list[Failure]]]:
     return sorted(groups.items(), key=lambda group: -len(group[1]))
 
 
-def people_of(body: RecognizedBody) -> str:
+def describe_people(body: RecognizedBody) -> str:
     """Everybody in a photo, on one line."""
-    return ", ".join(map(_name, body.persons)) or "no face"
+    return ", ".join(map(_describe_person, body.persons)) or "no face"
 
 
-def _name(person: RecognizedPerson) -> str:
+def _describe_person(person: RecognizedPerson) -> str:
     if person.id is None:
         return "?"
     return printable(person.id) if person.probability is None else f"{printable(person.id)} {person.probability:.0%}"

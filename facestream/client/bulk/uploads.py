@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from facestream.client.bulk.journal import Journal, Version, journal_path
-from facestream.client.bulk.lane import Lane
+from facestream.client.bulk.client import BulkClient
+from facestream.client.bulk.journal import FileVersion, Journal, journal_path
 from facestream.client.bulk.report import BulkReport
-from facestream.client.bulk.source import Item, people_of, pictures_of
+from facestream.client.bulk.source import PictureFile, pictures_of, portraits_of
 from facestream.client.connection import connect
 from facestream.client.flags import prints_json, url_and_key
-from facestream.client.http import POLL_S, Client, Reply, UnreadablePhoto
+from facestream.client.http import POLL_S, Reply, ServiceClient, UnreadablePhoto
 from facestream.flags import settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.progress import progress_bar
@@ -36,15 +36,15 @@ SERVICE_FAILED = 500  # from this status on, the service is at fault: the next r
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
-    item: Item
+class PendingUpload:
+    item: PictureFile
     attempt: int
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
-    upload: Upload
-    version: Version
+class AcceptedUpload:
+    upload: PendingUpload
+    version: FileVersion
     image_id: str
 
 
@@ -54,7 +54,7 @@ def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[s
     """
     url, key = url_and_key(arguments)
     settings = settings_from(arguments)
-    items = people_of(source) if purpose == "learn" else pictures_of(source)
+    items = portraits_of(source) if purpose == "learn" else pictures_of(source)
     report = BulkReport(purpose, arguments.report, as_json=prints_json(arguments))
     report.check()
     path = journal_path(
@@ -69,42 +69,46 @@ def send_bulk(arguments: argparse.Namespace, purpose: Purpose, fields: Mapping[s
         async with connect(settings, url, key) as client:
             # A picture is learned once, whichever run sends it. If it is recognized again later, it may get another
             # answer.
-            lane = Lane(client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=print_message)
-            bulk = Bulk(client, lane, journal, report, purpose)
+            bulk_client = BulkClient(
+                client, purpose, fields, run="" if purpose == "learn" else journal.run, tell=print_message
+            )
+            bulk = BulkRun(client, bulk_client, journal, report, purpose)
             try:
                 await bulk.run(items)
             finally:
-                report.close(bulk.left)
+                report.close(bulk.unanswered)
         return 1 if report.failed else 0
 
     with Journal(path, again=arguments.again) as journal:
         code = run_interruptibly(run(journal))
         if purpose == "recognize" and not report.service_failed:
-            journal.forget()
+            journal.delete()
     return code
 
 
-class Bulk:
-    """One run. left: the number of pictures that have no answer yet."""
+class BulkRun:
+    """One run. unanswered: the number of pictures that have no answer yet."""
 
-    def __init__(self, client: Client, lane: Lane, journal: Journal, report: BulkReport, purpose: Purpose) -> None:
-        self._client, self._lane, self._journal, self._report = client, lane, journal, report
+    def __init__(
+        self, client: ServiceClient, bulk_client: BulkClient, journal: Journal, report: BulkReport, purpose: Purpose
+    ) -> None:
+        self._client, self._bulk_client, self._journal, self._report = client, bulk_client, journal, report
         self._purpose: Purpose = purpose
         self._learning = purpose == "learn"
-        self._to_upload: deque[Upload] = deque()
-        self._accepted: deque[Accepted] = deque()  # pictures that are not being polled at the moment
+        self._to_upload: deque[PendingUpload] = deque()
+        self._accepted: deque[AcceptedUpload] = deque()  # pictures that are not being polled at the moment
         self._in_window = 0  # pictures from their upload to their answer
         self._answered_at: deque[float] = deque(maxlen=512)
         self._changed = asyncio.Condition()
         self._advance: Callable[[int], None] = lambda _: None
-        self.left = 0
+        self.unanswered = 0
 
-    async def run(self, items: Sequence[Item]) -> None:
-        self.left = len(items)
+    async def run(self, items: Sequence[PictureFile]) -> None:
+        self.unanswered = len(items)
         before = await self._queue(items)
         if before:
             print_message(f"{before:,} of {len(items):,} were done before: --again does all of them")
-        with progress_bar("pictures", self.left) as self._advance:
+        with progress_bar("pictures", self.unanswered) as self._advance:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     for _ in range(UPLOADS):
@@ -114,7 +118,7 @@ class Bulk:
             except BaseExceptionGroup as group:
                 raise group.exceptions[0] from None
 
-    async def _queue(self, items: Sequence[Item]) -> int:
+    async def _queue(self, items: Sequence[PictureFile]) -> int:
         """Queues pictures to upload and pictures to poll for. Reports the others, which are done, and returns their
         number.
 
@@ -122,22 +126,22 @@ class Bulk:
         """
         entries = await asyncio.to_thread(lambda: [(item, self._journal.entry(item)) for item in items])
         well = [entry for _, entry in entries if entry is not None and entry.status is not None and entry.status < 400]
-        persons = await self._lane.persons() if self._learning and well else set[str]()
+        persons = await self._bulk_client.persons() if self._learning and well else set[str]()
         before = 0
         for item, entry in entries:
             if entry is None:
-                self._to_upload.append(Upload(item, 0))
+                self._to_upload.append(PendingUpload(item, 0))
             elif entry.image_id is not None:
-                self._accepted.append(Accepted(Upload(item, entry.attempt), entry.version, entry.image_id))
+                self._accepted.append(AcceptedUpload(PendingUpload(item, entry.attempt), entry.version, entry.image_id))
                 self._in_window += 1
             elif entry.status is not None and entry.status < 400 and (not self._learning or item.person in persons):
-                self._report.add(item, entry.status, self._journal.body(entry, self._purpose))
-                self.left -= 1
+                self._report.add(item, entry.status, self._journal.read_body(entry, self._purpose))
+                self.unanswered -= 1
                 before += 1
                 await asyncio.sleep(0)  # the service may be this process
             else:
                 failed_here = entry.status is not None and entry.status >= SERVICE_FAILED
-                self._to_upload.append(Upload(item, entry.attempt + failed_here))
+                self._to_upload.append(PendingUpload(item, entry.attempt + failed_here))
         return before
 
     @property
@@ -151,41 +155,41 @@ class Bulk:
         while True:
             async with self._changed:
                 await self._changed.wait_for(
-                    lambda: not self.left or (bool(self._to_upload) and self._in_window < self._window)
+                    lambda: not self.unanswered or (bool(self._to_upload) and self._in_window < self._window)
                 )
-                if not self.left:
+                if not self.unanswered:
                     return
                 upload = self._to_upload.popleft()
                 self._in_window += 1
             await self._upload(upload)
 
-    async def _upload(self, upload: Upload) -> None:
+    async def _upload(self, upload: PendingUpload) -> None:
         try:
-            reply, version = await self._lane.upload(upload.item, upload.attempt)
+            reply, version = await self._bulk_client.upload(upload.item, upload.attempt)
         except UnreadablePhoto as error:
             await self._settle(upload, error.status, problem(error))
             return
         if reply.status == 202:
-            image_id = self._lane.image_id_of(reply)
-            self._journal.accepted(upload.item, version, upload.attempt, image_id)
-            self._accepted.append(Accepted(upload, version, image_id))
+            image_id = self._bulk_client.image_id_of(reply)
+            self._journal.add_accepted(upload.item, version, upload.attempt, image_id)
+            self._accepted.append(AcceptedUpload(upload, version, image_id))
             await self._notify()
         else:
-            await self._answered(upload, version, reply)
+            await self._handle_answer(upload, version, reply)
 
     async def _keep_polling(self) -> None:
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: bool(self._accepted) or not self.left)
-                if not self.left:
+                await self._changed.wait_for(lambda: bool(self._accepted) or not self.unanswered)
+                if not self.unanswered:
                     return
                 accepted = self._accepted.popleft()
             await self._ask_for(accepted)
 
-    async def _ask_for(self, accepted: Accepted) -> None:
+    async def _ask_for(self, accepted: AcceptedUpload) -> None:
         upload = accepted.upload
         for _ in range(POLLS_IN_A_ROW):
-            reply = await self._lane.result(accepted.image_id)
+            reply = await self._bulk_client.result(accepted.image_id)
             if reply.status != 202:
                 break
             await asyncio.sleep(reply.retry_after_s or POLL_S)
@@ -194,22 +198,22 @@ class Bulk:
             await self._notify()
         elif reply.status in GONE and not self._learning and upload.attempt + 1 < ATTEMPTS:
             # A picture to learn may have been erased meanwhile. Only a new command may learn it again.
-            self._to_upload.append(Upload(upload.item, upload.attempt + 1))
+            self._to_upload.append(PendingUpload(upload.item, upload.attempt + 1))
             self._in_window -= 1
             await self._notify()
         else:
-            await self._answered(upload, accepted.version, reply)
+            await self._handle_answer(upload, accepted.version, reply)
 
-    async def _answered(self, upload: Upload, version: Version, reply: Reply) -> None:
-        status, body = self._lane.answer_of(reply)
-        self._journal.answered(upload.item, version, upload.attempt, status, body)
+    async def _handle_answer(self, upload: PendingUpload, version: FileVersion, reply: Reply) -> None:
+        status, body = self._bulk_client.answer_of(reply)
+        self._journal.add_answered(upload.item, version, upload.attempt, status, body)
         await self._settle(upload, status, body)
 
-    async def _settle(self, upload: Upload, status: int, body: Body) -> None:
+    async def _settle(self, upload: PendingUpload, status: int, body: Body) -> None:
         self._report.add(upload.item, status, body)
         self._answered_at.append(time.monotonic())
         self._in_window -= 1
-        self.left -= 1
+        self.unanswered -= 1
         self._advance(1)
         await self._notify()
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from facestream.admin.generation_changes import generation_name
-from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.admin.generation_changes import check_generation_name
+from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
@@ -24,7 +24,7 @@ from stream.topics import TOPICS
 from weights.manifest import manifest
 
 if TYPE_CHECKING:
-    from facestream.admin.onnx_trial import Trial
+    from facestream.admin.onnx_trial import OnnxTrial
 
 DESCRIPTION = """\
 Add an embedder of your own: an ONNX file that computes a vector of any length from the picture of an upright
@@ -62,7 +62,7 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "name", metavar="NAME", help="name of the new generation: a-z, 0-9, '.', '_', '-'; a name is used once only"
     )
-    parser.add_argument("file", metavar="FILE.onnx", type=checked("FILE.onnx", path), help="the network")
+    parser.add_argument("file", metavar="FILE.onnx", type=argument_type("FILE.onnx", parse_path), help="the network")
     parser.add_argument(
         "--input", metavar="SIDE", type=int, required=True, help="side of the network's input in pixels"
     )
@@ -86,7 +86,7 @@ def add_parser(subcommands: Any) -> None:
         "--try",
         dest="picture",
         metavar="PICTURE",
-        type=checked("--try", path),
+        type=argument_type("--try", parse_path),
         help="a photo to try it on, with one face or, better, two",
     )
     parser.add_argument("--json", action="store_true", help="the trial and the generation as one JSON object")
@@ -105,7 +105,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings) as stores:
         await stores.log.require_topics(TOPICS)
         async with follow_state(stores.log) as state:
-            generation = _described(arguments, content, state.generations.active.detector)
+            generation = _make_generation(arguments, content, state.generations.active.detector)
             _check_new(generation.name, state.generations)
             from facestream.admin.onnx_trial import try_network  # torch is slow to import
 
@@ -130,20 +130,20 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_trial(trial: "Trial") -> None:
+def _print_trial(trial: "OnnxTrial") -> None:
     print(f"{trial.dimension} numbers a face")
     print(f"{trial.alone_ms:.1f} ms a face alone, {trial.together_ms:.1f} ms of several at once ({trial.device})")
     print(f"similarity: {trial.same:.3f} the same face cut twice, {trial.other:.3f} another face")
 
 
-def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> Generation:
+def _make_generation(arguments: argparse.Namespace, content: bytes, detector: str) -> Generation:
     """The generation, with a dimension of 1 until the trial has measured it. Raises ConfigurationError."""
     from processors.align import TEMPLATES  # torch, as above
 
-    name = generation_name(arguments.name)
+    name = check_generation_name(arguments.name)
     if arguments.template not in TEMPLATES:
         raise ConfigurationError(f"--template {arguments.template}: it is one of {', '.join(TEMPLATES)}")
-    low, high = _range(arguments.range)
+    low, high = _parse_range(arguments.range)
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         onnx = OnnxEmbedder(
@@ -169,7 +169,7 @@ def _described(arguments: argparse.Namespace, content: bytes, detector: str) -> 
     )
 
 
-def _range(text: str) -> tuple[float, float]:
+def _parse_range(text: str) -> tuple[float, float]:
     """Raises ConfigurationError."""
     try:
         low, high = (float(part) for part in text.split(".."))

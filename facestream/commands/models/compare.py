@@ -5,13 +5,13 @@ from typing import Any
 
 from facestream.admin.comparison import compare_generations
 from facestream.admin.comparison_report import print_comparison
-from facestream.flags import STORES, add_settings, checked, path, settings_from
+from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import ConfigurationError
-from schemas.names import normalised
+from schemas.names import normalise_name
 
 DESCRIPTION = """\
 Match each learned face against all others of its directory, as if it had just come as a probe, once in each
@@ -38,11 +38,14 @@ def add_parser(subcommands: Any) -> None:
     parser.add_argument(
         "--directory",
         metavar="D",
-        type=checked("--directory", normalised),
+        type=argument_type("--directory", normalise_name),
         help="only this directory (default: all)",
     )
     parser.add_argument(
-        "--sheet", type=checked("--sheet", path), metavar="FILE.jpg", help="draw the faces where the two differ"
+        "--sheet",
+        type=argument_type("--sheet", parse_path),
+        metavar="FILE.jpg",
+        help="draw the faces where the two differ",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object, with every difference")
     add_settings(parser, STORES)

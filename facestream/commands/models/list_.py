@@ -40,7 +40,7 @@ async def _run(arguments: argparse.Namespace) -> int:
                 "detector": it.detector,
                 "embedder": it.embedder,
                 "dimension": it.dimension,
-                "faces": await _faces(stores, it.name),
+                "faces": await _count_faces(stores, it.name),
                 "threshold": it.threshold is not None,
                 "calibration": it.calibration is not None,
             }
@@ -50,7 +50,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-async def _faces(stores: Stores, generation: str) -> int:
+async def _count_faces(stores: Stores, generation: str) -> int:
     count = 0
     for directory in await stores.vectors.directories(generation):
         async for page in stores.vectors.read_faces(directory, generation):

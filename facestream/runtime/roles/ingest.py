@@ -13,10 +13,10 @@ from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
-from ingest.accept import Accept
+from ingest.acceptor import UploadAcceptor
 from ingest.app import create_app
-from ingest.keys import Access, Keys
-from ingest.pressure import Pressure
+from ingest.backpressure import Backpressure
+from ingest.keys import Access, KeyChecker
 from ingest.replies import Replies
 from ingest.service import Limits, Service
 from ingest.uploads import UploadMemory
@@ -32,10 +32,10 @@ LOOK_EVERY_S = 1.0
 DRAIN_S = 40.0  # how long open requests may take when the service stops
 
 
-class OwnersKeys(Keys):
+class NoKeyNeeded(KeyChecker):
     """Requires no key: only the owner of the data folder can open the socket for which this is used."""
 
-    async def access(self, text: str | None) -> Access:
+    async def check(self, text: str | None) -> Access:
         return Access()
 
 
@@ -85,10 +85,12 @@ async def http_service(
             log=stores.log,
             objects=stores.objects,
             vectors=stores.vectors,
-            keys=Keys(stores.vectors) if owners_socket is None else OwnersKeys(stores.vectors),
-            accept=Accept(stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to),
+            keys=KeyChecker(stores.vectors) if owners_socket is None else NoKeyNeeded(stores.vectors),
+            acceptor=UploadAcceptor(
+                stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to
+            ),
             replies=replies,
-            pressure=Pressure(lag.age_s, settings.max_age),
+            backpressure=Backpressure(lag.age_s, settings.max_age),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
             limits=limits,
             generations=state.generations,

@@ -11,19 +11,19 @@ from backends.objects import ObjectReader
 from facestream.config import Settings
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
-from processors.align import template_named
+from processors.align import parse_template
 from processors.decoding.pool import DecodePool
 from processors.detectors import Detectors
 from processors.embed import CropThreads
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
+from processors.stages.separate import DetectStage, EmbedStage
 from schemas.generation_records import Generation
 from stream.erase.guarded_store import GuardedStore
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import FACES_DETECTED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.load import choose_device, choose_dtype, load_detector, load_embedder
@@ -45,7 +45,7 @@ async def process_workers(
     dtype = choose_dtype(device, settings.dtype)
     store = GuardedStore(stores.objects, stores.vectors, state.erasures)
     async with AsyncExitStack() as stack:
-        inference = Inference(no_networks(device), settings.threads)
+        inference = Inference(empty_networks(device), settings.threads)
         stack.callback(inference.close)
         crop_threads = CropThreads()
         stack.callback(crop_threads.close)
@@ -63,21 +63,21 @@ async def process_workers(
         decoders = DecodePool(workers=settings.decoders or None, max_pixels=settings.max_pixels)
         await decoders.start()
         stack.push_async_callback(decoders.close)
-        sources = Sources(stores.objects, store, settings.source_buckets, settings.max_upload)
+        sources = SourceCopier(stores.objects, store, settings.source_buckets, settings.max_upload)
         resources = StageResources(stores.objects, store, decoders, crop_threads, inference, detectors, sources)
         yield [
             Worker(
                 stores.log,
                 DetectStage(resources) if settings.stage == "detect" else FusedStage(resources, embedders),
                 [IMAGES_RECEIVED],
-                bulk=[IMAGES_RECEIVED_BULK],
+                bulk_topics=[IMAGES_RECEIVED_BULK],
                 member=member,
                 max_in_flight=IN_FLIGHT,
             )
         ]
 
 
-def no_networks(device: torch.device) -> Networks:
+def empty_networks(device: torch.device) -> Networks:
     """No networks yet: each is loaded together with its generation."""
     gpu = device.type == "cuda"
     return Networks(CHUNK_PIXELS_GPU if gpu else CHUNK_PIXELS_CPU, CHUNK_CHIPS_GPU if gpu else CHUNK_CHIPS_CPU)
@@ -107,7 +107,7 @@ async def fetch_embedder(
     def load() -> Embedder:
         module = load_embedder(settings.weights_folder, generation.embedder, device, dtype)
         embedder = TorchEmbedder(module, device, mirror=generation.mirror)
-        side = template_named(generation.template).side
+        side = parse_template(generation.template).side
         embedder.embed([np.zeros((side, side, 3), np.uint8)])  # as for a detector
         return embedder
 

@@ -4,7 +4,7 @@ from facestream.config import Settings
 from facestream.runtime.housekeeping import Housekeeping
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from sink.sink import Sink
 from stream.bridge import Bridge
 from stream.erase.guarded_store import GuardedStore
@@ -31,7 +31,7 @@ def sink_workers(
         state.erasures,
         settings.gallery_memory,
     )
-    answers = Answers(stores.vectors, stores.objects, store, keep_probes=settings.keep_probes > 0)
+    answers = AnswerStage(stores.vectors, stores.objects, store, keep_probes=settings.keep_probes > 0)
     workers = [
         Worker(
             stores.log, sink, [FACES_EMBEDDED], sequence_of=sink.sequence_of, member=member, max_in_flight=IN_FLIGHT
@@ -56,6 +56,6 @@ def sink_workers(
         ),
     ]
     housekeeping = Housekeeping(
-        stores.log, stores.objects, stores.vectors, state, settings.keep_probes, is_mine=lambda: sink.leads
+        stores.log, stores.objects, stores.vectors, state, settings.keep_probes, is_mine=lambda: sink.is_leader
     )
     return workers, housekeeping

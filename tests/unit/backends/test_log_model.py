@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backends.log import Committed, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.log_view import LogView
 from schemas.errors import OffsetGone
@@ -38,7 +38,7 @@ class Model:
         self.records: dict[TopicPartition, list[Record]] = {each: [] for each in EVERYTHING}
         self.ends = dict.fromkeys(EVERYTHING, 0)
         self.starts = dict.fromkeys(EVERYTHING, 0)
-        self.committed: dict[TopicPartition, Committed] = {}
+        self.committed: dict[TopicPartition, CommittedOffset] = {}
 
     def append(self, new: NewRecord) -> TopicPartition:
         place = TopicPartition(new.topic, partition_of(new.key, PARTITIONS))
@@ -134,7 +134,7 @@ class LogMachine(RuleBasedStateMachine):
 
         assert self.run(consumer.poll(10, 5)) == []
         assert consumer.assignment == {
-            each: self.model.committed.get(each, Committed(self.model.starts[each])) for each in EVERYTHING
+            each: self.model.committed.get(each, CommittedOffset(self.model.starts[each])) for each in EVERYTHING
         }
         self.positions = {each: committed.offset for each, committed in consumer.assignment.items()}
 
@@ -151,7 +151,7 @@ class LogMachine(RuleBasedStateMachine):
         except OffsetGone:
             assert gone
             # What the message advises: to commit the earliest offsets, and to start again.
-            offsets = {each: Committed(self.model.starts[each], "lost") for each in gone}
+            offsets = {each: CommittedOffset(self.model.starts[each], "lost") for each in gone}
             self.run(self.consumer.commit(offsets))
             self.model.committed.update(offsets)
             self.leave()
@@ -165,7 +165,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(place=st.sampled_from(EVERYTHING), word=st.sampled_from(["", "💙", '{"tries": 2}']))
     def commit(self, place: TopicPartition, word: str) -> None:
         assert self.consumer is not None
-        committed = Committed(self.positions[place], word)
+        committed = CommittedOffset(self.positions[place], word)
         self.run(self.consumer.commit({place: committed}))
         self.model.committed[place] = committed
 
@@ -220,7 +220,7 @@ class LogMachine(RuleBasedStateMachine):
             lag = self.run(self.log.lag("group", topic))
             for each in EVERYTHING:
                 if each.topic == topic:
-                    position = self.model.committed.get(each, Committed(0)).offset
+                    position = self.model.committed.get(each, CommittedOffset(0)).offset
                     assert lag[each.partition] == ends[each.partition] - max(position, self.model.starts[each])
 
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import pytest
 
 from backends.log import (
-    Committed,
+    CommittedOffset,
     Consumer,
     NewRecord,
     Reader,
@@ -163,7 +163,7 @@ CONSUMING = """
             say(record.key)
         if records and arguments == ["commit"]:
             try:
-                await consumer.commit({r.topic_partition: Committed(r.offset + 1) for r in records})
+                await consumer.commit({r.topic_partition: CommittedOffset(r.offset + 1) for r in records})
             except Exception as error:
                 assert type(error).__name__ == "Fenced", error
 """
@@ -181,7 +181,9 @@ async def test_two_processes_share_a_group(path: Path) -> None:
             mine: list[str] = []
             while records := await consumer.poll(100, 0.5):
                 mine += [record.key for record in records]
-                await consumer.commit({record.topic_partition: Committed(record.offset + 1) for record in records})
+                await consumer.commit(
+                    {record.topic_partition: CommittedOffset(record.offset + 1) for record in records}
+                )
             theirs = await asyncio.to_thread(lines, child, 100 - len(mine))
             assert sorted(mine + theirs, key=int) == [f"{number}" for number in range(100)]
             assert 20 < len(mine) < 80
@@ -250,12 +252,12 @@ async def test_a_member_that_joins_under_the_name_of_another_replaces_it(path: P
         await assigned(first, 1)
         second = await other.consumer("group", ["events"], member="one")
         with pytest.raises(Fenced):
-            await first.commit({TopicPartition("events", 0): Committed(1)})
+            await first.commit({TopicPartition("events", 0): CommittedOffset(1)})
         with pytest.raises(Fenced, match="a name of its own"):
             await asyncio.wait_for(poll_on(first), 30)  # with its next heartbeat it knows
         await assigned(second, 1)
         await asyncio.sleep(2)  # the first one does not take its partition back
-        await second.commit({TopicPartition("events", 0): Committed(1)})
+        await second.commit({TopicPartition("events", 0): CommittedOffset(1)})
 
 
 async def poll_on(consumer: Consumer) -> None:
@@ -273,7 +275,7 @@ async def test_the_lease_does_not_depend_on_polls(path: Path) -> None:
         for _ in range(20):
             await polling.poll(1, 0.1)
         assert len(polling.assignment) == 1
-        await busy.commit({each: Committed(0) for each in busy.assignment})
+        await busy.commit({each: CommittedOffset(0) for each in busy.assignment})
 
 
 async def test_a_member_whose_lease_has_ended_joins_again(path: Path) -> None:
@@ -286,12 +288,12 @@ async def test_a_member_whose_lease_has_ended_joins_again(path: Path) -> None:
         await assigned(still, 2)
         execute(path, "DELETE FROM members")
         with pytest.raises(Fenced):
-            await still.commit({TopicPartition("events", 0): Committed(0)})
+            await still.commit({TopicPartition("events", 0): CommittedOffset(0)})
         epoch = still.epoch
         while still.epoch == epoch:
             await still.poll(1, 0.1)
         await assigned(still, 2)
-        await still.commit({TopicPartition("events", 0): Committed(0)})
+        await still.commit({TopicPartition("events", 0): CommittedOffset(0)})
 
 
 async def test_a_lease_that_was_written_before_the_clock_was_set_back_ends(path: Path) -> None:
@@ -309,7 +311,7 @@ async def test_a_commit_with_too_much_metadata_is_refused(path: Path) -> None:
         consumer = await log.consumer("group", ["events"], member="one")
         await assigned(consumer, 1)
         with pytest.raises(InvalidRequest):
-            await consumer.commit({TopicPartition("events", 0): Committed(0, "x" * 4001)})
+            await consumer.commit({TopicPartition("events", 0): CommittedOffset(0, "x" * 4001)})
 
 
 async def test_a_waiting_poll_ends_with_the_log(path: Path) -> None:
@@ -459,7 +461,7 @@ async def test_a_full_disk_refuses_and_recovers(disk: Disk) -> None:
         await log.append([NewRecord("events", "after", b"x" * 1000)])
         keys = [record.key for record in await read_all(log, "events")]
         assert sorted(keys) == sorted(["before", *["big"] * 2 * written, "after"])
-        await consumer.commit({TopicPartition("events", 0): Committed(1)})
+        await consumer.commit({TopicPartition("events", 0): CommittedOffset(1)})
 
 
 async def test_a_small_record_is_appended_beside_one_that_is_too_large(disk: Disk) -> None:
@@ -535,7 +537,7 @@ async def test_a_committed_offset_that_was_deleted_stops_the_group(path: Path) -
         await log.append([NewRecord("events", f"{number}", b"") for number in range(10)])
         consumer = await log.consumer("group", ["events"], member="one")
         await assigned(consumer, 1)
-        await consumer.commit({TopicPartition("events", 0): Committed(4)})
+        await consumer.commit({TopicPartition("events", 0): CommittedOffset(4)})
         await consumer.close()
         clock.now += 100
         await log.append([NewRecord("events", "young", b"")])
@@ -547,7 +549,7 @@ async def test_a_committed_offset_that_was_deleted_stops_the_group(path: Path) -
             with pytest.raises(OffsetGone, match="offset 4"):
                 await consumer.poll(10, 1)
         # What the message advises. A group without a commit starts at the earliest record.
-        await consumer.commit({TopicPartition("events", 0): Committed(10)})
+        await consumer.commit({TopicPartition("events", 0): CommittedOffset(10)})
         await consumer.close()
         for group in ("group", "new group"):
             consumer = await log.consumer(group, ["events"], member="one")
@@ -563,7 +565,7 @@ async def test_deleted_up_to_the_committed_offset_is_no_loss(path: Path) -> None
         consumer = await log.consumer("group", ["events"], member="one")
         await assigned(consumer, 1)
         assert len(await consumer.poll(10, 1)) == 1
-        await consumer.commit({TopicPartition("events", 0): Committed(1)})
+        await consumer.commit({TopicPartition("events", 0): CommittedOffset(1)})
         clock.now += 100
         await log.enforce_retention()
         assert await consumer.poll(10, 0.05) == []
@@ -610,7 +612,7 @@ async def test_a_group_skips_the_gaps_of_compaction(path: Path) -> None:
         await assigned(consumer, 1)
         await log.append([NewRecord("changes", "a", f"{number}".encode()) for number in range(50)])
         await log.append([NewRecord("changes", "b", b"")])
-        await consumer.commit({TopicPartition("changes", 0): Committed(10)})
+        await consumer.commit({TopicPartition("changes", 0): CommittedOffset(10)})
         await log.enforce_retention()
         await consumer.close()
         consumer = await log.consumer("group", ["changes"], member="one")

@@ -8,7 +8,16 @@ import pytest
 from bench.accuracy.measures import calibration_error, isotonic, one_to_one, quantile_reached, spread
 from bench.speed.bare import PARTS, Timing
 from bench.speed.http import BOUNDARY, Load, multipart
-from bench.speed.report import Measurements, PartTimes, best_batch, figures_of, memory_growth, misses, percentiles, text
+from bench.speed.report import (
+    Measurements,
+    PartTimes,
+    best_batch,
+    figures_of,
+    find_misses,
+    format_tables,
+    memory_growth,
+    percentiles,
+)
 from sink.evaluate.fitting import fit_logistic
 
 
@@ -131,17 +140,17 @@ def test_the_report_compares_the_service_with_the_bare_way() -> None:
     values = figures_of(measured(0.104, 12))
     assert values["latency_above_bare_ms"] == pytest.approx(4)
     assert values["throughput_to_bare"] == pytest.approx(12 * 0.080)
-    assert misses(values) == []
-    assert "+4.0 ms" in text(values)
+    assert find_misses(values) == []
+    assert "+4.0 ms" in format_tables(values)
 
 
 def test_the_report_says_what_was_missed() -> None:
     values = figures_of(measured(0.110, 9))
-    assert len(misses(values)) == 2
-    assert "MISSED: the median at concurrency 1 is 10.0 ms above bare" in text(values)
+    assert len(find_misses(values)) == 2
+    assert "MISSED: the median at concurrency 1 is 10.0 ms above bare" in format_tables(values)
     failed = measured(0.100, 12)
     failed.loads[8].errors.append("a.jpg: 503")
-    assert misses(figures_of(failed)) == ["1 errors at concurrency 8"]
+    assert find_misses(figures_of(failed)) == ["1 errors at concurrency 8"]
     slow = measured(0.100, 12)
     slow.parts = PartTimes(60, 80, 150)
-    assert [miss.split()[0] for miss in misses(figures_of(slow))] == ["detect_640x480_ms"]
+    assert [miss.split()[0] for miss in find_misses(figures_of(slow))] == ["detect_640x480_ms"]

@@ -13,14 +13,14 @@ import pytest
 from aiohttp import BodyPartReader, web
 from aiohttp.test_utils import TestServer
 
-from facestream.client.bulk import lane as bulk_lane
+from facestream.client.bulk import client as bulk_client
 from facestream.client.bulk import uploads as bulk
+from facestream.client.bulk.client import BulkClient
 from facestream.client.bulk.journal import Journal, journal_path, version_of
-from facestream.client.bulk.lane import Lane
 from facestream.client.bulk.report import LISTED, BulkReport
-from facestream.client.bulk.source import Item, people_of
-from facestream.client.bulk.uploads import Bulk
-from facestream.client.http import Client
+from facestream.client.bulk.source import PictureFile, portraits_of
+from facestream.client.bulk.uploads import BulkRun
+from facestream.client.http import ServiceClient
 from facestream.terminal import print_message
 from schemas.errors import ConfigurationError, InvalidRequest, Unavailable
 from schemas.records import Purpose
@@ -107,34 +107,34 @@ class Service:
         return web.json_response({"directory": "acme", "persons": persons} | following)
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
+    async def client(self) -> AsyncIterator[ServiceClient]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.handle)
-        async with TestServer(app) as server, Client(str(server.make_url(""))) as client:
+        async with TestServer(app) as server, ServiceClient(str(server.make_url(""))) as client:
             yield client
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bulk, "POLL_S", 0.001)
-    monkeypatch.setattr(bulk_lane, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(bulk_lane, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(bulk_client, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(bulk_client, "LONGEST_PAUSE_S", 0.01)
 
 
 @pytest.fixture
-def people(tmp_path: Path) -> list[Item]:
+def people(tmp_path: Path) -> list[PictureFile]:
     """Thirty people with a picture each."""
     for i in range(30):
         folder = tmp_path / "people" / f"p{i:02}"
         folder.mkdir(parents=True)
         (folder / "1.jpg").write_text(f"picture {i}")
-    return people_of(tmp_path / "people")
+    return portraits_of(tmp_path / "people")
 
 
 async def learn(
     service: Service,
     tmp_path: Path,
-    items: list[Item],
+    items: list[PictureFile],
     *,
     purpose: Purpose = "learn",
     again: bool = False,
@@ -143,13 +143,13 @@ async def learn(
     report = report or BulkReport(purpose, tmp_path / "report.jsonl", as_json=True)
     with Journal(tmp_path / "state" / "journal.jsonl", again=again) as journal:
         async with service.client() as client:
-            run = Bulk(
-                client, Lane(client, purpose, {"directory": "acme"}, tell=print_message), journal, report, purpose
+            run = BulkRun(
+                client, BulkClient(client, purpose, {"directory": "acme"}, tell=print_message), journal, report, purpose
             )
             try:
                 await run.run(items)
             finally:
-                report.close(run.left)
+                report.close(run.unanswered)
     return report
 
 
@@ -158,7 +158,7 @@ def printed(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 
 async def test_every_picture_is_learned_once_with_few_requests_open(
-    tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     service = Service(looks=3)
     report = await learn(service, tmp_path, people)
@@ -173,7 +173,7 @@ async def test_every_picture_is_learned_once_with_few_requests_open(
 
 
 async def test_no_more_wait_than_fit_into_the_window(
-    tmp_path: Path, people: list[Item], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, people: list[PictureFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "LEAST_WINDOW", 6)
     monkeypatch.setattr(bulk, "LARGEST_WINDOW", 6)
@@ -184,7 +184,7 @@ async def test_no_more_wait_than_fit_into_the_window(
 
 
 async def test_the_window_grows_with_the_pace(
-    tmp_path: Path, people: list[Item], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, people: list[PictureFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "LEAST_WINDOW", 6)
     monkeypatch.setattr(bulk, "UPLOADS", 30)
@@ -193,7 +193,7 @@ async def test_the_window_grows_with_the_pace(
     assert service.most_waiting > 6
 
 
-async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, people: list[Item]) -> None:
+async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, people: list[PictureFile]) -> None:
     """There are more such pictures than polls."""
     service = Service()
     last: list[str] = []
@@ -218,7 +218,7 @@ async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, peo
 
 
 async def test_what_fails_is_told_by_code_and_the_run_goes_on(
-    tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "people" / "p03" / "1.jpg").unlink()
 
@@ -251,7 +251,7 @@ async def test_what_fails_is_told_by_code_and_the_run_goes_on(
 
 
 async def test_of_many_failures_some_are_shown(
-    tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     await learn(Service(lambda person, nth: (422, refused(422, "no_face", "no").members())), tmp_path, people)
     err = capfd.readouterr().err
@@ -261,7 +261,7 @@ async def test_of_many_failures_some_are_shown(
 
 
 async def test_the_same_again_sends_nothing_and_prints_all(
-    tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     service = Service()
     await learn(service, tmp_path, people)
@@ -271,7 +271,7 @@ async def test_the_same_again_sends_nothing_and_prints_all(
     assert sorted(printed(capfd), key=lambda it: str(it["photo"])) == sorted(first, key=lambda it: str(it["photo"]))
 
 
-async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[Item]) -> None:
+async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     await learn(service, tmp_path, people)
     await learn(service, tmp_path, people, again=True)
@@ -279,7 +279,7 @@ async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[
     assert len(service.keys) == 60
 
 
-async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, people: list[Item]) -> None:
+async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service(
         lambda person, nth: (
             (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else well(person, nth)
@@ -289,11 +289,11 @@ async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, 
     (tmp_path / "people" / "p07" / "1.jpg").write_text("another picture")
     (tmp_path / "people" / "p08" / "2.jpg").write_text("one more")
     del service.uploads[:]
-    await learn(service, tmp_path, people_of(tmp_path / "people"))
+    await learn(service, tmp_path, portraits_of(tmp_path / "people"))
     assert sorted(it["person"] for it in service.uploads) == ["p05", "p07", "p08"]
 
 
-async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, people: list[Item]) -> None:
+async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, people: list[PictureFile]) -> None:
     """The service lost its data, or another one has its address."""
     service = Service()
     await learn(service, tmp_path, people)
@@ -303,7 +303,7 @@ async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, p
     assert sorted(it["person"] for it in service.uploads) == ["p11", "p29"]
 
 
-async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[Item]) -> None:
+async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[PictureFile]) -> None:
     """With the same key, the stored error would be returned for a day. If the picture itself was the cause, it keeps
     its key.
     """
@@ -317,7 +317,7 @@ async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, peopl
 
 
 async def test_a_run_that_is_cut_off_goes_on_with_what_was_accepted(
-    tmp_path: Path, people: list[Item], capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     service, asked = Service(), set[str]()
     all_are_asked_for = asyncio.Event()
@@ -347,7 +347,9 @@ async def test_a_run_that_is_cut_off_goes_on_with_what_was_accepted(
     assert len(printed(capfd)) == 30
 
 
-async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(tmp_path: Path, people: list[Item]) -> None:
+async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(
+    tmp_path: Path, people: list[PictureFile]
+) -> None:
     service = Service(lambda person, nth: (200, recognized().members()))
     forgotten = set[str]()
 
@@ -359,21 +361,23 @@ async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(tmp_pat
         return None
 
     service.refuse = forget
-    pictures = [Item(it.photo, it.name) for it in people]
+    pictures = [PictureFile(it.photo, it.name) for it in people]
     assert not (await learn(service, tmp_path, pictures, purpose="recognize")).failed
     assert len(forgotten) == 2
     assert len(service.uploads) == len(set(service.keys)) == 32
 
 
-async def test_an_answer_that_never_comes_is_a_failure(tmp_path: Path, people: list[Item]) -> None:
+async def test_an_answer_that_never_comes_is_a_failure(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     service.refuse = lambda request: refusal(404, "not_found") if "/results/" in request.path else None
-    pictures = [Item(it.photo, it.name) for it in people[:2]]
+    pictures = [PictureFile(it.photo, it.name) for it in people[:2]]
     assert (await learn(service, tmp_path, pictures, purpose="recognize")).failed
     assert len(service.uploads) == 2 * bulk.ATTEMPTS
 
 
-async def test_what_was_erased_meanwhile_is_not_learned_again_by_itself(tmp_path: Path, people: list[Item]) -> None:
+async def test_what_was_erased_meanwhile_is_not_learned_again_by_itself(
+    tmp_path: Path, people: list[PictureFile]
+) -> None:
     service = Service()
     service.refuse = lambda request: refusal(404, "not_found") if "/results/" in request.path else None
     assert (await learn(service, tmp_path, people[:2])).failed
@@ -383,7 +387,7 @@ async def test_what_was_erased_meanwhile_is_not_learned_again_by_itself(tmp_path
     assert service.persons == {"p00", "p01"}
 
 
-async def test_a_busy_full_or_restarting_service_is_asked_again(tmp_path: Path, people: list[Item]) -> None:
+async def test_a_busy_full_or_restarting_service_is_asked_again(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     replies = iter([429, 503, 507, 502] * 10)
 
@@ -399,10 +403,10 @@ async def test_a_busy_full_or_restarting_service_is_asked_again(tmp_path: Path, 
 
 
 async def test_patience_ends_and_nothing_counts_as_failed(
-    tmp_path: Path, people: list[Item], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, people: list[PictureFile], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bulk_lane, "PATIENCE_S", 0.2)
-    monkeypatch.setattr(bulk_lane, "TOLD_AFTER_S", 0.05)
+    monkeypatch.setattr(bulk_client, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(bulk_client, "TOLD_AFTER_S", 0.05)
     service = Service()
 
     def refuse(request: web.Request) -> web.Response | None:
@@ -421,7 +425,7 @@ async def test_patience_ends_and_nothing_counts_as_failed(
     assert len(service.uploads) == 30
 
 
-async def test_a_connection_that_is_lost_is_made_again(tmp_path: Path, people: list[Item]) -> None:
+async def test_a_connection_that_is_lost_is_made_again(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     lost = iter(range(10))
 
@@ -440,7 +444,7 @@ async def test_a_connection_that_is_lost_is_made_again(tmp_path: Path, people: l
     ("status", "error"), [(401, ConfigurationError), (403, ConfigurationError), (400, InvalidRequest)]
 )
 async def test_what_is_wrong_for_every_picture_ends_the_run(
-    tmp_path: Path, people: list[Item], status: int, error: type[Exception]
+    tmp_path: Path, people: list[PictureFile], status: int, error: type[Exception]
 ) -> None:
     service = Service()
     service.refuse = lambda request: refusal(status, detail="this is wrong")
@@ -448,7 +452,7 @@ async def test_what_is_wrong_for_every_picture_ends_the_run(
         await learn(service, tmp_path, people)
 
 
-async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path, people: list[Item]) -> None:
+async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     service.refuse = lambda request: (
         refusal(400, "invalid_request", "no") if request.method == "POST" and len(service.uploads) == 7 else None
@@ -474,19 +478,19 @@ def test_a_journal_is_one_process_own(tmp_path: Path) -> None:
         pass
 
 
-def test_a_journal_whose_last_line_is_torn(tmp_path: Path, people: list[Item]) -> None:
+def test_a_journal_whose_last_line_is_torn(tmp_path: Path, people: list[PictureFile]) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         run = journal.run
         for item in people[:2]:
-            journal.accepted(item, version_of(item.photo), 0, f"image of {item.person}")
+            journal.add_accepted(item, version_of(item.photo), 0, f"image of {item.person}")
     whole = path.read_bytes()
     for cut in range(1, len(whole.splitlines()[-1]) + 1):
         path.write_bytes(whole[:-cut])
         with Journal(path) as journal:
             assert journal.run == run
             assert journal.entry(people[1]) is None
-            journal.accepted(people[1], version_of(people[1].photo), 3, "new")
+            journal.add_accepted(people[1], version_of(people[1].photo), 3, "new")
         with Journal(path) as journal:
             entries = [journal.entry(item) for item in people[:2]]
             assert [(it.attempt, it.image_id) for it in entries if it] == [(0, "image of p00"), (3, "new")]
@@ -501,13 +505,13 @@ def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
 def test_a_journal_of_paths_that_are_no_text(tmp_path: Path) -> None:
     photo = str(tmp_path / b"caf\xe9.jpg".decode("utf-8", "surrogateescape"))
     Path(photo).touch()
-    item = Item(photo, photo, "Ann")
+    item = PictureFile(photo, photo, "Ann")
     with Journal(tmp_path / "journal.jsonl") as journal:
-        journal.answered(item, version_of(photo), 0, 201, learned())
+        journal.add_answered(item, version_of(photo), 0, 201, learned())
     with Journal(tmp_path / "journal.jsonl") as journal:
         entry = journal.entry(item)
         assert entry is not None
-        assert journal.body(entry, "learn") == learned()
+        assert journal.read_body(entry, "learn") == learned()
 
 
 @pytest.fixture

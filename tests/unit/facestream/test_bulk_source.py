@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from facestream.client.bulk.source import Item, people_of, pictures_of
+from facestream.client.bulk.source import PictureFile, pictures_of, portraits_of
 from schemas.errors import ConfigurationError
 
 
@@ -29,13 +29,13 @@ def test_all_pictures_below_a_folder_in_order(tmp_path: Path) -> None:
         "jpg",
     )
     assert pictures_of(tmp_path) == [
-        Item(str(tmp_path / name), name) for name in ("a.heic", "b.JPG", "c/z.png", "c/d/e.webp")
+        PictureFile(str(tmp_path / name), name) for name in ("a.heic", "b.JPG", "c/z.png", "c/d/e.webp")
     ]
 
 
 def test_a_folder_a_person(tmp_path: Path) -> None:
     files(tmp_path, "Ann/1.jpg", "Ann/holidays/2.jpg", "Jose\u0301/1.png", "README.txt")
-    assert [(it.person, it.name) for it in people_of(tmp_path)] == [
+    assert [(it.person, it.name) for it in portraits_of(tmp_path)] == [
         ("Ann", "Ann/1.jpg"),
         ("Ann", "Ann/holidays/2.jpg"),
         ("José", "Jose\u0301/1.png"),
@@ -45,7 +45,7 @@ def test_a_folder_a_person(tmp_path: Path) -> None:
 def test_people_whose_folders_lie_elsewhere(tmp_path: Path) -> None:
     files(tmp_path, "elsewhere/1.jpg", "people/Ann/1.jpg")
     (tmp_path / "people" / "Bob").symlink_to(tmp_path / "elsewhere")
-    assert [(it.person, it.name) for it in people_of(tmp_path / "people")] == [
+    assert [(it.person, it.name) for it in portraits_of(tmp_path / "people")] == [
         ("Ann", "Ann/1.jpg"),
         ("Bob", "Bob/1.jpg"),
     ]
@@ -55,10 +55,10 @@ def test_a_table_from_a_spreadsheet(tmp_path: Path) -> None:
     (tmp_path / "people.csv").write_text(
         '\ufefffile,note,person\r\n"a, b.jpg",x,Ann\r\nc/d.jpg,,Bob\r\nc/d.jpg,,Bob\r\nc/d.jpg,,Cy\r\n'
     )
-    assert people_of(tmp_path / "people.csv") == [
-        Item(str(tmp_path / "a, b.jpg"), "a, b.jpg", "Ann"),
-        Item(str(tmp_path / "c/d.jpg"), "c/d.jpg", "Bob"),
-        Item(str(tmp_path / "c/d.jpg"), "c/d.jpg", "Cy"),
+    assert portraits_of(tmp_path / "people.csv") == [
+        PictureFile(str(tmp_path / "a, b.jpg"), "a, b.jpg", "Ann"),
+        PictureFile(str(tmp_path / "c/d.jpg"), "c/d.jpg", "Bob"),
+        PictureFile(str(tmp_path / "c/d.jpg"), "c/d.jpg", "Cy"),
     ]
 
 
@@ -76,17 +76,17 @@ def test_a_table_from_a_spreadsheet(tmp_path: Path) -> None:
 def test_a_table_that_is_none(tmp_path: Path, table: bytes, words: str) -> None:
     (tmp_path / "people.csv").write_bytes(table)
     with pytest.raises(ConfigurationError, match=words):
-        people_of(tmp_path / "people.csv")
+        portraits_of(tmp_path / "people.csv")
 
 
 def test_folders_without_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no pictures"):
         pictures_of(tmp_path)
     with pytest.raises(ConfigurationError, match="No such file"):
-        people_of(tmp_path / "none.csv")
+        portraits_of(tmp_path / "none.csv")
     files(tmp_path, "1.jpg", "Ann/1.jpg")
     with pytest.raises(ConfigurationError, match="in no person's folder"):
-        people_of(tmp_path)
+        portraits_of(tmp_path)
 
 
 def test_a_folder_that_cannot_be_read_is_not_left_out(tmp_path: Path) -> None:

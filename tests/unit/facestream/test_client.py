@@ -13,14 +13,14 @@ from aiohttp.test_utils import TestServer
 from PIL import Image
 
 from facestream.client import http as client_module
-from facestream.client.draw import NotDrawn, draw, label, targets
-from facestream.client.http import ATTEMPTS, Client, PhotoResult, UnreadablePhoto, read_photo
+from facestream.client.draw import NotDrawn, draw, drawing_paths, label_of
+from facestream.client.http import ATTEMPTS, PhotoResult, ServiceClient, UnreadablePhoto, read_photo
 from facestream.client.report import Report, advice
-from facestream.client.send_photos import checked_options
-from facestream.flags import checked
+from facestream.client.send_photos import check_options
+from facestream.flags import argument_type
 from schemas.answers import RecognizedPerson
 from schemas.errors import ConfigurationError, InvalidRequest
-from schemas.names import normalised
+from schemas.names import normalise_name
 from tests.answers import recognized, recognized_person, refused
 
 Reply = Callable[[], web.Response]
@@ -67,10 +67,10 @@ class Scripted:
         return (self._replies.pop(0) if len(self._replies) > 1 else self._replies[0])()
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
+    async def client(self) -> AsyncIterator[ServiceClient]:
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self.reply)
-        async with TestServer(app) as server, Client(str(server.make_url("")), "fs_key") as client:
+        async with TestServer(app) as server, ServiceClient(str(server.make_url("")), "fs_key") as client:
             yield client
 
 
@@ -113,7 +113,7 @@ async def test_a_service_that_is_gone_fails_the_rest_at_once(
     script = Scripted(saying(200, {}))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", script.reply)
-    async with TestServer(app) as server, Client(str(server.make_url(""))) as client:
+    async with TestServer(app) as server, ServiceClient(str(server.make_url(""))) as client:
         await client.check()
         await server.close()
         first = await client.send("learn", photo, {})
@@ -152,7 +152,7 @@ async def test_somebody_else_at_the_address(photo: str) -> None:
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://", "/tmp"])
 async def test_a_url_that_is_none(url: str) -> None:
     with pytest.raises(ConfigurationError, match="http://127"):
-        Client(url)
+        ServiceClient(url)
 
 
 def test_photos_that_cannot_be_read(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_photos_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_options_are_checked_before_a_photo_is_sent() -> None:
-    assert checked_options({"top": "5", "limit": None, "face": "3,4.5"}) == {"top": "5", "face": "3,4.5"}
+    assert check_options({"top": "5", "limit": None, "face": "3,4.5"}) == {"top": "5", "face": "3,4.5"}
     for wrong, flag in (({"top": "11"}, "--top"), ({"min_score": "x"}, "--min-score"), ({"face": "left"}, "--face")):
         with pytest.raises(ConfigurationError, match=flag):
-            checked_options(wrong)
-    assert checked("--person", normalised)("e\u0301") == "é"
+            check_options(wrong)
+    assert argument_type("--person", normalise_name)("e\u0301") == "é"
     with pytest.raises(ConfigurationError, match="--person"):
-        checked("--person", normalised)("a\nb")
+        argument_type("--person", normalise_name)("a\nb")
 
 
 def test_json_lines_hold_any_path(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
@@ -199,10 +199,10 @@ def person(name: str | None, box: list[int], similarity: float | None = 0.87) ->
 
 
 def test_labels() -> None:
-    assert label(person("Ann", BOX)) == "Ann 98%"
-    assert label(person(None, BOX)) == "? 0.87"
-    assert label(person(None, BOX, None)) == "?"
-    assert len(label(person("x" * 200, BOX))) < 50
+    assert label_of(person("Ann", BOX)) == "Ann 98%"
+    assert label_of(person(None, BOX)) == "? 0.87"
+    assert label_of(person(None, BOX, None)) == "?"
+    assert len(label_of(person("x" * 200, BOX))) < 50
 
 
 def test_a_drawing_lies_upright_as_the_boxes_do(tmp_path: Path) -> None:
@@ -245,9 +245,9 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
 def test_where_drawings_go(tmp_path: Path) -> None:
     folder = tmp_path / "named"
     photos = ["a/1.jpg", "b/1.jpg", "c/noise", "c/x.PNG"]
-    assert [it.name for it in targets(str(folder), photos)] == ["1.jpg", "1-2.jpg", "noise.png", "x.PNG"]
-    assert targets(f"{folder}/", ["a/1.jpg"]) == [folder / "1.jpg"]
-    assert targets(f"{folder}.webp", ["a/1.jpg"]) == [tmp_path / "named.webp"]
+    assert [it.name for it in drawing_paths(str(folder), photos)] == ["1.jpg", "1-2.jpg", "noise.png", "x.PNG"]
+    assert drawing_paths(f"{folder}/", ["a/1.jpg"]) == [folder / "1.jpg"]
+    assert drawing_paths(f"{folder}.webp", ["a/1.jpg"]) == [tmp_path / "named.webp"]
     (tmp_path / "1.jpg").touch()
     for out, sent, words in (
         ("out.txt", ["a/1.jpg"], "suffix"),
@@ -256,9 +256,9 @@ def test_where_drawings_go(tmp_path: Path) -> None:
         ("1.jpg", photos, "need a folder"),
     ):
         with pytest.raises(ConfigurationError, match=words):
-            targets(str(tmp_path / out), sent)
+            drawing_paths(str(tmp_path / out), sent)
 
 
 async def test_a_key_that_is_none() -> None:
     with pytest.raises(ConfigurationError, match="API key"):
-        Client("http://127.0.0.1:1", "fs\nkey")
+        ServiceClient("http://127.0.0.1:1", "fs\nkey")

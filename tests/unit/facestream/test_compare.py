@@ -15,17 +15,17 @@ from PIL import Image
 
 from backends.vectors import Face, FaceVector
 from facestream.admin import comparison
-from facestream.admin.comparison import compare_generations, of_both_kinds
+from facestream.admin.comparison import compare_generations, select_differences
 from facestream.admin.comparison_sheet import CELL, COLUMNS, GAP, LINE, draw_sheet
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.arrays import Float32Array
 from schemas.errors import NotFound
 from schemas.generation_records import Generation
 from schemas.ids import crop_key
 from sink.evaluate import comparing, leave_one_out
-from sink.evaluate.comparing import BestMatch, Difference, Faces, accuracy_of, find_differences, match_directory
+from sink.evaluate.comparing import BestMatch, Difference, LearnedFaces, accuracy_of, find_differences, match_directory
 from sink.evaluate.leave_one_out import match_same_person
 from stream.generations import generation_record
 from weights.manifest import manifest
@@ -53,13 +53,13 @@ OLD_ANGLES = dict(zip(FACES, (0.0, 52.0, 90.0, 80.0, 180.0), strict=True))
 NEW_ANGLES = dict(zip(FACES, (0.0, 10.0, 90.0, 35.0, 180.0), strict=True))
 
 
-def faces(angles: dict[str, float]) -> Faces:
+def faces(angles: dict[str, float]) -> LearnedFaces:
     keys = [(name.split()[0], face_id(name)) for name in angles]
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    return Faces([keys[i] for i in order], np.stack([3 * angle(list(angles.values())[i]) for i in order]))
+    return LearnedFaces([keys[i] for i in order], np.stack([3 * angle(list(angles.values())[i]) for i in order]))
 
 
-def by_name(of: Faces, values: Sequence[Any]) -> dict[str, Any]:
+def by_name(of: LearnedFaces, values: Sequence[Any]) -> dict[str, Any]:
     names = {face_id(name): name for name in FACES}
     return {names[key[1]]: value for key, value in zip(of.keys, values, strict=True)}
 
@@ -80,7 +80,7 @@ def test_each_face_is_matched_against_all_others() -> None:
     cosines = np.cos(np.radians([28, 38]))
     assert first["ann 2"].similarity == pytest.approx((cosines.max() + cosines.mean()) / 2, abs=1e-6)
     assert first["bob 1"].similarity == pytest.approx(np.cos(np.radians(10)), abs=1e-6)
-    assert by_name(faces(OLD_ANGLES), old.several.tolist()) == dict(zip(FACES, [True] * 4 + [False], strict=True))
+    assert by_name(faces(OLD_ANGLES), old.has_several.tolist()) == dict(zip(FACES, [True] * 4 + [False], strict=True))
     strangers = by_name(faces(OLD_ANGLES), old.strangers.tolist())
     of_ann = np.cos(np.radians([80, 28]))
     assert strangers["bob 2"] == pytest.approx((of_ann.max() + of_ann.mean()) / 2, abs=1e-6)
@@ -102,7 +102,7 @@ def test_agrees_with_a_plain_loop_and_leaves_out_only_the_face() -> None:
     chance = np.random.default_rng(0)
     persons = sorted(f"p{chance.integers(12)}" for _ in range(60))
     vectors = chance.normal(size=(60, 6)).astype(np.float32)
-    those = Faces([(person, f"{i:032x}") for i, person in enumerate(persons)], vectors)
+    those = LearnedFaces([(person, f"{i:032x}") for i, person in enumerate(persons)], vectors)
     found = match_directory(those, None)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     for i, person in enumerate(persons):
@@ -132,20 +132,24 @@ def test_many_faces_of_one_person_are_looked_at_in_parts(monkeypatch: pytest.Mon
 
 
 def test_someone_alone_has_nobody_to_be_taken_for() -> None:
-    one = Faces([("ann", face_id("1"))], np.ones((1, 3), np.float32))
+    one = LearnedFaces([("ann", face_id("1"))], np.ones((1, 3), np.float32))
     found = match_directory(one, None)
     assert found.best == [None]
-    assert (found.right.tolist(), found.strangers.tolist()) == ([False], [-1])
+    assert (found.correct.tolist(), found.strangers.tolist()) == ([False], [-1])
     assert accuracy_of([found]).strangers_named is None
-    two = match_directory(Faces([("ann", face_id("1")), ("ann", face_id("2"))], np.ones((2, 3), np.float32)), None)
-    assert two.right.all()
+    two = match_directory(
+        LearnedFaces([("ann", face_id("1")), ("ann", face_id("2"))], np.ones((2, 3), np.float32)), None
+    )
+    assert two.correct.all()
     assert accuracy_of([two]).strangers == 0
 
 
 def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
     """200 people with random vectors: about 1 in 100 is above the threshold, and the figures count those."""
     chance = np.random.default_rng(0)
-    those = Faces([(f"{i:04}", f"{i:032x}") for i in range(200)], chance.normal(size=(200, 16)).astype(np.float32))
+    those = LearnedFaces(
+        [(f"{i:04}", f"{i:032x}") for i in range(200)], chance.normal(size=(200, 16)).astype(np.float32)
+    )
     table = manifest().generation(OLD).threshold
     found = match_directory(those, table)
     shares = accuracy_of([found])
@@ -185,7 +189,7 @@ Run = Callable[..., Awaitable[Done]]
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=tmp_path / "data")) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 
@@ -319,7 +323,7 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
     await both(stores)
     whole, erased = comparing.read_faces, False
 
-    async def read(*arguments: Any) -> Faces:
+    async def read(*arguments: Any) -> LearnedFaces:
         nonlocal erased
         if not erased:
             erased = True
@@ -331,7 +335,7 @@ async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, mo
     assert found.faces == 3
     assert found.differences == []
 
-    async def read_all_erased(*arguments: Any) -> Faces:
+    async def read_all_erased(*arguments: Any) -> LearnedFaces:
         await stores.vectors.delete_faces("demo", [OLD, NEW], 5_000)
         return await whole(*arguments)
 
@@ -372,8 +376,8 @@ async def test_the_sheet_shows_the_face_and_whom_each_says(stores: Stores, run: 
 async def test_a_sheet_of_very_many_has_some_of_both_kinds_and_says_so(stores: Stores, tmp_path: Path) -> None:
     first = BestMatch("somebody with a name that is too long for a cell of this size", face_id("x"), 0.5, False)
     found = [Difference("d", f"p{i}", face_id(str(i)), first, first, "old" if i < 300 else "new") for i in range(330)]
-    assert [sum(it.right == side for it in of_both_kinds(found, 100)) for side in ("old", "new")] == [70, 30]
-    assert of_both_kinds(found[:20], 100) == found[:20]
+    assert [sum(it.right == side for it in select_differences(found, 100)) for side in ("old", "new")] == [70, 30]
+    assert select_differences(found[:20], 100) == found[:20]
     path = tmp_path / "sheet.png"
     await draw_sheet(stores.objects, found, (OLD, NEW), path)
     with Image.open(path) as sheet:
@@ -405,6 +409,6 @@ def test_a_wrong_name_is_no_own_name() -> None:
     )
     found = match_directory(faces(OLD_ANGLES), low)
     assert accuracy_of([found]).named == np.mean(
-        [found.right[i] and found.named[i] for i in np.flatnonzero(found.several)]
+        [found.correct[i] and found.named[i] for i in np.flatnonzero(found.has_several)]
     )
-    assert found.named[~found.right].any()
+    assert found.named[~found.correct].any()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from facestream.runtime import data_folder
-from facestream.runtime.data_folder import LOCK, locked, serving
+from facestream.runtime.data_folder import LOCK, data_folder_lock, serving_url
 from schemas.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[3]
@@ -15,8 +15,8 @@ URL = "http://127.0.0.1:8080"
 HOLD = """
 import sys
 from pathlib import Path
-from facestream.runtime.data_folder import locked
-with locked(Path(sys.argv[1])) as announce:
+from facestream.runtime.data_folder import data_folder_lock
+with data_folder_lock(Path(sys.argv[1])) as announce:
     announce(sys.argv[2])
     print("locked", flush=True)
     sys.stdin.read()
@@ -29,41 +29,41 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_holds_the_lock_says_where_it_serves(tmp_path: Path) -> None:
-    assert serving(tmp_path) is None
-    with locked(tmp_path) as announce:
-        assert serving(tmp_path) == ""
+    assert serving_url(tmp_path) is None
+    with data_folder_lock(tmp_path) as announce:
+        assert serving_url(tmp_path) == ""
         announce("http://127.0.0.1:65535/a-longer-address")
         announce(URL)
-        assert serving(tmp_path) == URL
-    assert serving(tmp_path) is None
+        assert serving_url(tmp_path) == URL
+    assert serving_url(tmp_path) is None
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
-    with locked(tmp_path / "a" / "b"):
+    with data_folder_lock(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / LOCK).is_file()
 
 
 def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
-    with locked(tmp_path) as announce:
+    with data_folder_lock(tmp_path) as announce:
         announce(URL)
-        with pytest.raises(ConfigurationError, match=URL), locked(tmp_path):
+        with pytest.raises(ConfigurationError, match=URL), data_folder_lock(tmp_path):
             pass
-        assert serving(tmp_path) == URL
-    with locked(tmp_path):
+        assert serving_url(tmp_path) == URL
+    with data_folder_lock(tmp_path):
         pass
 
 
 def test_a_failure_gives_the_lock_back(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), locked(tmp_path):
+    with pytest.raises(ZeroDivisionError), data_folder_lock(tmp_path):
         _ = 1 / 0
-    assert serving(tmp_path) is None
-    with locked(tmp_path):
-        assert serving(tmp_path) == ""
+    assert serving_url(tmp_path) is None
+    with data_folder_lock(tmp_path):
+        assert serving_url(tmp_path) == ""
 
 
 def test_a_folder_that_cannot_be_used_is_an_error_that_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot be used"), locked(tmp_path / "file" / "data"):
+    with pytest.raises(ConfigurationError, match="cannot be used"), data_folder_lock(tmp_path / "file" / "data"):
         pass
 
 
@@ -73,10 +73,10 @@ def test_the_lock_of_another_process_ends_with_it_even_by_kill(tmp_path: Path) -
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"locked\n"
-        assert serving(tmp_path) == URL
-        with pytest.raises(ConfigurationError, match=URL), locked(tmp_path):
+        assert serving_url(tmp_path) == URL
+        with pytest.raises(ConfigurationError, match=URL), data_folder_lock(tmp_path):
             pass
         process.kill()
-    assert serving(tmp_path) is None
-    with locked(tmp_path):
-        assert serving(tmp_path) == ""
+    assert serving_url(tmp_path) is None
+    with data_folder_lock(tmp_path):
+        assert serving_url(tmp_path) == ""

@@ -21,12 +21,12 @@ from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import trace_image
 from schemas.answers import Models
-from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 from schemas.records import Erasure, FacesEmbedded, ImageReceived
 from sink.sink import Sink
-from stream.answers import dead_letter
+from stream.answers import dead_letter_record
 from stream.dead_letters import drop, open_letters, retry
 from stream.topics import DEAD_LETTERS, ERASURES, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
 from stream.worker import Worker
@@ -101,7 +101,7 @@ def letter(
 ) -> NewRecord:
     """A dead letter of a record that was appended at `at`, in ms."""
     source = Record(IMAGES_RECEIVED, 3, offset, at, key, b"")
-    return dead_letter(source, event, error or ProcessingFailed("a defect"), 3)
+    return dead_letter_record(source, event, error or ProcessingFailed("a defect"), 3)
 
 
 async def ids(log: EventLog) -> list[str]:
@@ -364,10 +364,10 @@ LEARNED = learn("erased")
 @pytest.mark.parametrize(
     "key",
     [
-        erased_person("acme", "ann"),
-        erased_directory("acme"),
-        erased_image(LEARNED.image_id),
-        erased_face(face_id_learned(LEARNED.image_id)),
+        person_erasure_key("acme", "ann"),
+        directory_erasure_key("acme"),
+        image_erasure_key(LEARNED.image_id),
+        face_erasure_key(learned_face_id(LEARNED.image_id)),
     ],
     ids=["person", "directory", "image", "face"],
 )
@@ -385,7 +385,7 @@ async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run:
 async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
     await log.append([letter(LEARNED, at=1_001)])
     await log.append(
-        [NewRecord(ERASURES, erased_person("acme", "ann"), Erasure(at=1_000, partition=0, offset=9).encode())]
+        [NewRecord(ERASURES, person_erasure_key("acme", "ann"), Erasure(at=1_000, partition=0, offset=9).encode())]
     )
     assert (await run("retry", "--all")).code == 0
     assert [it.received_at for it in await received(log)] == [1_001]
@@ -494,14 +494,14 @@ async def test_what_is_no_dead_letter_is_passed_over(log: EventLog) -> None:
 def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
     value = FacesEmbedded(received=LEARNED, received_at=1_000, faces=[], models=Models(detector="d")).encode()
     record = Record(FACES_EMBEDDED, 0, 0, 9_000, LEARNED.image_id, value)
-    event = Sink.received(Sink.__new__(Sink), record)  # it needs nothing of the sink
+    event = Sink.event_of(Sink.__new__(Sink), record)  # it needs nothing of the sink
     assert isinstance(event, ImageReceived)
-    made = dead_letter(record, event, ProcessingFailed("a defect"), 3)
+    made = dead_letter_record(record, event, ProcessingFailed("a defect"), 3)
     assert json.loads(made.value or b"")["event"]["received_at"] == 1_000
 
 
 def test_a_dead_letter_of_what_another_producer_sent_came_no_later_than_its_record() -> None:
     record = Record(IMAGES_RECEIVED, 0, 0, 9_000, LEARNED.image_id, b"")
     for said, expected in ((None, 9_000), (10_000, 9_000), (1_000, 1_000)):
-        made = dead_letter(record, learn("a", received_at=said), ProcessingFailed("a defect"), 3)
+        made = dead_letter_record(record, learn("a", received_at=said), ProcessingFailed("a defect"), 3)
         assert json.loads(made.value or b"")["event"]["received_at"] == expected

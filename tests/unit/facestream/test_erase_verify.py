@@ -17,17 +17,17 @@ import numpy as np
 import pytest
 import structlog
 
-from backends.log import Committed, EventLog, NewRecord, Record
+from backends.log import CommittedOffset, EventLog, NewRecord, Record
 from backends.vectors import Face, FaceVector, StoredAnswer
 from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.answers import Models
-from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import ProcessingFailed
 from schemas.faces import Crop
-from schemas.ids import crop_key, face_id_learned, original_key, sheet_key
+from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
 from schemas.records import (
     Answer,
     EraseRequested,
@@ -39,10 +39,10 @@ from schemas.records import (
     ImageReceived,
     ReembeddedFace,
 )
-from stream.answers import dead_letter
-from stream.catch_up import records_left
-from stream.erase.marks import Erasures, Mark
-from stream.erase.redaction import redacted
+from stream.answers import dead_letter_record
+from stream.catch_up import remaining_lag
+from stream.erase.erasures import ErasurePosition, Erasures
+from stream.erase.redaction import redact
 from stream.topics import (
     DEAD_LETTERS,
     ERASURES,
@@ -62,12 +62,12 @@ NOW = int(time.time() * 1000)
 ERASED_AT = NOW + HOUR_MS  # what is appended by a test came before that
 OFFSET = 100
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
-FACE_ID = face_id_learned(IMAGE_ID)
+FACE_ID = learned_face_id(IMAGE_ID)
 KEYS = {
-    "person": erased_person("acme", "obama"),
-    "directory": erased_directory("acme"),
-    "image": erased_image(IMAGE_ID),
-    "face": erased_face(FACE_ID),
+    "person": person_erasure_key("acme", "obama"),
+    "directory": directory_erasure_key("acme"),
+    "image": image_erasure_key(IMAGE_ID),
+    "face": face_erasure_key(FACE_ID),
 }
 
 Plant = Callable[[Stores], Awaitable[None]]
@@ -82,7 +82,7 @@ def data(tmp_path: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def opened(data: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=data)) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 
@@ -191,9 +191,9 @@ async def test_what_is_left_of_an_answer_is_not_left_over(
     async with opened(data) as stores:
         await erased(stores, what)
         erasures = Erasures(stores.log)
-        erasures.add(KEYS[what], Mark(ERASED_AT, OFFSET))
+        erasures.add(KEYS[what], ErasurePosition(ERASED_AT, OFFSET))
         for number, purpose in enumerate(("learn", "recognize")):
-            left = redacted(named(purpose), erasures)
+            left = redact(named(purpose), erasures)
             await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
     assert (await verified(data, capsys))[0] == 0
 
@@ -248,9 +248,9 @@ async def test_what_is_under_way_is_waited_for(
 
     async def counted(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
         waits.set()
-        return await records_left(log, group, topic, ends)
+        return await remaining_lag(log, group, topic, ends)
 
-    monkeypatch.setattr(erase, "records_left", counted)
+    monkeypatch.setattr(erase, "remaining_lag", counted)
     monkeypatch.setattr(erase, "STUCK_S", 30.0)
     async with opened(data) as stores:
         await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
@@ -284,12 +284,12 @@ async def _pass(stores: Stores, group: str, topic: str) -> None:
             while not consumer.assignment:
                 await consumer.poll(1, 0.1)
     ends = await stores.log.end_offsets(topic)
-    await consumer.commit({at: Committed(ends[at.partition]) for at in consumer.assignment})
+    await consumer.commit({at: CommittedOffset(ends[at.partition]) for at in consumer.assignment})
     await consumer.close()
 
 
 def letter() -> NewRecord:
-    return dead_letter(Record(IMAGES_RECEIVED, 0, 0, NOW, IMAGE_ID, b""), received(), ProcessingFailed("x"), 3)
+    return dead_letter_record(Record(IMAGES_RECEIVED, 0, 0, NOW, IMAGE_ID, b""), received(), ProcessingFailed("x"), 3)
 
 
 def learned() -> FaceLearned:

@@ -20,9 +20,9 @@ from facestream.runtime import housekeeping
 from facestream.runtime.housekeeping import DAY_S, Housekeeping
 from facestream.runtime.system_state import SystemState
 from schemas.errors import Unavailable
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.ids import crop_key, learned_face_id, original_key
 from stream import object_listing
-from stream.erase.marks import Erasures
+from stream.erase.erasures import Erasures
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import TOPICS
 from weights.manifest import manifest
@@ -72,7 +72,7 @@ async def test_pictures_of_probes_go_after_their_time_those_of_learned_people_ne
     for age in (1.5, 6.9, 7.1, 30):
         for prefix in ("probes", "originals", "crops"):
             await stores.put(f"{prefix}/{age}", age_days=age)
-    await stores.housekeeping(keep_probes).once()
+    await stores.housekeeping(keep_probes).clean()
     learned = {f"{prefix}/{age}" for prefix in ("originals", "crops") for age in (1.5, 6.9, 7.1, 30)}
     assert await stores.keys() == learned | {f"probes/{age}" for age in kept}
 
@@ -80,7 +80,7 @@ async def test_pictures_of_probes_go_after_their_time_those_of_learned_people_ne
 async def test_a_picture_that_waits_for_its_answer_is_not_swept_even_if_none_are_kept(stores: Stores) -> None:
     await stores.put("probes/waits", age_days=0.9)
     await stores.put("probes/left over", age_days=1.1)
-    await stores.housekeeping(0).once()
+    await stores.housekeeping(0).clean()
     assert await stores.keys() == {"probes/waits"}
 
 
@@ -88,7 +88,7 @@ async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch:
     monkeypatch.setattr(object_listing, "OBJECTS_PER_DELETE", 3)
     for number in range(10):
         await stores.put(f"probes/{number}", age_days=8 if number != 4 else 1)
-    await stores.housekeeping(7).once()
+    await stores.housekeeping(7).clean()
     assert await stores.keys() == {"probes/4"}
 
 
@@ -99,7 +99,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),
     )
     for made in (generation_record(active), active_record(active.name)):
-        stores.state.generations.take(Record(made.topic, 0, 0, 0, made.key, made.value))
+        stores.state.generations.apply(Record(made.topic, 0, 0, 0, made.key, made.value))
     kept = set()
     for name, age_days, generation in (
         ("undecided", 14.0, None),
@@ -109,7 +109,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         ("learned before", 16.0, old.name),
     ):
         image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        face_id = face_id_learned(image_id)
+        face_id = learned_face_id(image_id)
         keys = {original_key(image_id, "learn"), crop_key(face_id)}
         for key in keys:
             await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)
@@ -118,7 +118,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
             await stores.vectors.put_faces([FaceVector("acme", generation, face, np.ones(128, np.float32))])
         if name != "given up":
             kept |= keys
-    await stores.housekeeping(7).once()
+    await stores.housekeeping(7).clean()
     assert await stores.keys() == kept
 
 
@@ -126,14 +126,14 @@ async def test_an_expired_answer_is_known_for_a_week(stores: Stores) -> None:
     now = time.time()
     ages = {"fresh": -60.0, "expired": 60.0, "nearly a week": EXPIRED_KEPT_S - 60, "a week": EXPIRED_KEPT_S + 60}
     await stores.vectors.put_answers([StoredAnswer(name, "{}", now - age) for name, age in ages.items()])
-    await stores.housekeeping(7).once()
+    await stores.housekeeping(7).clean()
     assert [name for name in ages if await stores.vectors.answer(name)] == ["fresh", "expired", "nearly a week"]
 
 
 async def test_the_log_keeps_its_retention(stores: Stores) -> None:
     await stores.log.append([NewRecord("events", "a", b""), NewRecord("kept", "a", b"")])
     await asyncio.sleep(0.1)  # the retention of `events`
-    await stores.housekeeping(7).once()
+    await stores.housekeeping(7).clean()
     for topic, left in (("events", 0), ("kept", 1)):
         reader = await stores.log.reader(topic, at="start")
         assert len(await reader.poll(10, 0)) == left

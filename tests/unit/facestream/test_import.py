@@ -16,10 +16,10 @@ from backends.log import NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from schemas.erasures import PersonErasure
-from schemas.faces import encoded_vector
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.faces import encode_vector
+from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Erasure, FaceLearned, FacesReembedded
 from stream.topics import ERASURES, FACES_EMBEDDED, FACES_LEARNED
@@ -28,7 +28,7 @@ from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
-FACE_ID = face_id_learned(IMAGE_ID)
+FACE_ID = learned_face_id(IMAGE_ID)
 FOR_EVER = 4_000_000_000_000  # ms
 
 
@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
         source="source",
         detector="centerface",
         landmarks=[(1.0, 1.0)] * 5,
-        vectors={GENERATION: encoded_vector(np.ones(128, np.float32))},
+        vectors={GENERATION: encode_vector(np.ones(128, np.float32))},
     )
     path = tmp_path / "gallery.tar"
     with GalleryWriter(path, GalleryHead(directory="acme", generations=[GENERATION], faces=1)) as writer:
@@ -58,7 +58,7 @@ def file(tmp_path: Path) -> Path:
 @asynccontextmanager
 async def opened(data: Path) -> AsyncIterator[Stores]:
     async with open_stores(Settings(data=data)) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 
@@ -77,8 +77,8 @@ async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data
         original = await stores.objects.get(original_key(IMAGE_ID, "learn"))
         assert (crop.data, original.data) == (b"crop", b"original")
         of_original = ObjectMetadata("acme", "obama", received_at=learned.learned_at)
-        assert ObjectMetadata.decoded(original.metadata) == of_original
-        assert ObjectMetadata.decoded(crop.metadata) == ObjectMetadata(
+        assert ObjectMetadata.decode(original.metadata) == of_original
+        assert ObjectMetadata.decode(crop.metadata) == ObjectMetadata(
             "acme", "obama", image_id=IMAGE_ID, received_at=learned.learned_at
         )
 

@@ -14,11 +14,11 @@ import torch
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from facestream.admin.onnx_trial import drawn_face
+from facestream.admin.onnx_trial import draw_face
 from facestream.cli import main
 from facestream.config import Settings
 from facestream.runtime.roles.process import fetch_embedder
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from processors.align import warp_chip
 from schemas.errors import WeightsInvalid
 from schemas.generation_records import Generation
@@ -48,7 +48,7 @@ def loud_again() -> Iterator[None]:
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     """The stores of a running service."""
     async with open_stores(Settings(data=tmp_path / "data")) as stores:
-        await create(stores)
+        await create_stores(stores)
         yield stores
 
 
@@ -121,7 +121,7 @@ async def test_a_processor_makes_the_embedder_from_the_record(
     assert (await add("mine", file, *LIKE_ARCFACE)).code == 0
     generation = (await known(stores))["mine"]
     load = await fetch_embedder(Settings(data=tmp_path / "data"), stores.objects, CPU, torch.float32, generation)
-    chip = warp_chip(*drawn_face(0), generation.template)
+    chip = warp_chip(*draw_face(0), generation.template)
     expected = SmallEmbedder()(torch.from_numpy(chip).permute(2, 0, 1)[None] / 127.5 - 1).numpy()
     np.testing.assert_allclose(load().embed([chip]), expected, atol=1e-5)
 

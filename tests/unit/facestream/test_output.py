@@ -11,7 +11,7 @@ import structlog
 
 from facestream.cli import main
 from facestream.config import Settings
-from facestream.runtime.stores import create, open_stores
+from facestream.runtime.stores import create_stores, open_stores
 from facestream.terminal import Cell, print_rows
 from stream.generations import generation_record
 from weights.manifest import manifest
@@ -47,7 +47,7 @@ def cells(text: str) -> list[list[str]]:
 def test_generations(run: Run, tmp_path: Path) -> None:
     async def add() -> None:
         async with open_stores(Settings(data=tmp_path / "data")) as stores:
-            await create(stores)
+            await create_stores(stores)
             generation = manifest().generation(manifest().default_generation)
             await stores.log.append([generation_record(generation.model_copy(update={"name": LONG}))])
 

@@ -13,7 +13,7 @@ from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
 from facestream.runtime.run_roles import run_roles
 from facestream.runtime.serve import Role, serve
-from facestream.runtime.stores import create, open_stores
+from facestream.runtime.stores import create_stores, open_stores
 from schemas.errors import Unavailable
 from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, INTERACTIVE, RESULTS
 
@@ -24,7 +24,7 @@ PATIENCE_S = 20.0
 async def settings(tmp_path: Path) -> Settings:
     settings = Settings(data=tmp_path / "data", listen="127.0.0.1:0")
     async with open_stores(settings) as stores:
-        await create(stores)
+        await create_stores(stores)
     return settings
 
 
@@ -39,7 +39,7 @@ async def test_a_stop_is_heard_while_a_role_cannot_join_its_group(
 
     monkeypatch.setattr(SqliteLog, "consumer", away)
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), started=lambda url: None))
+    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), on_started=lambda url: None))
     await asyncio.wait_for(tried.wait(), PATIENCE_S)
     stop.set()
     await asyncio.wait_for(serving, PATIENCE_S)
@@ -54,7 +54,7 @@ async def test_a_stop_is_heard_while_the_stores_are_away(settings: Settings, mon
 
     monkeypatch.setattr(FileObjects, "ping", away)
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), started=lambda url: None))
+    serving = asyncio.create_task(serve(settings, stop, roles=("sink",), on_started=lambda url: None))
     await asyncio.wait_for(tried.wait(), PATIENCE_S)
     stop.set()
     await asyncio.wait_for(serving, PATIENCE_S)
@@ -75,16 +75,16 @@ async def test_the_lag_of_each_group_is_read_once(
     asked: list[tuple[str, str]] = []
     complete = asyncio.Event()
 
-    async def oldest(log: SqliteLog, group: str, topic: str) -> None:
+    async def oldest_uncommitted_ms(log: SqliteLog, group: str, topic: str) -> None:
         asked.append((group, topic))
         if set(asked) >= set(pairs):
             complete.set()
 
-    monkeypatch.setattr(SqliteLog, "oldest", oldest)
+    monkeypatch.setattr(SqliteLog, "oldest_uncommitted_ms", oldest_uncommitted_ms)
     for module in ("roles.ingest", "serve"):
         monkeypatch.setattr(f"facestream.runtime.{module}.LOOK_EVERY_S", 10 * PATIENCE_S)  # only the first look
     stop = asyncio.Event()
-    serving = asyncio.create_task(serve(settings, stop, roles=roles, started=lambda url: None))
+    serving = asyncio.create_task(serve(settings, stop, roles=roles, on_started=lambda url: None))
     await asyncio.wait_for(complete.wait(), PATIENCE_S)
     stop.set()
     await asyncio.wait_for(serving, PATIENCE_S)
@@ -101,7 +101,7 @@ def test_what_cannot_be_served_ends_with_a_message_alone(
 ) -> None:
     async def init() -> None:
         async with open_stores(chosen) as stores:
-            await create(stores)
+            await create_stores(stores)
 
     chosen = Settings(data=tmp_path / "data", **{"listen": "127.0.0.1:0"} | wrong)
     asyncio.run(init())

@@ -13,7 +13,7 @@ from PIL import Image
 
 from facestream.config import Settings
 from facestream.runtime.roles.ingest import http_service
-from facestream.runtime.stores import Stores, create, open_stores
+from facestream.runtime.stores import Stores, create_stores, open_stores
 from facestream.runtime.system_state import follow_state
 from stream.health_routes import Checks
 
@@ -40,7 +40,7 @@ async def served(data: Path, *, checks: Checks | None = None, **settings: Any) -
     """settings: fields of Settings."""
     chosen = Settings(data=data, listen="127.0.0.1:0", **settings)
     async with open_stores(chosen) as stores:
-        await create(stores)
+        await create_stores(stores)
         async with (
             follow_state(stores.log) as state,
             http_service(chosen, stores, state, checks or {}, None) as service,

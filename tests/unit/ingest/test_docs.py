@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.keys import create
+from ingest.keys import create_key
 from schemas.openapi import FILE
 from tests.unit.ingest.served import Served, served
 
@@ -16,7 +16,7 @@ from tests.unit.ingest.served import Served, served
 async def service(tmp_path: Path) -> AsyncIterator[Served]:
     """A service that requires a key."""
     async with served(tmp_path / "data") as service:
-        await service.stores.vectors.put_api_key(create("admin", None)[1])
+        await service.stores.vectors.put_api_key(create_key("admin", None)[1])
         yield service
 
 

@@ -30,18 +30,18 @@ from processors.inference import Inference, Networks
 from processors.networks import Chips, Detector, Embedder
 from processors.stages.base import StageResources
 from processors.stages.fused import FusedStage
-from schemas.erasures import erased_person
+from schemas.erasures import person_erasure_key
 from schemas.errors import Erased
 from schemas.generation_records import Generation
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.records import Erasure, ImageReceived, Source
 from stream.erase.guarded_store import GuardedStore
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import ERASURES, IMAGES_RECEIVED
 from weights.manifest import manifest
 
 IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "portrait"))
-CROP_KEY = crop_key(face_id_learned(IMAGE_ID))
+CROP_KEY = crop_key(learned_face_id(IMAGE_ID))
 RECEIVED_AT = 1_000
 DIMENSION = manifest().generation(manifest().default_generation).dimension
 
@@ -70,7 +70,7 @@ class Objects(FileObjects):
     ) -> bool:
         self.put_keys.append(key)
         value = Erasure(at=self.at, partition=0, offset=7).encode()
-        await self.log.append([NewRecord(ERASURES, erased_person("acme", "obama"), value)])
+        await self.log.append([NewRecord(ERASURES, person_erasure_key("acme", "obama"), value)])
         return await super().put(key, data, metadata, if_absent=if_absent)
 
 
@@ -116,7 +116,7 @@ async def processor(objects: Objects, state: SystemState) -> AsyncIterator[Fused
         stack.callback(crop_threads.close)
         stack.callback(inference.close)
         store = GuardedStore(objects, cast(Any, None), state.erasures)  # without vectors: a processor stores none
-        sources = Sources(objects, store, [], 1_000_000)
+        sources = SourceCopier(objects, store, [], 1_000_000)
         detectors = Detectors(state.generations, inference, lambda name: OneFace())
         resources = StageResources(objects, store, decoders, crop_threads, inference, detectors, sources)
         yield FusedStage(resources, Embedders(state.generations, inference, fetch))

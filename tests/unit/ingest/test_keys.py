@@ -9,7 +9,7 @@ import pytest
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import ApiKey
 from ingest import keys
-from ingest.keys import Access, Keys, create
+from ingest.keys import Access, KeyChecker, create_key
 from schemas.errors import Forbidden, Unauthorized
 
 
@@ -39,25 +39,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def add(vectors: SqliteVectors, scope: str = "admin", directory: str | None = None) -> tuple[str, ApiKey]:
-    text, key = create(scope, directory)
+    text, key = create_key(scope, directory)
     await vectors.put_api_key(key)
     return text, key
 
 
 async def test_without_any_key_everybody_may_do_everything(vectors: SqliteVectors) -> None:
     for text in (None, "", "fs_nonsense"):
-        access = await Keys(vectors).access(text)
-        access.require("admin")
-        assert access.sees("any directory")
+        access = await KeyChecker(vectors).check(text)
+        access.require_scope("admin")
+        assert access.allows("any directory")
 
 
 async def test_with_the_first_key_everybody_needs_one(vectors: SqliteVectors) -> None:
     text, _ = await add(vectors)
-    access = await Keys(vectors).access(text)
-    access.require("admin")
+    access = await KeyChecker(vectors).check(text)
+    access.require_scope("admin")
     for without in (None, ""):
         with pytest.raises(Unauthorized):
-            await Keys(vectors).access(without)
+            await KeyChecker(vectors).check(without)
 
 
 @pytest.mark.parametrize(
@@ -66,29 +66,29 @@ async def test_with_the_first_key_everybody_needs_one(vectors: SqliteVectors) ->
 )
 async def test_each_scope_includes_those_before_it(vectors: SqliteVectors, scope: str, allowed: list[str]) -> None:
     text, _ = await add(vectors, scope)
-    access = await Keys(vectors).access(text)
+    access = await KeyChecker(vectors).check(text)
     for wanted in ("recognize", "learn", "admin"):
         if wanted in allowed:
-            access.require(wanted)
+            access.require_scope(wanted)
         else:
             with pytest.raises(Forbidden, match=wanted):
-                access.require(wanted)
+                access.require_scope(wanted)
 
 
 async def test_a_key_of_a_directory_sees_that_one_alone(vectors: SqliteVectors) -> None:
     text, _ = await add(vectors, directory="acme")
-    access = await Keys(vectors).access(text)
+    access = await KeyChecker(vectors).check(text)
     access.require_directory("acme")
-    assert access.sees("acme")
+    assert access.allows("acme")
     for other in ("other", "", None):
-        assert not access.sees(other)
+        assert not access.allows(other)
         with pytest.raises(Forbidden):
             access.require_directory(other)
 
 
 def test_a_key_without_directory_sees_all() -> None:
-    assert Access().sees(None)
-    assert Access().sees("acme")
+    assert Access().allows(None)
+    assert Access().allows("acme")
 
 
 async def test_anything_but_the_very_key_is_refused(vectors: SqliteVectors) -> None:
@@ -110,25 +110,25 @@ async def test_anything_but_the_very_key_is_refused(vectors: SqliteVectors) -> N
         f"fs_{key.key_id}_ключ",
         "\x00",
     ]
-    checked = Keys(vectors)
+    checked = KeyChecker(vectors)
     for each in wrong:
         with pytest.raises(Unauthorized):
-            await checked.access(each)
-    await checked.access(text)
+            await checked.check(each)
+    await checked.check(text)
 
 
 async def test_a_new_and_a_revoked_key_count_within_the_refresh(vectors: SqliteVectors, clock: Clock) -> None:
     first, _ = await add(vectors)
-    checked = Keys(vectors)
-    await checked.access(first)
+    checked = KeyChecker(vectors)
+    await checked.check(first)
     second, key = await add(vectors)
     clock.now += keys.REFRESH_S + 0.01
-    await checked.access(second)
+    await checked.check(second)
     assert await vectors.delete_api_key(key.key_id)
     clock.now += keys.REFRESH_S + 0.01
     with pytest.raises(Unauthorized):
-        await checked.access(second)
-    await checked.access(first)
+        await checked.check(second)
+    await checked.check(first)
 
 
 async def test_the_refresh_takes_two_seconds_at_the_most(vectors: SqliteVectors, clock: Clock) -> None:
@@ -142,9 +142,9 @@ async def test_the_refresh_takes_two_seconds_at_the_most(vectors: SqliteVectors,
 
     vectors.api_keys = counted  # type: ignore[method-assign]
     text, _ = await add(vectors)
-    checked = Keys(vectors)
+    checked = KeyChecker(vectors)
     for _ in range(20):
-        await checked.access(text)
+        await checked.check(text)
         clock.now += 0.1
     assert reads <= 2
     assert keys.REFRESH_S <= 2
@@ -167,7 +167,7 @@ async def test_a_secret_is_nowhere_on_disk(vectors: SqliteVectors, tmp_path: Pat
 
 
 def test_keys_are_long_and_differ() -> None:
-    made = [create("admin", None) for _ in range(50)]
+    made = [create_key("admin", None) for _ in range(50)]
     assert len({text for text, _ in made}) == 50
     assert len({key.secret_hash for _, key in made}) == 50
     for text, key in made:

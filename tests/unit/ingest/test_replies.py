@@ -81,13 +81,13 @@ async def test_what_was_answered_is_remembered_until_the_store_has_it(
     await answer(log, "a", replies.reply_to)
     async with asyncio.timeout(10):
         given = await first
-        assert replies.recent(image_id("a")) == given
+        assert replies.recent_answer(image_id("a")) == given
         monkeypatch.setattr(replies_module, "RECENT_S", 0.0)
         second = replies.expect(image_id("b"))
         await answer(log, "b", replies.reply_to)
         given = await second
-        assert replies.recent(image_id("b")) == given
-    assert replies.recent(image_id("a")) is None
+        assert replies.recent_answer(image_id("b")) == given
+    assert replies.recent_answer(image_id("a")) is None
 
 
 async def test_all_who_wait_for_an_image_get_its_first_answer(log: SqliteLog, replies: Replies) -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from backends.log import NewRecord
 from schemas.answers import Body
-from schemas.erasures import erased_person
+from schemas.erasures import person_erasure_key
 from schemas.records import Erasure, ImageReceived
-from stream.answers import answer
+from stream.answers import answer_record
 from stream.topics import ERASURES, IMAGES_RECEIVED
 from tests.answers import candidate, learned, recognized, recognized_person
 from tests.unit.ingest.served import Served, picture, served
@@ -38,10 +38,10 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
         pass
     await reader.close()
     erasure = Erasure(at=1, partition=0, offset=ERASED_AT).encode()
-    await service.stores.log.append([NewRecord(ERASURES, erased_person("acme", "ann"), erasure)])
+    await service.stores.log.append([NewRecord(ERASURES, person_erasure_key("acme", "ann"), erasure)])
     received = ImageReceived.decode(records[0].value)
     body = body.model_copy(update={"image_id": received.image_id})
-    await service.stores.log.append([answer(received, status, body, ANSWERED_AT)])
+    await service.stores.log.append([answer_record(received, status, body, ANSWERED_AT)])
     async with await asking as response:
         return response.status, await response.json()
 

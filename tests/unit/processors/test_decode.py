@@ -24,7 +24,7 @@ from PIL import Image, ImageCms
 
 from processors.decoding.budget import PixelBudget
 from processors.decoding.pool import DecodedImage, DecodePool
-from processors.passes import plan
+from processors.passes import plan_passes
 from schemas.errors import FacestreamError, NotAnImage, TooManyPixels, Unavailable, UnreadableImage
 from tests.blocking import LoopWatch
 
@@ -276,7 +276,7 @@ async def test_large_jpeg_is_reduced(pool: DecodePool, orientation: int) -> None
         reduced = np.asarray(upright[orientation].reduce(2))
         assert difference(reduced, image.pixels) < 4  # shifted by one pixel it is above 7
         assert [picture.shape[:2] for _, picture in image.passes] == [
-            part.shape for part in plan(image.width, image.height)
+            part.shape for part in plan_passes(image.width, image.height)
         ]
     for options in ({"full": True}, {"detail": "high"}):
         with await pool.decode(data, **options) as image:
@@ -324,7 +324,7 @@ async def test_how_far_a_jpeg_is_reduced(pool: DecodePool) -> None:
 async def test_passes_are_the_plan(pool: DecodePool, width: int, height: int, detail: Any) -> None:
     original = noise(width, height)
     with await pool.decode(encode(original, "PNG", compress_level=1), detail=detail) as image:
-        assert [part for part, _ in image.passes] == plan(width, height, detail)
+        assert [part for part, _ in image.passes] == plan_passes(width, height, detail)
         for part, picture in image.passes:
             assert picture.shape == (*part.shape, 3)
             assert not picture[part.height :].any()
@@ -606,14 +606,14 @@ async def test_budget_is_first_come_first_served() -> None:
     await asyncio.sleep(0)
     assert order == []  # 4 are free, but the large one came first
     tasks[1].cancel()
-    budget.give(6)
+    budget.give_back(6)
     await asyncio.sleep(0.01)
     assert order == ["large", "small"]
     assert budget.free == 0
-    budget.give(9)
+    budget.give_back(9)
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["large", "small", "last"]
-    budget.give(9)
+    budget.give_back(9)
     assert budget.free == 10
 
 

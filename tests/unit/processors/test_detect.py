@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.boxes import Detections, closest
+from processors.boxes import Detections, index_of_closest
 from processors.decoding.pool import DecodedImage
-from processors.detect import SMALLEST_LEARNED, as_records, choose
+from processors.detect import SMALLEST_LEARNED, choose_face, detection_records
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
-from schemas.ids import face_id_seen
+from schemas.ids import probe_face_id
 from schemas.records import ImageReceived, Options
 from weights.manifest import manifest
 
@@ -31,7 +31,7 @@ def face(left: int, side: int, *, detection_score: float = 0.9) -> Detection:
 
 
 def chosen(*faces: Detection, **options: Any) -> tuple[Detection, list[Detection]]:
-    return choose(faces, Options(**options), MODEL)
+    return choose_face(faces, Options(**options), MODEL)
 
 
 def boxes(error: FacestreamError) -> list[list[int]]:
@@ -128,11 +128,11 @@ def test_force_does_not_choose_between_two() -> None:
         chosen(face(0, 100), face(200, 100), force=True)
 
 
-# as_records
+# detection_records
 
 
 class Frame:
-    """The part of a decoded image that `as_records` needs."""
+    """The part of a decoded image that `detection_records` needs."""
 
     width, height = 200, 100
 
@@ -151,7 +151,7 @@ def reported(sides: list[float], scores: list[float], **options: Any) -> list[De
         np.full((len(sides), 5, 2), 12.3456, np.float32),
     )
     frame: DecodedImage = Frame()  # type: ignore[assignment]
-    return as_records(found, received, frame, MODEL)
+    return detection_records(found, received, frame, MODEL)
 
 
 def test_faces_are_reported_in_whole_pixels_inside_the_image() -> None:
@@ -175,7 +175,7 @@ def test_the_options_leave_out_small_and_weak_faces_and_those_beyond_the_limit()
 
 def test_a_face_id_follows_from_the_place_in_the_answer() -> None:
     found = reported([50, 10, 40], [0.9, 0.85, 0.8], min_face=30)
-    assert [it.face_id for it in found] == [face_id_seen(IMAGE_ID, 0), face_id_seen(IMAGE_ID, 1)]
+    assert [it.face_id for it in found] == [probe_face_id(IMAGE_ID, 0), probe_face_id(IMAGE_ID, 1)]
 
 
 def test_a_box_without_area_is_no_face() -> None:
@@ -196,5 +196,5 @@ def test_a_box_without_area_is_no_face() -> None:
 def test_another_detector_s_face_is_told_by_its_place(box: list[int], which: int | None) -> None:
     theirs = np.array([[0, 0, 90, 90], [100, 100, 200, 200], [290, 310, 350, 370], [150, 150, 400, 400]], np.float32)
     found = Detections(theirs, np.full(4, 0.9, np.float32), np.zeros((4, 5, 2), np.float32))
-    assert closest(found, box) == which
-    assert closest(found.select(np.zeros(4, bool)), box) is None
+    assert index_of_closest(found, box) == which
+    assert index_of_closest(found.select(np.zeros(4, bool)), box) is None

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from backends.sqlite.log import SqliteLog
 from processors import align, loaded_models
-from processors.embed import CropThreads, CutFace, decoded_crop, embed_crop
+from processors.embed import CropThreads, FaceCrop, decode_crop, embed_crop
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Chips, Embedder
@@ -250,7 +250,7 @@ async def test_a_learned_face_is_embedded_in_each_with_the_chip_of_its_template(
     file, crop_threads = io.BytesIO(), CropThreads()
     Image.new("RGB", (align.CROP, align.CROP), "gray").save(file, "JPEG")
     live = await embedders.live()
-    vectors = await embed_crop(CutFace(decoded_crop(file.getvalue()), LANDMARKS), live, crop_threads, inference, 0.0)
+    vectors = await embed_crop(FaceCrop(decode_crop(file.getvalue()), LANDMARKS), live, crop_threads, inference, 0.0)
     crop_threads.close()
     assert {name: vector.tolist() for name, vector in vectors.items()} == {
         DEFAULT: [1.0] * 3,

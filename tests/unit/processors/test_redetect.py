@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from backends.sqlite.log import SqliteLog
-from facestream.commands.redetect import with_detector
+from facestream.commands.redetect import make_generation
 from schemas.errors import ConfigurationError
 from stream.generations import Generations, active_record, generation_record
 from weights.manifest import manifest
@@ -23,18 +23,18 @@ async def generations(log: SqliteLog) -> AsyncIterator[Generations]:
 
 
 async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, generations: Generations) -> None:
-    wanted = with_detector(generations, OTHER, None)
+    wanted = make_generation(generations, OTHER, None)
     assert (wanted.name, wanted.detector, wanted.state) == (f"{ACTIVE.name}.{OTHER}", OTHER, "added")
     same = ("embedder", "mirror", "template", "dimension", "onnx", "threshold", "calibration")
     assert [getattr(wanted, it) for it in same] == [getattr(ACTIVE, it) for it in same]
-    assert with_detector(generations, OTHER, "mine").name == "mine"
+    assert make_generation(generations, OTHER, "mine").name == "mine"
     await log.append([generation_record(wanted.model_copy(update={"state": "candidate"}))])
     await generations.refresh()
-    assert with_detector(generations, OTHER, None).name == wanted.name  # the existing candidate is continued
+    assert make_generation(generations, OTHER, None).name == wanted.name  # the existing candidate is continued
     await log.append([active_record(wanted.name)])
     await generations.refresh()
     with pytest.raises(ConfigurationError, match="already"):
-        with_detector(generations, OTHER, None)
+        make_generation(generations, OTHER, None)
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, genera
 )
 async def test_a_name_that_is_taken_or_none_is_refused(generations: Generations, name: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
-        with_detector(generations, OTHER, name)
+        make_generation(generations, OTHER, name)

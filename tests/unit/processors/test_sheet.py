@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from processors.align import CROP
-from processors.sheet import decoded_sheet, encoded_sheet
+from processors.sheet import decode_sheet, encode_sheet
 
 Pixels = NDArray[np.uint8]
 
@@ -22,7 +22,7 @@ def crop(seed: int) -> Pixels:
 @pytest.mark.parametrize("count", [1, 2, 5, 17])
 def test_each_crop_comes_out_at_its_place(count: int) -> None:
     crops = [crop(seed) for seed in range(count)]
-    out = decoded_sheet(encoded_sheet(crops), count)
+    out = decode_sheet(encode_sheet(crops), count)
     assert len(out) == count
     for before, after in zip(crops, out, strict=True):
         assert after.shape == (CROP, CROP, 3)
@@ -33,7 +33,7 @@ def test_each_crop_comes_out_at_its_place(count: int) -> None:
 def test_neighbours_do_not_bleed_into_each_other() -> None:
     white, black = np.full((CROP, CROP, 3), 255, np.uint8), np.zeros((CROP, CROP, 3), np.uint8)
     crops = [white, black, black, white, black]
-    for before, after in zip(crops, decoded_sheet(encoded_sheet(crops), len(crops)), strict=True):
+    for before, after in zip(crops, decode_sheet(encode_sheet(crops), len(crops)), strict=True):
         assert np.abs(after.astype(int) - before.astype(int)).max() <= 2
 
 
@@ -42,13 +42,13 @@ def test_colour_is_kept_at_full_resolution() -> None:
     lines = np.zeros((CROP, CROP, 3), np.uint8)
     lines[:, ::2, 0] = 255
     lines[:, 1::2, 2] = 255
-    (after,) = decoded_sheet(encoded_sheet([lines]), 1)
+    (after,) = decode_sheet(encode_sheet([lines]), 1)
     assert after[:, ::2, 0].mean() > 230
     assert after[:, 1::2, 0].mean() < 25
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, (1, 1)), (2, (2, 1)), (5, (3, 2)), (17, (5, 4)), (36, (6, 6))])
 def test_a_sheet_is_about_square_on_a_grid_of_16_pixels(count: int, size: tuple[int, int]) -> None:
-    with Image.open(io.BytesIO(encoded_sheet([crop(0)] * count))) as picture:
+    with Image.open(io.BytesIO(encode_sheet([crop(0)] * count))) as picture:
         assert picture.size == (size[0] * CROP, size[1] * CROP)
         assert picture.size[0] % 16 == picture.size[1] % 16 == 0

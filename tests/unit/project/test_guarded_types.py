@@ -25,24 +25,24 @@ CODE = """\
 from backends.log import NewRecord
 from backends.objects import ObjectDeleter, ObjectReader
 from backends.vectors import FaceVector, StoredAnswer, VectorDeleter, VectorReader
-from ingest.accept import Accept
+from ingest.acceptor import UploadAcceptor
 from ingest.service import Service
-from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import ImageStage
 from processors.stages.reembed import ReembedStage
+from processors.stages.separate import DetectStage, EmbedStage
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from sink.erase import Eraser
 from sink.sink import Sink
+from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
-from stream.erase.marks import Erasures
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 
 
 async def a_stage_puts_an_object(
-    image: ImageStage, detect: DetectStage, embed: EmbedStage, reembed: ReembedStage, sources: Sources
+    image: ImageStage, detect: DetectStage, embed: EmbedStage, reembed: ReembedStage, sources: SourceCopier
 ) -> None:
     await image._objects.put("key", b"data")  # refused
     await image._objects.delete(["key"])  # refused
@@ -54,15 +54,17 @@ async def a_stage_puts_an_object(
     await image._store.put("image", "key", b"data", ObjectMetadata("acme", received_at=1))
 
 
-async def a_route_puts(accept: Accept, service: Service, answer: StoredAnswer) -> None:
-    await accept._objects.put("key", b"data")  # refused
+async def a_route_puts(acceptor: UploadAcceptor, service: Service, answer: StoredAnswer) -> None:
+    await acceptor._objects.put("key", b"data")  # refused
     await service.objects.put("key", b"data")  # refused
     await service.vectors.put_answers([answer])  # refused
     await service.vectors.delete_answers(["image"])
-    await accept._store.put_upload("key", b"data", ObjectMetadata("acme", received_at=1), if_absent=True)
+    await acceptor._store.put_upload("key", b"data", ObjectMetadata("acme", received_at=1), if_absent=True)
 
 
-async def the_sink_puts(sink: Sink, eraser: Eraser, answers: Answers, face: FaceVector, answer: StoredAnswer) -> None:
+async def the_sink_puts(
+    sink: Sink, eraser: Eraser, answers: AnswerStage, face: FaceVector, answer: StoredAnswer
+) -> None:
     await sink._objects.put("key", b"data")  # refused
     await sink._vectors.put_faces([face])  # refused
     await sink._vectors.put_answers([answer])  # refused
@@ -85,7 +87,7 @@ def somebody_makes_a_record_of_the_changelog(store: GuardedStore, face: FaceLear
     NewRecord(FACES_LEARNED, face.image_id, None)  # refused
     return [
         NewRecord(FACES_EMBEDDED, face.image_id, face.encode()),
-        *store.changelog([face]),
+        *store.changelog_records([face]),
         *changelog_tombstones([face.image_id], face.directory),
     ]
 

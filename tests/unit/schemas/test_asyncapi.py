@@ -9,7 +9,7 @@ import pytest
 
 from schemas import asyncapi, generate
 from schemas.bucket_events import BucketNotified
-from schemas.cloudevents import image_received
+from schemas.cloudevents import decode_image_received
 from schemas.records import Answer
 from stream.topics import TOPICS
 
@@ -81,7 +81,7 @@ def test_examples_fit_their_schemas_and_are_read(name: str, example: dict[str, A
         assert Answer.decode(value).body.members()["image_id"] == example["payload"]["image_id"]
     else:
         headers = [(key, text.encode()) for key, text in example.get("headers", {}).items()]
-        assert image_received(value, headers).purpose == example["name"]
+        assert decode_image_received(value, headers).purpose == example["name"]
 
 
 @pytest.mark.parametrize(

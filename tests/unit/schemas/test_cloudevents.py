@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.cloudevents import TYPES, image_received
+from schemas.cloudevents import TYPES, decode_image_received
 from schemas.errors import UnreadableRecord
 from schemas.records import ImageReceived, Source
 
@@ -45,38 +45,44 @@ def binary(**changes: str) -> list[tuple[str, bytes]]:
 
 def reason(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> str:
     with pytest.raises(UnreadableRecord) as raised:
-        image_received(value, headers)
+        decode_image_received(value, headers)
     return raised.value.message
 
 
 def test_the_three_forms_say_the_same() -> None:
-    found = image_received(structured(), [("content-type", CONTENT_TYPE.encode())])
-    assert found == image_received(structured())
-    assert found == image_received(json.dumps(DATA).encode(), binary())
-    assert found == image_received(json.dumps(DATA).encode(), [*binary(), ("content-type", b"application/json")])
+    found = decode_image_received(structured(), [("content-type", CONTENT_TYPE.encode())])
+    assert found == decode_image_received(structured())
+    assert found == decode_image_received(json.dumps(DATA).encode(), binary())
+    assert found == decode_image_received(json.dumps(DATA).encode(), [*binary(), ("content-type", b"application/json")])
     assert found.source == Source(bucket="photos", key="incoming/acme/ann.jpg", etag="abc")
     assert (found.purpose, found.directory, found.person, found.options.face) == ("learn", "acme", "Ann Lee", "largest")
     plain = DATA | {"image_id": found.image_id, "purpose": "learn"}
-    assert image_received(json.dumps(plain).encode()) == found
-    assert image_received(json.dumps(plain).encode(), [("traceparent", b"00-1")]) == found
-    assert image_received(found.encode()) == found
+    assert decode_image_received(json.dumps(plain).encode()) == found
+    assert decode_image_received(json.dumps(plain).encode(), [("traceparent", b"00-1")]) == found
+    assert decode_image_received(found.encode()) == found
 
 
 def test_an_event_that_comes_twice_is_one_image() -> None:
-    first = image_received(structured()).image_id
-    assert first == image_received(structured(time=None)).image_id
+    first = decode_image_received(structured()).image_id
+    assert first == decode_image_received(structured(time=None)).image_id
     assert (
-        len({first, image_received(structured(id="43")).image_id, image_received(structured(source="/dms")).image_id})
+        len(
+            {
+                first,
+                decode_image_received(structured(id="43")).image_id,
+                decode_image_received(structured(source="/dms")).image_id,
+            }
+        )
         == 3
     )
-    assert image_received(structured(id=IMAGE_ID)).image_id == IMAGE_ID
-    assert image_received(structured(data=DATA | {"image_id": IMAGE_ID})).image_id == IMAGE_ID
+    assert decode_image_received(structured(id=IMAGE_ID)).image_id == IMAGE_ID
+    assert decode_image_received(structured(data=DATA | {"image_id": IMAGE_ID})).image_id == IMAGE_ID
 
 
 @pytest.mark.parametrize(("kind", "purpose"), TYPES.items())
 def test_the_type_is_the_purpose(kind: str, purpose: str) -> None:
-    assert image_received(structured(type=kind)).purpose == purpose
-    assert image_received(structured(type=kind, data=DATA | {"purpose": purpose})).purpose == purpose
+    assert decode_image_received(structured(type=kind)).purpose == purpose
+    assert decode_image_received(structured(type=kind, data=DATA | {"purpose": purpose})).purpose == purpose
 
 
 @pytest.mark.parametrize(
@@ -119,4 +125,4 @@ def test_what_does_not_fit_says_why(value: bytes | None, headers: list[tuple[str
 )
 def test_whatever_comes_is_an_event_or_unreadable(value: bytes, headers: list[tuple[str, bytes]]) -> None:
     with contextlib.suppress(UnreadableRecord):
-        assert isinstance(image_received(value, headers), ImageReceived)
+        assert isinstance(decode_image_received(value, headers), ImageReceived)

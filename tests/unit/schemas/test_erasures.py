@@ -8,41 +8,41 @@ from schemas.erasures import (
     FaceErasure,
     ImageErasure,
     PersonErasure,
+    directory_erasure_key,
     erase_command,
-    erased_directory,
-    erased_face,
-    erased_image,
-    erased_person,
     erasure_of,
+    face_erasure_key,
+    image_erasure_key,
+    person_erasure_key,
 )
 from schemas.errors import UnreadableRecord
-from schemas.ids import face_id_learned
+from schemas.ids import learned_face_id
 from schemas.records import EraseRequested
 
 REQUEST_ID = "8d9e4c1e-5d2b-4a57-9d6d-0a2a4f0f3b11"
 IMAGE_ID = "0b1f1f43-5d0c-4a8c-8a6f-6e1f1c0d9a77"
-FACE_ID = face_id_learned(IMAGE_ID)
+FACE_ID = learned_face_id(IMAGE_ID)
 
 KINDS: dict[str, tuple[AnyErasure, bytes, tuple[str, ...]]] = {  # with its command's record, and its keys
     "directory": (
         DirectoryErasure("acme"),
         b'"directory":"acme"',
-        (erased_directory("acme"),),
+        (directory_erasure_key("acme"),),
     ),
     "person": (
         PersonErasure("acme", "Ann"),
         b'"directory":"acme","person":"Ann"',
-        (erased_person("acme", "Ann"),),
+        (person_erasure_key("acme", "Ann"),),
     ),
     "face": (
         FaceErasure("acme", "Ann", FACE_ID, IMAGE_ID),
         f'"directory":"acme","person":"Ann","face_id":"{FACE_ID}","erased_image_id":"{IMAGE_ID}"'.encode(),
-        (erased_image(IMAGE_ID), erased_face(FACE_ID)),
+        (image_erasure_key(IMAGE_ID), face_erasure_key(FACE_ID)),
     ),
     "image": (
         ImageErasure("acme", IMAGE_ID),
         f'"directory":"acme","erased_image_id":"{IMAGE_ID}"'.encode(),
-        (erased_image(IMAGE_ID),),
+        (image_erasure_key(IMAGE_ID),),
     ),
 }
 

@@ -22,8 +22,8 @@ TIMES = st.integers(0, 10**15)  # ms; the year 33658
     )
 )
 def test_what_is_encoded_is_decoded(metadata: ObjectMetadata) -> None:
-    encoded = metadata.encoded()
-    assert ObjectMetadata.decoded(encoded) == metadata
+    encoded = metadata.encode()
+    assert ObjectMetadata.decode(encoded) == metadata
     assert all(isinstance(text, str) for text in encoded.values())
 
 
@@ -64,12 +64,12 @@ def test_what_is_encoded_is_decoded(metadata: ObjectMetadata) -> None:
     ],
 )
 def test_what_older_versions_wrote_is_read(stored: dict[str, str], metadata: ObjectMetadata) -> None:
-    assert ObjectMetadata.decoded(stored) == metadata
+    assert ObjectMetadata.decode(stored) == metadata
 
 
 def test_older_versions_find_the_names_and_units_that_they_read() -> None:
     crop = ObjectMetadata("acme", "Ann", image_id="7", request_digest="5f", received_at=1_500, source="cms/1.png")
-    assert crop.encoded() == {
+    assert crop.encode() == {
         "directory": "acme",
         "person": "Ann",
         "image_id": "7",
@@ -77,17 +77,17 @@ def test_older_versions_find_the_names_and_units_that_they_read() -> None:
         "received": "1.5",
         "source": "cms/1.png",
     }
-    assert ObjectMetadata().encoded() == {"directory": "", "person": "", "request": ""}
+    assert ObjectMetadata().encode() == {"directory": "", "person": "", "request": ""}
 
 
 @given(TIMES, st.integers(0, 999))
 def test_a_time_in_microseconds_is_never_taken_for_an_earlier_one(ms: int, us: int) -> None:
     """A picture that was received after an erasure is kept, whichever version wrote it."""
-    received_at = ObjectMetadata.decoded({"received": f"{ms // 1000}.{ms % 1000:03}{us:03}"}).received_at
+    received_at = ObjectMetadata.decode({"received": f"{ms // 1000}.{ms % 1000:03}{us:03}"}).received_at
     assert received_at == ms + (us > 0)
 
 
 @pytest.mark.parametrize("received", ["", "soon", "nan", "inf"])
 def test_a_time_that_is_no_number_is_refused(received: str) -> None:
     with pytest.raises(ValueError, match="no number of seconds"):
-        ObjectMetadata.decoded({"received": received})
+        ObjectMetadata.decode({"received": received})

@@ -18,7 +18,7 @@ from schemas.bucket_events import BucketNotified
 from schemas.calibration import Threshold
 from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord
-from schemas.faces import Crop, DetectedFace, Detection, EmbeddedFace, encoded_vector
+from schemas.faces import Crop, DetectedFace, Detection, EmbeddedFace, encode_vector
 from schemas.generation_records import ActiveGeneration, Generation, OnnxEmbedder
 from schemas.records import (
     RECORDS,
@@ -58,7 +58,7 @@ RECEIVED = ImageReceived(
 CROP = Crop(object_key="crops/x", landmarks=LANDMARKS)
 FACE = Detection(face_id=IMAGE_ID, box=[1, 2, 4, 6], landmarks=LANDMARKS, score=0.5, detection_score=0.25)
 DETECTED = DetectedFace(**FACE.model_dump(), crop=CROP, source="s", cell=3)
-VECTOR = encoded_vector(np.ones(3, np.float32))
+VECTOR = encode_vector(np.ones(3, np.float32))
 EMBEDDED = EmbeddedFace(**FACE.model_dump(), vectors={"one": VECTOR}, crop=CROP, source="s")
 REEMBEDDED = ReembeddedFace(person="b", face_id=IMAGE_ID, image_id=IMAGE_ID, source="s", learned_at=1, vector=VECTOR)
 MODELS = Models(detector="d", embedder="e", generation="one")
@@ -273,11 +273,11 @@ def test_options_are_read_from_the_text_of_a_form() -> None:
 
 def test_a_vector_comes_back_bit_by_bit() -> None:
     vector = np.random.default_rng(0).standard_normal(128).astype(np.float32)
-    face = EMBEDDED.model_copy(update={"vectors": {"one": encoded_vector(vector)}})
+    face = EMBEDDED.model_copy(update={"vectors": {"one": encode_vector(vector)}})
     assert face.vector("one").tobytes() == vector.tobytes()
     strided = np.arange(20, dtype=np.float32)[::2]
     assert (
-        EMBEDDED.model_copy(update={"vectors": {"one": encoded_vector(strided)}}).vector("one").tolist()
+        EMBEDDED.model_copy(update={"vectors": {"one": encode_vector(strided)}}).vector("one").tolist()
         == strided.tolist()
     )
 
@@ -329,7 +329,7 @@ def test_the_place_of_an_original_follows_from_its_image(purpose: Any, folder: s
 
 def test_an_image_came_when_its_record_was_appended_unless_it_says_earlier() -> None:
     first = RECEIVED.model_copy(update={"received_at": None})
-    assert (first.came_at(10), RECEIVED.came_at(10), RECEIVED.came_at(3)) == (10, 7, 3)
+    assert (first.first_received_at(10), RECEIVED.first_received_at(10), RECEIVED.first_received_at(3)) == (10, 7, 3)
 
 
 # Identifiers.
@@ -346,7 +346,7 @@ def test_identifiers_follow_from_what_they_identify() -> None:
     made = [ids.image_id_of_request(*key) for key in keys]
     assert made == [ids.image_id_of_request(*key) for key in keys]
     assert len(set(made)) == len(keys)
-    faces = {ids.face_id_learned(IMAGE_ID), *(ids.face_id_seen(IMAGE_ID, i) for i in range(3))}
+    faces = {ids.learned_face_id(IMAGE_ID), *(ids.probe_face_id(IMAGE_ID, i) for i in range(3))}
     assert len(faces) == 4
     sources = {ids.source_of_face("a" * 64, [1, 2, 3, 4]), ids.source_of_face("a" * 64, [1, 2, 3, 5])}
     assert len(sources | {ids.source_of_face("b" * 64, [1, 2, 3, 4])}) == 3
@@ -358,7 +358,7 @@ def test_identifiers_of_a_release_are_those_of_the_next() -> None:
     assert ids.image_id_of_request("acme", "learn", "key") == "f9d2b02a-858d-5db6-a294-289ff0ffe5a2"
     assert ids.image_id_of_event("/cms", "article-42") == "d5ee5bda-b041-53d9-81eb-076b0b7c4a5b"
     assert ids.image_id_of_object("faces", "incoming/a/recognize/1.jpg", "e") == "d229af88-8b4c-59d7-bd7f-5ce048e06a56"
-    assert ids.face_id_learned(IMAGE_ID) == "bcf694e0-4b60-5be1-b0d7-6f1377731a30"
+    assert ids.learned_face_id(IMAGE_ID) == "bcf694e0-4b60-5be1-b0d7-6f1377731a30"
     assert ids.source_of_face("a" * 64, [1, 2, 3, 4]) == "bf8db80567fb5df8c7bfe558ef9618ee"
 
 

@@ -13,14 +13,21 @@ from backends.log import Record
 from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.system_state import SystemState
 from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
-from schemas.erasures import erased_person
+from schemas.erasures import person_erasure_key
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
 from schemas.records import Answer, EraseRequested, ImageReceived, Options
-from sink.answers import Answers
-from stream.answers import ANSWER_KEPT_S, answer, dead_letter, detected_body, error_answer, learned_body
+from sink.answers import AnswerStage
+from stream.answers import (
+    ANSWER_KEPT_S,
+    answer_record,
+    dead_letter_record,
+    detected_body,
+    error_answer_record,
+    learned_body,
+)
+from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Mark
 from stream.topics import DEAD_LETTERS, RESULTS
 from tests.answers import candidate, detected, learned, recognized, recognized_person
 
@@ -58,11 +65,11 @@ def record(value: bytes | None, *, age_s: float = 0) -> Record:
 
 def good(name: str, purpose: Any = "recognize", *, body: Body | None = None, age_s: float = 0) -> Record:
     bodies: dict[str, Body] = {"learn": learned(), "recognize": recognized(), "detect": detected()}
-    return record(answer(received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
+    return record(answer_record(received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
 
 
 def missing(name: str) -> Record:
-    return record(error_answer(received(name), ObjectMissing("there is no object")).value)
+    return record(error_answer_record(received(name), ObjectMissing("there is no object")).value)
 
 
 async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
@@ -73,7 +80,7 @@ async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
 async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     body = recognized(recognized_person("Å\U0001f499"))
     given = good("photo", body=body, age_s=100)
     assert await stage.handle([given]) == []
@@ -86,7 +93,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
 async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     first, second, third, fourth = (recognized(filename=f"{n}.jpg") for n in range(4))
     await stage.handle([good("photo", body=first), good("photo", body=second), good("other", body=third)])
     await stage.handle([good("other", body=fourth)])
@@ -98,7 +105,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     """After a long stop the stage reads old records, whose answers have expired."""
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([good("old", age_s=ANSWER_KEPT_S + 1), good("fresh", age_s=ANSWER_KEPT_S - 60)])
     assert await stored(vectors, "old") is None
     assert await stored(vectors, "fresh") is not None
@@ -108,7 +115,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 async def test_a_missing_picture_never_takes_the_place_of_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     records = [good("photo"), missing("photo")]
     for batch in [records] if together else [[it] for it in records]:
         await stage.handle(batch)
@@ -120,7 +127,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
 async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([missing("photo")])
     found = await stored(vectors, "photo")
     assert found is not None
@@ -146,7 +153,7 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
     )
     for key in (photo, detected, portrait, waiting):
         await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
     await stage.handle([good("photo"), good("detected", "detect"), good("portrait", "learn")])
     left = {it.key async for it in objects.list()}
     assert left == {portrait, waiting} | ({photo, detected} if keep else set())
@@ -159,8 +166,8 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
     for it in (private, other):
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([record(answer(it, 200, recognized()).value) for it in (private, other)])
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    await stage.handle([record(answer_record(it, 200, recognized()).value) for it in (private, other)])
     assert {it.key async for it in objects.list()} == {other.object_key, sheet_key(other.image_id)}
 
 
@@ -172,8 +179,8 @@ async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_
 ) -> None:
     portrait = received("portrait", "learn")
     await objects.put(portrait.object_key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([record(error_answer(portrait, error).value)])
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    await stage.handle([record(error_answer_record(portrait, error).value)])
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
 
 
@@ -182,8 +189,8 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
 ) -> None:
     command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
     body = ErasedBody(status="OK", directory="acme", person="obama", erased=ErasedCounts(faces=1, images=1))
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    await stage.handle([record(answer(command, 200, body).value)])
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    await stage.handle([record(answer_record(command, 200, body).value)])
     assert await stored(vectors, "command") is None
 
 
@@ -191,9 +198,11 @@ async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     body = recognized(recognized_person("obama", candidate("obama", face_id=received("face").image_id)))
-    state.erasures.add(erased_person("acme", "obama"), Mark(at=1, offset=10))
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
-    before, after = (answer(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11)))
+    state.erasures.add(person_erasure_key("acme", "obama"), ErasurePosition(time_ms=1, offset=10))
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    before, after = (
+        answer_record(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11))
+    )
     await stage.handle([record(it.value) for it in (before, after)])
     kept = {name: await vectors.answer(received(name).image_id) for name in ("before", "after")}
     assert {name: "obama" in (it.value if it else "") for name, it in kept.items()} == {"before": False, "after": True}
@@ -204,24 +213,24 @@ async def test_a_picture_stays_while_its_answer_cannot_be_stored(
 ) -> None:
     key = received("photo").object_key
     await objects.put(key, b"picture")
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     await vectors.close()
     with pytest.raises(Unavailable):
         await stage.handle([good("photo")])
     assert (await objects.get(key)).data == b"picture"
     with pytest.raises(Unavailable):
-        await stage.probe()
+        await stage.check_stores()
 
 
 async def test_what_is_no_answer_is_unreadable(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    stage = Answers(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     for value in (None, b"", b"{}", b"\xff"):
         with pytest.raises(UnreadableRecord):
             await stage.handle([record(value)])
     with pytest.raises(UnreadableRecord):
-        stage.received(good("photo"))
+        stage.event_of(good("photo"))
 
 
 # The records themselves.
@@ -229,7 +238,7 @@ async def test_what_is_no_answer_is_unreadable(
 
 def test_an_answer_carries_what_a_repeated_request_needs() -> None:
     image = received("photo", request_digest="d" * 64, reply_to="ingest-7")
-    made = answer(image, 200, recognized(), 44)
+    made = answer_record(image, 200, recognized(), 44)
     assert (made.topic, made.key, made.partition_key) == (RESULTS, image.image_id, "ingest-7")
     value = Answer.decode(made.value)
     assert (value.request_digest, value.purpose, value.directory, value.offset) == ("d" * 64, "recognize", "acme", 44)
@@ -237,7 +246,7 @@ def test_an_answer_carries_what_a_repeated_request_needs() -> None:
 
 def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
     error = ObjectMissing("there is no object", faces=[{"box": [1, 2, 3, 4], "score": 0.5}])
-    value = Answer.decode(error_answer(received("photo"), error).value)
+    value = Answer.decode(error_answer_record(received("photo"), error).value)
     assert value.status == 422
     assert value.body == problem(error, image_id=received("photo").image_id)
     assert value.body.members()["faces"] == [{"box": [1, 2, 3, 4], "score": 0.5}]
@@ -246,8 +255,8 @@ def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
 
 def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
     source = Record("images.received", 3, 44, 0, "a key", b"")
-    known = dead_letter(source, received("photo"), ObjectMissing("gone"), 3)
-    unknown = dead_letter(source, None, ObjectMissing("gone"), 1)
+    known = dead_letter_record(source, received("photo"), ObjectMissing("gone"), 3)
+    unknown = dead_letter_record(source, None, ObjectMissing("gone"), 1)
     assert {known.topic, unknown.topic} == {DEAD_LETTERS}
     assert (known.key, unknown.key) == (received("photo").image_id, "a key")
 

@@ -19,12 +19,12 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, StoredAnswer
 from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import ObjectMissing, Unavailable
-from schemas.faces import encoded_vector
-from schemas.ids import face_id_learned, new_image_id, original_key, sheet_key
+from schemas.faces import encode_vector
+from schemas.ids import learned_face_id, new_image_id, original_key, sheet_key
 from schemas.records import Answer, EraseRequested, FacesEmbedded, FacesReembedded, ReembeddedFace, decode_embedded
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from sink.sink import Sink
-from stream.answers import dead_letter
+from stream.answers import dead_letter_record
 from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
 from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
@@ -153,7 +153,7 @@ def learn(
     event = decode_embedded(record.value)
     assert isinstance(event, FacesEmbedded)
     face = event.faces[0]
-    face = face.model_copy(update={"vectors": face.vectors | {CANDIDATE: encoded_vector(vector(seed))}})
+    face = face.model_copy(update={"vectors": face.vectors | {CANDIDATE: encode_vector(vector(seed))}})
     value = event.model_copy(update={"faces": [face], "received_at": received_at}).encode()
     return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value)
 
@@ -168,7 +168,7 @@ def photo(stream: Stream, name: str, *seeds: int) -> Record:
 
 
 def only(portrait: str) -> dict[str, str]:
-    return {"face_id": face_id_learned(image_id(portrait)), "erased_image_id": image_id(portrait)}
+    return {"face_id": learned_face_id(image_id(portrait)), "erased_image_id": image_id(portrait)}
 
 
 def statuses(outputs: Sequence[NewRecord]) -> list[int]:
@@ -238,7 +238,7 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
 
 async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores: Stores, stream: Stream) -> None:
     async with stores.sink() as (sink, state):
-        stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
+        stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
 
         async def stored(records: list[Record]) -> None:
             outputs = [it for it in await sink.handle(records) if it.topic == RESULTS]
@@ -273,14 +273,14 @@ async def test_a_replay_brings_nothing_back(stores: Stores, sink: Sink, stream: 
     command = erase(stream, person="obama")
 
     def reembedded(name: str, person: str, learned_at: int) -> Record:
-        face_id = face_id_learned(image_id(name))
+        face_id = learned_face_id(image_id(name))
         face = ReembeddedFace(
             person=person,
             face_id=face_id,
             image_id=image_id(name),
             source=f"source of {name}",
             learned_at=learned_at,
-            vector=encoded_vector(vector(1)),
+            vector=encode_vector(vector(1)),
         )
         return stream.record(FacesReembedded(directory="acme", generation=CANDIDATE, faces=[face]).encode())
 
@@ -344,7 +344,7 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
                 stream.recognize(probe, 1, directory=directory),
             ]
             given = [it for it in await sink.handle(before) if it.topic == RESULTS]
-            stage = Answers(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
+            stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
             await stage.handle([Record(RESULTS, 0, 0, int(time.time() * 1000), it.key, it.value) for it in given])
         of_image = only(portrait) if what in ("face", "image") else {}
         command = erase(stream, directory, **({} if what == "directory" else {"person": "obama"}), **of_image)
@@ -399,7 +399,7 @@ async def test_what_is_among_the_dead_letters_loses_its_pictures(
         event = decode_embedded(learn(stream, name, person, 1, directory=directory).value)
         assert isinstance(event, FacesEmbedded)
         source = Record(IMAGES_RECEIVED, 0, ord(name), 500, image_id(name), b"")
-        await stores.log.append([dead_letter(source, event.received, ObjectMissing("x"), 3)])
+        await stores.log.append([dead_letter_record(source, event.received, ObjectMissing("x"), 3)])
     assert statuses(await sink.handle([erase(stream, **command)])) == [200]
     left = {"b", "c"} if command else {"c"}
     assert {original_of(name) for name in "abc"} & await stores.keys() == {original_of(name) for name in left}
@@ -413,7 +413,7 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
     erasure yet.
     """
     async with stores.sink() as (sink, _), stores.sink() as (_, elsewhere):
-        stage = Answers(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
+        stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(elsewhere), keep_probes=True)
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])
         await sink.handle([erase(stream, person="obama")])
         now = int(time.time() * 1000)

@@ -7,12 +7,12 @@ from schemas.arrays import Float32Array
 from schemas.calibration import Calibration, Threshold
 from sink.evaluate import samples
 from sink.evaluate.fitting import (
-    LEAST_MATES,
+    LEAST_MATED_PEOPLE,
     LEAST_STRANGERS,
     SIZES,
-    Fitted,
-    fit,
+    FitResult,
     fit_calibration,
+    fit_generation,
     fit_threshold,
     probe_weights,
 )
@@ -47,9 +47,9 @@ def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
 
 def error(calibration: Calibration, found: GalleryScores) -> float:
     """Expected calibration error with ten bins, written as a plain loop."""
-    similarity = [*found.mates.tolist(), *found.strangers.tolist()]
-    right = [*found.right.tolist(), *[False] * len(found.strangers)]
-    weight = probe_weights(len(found.mates), len(found.strangers))
+    similarity = [*found.mated.tolist(), *found.strangers.tolist()]
+    right = [*found.mated_correct.tolist(), *[False] * len(found.strangers)]
+    weight = probe_weights(len(found.mated), len(found.strangers))
     surplus = [0.0] * 10
     for each, truth, much in zip(similarity, right, weight.tolist(), strict=True):
         said = calibration.probability(each, found.people)
@@ -70,10 +70,10 @@ def few_galleries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Fitted:
+def fitted() -> FitResult:
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr("sink.evaluate.samples.ENROLLED", 1_000)
-        return fit([directory(300, 3, 0)])
+        return fit_generation([directory(300, 3, 0)])
 
 
 @pytest.fixture(scope="module")
@@ -83,16 +83,16 @@ def of_others() -> dict[int, GalleryScores]:
 
 
 def test_the_wished_share_of_new_strangers_reaches_the_threshold(
-    fitted: Fitted, of_others: dict[int, GalleryScores]
+    fitted: FitResult, of_others: dict[int, GalleryScores]
 ) -> None:
     assert fitted.threshold is not None
     for size, found in of_others.items():
         for share, least, most in ((0.1, 0.07, 0.13), (0.01, 0.004, 0.018), (0.001, 0, 0.004)):
-            reached = float((found.strangers >= fitted.threshold.at(size, share)).mean())
+            reached = float((found.strangers >= fitted.threshold.similarity_for(size, share)).mean())
             assert least <= reached <= most, (size, share)
 
 
-def test_probabilities_come_true_among_new_people(fitted: Fitted, of_others: dict[int, GalleryScores]) -> None:
+def test_probabilities_come_true_among_new_people(fitted: FitResult, of_others: dict[int, GalleryScores]) -> None:
     assert fitted.calibration is not None
     assert fitted.reason == ""
     for size, found in of_others.items():
@@ -100,18 +100,18 @@ def test_probabilities_come_true_among_new_people(fitted: Fitted, of_others: dic
 
 
 @pytest.mark.usefixtures("few_galleries")
-def test_counts_people_of_directories_with_others(fitted: Fitted) -> None:
-    assert (fitted.strangers, fitted.mates) == (300, 300)
+def test_counts_people_of_directories_with_others(fitted: FitResult) -> None:
+    assert (fitted.strangers, fitted.mated_people) == (300, 300)
     alone, several, single = directory(1, 5, 0), directory(60, 2, 1), directory(40, 1, 2)
-    found = fit([alone, several, single])
-    assert (found.strangers, found.mates) == (100, 60)
+    found = fit_generation([alone, several, single])
+    assert (found.strangers, found.mated_people) == (100, 60)
 
 
 @pytest.mark.usefixtures("few_galleries")
 def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
     for people in (LEAST_STRANGERS, 47, 120):
         for seed in range(3):
-            threshold = fit([directory(people, 1, seed)], seed).threshold
+            threshold = fit_generation([directory(people, 1, seed)], seed).threshold
             assert threshold is not None
             table = np.array([threshold.one_in_10, threshold.one_in_100, threshold.one_in_1000])
             assert (np.diff(table, axis=0) >= 0).all()
@@ -123,8 +123,8 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
 def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
     """With the smallest number of people, the FPIR is lower than set, but not zero."""
     strangers = seen(directory(600, 1, 99), 5, 5).strangers
-    tables = [fit([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(5)]
-    reached = [float((strangers >= table.at(5, 0.01)).mean()) for table in tables if table is not None]
+    tables = [fit_generation([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(5)]
+    reached = [float((strangers >= table.similarity_for(5, 0.01)).mean()) for table in tables if table is not None]
     assert len(reached) == len(tables)
     assert 0.0002 < np.mean(reached) <= 0.01
     assert max(reached) < 0.03
@@ -132,11 +132,11 @@ def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
 
 @pytest.mark.usefixtures("few_galleries")
 def test_one_portrait_each_makes_a_threshold_only() -> None:
-    found = fit([directory(60, 1, 0)])
+    found = fit_generation([directory(60, 1, 0)])
     assert found.threshold is not None
     assert found.calibration is None
-    assert (found.strangers, found.mates) == (60, 0)
-    assert f"{LEAST_MATES} people with two portraits" in found.reason
+    assert (found.strangers, found.mated_people) == (60, 0)
+    assert f"{LEAST_MATED_PEOPLE} people with two portraits" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_one_portrait_each_makes_a_threshold_only() -> None:
     ],
 )
 def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[LabelledVectors], people: int) -> None:
-    found = fit(galleries)
+    found = fit_generation(galleries)
     assert found.threshold is None
     assert found.calibration is None
     assert f"needs {LEAST_STRANGERS} people" in found.reason
@@ -159,13 +159,13 @@ def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list
 
 @pytest.mark.usefixtures("fewer_galleries")
 def test_many_small_directories_count_together() -> None:
-    found = fit([directory(5, 2, seed) for seed in range(60)])
+    found = fit_generation([directory(5, 2, seed) for seed in range(60)])
     assert found.threshold is not None
     assert found.calibration is not None
     assert found.threshold.people[:2] == [1, 2]
     assert max(found.calibration.people) < 5
     others = directory(600, 2, 1000)
-    reached = float((seen(others, 2, 0).strangers >= found.threshold.at(2, 0.01)).mean())
+    reached = float((seen(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
     assert 0.004 <= reached <= 0.018
 
 
@@ -176,20 +176,20 @@ def test_people_of_two_directories_are_not_strangers_to_each_other() -> None:
     renamed = [f"other {person}" for person in persons]
     chance = np.random.default_rng(1)
     again = (vectors + chance.normal(scale=0.05, size=vectors.shape)).astype(np.float32)
-    one, both = fit([(persons, vectors)]), fit([(persons, vectors), (renamed, again)])
-    mixed = fit([([*persons, *renamed], np.concatenate([vectors, again]))])
+    one, both = fit_generation([(persons, vectors)]), fit_generation([(persons, vectors), (renamed, again)])
+    mixed = fit_generation([([*persons, *renamed], np.concatenate([vectors, again]))])
     assert one.threshold is not None
     assert both.threshold is not None
     assert mixed.threshold is not None
-    assert both.threshold.at(50, 0.1) == pytest.approx(one.threshold.at(50, 0.1), abs=0.02)
-    assert mixed.threshold.at(50, 0.1) > one.threshold.at(50, 0.1) + 0.05
+    assert both.threshold.similarity_for(50, 0.1) == pytest.approx(one.threshold.similarity_for(50, 0.1), abs=0.02)
+    assert mixed.threshold.similarity_for(50, 0.1) > one.threshold.similarity_for(50, 0.1) + 0.05
 
 
 @pytest.mark.usefixtures("few_galleries")
 def test_copies_of_a_portrait_are_no_second_one() -> None:
     persons, vectors = directory(60, 1, 0)
-    found = fit([([*persons, *persons], np.concatenate([vectors, 3 * vectors]))])
-    assert (found.strangers, found.mates) == (60, 0)
+    found = fit_generation([([*persons, *persons], np.concatenate([vectors, 3 * vectors]))])
+    assert (found.strangers, found.mated_people) == (60, 0)
     assert found.calibration is None
 
 
@@ -199,7 +199,7 @@ def test_an_embedder_that_tells_nobody_apart_has_no_probabilities() -> None:
     noise = chance.normal(size=(300, DIMENSION)).astype(np.float32)
     far = [(f"person {i}", vector) for i, vector in enumerate(noise) for _ in range(2)]
     opposite = np.array([vector * (1 if i % 2 else -1) for i, (_, vector) in enumerate(far)], np.float32)
-    found = fit([([person for person, _ in far], opposite)])
+    found = fit_generation([([person for person, _ in far], opposite)])
     assert found.calibration is None
     assert "no more similar" in found.reason
 
@@ -207,16 +207,16 @@ def test_an_embedder_that_tells_nobody_apart_has_no_probabilities() -> None:
 @pytest.mark.usefixtures("few_galleries")
 def test_the_same_seed_gives_the_same() -> None:
     galleries = [directory(40, 2, 0), directory(25, 2, 1)]
-    assert fit(galleries, 7) == fit(galleries, 7)
-    assert fit(galleries, 7) != fit(galleries, 8)
+    assert fit_generation(galleries, 7) == fit_generation(galleries, 7)
+    assert fit_generation(galleries, 7) != fit_generation(galleries, 8)
 
 
 @pytest.mark.usefixtures("few_galleries")
 def test_a_directory_in_another_order_counts_as_the_same_people() -> None:
     persons, vectors = directory(40, 3, 0)
     order = np.random.default_rng(0).permutation(len(persons))
-    found = fit([([persons[i] for i in order], vectors[order])])
-    assert (found.strangers, found.mates) == (40, 40)
+    found = fit_generation([([persons[i] for i in order], vectors[order])])
+    assert (found.strangers, found.mated_people) == (40, 40)
     assert found.calibration is not None
 
 
@@ -233,7 +233,7 @@ def test_a_very_large_directory_takes_a_bounded_part(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("few_galleries")
 def test_a_large_directory_has_all_sizes() -> None:
-    found = fit([directory(3_000, 1, 0, dimension=16)])
+    found = fit_generation([directory(3_000, 1, 0, dimension=16)])
     assert found.threshold is not None
     assert found.threshold.people == [*SIZES, 10 * SIZES[-1]]
 
@@ -267,9 +267,9 @@ def test_midpoints_never_fall_with_the_people() -> None:
     chance = np.random.default_rng(0)
 
     def made(people: int, middle: float) -> GalleryScores:
-        mates = chance.normal(middle + 0.2, 0.05, 4_000).astype(np.float32)
+        mated = chance.normal(middle + 0.2, 0.05, 4_000).astype(np.float32)
         strangers = chance.normal(middle, 0.05, 4_000).astype(np.float32)
-        return GalleryScores(people, mates, np.ones(4_000, bool), strangers, 4_000, LEAST_MATES)
+        return GalleryScores(people, mated, np.ones(4_000, bool), strangers, 4_000, LEAST_MATED_PEOPLE)
 
     calibration, reason = fit_calibration([made(1, 0.5), made(10, 0.45), made(100, 0.6)])
     assert calibration is not None

@@ -82,7 +82,7 @@ async def test_faces_that_are_learned_come_into_the_galleries_that_are_loaded(
         a_face("bob", 2),
         a_face("ann", 1),
     ]
-    galleries.learned(new)
+    galleries.add_learned(new)
     assert (acme.faces, acme.people, empty.faces) == (3, 2, 1)
     for it in new[:2]:
         assert best(acme, it) == (it.face.person, it.face.face_id)
@@ -96,11 +96,11 @@ async def test_a_hundred_faces_learned_at_once_replace_those_that_are_there(
 ) -> None:
     gallery = await galleries.get("acme", "g", DIMENSION)
     faces = [a_face(f"{number % 7}", number) for number in range(100)]
-    galleries.learned(faces[:60])
-    galleries.learned(faces[30:])
+    galleries.add_learned(faces[:60])
+    galleries.add_learned(faces[30:])
     assert (gallery.faces, gallery.people) == (100, 7)
     changed = [FaceVector("acme", "g", it.face, -it.vector) for it in faces]
-    galleries.learned(changed)
+    galleries.add_learned(changed)
     assert gallery.faces == 100
     for it in changed:
         nearest = gallery.match(it.vector[None], 7)[0]
@@ -119,7 +119,7 @@ async def test_the_galleries_of_all_that_are_in_use_are_shown(vectors: SlowVecto
     sizes = [(await one.get(name, "g", DIMENSION)).nbytes for name in ("acme", "other")]
     assert (shown() - before).tolist() == [2, 2, sum(sizes)]
     another = await other.get("acme", "g", DIMENSION)
-    other.learned([a_face("eve", 3)])
+    other.add_learned([a_face("eve", 3)])
     assert (shown() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
     one.drop(lambda directory: directory == "other")
     assert (shown() - before).tolist() == [2, 3, sizes[0] + another.nbytes]

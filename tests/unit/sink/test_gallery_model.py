@@ -150,7 +150,7 @@ def test_how_strangers_fare_is_kept_up_to_date(
 ) -> None:
     """After each step the same as from scratch, also when a new person replaces one who played the stranger."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sink.match.strangers, "SENTINELS", sentinels)
+        patch.setattr(sink.match.strangers, "MOST_STAND_INS", sentinels)
         gallery, naive = Gallery(DIMENSION), Naive()
         for batch in [begin, *learned]:
             gallery.add(block(*((owner(face), FACE_IDS[face], it) for face, it in batch)))

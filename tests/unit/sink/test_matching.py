@@ -17,7 +17,7 @@ from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
 from schemas.records import Options
 from sink.match.gallery import Gallery
-from sink.match.matching import Photo, matched
+from sink.match.matching import Photo, match_photos
 from weights.manifest import manifest
 
 GENERATION = manifest().generation("dlib-resnet29-mirror")
@@ -66,7 +66,7 @@ def match(
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
     photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
-    return members(matched([photo], known, generation)[0])
+    return members(match_photos([photo], known, generation)[0])
 
 
 def test_a_face_gets_the_name_of_the_person_it_is_like() -> None:
@@ -104,14 +104,14 @@ def test_nobody_to_be_found_in_an_empty_directory() -> None:
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
     photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
-    (person,) = members(matched([photo], known, GENERATION)[0])
+    (person,) = members(match_photos([photo], known, GENERATION)[0])
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
     faces = [seen(0), seen(1), seen(2)]
     photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
-    found = members(matched([photo], gallery(a=axis(0), b=axis(1)), GENERATION)[0])
+    found = members(match_photos([photo], gallery(a=axis(0), b=axis(1)), GENERATION)[0])
     assert [it["id"] for it in found] == ["a", None, "b"]
     assert found[1]["reason"] == "too-small"
     assert [it["face_id"] for it in found] == [it.face_id for it in faces]
@@ -124,8 +124,8 @@ def test_photos_matched_together_are_answered_as_each_alone() -> None:
         Photo([seen(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
         Photo([seen(3), seen(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
     ]
-    together = matched(photos, known, GENERATION)
-    assert together == [matched([photo], known, GENERATION)[0] for photo in photos]
+    together = match_photos(photos, known, GENERATION)
+    assert together == [match_photos([photo], known, GENERATION)[0] for photo in photos]
     assert [[len(person.candidates) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 

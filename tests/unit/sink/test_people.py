@@ -61,7 +61,7 @@ def test_few_people(people: int, most: int, probes: int, top: int, levels: int, 
     random = np.random.default_rng(seed)
     person_of = some_people(random, people, most, mixed=mixed)
     similarities = (random.integers(-levels, levels + 1, (len(person_of), probes)) / levels).astype(np.float32)
-    found = PersonIndex(person_of, people).best(padded(similarities), top)
+    found = PersonIndex(person_of, people).best_matches(padded(similarities), top)
     for probe in range(probes):
         require_right(found[probe], similarities[:, probe], person_of, top)
 
@@ -74,7 +74,7 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
     own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
     similarities = np.clip(own + random.normal(0, 0.1, own.shape), -1, 1).astype(np.float32)
     for top in (1, 5, 10):
-        found = PersonIndex(person_of, people).best(padded(similarities), top)
+        found = PersonIndex(person_of, people).best_matches(padded(similarities), top)
         for probe in range(7):
             require_right(found[probe], similarities[:, probe], person_of, top)
 
@@ -86,7 +86,7 @@ def test_one_person_is_nearest_with_thousands_of_faces() -> None:
     person_of[::500] = np.arange(40)
     similarities = random.uniform(-1, 0.5, (20_000, 2)).astype(np.float32)
     similarities[person_of == 0] += 0.5
-    found = PersonIndex(person_of, 40).best(padded(similarities), 5)
+    found = PersonIndex(person_of, 40).best_matches(padded(similarities), 5)
     for probe in range(2):
         require_right(found[probe], similarities[:, probe], person_of, 5)
 
@@ -105,9 +105,9 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     person_of = some_people(random, 700, 5, mixed=True)
     similarities = padded(random.uniform(0, ROUNDING, (len(person_of), 9)).astype(np.float32))  # all are candidates
     people = PersonIndex(person_of, 700)
-    together, at_once = peak_memory(lambda: people.best(similarities, 5))
+    together, at_once = peak_memory(lambda: people.best_matches(similarities, 5))
     monkeypatch.setattr(sink.match.people, "MOST_CANDIDATES", 1)
-    one_by_one, in_parts = peak_memory(lambda: people.best(similarities, 5))
+    one_by_one, in_parts = peak_memory(lambda: people.best_matches(similarities, 5))
     assert one_by_one == together
     assert in_parts < at_once / 3
 
@@ -119,5 +119,5 @@ def test_only_few_are_looked_at() -> None:
     own = random.normal(0.5, 0.1, (20_000, 4))[person_of]
     similarities = padded((own + random.normal(0, 0.03, own.shape)).astype(np.float32))
     people = PersonIndex(person_of, 20_000)
-    _, peak = peak_memory(lambda: people.best(similarities, 5))
+    _, peak = peak_memory(lambda: people.best_matches(similarities, 5))
     assert peak < 500_000  # to score everybody takes 23 MB

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from backends.files.objects import FileObjects
-from backends.log import Committed, NewRecord, Record, TopicPartition, partition_of
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition, partition_of
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import FaceBlock, FaceVector
@@ -20,10 +20,10 @@ from facestream.runtime.system_state import SystemState
 from schemas.answers import Models
 from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
-from schemas.faces import Crop, EmbeddedFace, encoded_vector
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.faces import Crop, EmbeddedFace, encode_vector
+from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options, decode_embedded
-from sink.match.matching import matched
+from sink.match.matching import match_photos
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
@@ -48,7 +48,7 @@ def original_of(name: str) -> str:
 
 
 def crop_of(name: str) -> str:
-    return crop_key(face_id_learned(image_id(name)))
+    return crop_key(learned_face_id(image_id(name)))
 
 
 class Stream:
@@ -65,7 +65,7 @@ class Stream:
         return Record(FACES_EMBEDDED, partition, offset, 1_000 + offset, "key", value)
 
     def learn(self, name: str, person: str, seed: int, *, source: str | None = None, directory: str = "acme") -> Record:
-        face = embedded(face_id_learned(image_id(name)), seed, crop=crop_of(name), source=source or f"source of {name}")
+        face = embedded(learned_face_id(image_id(name)), seed, crop=crop_of(name), source=source or f"source of {name}")
         return self.record(event(name, "learn", [face], person=person, directory=directory), directory)
 
     def recognize(self, name: str, *seeds: int, directory: str = "acme", **options: Any) -> Record:
@@ -80,7 +80,7 @@ def embedded(face_id: str, seed: int, *, crop: str | None = None, source: str | 
         landmarks=LANDMARKS,
         score=0.99,
         detection_score=0.8,
-        vectors={GENERATION: encoded_vector(vector(seed))},
+        vectors={GENERATION: encode_vector(vector(seed))},
         crop=Crop(object_key=crop, landmarks=LANDMARKS) if crop else None,
         source=source,
     )
@@ -181,7 +181,7 @@ async def test_what_was_learned_is_recognized(sink: Sink, vectors: AwayVectors, 
         "box": [1, 2, 51, 62],
         "score": 0.99,
         "detection_score": 0.8,
-        "face_id": face_id_learned(image_id("portrait")),
+        "face_id": learned_face_id(image_id("portrait")),
     }
     assert learned.body.members()["url"] == f"/files/{image_id('portrait')}.jpg"
     assert (learned.body.members()["filename"], learned.body.members()["directory"]) == ("portrait.jpg", "acme")
@@ -227,9 +227,9 @@ async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
 
     def noting(*arguments: Any) -> Any:
         threads.append(threading.current_thread())
-        return matched(*arguments)
+        return match_photos(*arguments)
 
-    monkeypatch.setattr("sink.sink.matched", noting)
+    monkeypatch.setattr("sink.sink.match_photos", noting)
     await sink.handle([stream.learn(f"portrait {i}", f"person {i}", i) for i in range(learned)])
     assert len(names(await sink.handle([stream.recognize("photo", *range(faces))]), "photo")) == faces
     assert [it is threading.current_thread() for it in threads] == [at_once]
@@ -247,10 +247,10 @@ async def test_the_changelog_of_a_learn_has_neither_pixels_nor_vectors(sink: Sin
     (record,) = [it for it in outputs if it.topic == FACES_LEARNED.name]
     assert (record.key, record.partition_key) == (image_id("portrait"), "acme")
     learned = FaceLearned.decode(record.value)
-    assert (learned.person, learned.face_id) == ("obama", face_id_learned(image_id("portrait")))
+    assert (learned.person, learned.face_id) == ("obama", learned_face_id(image_id("portrait")))
     assert (learned.learned_at, learned.generations) == (1_000, [GENERATION])
     assert learned.crop == Crop(object_key=crop_of("portrait"), landmarks=LANDMARKS)
-    assert encoded_vector(vector(1)).encode() not in (record.value or b"")
+    assert encode_vector(vector(1)).encode() not in (record.value or b"")
 
 
 async def test_the_answer_goes_to_the_replica_that_waits(sink: Sink, stream: Stream) -> None:
@@ -296,7 +296,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
     assert (answers(outputs)[image_id("first")].status, answers(outputs)[image_id("second")].status) == (201, 200)
     body = answers(outputs)[image_id("second")].body.members()
     assert body["image_id"] == image_id("first")
-    assert body["persons"][0]["face_id"] == face_id_learned(image_id("first"))
+    assert body["persons"][0]["face_id"] == learned_face_id(image_id("first"))
     assert body["url"] == f"/files/{image_id('first')}.jpg"
     assert await people(vectors) == {"obama": 1}
     assert len([it for it in outputs if it.topic == FACES_LEARNED.name]) == 1
@@ -337,16 +337,16 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
     return {
         "no base64": with_vector("abc"),
         "not whole numbers": with_vector(base64.b64encode(b"12345").decode()),
-        "too short": with_vector(encoded_vector(number[:127])),
+        "too short": with_vector(encode_vector(number[:127])),
         "empty": with_vector(""),
-        "nan": with_vector(encoded_vector(np.full(DIMENSION, np.nan, np.float32))),
-        "infinite": with_vector(encoded_vector(infinite)),
-        "zero": with_vector(encoded_vector(np.zeros(DIMENSION, np.float32))),
-        "too long to be squared": with_vector(encoded_vector(np.full(DIMENSION, 1e30, np.float32))),
+        "nan": with_vector(encode_vector(np.full(DIMENSION, np.nan, np.float32))),
+        "infinite": with_vector(encode_vector(infinite)),
+        "zero": with_vector(encode_vector(np.zeros(DIMENSION, np.float32))),
+        "too long to be squared": with_vector(encode_vector(np.full(DIMENSION, 1e30, np.float32))),
         "another generation's": event(
             "bad",
             "recognize",
-            [face.model_copy(update={"vectors": {"other": encoded_vector(number)}})],
+            [face.model_copy(update={"vectors": {"other": encode_vector(number)}})],
             directory="acme",
         ),
         "unknown generation": with_models(generation="arcface"),
@@ -385,7 +385,7 @@ async def test_a_record_that_is_no_event_is_unreadable(sink: Sink, stream: Strea
         with pytest.raises(UnreadableRecord):
             await sink.handle([stream.record(value)])
         with pytest.raises(UnreadableRecord):
-            sink.received(stream.record(value))
+            sink.event_of(stream.record(value))
 
 
 async def test_a_store_that_is_away_changes_nothing_in_memory(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
@@ -406,11 +406,11 @@ async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
     sink: Sink, vectors: AwayVectors, stream: Stream, committed: int, kept: bool
 ) -> None:
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
-    await sink.assigned({at: Committed(0)})
+    await sink.on_assignment({at: CommittedOffset(0)})
     await sink.handle([stream.learn("portrait", "obama", 1)])
     await sink.handle([stream.recognize("photo", 1)])
     assert vectors.galleries_read == 1
-    await sink.assigned({at: Committed(committed)})
+    await sink.on_assignment({at: CommittedOffset(committed)})
     assert names(await sink.handle([stream.recognize("again", 1)]), "again") == ["obama"]
     assert vectors.galleries_read == (1 if kept else 2)
 
@@ -419,8 +419,10 @@ async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: Awa
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
     other = TopicPartition(FACES_EMBEDDED, (at.partition + 1) % PARTITIONS)
     await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
-    await sink.assigned({other: Committed(0)})
-    await sink.assigned({at: Committed(2), other: Committed(0)})  # back, but somebody else may have learned meanwhile
+    await sink.on_assignment({other: CommittedOffset(0)})
+    await sink.on_assignment(
+        {at: CommittedOffset(2), other: CommittedOffset(0)}
+    )  # back, but somebody else may have learned meanwhile
     await sink.handle([stream.recognize("again", 1)])
     assert vectors.galleries_read == 2
 
@@ -449,7 +451,7 @@ async def test_probes_of_a_photo_are_answered_in_its_own_options(sink: Sink, str
 
 
 async def test_the_probe_of_the_stage_asks_the_store(sink: Sink, vectors: AwayVectors) -> None:
-    await sink.probe()
+    await sink.check_stores()
     await vectors.close()
     with pytest.raises(Unavailable):
-        await sink.probe()
+        await sink.check_stores()

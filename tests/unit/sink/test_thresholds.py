@@ -43,7 +43,7 @@ def test_an_empty_directory_takes_the_table(people: float, strangers: float, exp
 def as_in_the_table(table: Threshold, people: int, count: int) -> NDArray[np.float32]:
     """Best similarities that are distributed as the table says."""
     shares = (np.arange(count) + 0.5) / count
-    return np.array([table.at(people, float(share)) for share in shares], np.float32)
+    return np.array([table.similarity_for(people, float(share)) for share in shares], np.float32)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_the_people_of_a_large_directory_outweigh_the_table() -> None:
     """Best similarities of strangers have a Gumbel distribution here, far below the table; its quantiles are known."""
     for strangers in (0.01, 0.1):
         truth = 0.6 - 0.02 * np.log(-np.log(1 - strangers))
-        table = TABLE.at(1_000, strangers)
+        table = TABLE.similarity_for(1_000, strangers)
         for seed in range(5):
             found = threshold(TABLE, 1_000, strangers, gumbel(1_000, seed))
             assert abs(found - truth) < abs(found - table)
@@ -82,4 +82,4 @@ def test_the_people_of_a_large_directory_outweigh_the_table() -> None:
 
 def test_a_few_people_leave_the_table_standing() -> None:
     odd = np.full(5, 0.1, np.float32)
-    assert threshold(TABLE, 5, 0.01, odd) == pytest.approx(TABLE.at(5, 0.01), abs=0.02)
+    assert threshold(TABLE, 5, 0.01, odd) == pytest.approx(TABLE.similarity_for(5, 0.01), abs=0.02)

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPartition
 from backends.sqlite.log import SqliteLog
 from schemas.records import ImageReceived
 from stream import lanes as lanes_module
-from stream.answers import answer
+from stream.answers import answer_record
 from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
 from tests.answers import recognized
@@ -43,7 +43,7 @@ class CrashingStage:
     def __init__(self, death: Death) -> None:
         self.death = death
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -54,12 +54,14 @@ class CrashingStage:
             if image.filename == "deadly":
                 self.death.at("in handle")
         await asyncio.sleep(0)
-        return [answer(image, 200, recognized(image_id=image.image_id, filename=image.filename)) for image in images]
+        return [
+            answer_record(image, 200, recognized(image_id=image.image_id, filename=image.filename)) for image in images
+        ]
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         """Does nothing: the store is available."""
 
 
@@ -68,7 +70,7 @@ class CrashingConsumer(DelegatingConsumer):
         super().__init__(inner)
         self.log = log
 
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         await super().commit(offsets)
         if self.log.appended:
             self.log.death.at("after commit")

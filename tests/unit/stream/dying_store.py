@@ -12,20 +12,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backends.files.objects import FileObjects
-from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, EventLog, NewRecord, Record, TopicPartition
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import StoredAnswer
 from schemas.erasures import PersonErasure
-from schemas.ids import crop_key, face_id_learned
+from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Erasure, ImageReceived
-from sink.answers import Answers
+from sink.answers import AnswerStage
 from stream import lanes
-from stream.answers import answer
+from stream.answers import answer_record
+from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Erasures
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests import answers
@@ -85,28 +85,28 @@ class KeepingStage:
 
     name = "processors"
 
-    def __init__(self, store: GuardedStore, sources: Sources) -> None:
+    def __init__(self, store: GuardedStore, sources: SourceCopier) -> None:
         self._store, self._sources = store, sources
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         outputs: list[NewRecord] = []
         for record in records:
-            received, received_at = self.received(record), record.timestamp
+            received, received_at = self.event_of(record), record.timestamp
             await self._store.drop_if_erased(received, received_at)
-            received, _ = await self._sources.original(received, received_at)
+            received, _ = await self._sources.read_original(received, received_at)
             metadata = ObjectMetadata(received.directory, received.person, received.image_id, received_at=received_at)
-            key = crop_key(face_id_learned(received.image_id))
+            key = crop_key(learned_face_id(received.image_id))
             await self._store.put(received.image_id, key, b"crop", metadata)
-            outputs.append(answer(received, 201, answers.learned()))
+            outputs.append(answer_record(received, 201, answers.learned()))
         return outputs
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         """Does nothing: the store is available."""
 
 
@@ -118,11 +118,11 @@ async def main(folder: Path, what: str) -> None:
     erasures = Erasures(log)
     await erasures.start()
     store = GuardedStore(objects, vectors, erasures)
-    stage: KeepingStage | Answers
+    stage: KeepingStage | AnswerStage
     if what == "answer":
-        stage, topic = Answers(vectors, objects, store, keep_probes=True), RESULTS
+        stage, topic = AnswerStage(vectors, objects, store, keep_probes=True), RESULTS
     else:
-        stage, topic = KeepingStage(store, Sources(objects, store, [], 1_000)), IMAGES_RECEIVED
+        stage, topic = KeepingStage(store, SourceCopier(objects, store, [], 1_000)), IMAGES_RECEIVED
     worker = Worker(log, stage, [topic], member="one", max_in_flight=8)
     task = asyncio.create_task(worker.run())
     while sum((await log.lag(stage.name, topic)).values()) and not task.done():

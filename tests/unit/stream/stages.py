@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 import structlog.testing
 
-from backends.log import Committed, EventLog, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, EventLog, NewRecord, Record, TopicPartition
 from schemas.errors import Unavailable
 from schemas.records import Answer, ImageReceived
 from stream import failures as failures_module
 from stream import lanes as lanes_module
 from stream import stop_signal as stop_signal_module
 from stream import worker as worker_module
-from stream.answers import answer
+from stream.answers import answer_record
 from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
@@ -50,11 +50,11 @@ class Stage:
         self.calls: list[list[str]] = []
         self.running: list[str] = []
         self.most_running = 0
-        self.assignments: list[Mapping[TopicPartition, Committed]] = []
+        self.assignments: list[Mapping[TopicPartition, CommittedOffset]] = []
         self.store_away = False
         self.probes = 0
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         self.assignments.append(dict(assignment))
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
@@ -69,15 +69,15 @@ class Stage:
                     await self.blocked[name].wait()
                 if self.script.get(name):
                     raise self.script[name].pop(0)
-            return [answer(it, 200, recognized(image_id=it.image_id, filename=it.filename)) for it in images]
+            return [answer_record(it, 200, recognized(image_id=it.image_id, filename=it.filename)) for it in images]
         finally:
             for name in names:
                 self.running.remove(name)
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         return ImageReceived.decode(record.value)
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         self.probes += 1
         if self.store_away:
             raise Unavailable("the store is away")

@@ -60,7 +60,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def worker(log: SqliteLog, stage: Stage, *, member: str = "one", most: int = 16, bulk: Sequence[str] = ()) -> Worker:
-    return Worker(log, stage, [IMAGES_RECEIVED], bulk=bulk, member=member, max_in_flight=most)
+    return Worker(log, stage, [IMAGES_RECEIVED], bulk_topics=bulk, member=member, max_in_flight=most)
 
 
 async def left_behind(log: SqliteLog) -> dict[TopicPartition, tuple[int, str]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
-from facestream.runtime.stores import create, open_stores
+from facestream.runtime.stores import create_stores, open_stores
 from facestream.runtime.system_state import follow_state
 from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
@@ -145,9 +145,9 @@ async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_
 
 async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
     async with open_stores(Settings(data=tmp_path)) as stores:
-        await create(stores)
+        await create_stores(stores)
         await stores.log.append([generation_record(generation("new")), active_record("new")])
-        await create(stores)
+        await create_stores(stores)
         assert await stores.log.end_offsets(MODELS) == {0: 4}
         reader = await stores.log.reader(MODELS, at="start")
         records = await reader.poll(10, 1.0)
@@ -180,9 +180,9 @@ def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said:
     followed_it, reads_it = (Generations(SqliteLog(Path("unused")), manifest().generation(DEFAULT)) for _ in range(2))
     for offset, record in enumerate(records):
         taken = Record(MODELS, 0, offset, 0, record.key, record.value)
-        followed_it.take(taken)
+        followed_it.apply(taken)
         if last[record.key] == offset:
-            reads_it.take(taken)
+            reads_it.apply(taken)
     assert reads_it.active == followed_it.active
     assert {it.name: it for it in reads_it.all} == {it.name: it for it in followed_it.all}
     assert set(names(reads_it.live)) == set(names(followed_it.live))

@@ -19,29 +19,33 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector
-from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import Erased
 from schemas.faces import Crop
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, Erasure, FaceLearned, ImageReceived, Source
+from stream.erase.erasures import ErasurePosition, Erasures, object_keys_of_image
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
-from stream.erase.marks import Erasures, Mark, object_keys_of_image
 from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
 from tests import answers
 from tests.unit.stream.dying_store import DIED, ERASED_OFFSET
 from tests.unit.stream.stages import answered
 
 IMAGE_ID, OTHER_IMAGE_ID = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("image", "other"))
-FACE_ID = face_id_learned(IMAGE_ID)
-MARK = Mark(at=1_000, offset=7)
+FACE_ID = learned_face_id(IMAGE_ID)
+MARK = ErasurePosition(time_ms=1_000, offset=7)
 KEYS = {
-    "image": erased_image(IMAGE_ID),
-    "face": erased_face(FACE_ID),
-    "person": erased_person("acme", "obama"),
-    "directory": erased_directory("acme"),
+    "image": image_erasure_key(IMAGE_ID),
+    "face": face_erasure_key(FACE_ID),
+    "person": person_erasure_key("acme", "obama"),
+    "directory": directory_erasure_key("acme"),
 }
-TIMES = [(MARK.at - 1, True), (MARK.at, True), (MARK.at + 1, False)]  # of an image, and whether it is erased
+TIMES = [
+    (MARK.time_ms - 1, True),
+    (MARK.time_ms, True),
+    (MARK.time_ms + 1, False),
+]  # of an image, and whether it is erased
 
 
 class CountingLog(SqliteLog):
@@ -62,7 +66,7 @@ class Objects(FileObjects):
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
         if self.erased_key is not None:
-            value = Erasure(at=MARK.at, partition=0, offset=MARK.offset).encode()
+            value = Erasure(at=MARK.time_ms, partition=0, offset=MARK.offset).encode()
             await self.log.append([NewRecord(ERASURES, self.erased_key, value)])
         return await super().put(key, data, metadata, if_absent=if_absent)
 
@@ -114,12 +118,12 @@ def learn(image_id: str = IMAGE_ID, **members: Any) -> ImageReceived:
 
 def face_vector(name: str, person: str, timestamp: int) -> FaceVector:
     image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-    face = Face(person, face_id_learned(image_id), image_id, "source", timestamp)
+    face = Face(person, learned_face_id(image_id), image_id, "source", timestamp)
     return FaceVector("acme", "g1", face, np.ones(4, np.float32))
 
 
 def face_learned(image_id: str, learned_at: int) -> FaceLearned:
-    face_id = face_id_learned(image_id)
+    face_id = learned_face_id(image_id)
     return FaceLearned(
         directory="acme",
         person="obama",
@@ -184,10 +188,10 @@ async def test_an_erasure_that_this_process_has_not_heard_of_is_asked_for(
     store: GuardedStore, log: CountingLog, objects: Objects
 ) -> None:
     await objects.put(learn().object_key, b"picture")
-    await log.append([NewRecord(ERASURES, KEYS["image"], Erasure(at=MARK.at, partition=0, offset=7).encode())])
-    await store.drop_if_erased(learn(), MARK.at)
+    await log.append([NewRecord(ERASURES, KEYS["image"], Erasure(at=MARK.time_ms, partition=0, offset=7).encode())])
+    await store.drop_if_erased(learn(), MARK.time_ms)
     with pytest.raises(Erased):
-        await store.drop_if_erased_meanwhile(learn(), MARK.at)
+        await store.drop_if_erased_meanwhile(learn(), MARK.time_ms)
     assert await objects.keys() == set()
 
 
@@ -206,10 +210,10 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
     kept = {original_key(IMAGE_ID, "learn"), crop_key(FACE_ID)}
     original = ObjectMetadata("acmé", "obama", received_at=received_at, source="cms/1.png")
     for key in kept | sources | others:
-        await objects.put(key, b"picture", original.encoded() if key in kept else None)
+        await objects.put(key, b"picture", original.encode() if key in kept else None)
     objects.erased_key = KEYS[what] if what in ("image", "face") else None
     if objects.erased_key is None:
-        objects.erased_key = erased_person("acmé", "obama") if what == "person" else erased_directory("acmé")
+        objects.erased_key = person_erasure_key("acmé", "obama") if what == "person" else directory_erasure_key("acmé")
     metadata = ObjectMetadata("acmé", "obama", image_id=IMAGE_ID, received_at=received_at)
     if erased:
         with pytest.raises(Erased):
@@ -221,8 +225,8 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
 
 async def test_what_was_there_before_is_taken_back_too(store: GuardedStore, objects: Objects) -> None:
     """A worker that crashed has put it, and nobody has checked the erasures since."""
-    metadata = ObjectMetadata("acme", "obama", received_at=MARK.at)
-    await objects.put(crop_key(FACE_ID), b"crop", metadata.encoded())
+    metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
+    await objects.put(crop_key(FACE_ID), b"crop", metadata.encode())
     assert not await store.put(IMAGE_ID, crop_key(FACE_ID), b"other", metadata, if_absent=True)
     objects.erased_key = KEYS["person"]
     with pytest.raises(Erased):
@@ -237,8 +241,8 @@ async def test_only_faces_that_are_not_erased_are_stored(
     store: GuardedStore, vectors: SqliteVectors, erasures: Erasures
 ) -> None:
     erasures.add(KEYS["person"], MARK)
-    before, after = face_vector("before", "obama", MARK.at), face_vector("after", "obama", MARK.at + 1)
-    other = face_vector("of another", "biden", MARK.at)
+    before, after = face_vector("before", "obama", MARK.time_ms), face_vector("after", "obama", MARK.time_ms + 1)
+    other = face_vector("of another", "biden", MARK.time_ms)
     assert await store.put_faces([before, after, other]) == [after, other]
     assert {it.person: it.faces for it in await vectors.persons("acme", "g1")} == {"obama": 1, "biden": 1}
     assert await vectors.faces("acme", "g1", "obama") == [after.face]
@@ -247,8 +251,10 @@ async def test_only_faces_that_are_not_erased_are_stored(
 
 async def test_only_faces_that_are_not_erased_are_in_the_changelog(store: GuardedStore, erasures: Erasures) -> None:
     erasures.add(KEYS["person"], MARK)
-    before, after = face_learned(IMAGE_ID, MARK.at), face_learned(OTHER_IMAGE_ID, MARK.at + 1)
-    assert store.changelog([before, after]) == [NewRecord("faces.learned", OTHER_IMAGE_ID, after.encode(), "acme")]
+    before, after = face_learned(IMAGE_ID, MARK.time_ms), face_learned(OTHER_IMAGE_ID, MARK.time_ms + 1)
+    assert store.changelog_records([before, after]) == [
+        NewRecord("faces.learned", OTHER_IMAGE_ID, after.encode(), "acme")
+    ]
     assert changelog_tombstones([IMAGE_ID], "acme") == [NewRecord(FACES_LEARNED.name, IMAGE_ID, None, "acme")]
 
 
@@ -256,11 +262,11 @@ async def test_the_log_is_asked_once_after_each_put_that_needs_it_and_never_else
     store: GuardedStore, log: CountingLog
 ) -> None:
     """Each time is a round trip that a request waits for."""
-    metadata = ObjectMetadata("acme", "obama", received_at=MARK.at)
-    await store.drop_if_erased(learn(), MARK.at)
+    metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
+    await store.drop_if_erased(learn(), MARK.time_ms)
     await store.put_upload(learn().object_key, b"picture", metadata, if_absent=False)
-    await store.put_faces([face_vector("portrait", "obama", MARK.at)])
-    store.changelog([face_learned(IMAGE_ID, MARK.at)])
+    await store.put_faces([face_vector("portrait", "obama", MARK.time_ms)])
+    store.changelog_records([face_learned(IMAGE_ID, MARK.time_ms)])
     assert log.asked == 0
     await store.put(IMAGE_ID, crop_key(FACE_ID), b"crop", metadata)
     assert log.asked == 1

@@ -8,7 +8,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import REGISTRY, Counter
 
-from ingest.keys import create as create_key
+from ingest.keys import create_key as create_key
 from schemas.errors import Unavailable
 from stream.health_routes import Checks, health_app
 from tests.unit.ingest.served import served

@@ -9,7 +9,7 @@ import pytest
 import structlog.testing
 from prometheus_client import REGISTRY
 
-from backends.log import Committed, NewRecord, TopicPartition, TopicSpec
+from backends.log import CommittedOffset, NewRecord, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
 from stream.lag_monitor import LagMonitor
@@ -30,11 +30,11 @@ class AgedLog(SqliteLog):
         self.away = False
         self.asked = 0
 
-    async def oldest(self, group: str, topic: str) -> int | None:
+    async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         self.asked += 1
         if self.away:
             raise Unavailable("the log is away")
-        return await super().oldest(group, topic)
+        return await super().oldest_uncommitted_ms(group, topic)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ async def commit(log: AgedLog, group: str, done: int) -> None:
         await consumer.poll(1, 0.1)
     ends = await log.end_offsets(IMAGES_RECEIVED)
     partition = max(ends, key=lambda each: ends[each])
-    await consumer.commit({TopicPartition(IMAGES_RECEIVED, partition): Committed(done)})
+    await consumer.commit({TopicPartition(IMAGES_RECEIVED, partition): CommittedOffset(done)})
     await consumer.close()
 
 
@@ -68,23 +68,23 @@ def shown(metric: str, group: str = GROUP, topic: str = IMAGES_RECEIVED) -> floa
 
 async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) -> None:
     watch = LagMonitor(log, [PAIR], 1.0)
-    await watch.once()
+    await watch.measure()
     assert [shown("facestream_lag_records"), shown("facestream_oldest_record_age_seconds")] == [0, 0]
     assert watch.age_s() == 0
     await append(log, 2 * DAY_S, count=3)
     await append(log, 1 * DAY_S, count=2)
-    await watch.once()
+    await watch.measure()
     assert shown("facestream_lag_records") == 5
     assert shown("facestream_oldest_record_age_seconds") == pytest.approx(2 * DAY_S, abs=30)
     assert shown("facestream_retention_used_ratio") == pytest.approx(2 / KEPT_DAYS, abs=1e-3)
     assert watch.age_s() == pytest.approx(2 * DAY_S, abs=30)
     await commit(log, GROUP, 3)
-    await watch.once()
+    await watch.measure()
     assert shown("facestream_lag_records") == 2
     assert watch.age_s() == pytest.approx(DAY_S, abs=30)
     assert shown("facestream_oldest_record_age_seconds") == pytest.approx(DAY_S, abs=30)
     await commit(log, GROUP, 5)
-    await watch.once()
+    await watch.measure()
     assert [shown("facestream_lag_records"), shown("facestream_oldest_record_age_seconds")] == [0, 0]
     assert shown("facestream_retention_used_ratio") == 0
     assert watch.age_s() == 0
@@ -96,7 +96,7 @@ async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_lo
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
     await append(log, 100)
     await append(log, 300, topic=FACES_EMBEDDED)
-    await watch.once()
+    await watch.measure()
     assert watch.age_s() == pytest.approx(300, abs=30)
     now = time.time()
     monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now + 1_000)
@@ -108,7 +108,7 @@ async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_lo
 async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
     await append(log, 3_000 * DAY_S, topic=FACES_LEARNED.name)
     with structlog.testing.capture_logs() as logs:
-        await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED.name)], 1.0).once()
+        await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED.name)], 1.0).measure()
     assert shown("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED.name) == 1
     assert shown("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED.name) is None
     assert logs == []
@@ -120,22 +120,22 @@ async def test_half_of_the_retention_is_an_alarm_for_each_group_and_not_at_every
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
     await append(log, 0.49 * KEPT_DAYS * DAY_S)
     with structlog.testing.capture_logs() as logs:
-        await watch.once()
+        await watch.measure()
     assert logs == []
     await append(log, 0.51 * KEPT_DAYS * DAY_S, topic=FACES_EMBEDDED)
     for expected in (["sink"], []):
         with structlog.testing.capture_logs() as logs:
-            await watch.once()
+            await watch.measure()
         assert [(it["group"], it["log_level"]) for it in logs] == [(group, "error") for group in expected]
     now = time.time() + 0.05 * KEPT_DAYS * DAY_S
     monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now)
     with structlog.testing.capture_logs() as logs:  # another group's turn does not wait for the first one's
-        await watch.once()
+        await watch.measure()
     assert [it["group"] for it in logs] == [GROUP]
     assert logs[0]["oldest_days"] == pytest.approx(0.54 * KEPT_DAYS, abs=0.05)
     monkeypatch.setattr("stream.lag_monitor.WARN_EVERY_S", 0.0)
     with structlog.testing.capture_logs() as logs:
-        await watch.once()
+        await watch.measure()
     assert sorted(it["group"] for it in logs) == [GROUP, "sink"]
 
 

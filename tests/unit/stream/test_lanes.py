@@ -10,7 +10,7 @@ import pytest
 from backends.log import Consumer, NewRecord, Record, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.errors import Unavailable
-from stream.lanes import BULK_BESIDE
+from stream.lanes import BULK_WHILE_BUSY
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS
 from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
@@ -84,7 +84,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def worker(log: SqliteLog, stage: Stage) -> Worker:
-    return Worker(log, stage, [IMAGES_RECEIVED], bulk=[IMAGES_RECEIVED_BULK], member="one", max_in_flight=MOST)
+    return Worker(log, stage, [IMAGES_RECEIVED], bulk_topics=[IMAGES_RECEIVED_BULK], member="one", max_in_flight=MOST)
 
 
 async def send_bulk(log: SqliteLog, *names: str) -> None:
@@ -112,12 +112,12 @@ async def test_beside_a_first_lane_that_is_always_full_bulk_gets_its_share_in_sm
         beside = list(stage.topics)
         polls = [topics for topics in log.polls if topics]
         until_full = polls[: max(i for i, topics in enumerate(polls) if IMAGES_RECEIVED in topics)]
-        assert 0 < stage.most_beside <= BULK_BESIDE
+        assert 0 < stage.most_beside <= BULK_WHILE_BUSY
         stage.blocked[first[0]].set()
         await until(lambda: ended(log, len(first) + len(bulk)))
     of_bulk = [topics for topics in until_full if IMAGES_RECEIVED_BULK in topics]
     assert len(of_bulk) >= 0.05 * len(until_full) - 1
-    assert max(map(len, of_bulk)) <= BULK_BESIDE
+    assert max(map(len, of_bulk)) <= BULK_WHILE_BUSY
     assert 0 < beside.count(IMAGES_RECEIVED_BULK) < 0.2 * len(first)
     assert await answered(log) == statuses(*first, *bulk)
 

@@ -10,18 +10,18 @@ from backends.files.objects import FileObjects
 from backends.log import NewRecord, Record
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
-from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
+from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import ProcessingFailed
 from schemas.faces import Crop
-from schemas.ids import crop_key, face_id_learned, original_key
+from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.records import FaceLearned, ImageReceived
-from stream.answers import dead_letter
+from stream.answers import dead_letter_record
+from stream.erase.erasures import ErasurePosition, object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
-from stream.erase.marks import Mark, object_keys_of_image
 from stream.topics import FACES_LEARNED, IMAGES_RECEIVED
 from tests.unit.stream.stages import values
 
-MARK = Mark(at=1_000, offset=7)
+MARK = ErasurePosition(time_ms=1_000, offset=7)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def image_id(name: str) -> str:
 
 
 def learned(name: str, learned_at: int, person: str = "obama") -> NewRecord:
-    face_id = face_id_learned(image_id(name))
+    face_id = learned_face_id(image_id(name))
     value = FaceLearned(
         directory="acme",
         person=person,
@@ -67,10 +67,10 @@ async def last(log: SqliteLog) -> dict[str, bool]:
 
 
 KEYS = {
-    "person": erased_person("acme", "obama"),
-    "directory": erased_directory("acme"),
-    "image": erased_image(image_id("behind")),
-    "face": erased_face(face_id_learned(image_id("behind"))),
+    "person": person_erasure_key("acme", "obama"),
+    "directory": directory_erasure_key("acme"),
+    "image": image_erasure_key(image_id("behind")),
+    "face": face_erasure_key(learned_face_id(image_id("behind"))),
 }
 
 
@@ -79,7 +79,7 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
     log: SqliteLog, objects: FileObjects, state: SystemState, what: str
 ) -> None:
     await put(objects, "behind", "again")
-    await log.append([learned("behind", MARK.at), learned("again", MARK.at + 1)])
+    await log.append([learned("behind", MARK.time_ms), learned("again", MARK.time_ms + 1)])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     state.erasures.add(KEYS[what], MARK)
     assert await delete_leftovers(log, objects, state.erasures) == 1
@@ -95,8 +95,10 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
     state.erasures.add(KEYS["person"], MARK)
-    await log.append([learned(name, MARK.at - 1) for name in names])
-    await log.append([NewRecord(FACES_LEARNED.name, image_id("erased"), None, "acme"), learned("again", MARK.at + 1)])
+    await log.append([learned(name, MARK.time_ms - 1) for name in names])
+    await log.append(
+        [NewRecord(FACES_LEARNED.name, image_id("erased"), None, "acme"), learned("again", MARK.time_ms + 1)]
+    )
     await log.append([NewRecord(FACES_LEARNED.name, image_id("unreadable"), b"{}", "acme")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
@@ -104,12 +106,12 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
 
 async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
     state.erasures.add(KEYS["person"], MARK)
-    await log.append([learned("other", MARK.at - 1, person="biden")])
+    await log.append([learned("other", MARK.time_ms - 1, person="biden")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     assert await last(log) == {image_id("other"): True}
 
 
-@pytest.mark.parametrize(("received_at", "gone"), [(MARK.at, True), (MARK.at + 1, False)])
+@pytest.mark.parametrize(("received_at", "gone"), [(MARK.time_ms, True), (MARK.time_ms + 1, False)])
 async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
     log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
 ) -> None:
@@ -124,7 +126,7 @@ async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
         received_at=received_at,
     )
     source = Record(IMAGES_RECEIVED, 0, 0, received_at, event.image_id, event.encode())
-    await log.append([dead_letter(source, event, ProcessingFailed("x"), 3)])
+    await log.append([dead_letter_record(source, event, ProcessingFailed("x"), 3)])
     state.erasures.add(KEYS["person"], MARK)
     await delete_leftovers(log, objects, state.erasures)
     assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

@@ -8,7 +8,7 @@ from stream.suspects import Suspects
 
 
 def progress() -> PartitionProgress:
-    return PartitionProgress(next_offset=5, committed=5)
+    return PartitionProgress(next_offset=5, committed_offset=5)
 
 
 # Offsets have holes where compaction was; records are done in any order.
@@ -24,11 +24,11 @@ def test_a_commit_covers_exactly_what_is_done_without_a_gap(data: st.DataObject,
     while left or len(done) < len(polled):
         if left and (len(done) == len(polled) or data.draw(st.booleans())):
             polled.append(left.pop(0))
-            it.polled(polled[-1])
+            it.add_polled(polled[-1])
         else:
             offset = data.draw(st.sampled_from([each for each in polled if each not in done]))
             done.add(offset)
-            it.done(offset)
+            it.mark_done(offset)
         undone = [each for each in polled if each not in done]
         contiguous = [each for each in polled if not undone or each < undone[0]]
         assert it.next_offset == (contiguous[-1] + 1 if contiguous else 5)
@@ -38,21 +38,21 @@ def test_a_commit_covers_exactly_what_is_done_without_a_gap(data: st.DataObject,
 
 def test_nothing_is_committed_before_anything_is_done() -> None:
     it = progress()
-    it.polled(5)
-    it.polled(6)
+    it.add_polled(5)
+    it.add_polled(6)
     assert it.next_offset == 5
-    it.done(6)
+    it.mark_done(6)
     assert it.next_offset == 5
-    it.done(5)
+    it.mark_done(5)
     assert it.next_offset == 7
 
 
 def test_suspects_are_the_first_records_that_were_there_when_the_epoch_began() -> None:
-    it = Suspects(below=10, left=3)
+    it = Suspects(end_offset=10, remaining=3)
     assert [offset for offset in (5, 7, 8, 9, 10) if it.claim(offset)] == [5, 7, 8]
-    it = Suspects(below=7, left=3)
+    it = Suspects(end_offset=7, remaining=3)
     assert [offset for offset in (5, 6, 7, 8) if it.claim(offset)] == [5, 6]
 
 
 def test_after_a_clean_end_nobody_is_a_suspect() -> None:
-    assert not Suspects(below=0, left=3).claim(5)
+    assert not Suspects(end_offset=0, remaining=3).claim(5)

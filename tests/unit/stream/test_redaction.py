@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from backends.sqlite.log import SqliteLog
 from schemas.answers import CandidatePerson, Problem, RecognizedBody, RecognizedPerson
-from schemas.erasures import erased_directory, erased_face, erased_image, erased_person
-from schemas.ids import face_id_learned
+from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
+from schemas.ids import learned_face_id
 from schemas.records import Answer
-from stream.erase.marks import Erasures, Mark
-from stream.erase.redaction import redacted
+from stream.erase.erasures import ErasurePosition, Erasures
+from stream.erase.redaction import redact
 from tests import answers as bodies
 
 PEOPLE = ["anna", "bert", "carl"]
@@ -50,16 +50,16 @@ def erasures(marks: dict[str, int]) -> Erasures:
     """marks: the offset of the command, by key."""
     made = Erasures(SqliteLog(Path("unused")))
     for key, offset in marks.items():
-        made.add(key, Mark(at=offset, offset=offset))
+        made.add(key, ErasurePosition(time_ms=offset, offset=offset))
     return made
 
 
 ERASED: dict[str, tuple[set[str], set[str]]] = {  # key: the people and faces that are gone with it
-    erased_directory("acme"): (set(PEOPLE), set(FACE_IDS.values())),
-    erased_directory("other"): (set(), set()),
-    **{erased_person("acme", it): ({it}, {FACE_IDS[it, 0], FACE_IDS[it, 1]}) for it in PEOPLE},
-    **{erased_person("other", it): (set(), set()) for it in PEOPLE},
-    **{erased_face(it): (set(), {it}) for it in FACE_IDS.values()},
+    directory_erasure_key("acme"): (set(PEOPLE), set(FACE_IDS.values())),
+    directory_erasure_key("other"): (set(), set()),
+    **{person_erasure_key("acme", it): ({it}, {FACE_IDS[it, 0], FACE_IDS[it, 1]}) for it in PEOPLE},
+    **{person_erasure_key("other", it): (set(), set()) for it in PEOPLE},
+    **{face_erasure_key(it): (set(), {it}) for it in FACE_IDS.values()},
 }
 OFFSETS = st.integers(8, 12)
 marks = st.dictionaries(st.sampled_from(sorted(ERASED)), OFFSETS, max_size=5)
@@ -86,12 +86,12 @@ def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
     persons: list[RecognizedPerson], offset: int, marks: dict[str, int]
 ) -> None:
     answer = recognized(*persons, offset=offset)
-    left = redacted(answer, erasures(marks))
+    left = redact(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
     text = json.dumps(left.body.members())
     assert not [name for name in names if name in text]
     assert not [it for it in face_ids if it in text]
-    if marks.get(erased_directory("acme"), 0) > offset:
+    if marks.get(directory_erasure_key("acme"), 0) > offset:
         assert isinstance(left.body, Problem)
         assert (left.status, left.body.code, left.body.image_id) == (409, "erased", IMAGE_ID)
         return
@@ -119,7 +119,7 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
     person: str, portrait: int, offset: int, marks: dict[str, int]
 ) -> None:
     answer = learned(person, portrait, offset)
-    left = redacted(answer, erasures(marks))
+    left = redact(answer, erasures(marks))
     names, face_ids = gone(marks, offset)
     if person in names or FACE_IDS[person, portrait] in face_ids:
         assert isinstance(left.body, Problem)
@@ -129,13 +129,15 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
         assert left is answer
 
 
-@pytest.mark.parametrize("key", [erased_image(IMAGE_ID), erased_face(face_id_learned(IMAGE_ID))], ids=["image", "face"])
+@pytest.mark.parametrize(
+    "key", [image_erasure_key(IMAGE_ID), face_erasure_key(learned_face_id(IMAGE_ID))], ids=["image", "face"]
+)
 @pytest.mark.parametrize(
     "answer", [recognized(face([candidate("anna")], named=True)), learned("anna")], ids=["photo", "portrait"]
 )
 @pytest.mark.parametrize(("command", "hidden"), [(9, False), (10, False), (11, True)])
 def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, command: int, hidden: bool) -> None:
-    left = redacted(answer, erasures({key: command}))
+    left = redact(answer, erasures({key: command}))
     assert (left.status == 409) == hidden
     assert (left is answer) == (not hidden)
 
@@ -143,7 +145,9 @@ def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, c
 def test_the_answer_to_an_erase_command_stays() -> None:
     body = {"status": "OK", "directory": "acme", "person": None, "erased": {"faces": 1, "images": 1}}
     answer = Answer(image_id=IMAGE_ID, purpose="erase", directory="acme", status=200, body=body, offset=10)
-    assert redacted(answer, erasures({erased_person("acme", "anna"): 10, erased_directory("acme"): 10})) is answer
+    assert (
+        redact(answer, erasures({person_erasure_key("acme", "anna"): 10, directory_erasure_key("acme"): 10})) is answer
+    )
 
 
 def test_what_names_nobody_stays() -> None:
@@ -151,6 +155,6 @@ def test_what_names_nobody_stays() -> None:
     partition.
     """
     answer = recognized(offset=None)
-    assert redacted(answer, erasures({erased_directory("acme"): 99})) is answer
+    assert redact(answer, erasures({directory_erasure_key("acme"): 99})) is answer
     nowhere = recognized(directory=None)
-    assert redacted(nowhere, erasures({erased_directory("acme"): 99})) is nowhere
+    assert redact(nowhere, erasures({directory_erasure_key("acme"): 99})) is nowhere

@@ -59,7 +59,7 @@ def worker(log: SqliteLog, stage: Stage, *, most: int = 64, suspects_together: i
         sequence_of=lambda record: ImageReceived.decode(record.value).filename[0],
         member="one",
         max_in_flight=most,
-        suspects_together=suspects_together,
+        suspects_per_attempt=suspects_together,
     )
 
 

@@ -17,15 +17,15 @@ from backends.log import NewRecord, Record, TopicSpec
 from backends.s3.objects import S3Objects
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
-from schemas.erasures import erased_image
+from schemas.erasures import image_erasure_key
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
 from schemas.records import DeadLetter, Erasure, ImageReceived, Source
-from stream.answers import answer
+from stream.answers import answer_record
+from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Erasures, Mark
 from stream.incoming import incoming_keys, source_keys_of
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
@@ -100,7 +100,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def test_a_source_becomes_an_original(objects: FileObjects, store: GuardedStore) -> None:
     await objects.put("incoming/acme/cms/1.png", png())
     received = event("incoming/acme/cms/1.png", etag=hashlib.md5(png(), usedforsecurity=False).hexdigest())
-    described, stored = await Sources(objects, store, [], LARGEST).original(received, AT)
+    described, stored = await SourceCopier(objects, store, [], LARGEST).read_original(received, AT)
     assert (described.media_type, described.sha256, described.filename) == (
         "image/png",
         hashlib.sha256(png()).hexdigest(),
@@ -114,29 +114,29 @@ async def test_a_source_becomes_an_original(objects: FileObjects, store: Guarded
 
 
 async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects, store: GuardedStore) -> None:
-    sources = Sources(objects, store, [], LARGEST)
+    sources = SourceCopier(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
-    first, _ = await sources.original(received, AT)
+    first, _ = await sources.read_original(received, AT)
     await objects.put("incoming/acme/1.png", png(255))
-    assert await sources.original(received, AT) == (first, await objects.get(received.object_key))
+    assert await sources.read_original(received, AT) == (first, await objects.get(received.object_key))
     await objects.delete(["incoming/acme/1.png"])
-    assert (await sources.original(received, AT))[1].data == png()
+    assert (await sources.read_original(received, AT))[1].data == png()
 
 
 async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
     objects: FileObjects, store: GuardedStore, log: SqliteLog
 ) -> None:
     """The worker that finds the copy does not know of the erasure yet."""
-    sources = Sources(objects, store, [], LARGEST)
+    sources = SourceCopier(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
-    await sources.original(received, AT)
+    await sources.read_original(received, AT)
     await objects.delete(["incoming/acme/1.png"])
     erasure = Erasure(at=AT, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, erased_image(received.image_id), erasure.encode())])
+    await log.append([NewRecord(ERASURES, image_erasure_key(received.image_id), erasure.encode())])
     with pytest.raises(Erased):
-        await sources.original(received, AT)
+        await sources.read_original(received, AT)
     assert await objects.metadata(received.object_key) is None
 
 
@@ -158,26 +158,26 @@ async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: Guard
     await objects.put(key, png())
     received = event(key, bucket)
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
-        await Sources(objects, store, [OURS, "others"], LARGEST).original(received, AT)
+        await SourceCopier(objects, store, [OURS, "others"], LARGEST).read_original(received, AT)
     with pytest.raises(ForbiddenSource):
-        await Sources(objects, store, [], LARGEST).original(
+        await SourceCopier(objects, store, [], LARGEST).read_original(
             event(key, bucket, purpose="detect", directory=None, person=None), AT
         )
     assert await objects.metadata(received.object_key) is None
 
 
 async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedStore) -> None:
-    sources = Sources(objects, store, [], LARGEST)
+    sources = SourceCopier(objects, store, [], LARGEST)
     await objects.put("incoming/acme/text", b"text")
     await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
     for key, error_ in (("text", NotAnImage), ("large", UploadTooLarge), ("none", ObjectMissing)):
         received = event(f"incoming/acme/{key}")
         with pytest.raises(error_):
-            await sources.original(received, AT)
+            await sources.read_original(received, AT)
         assert await objects.metadata(received.object_key) is None
     await objects.put("incoming/acme/changed", png())
     with pytest.raises(ObjectMissing, match="changed"):
-        await sources.original(event("incoming/acme/changed", etag="0" * 32), AT)
+        await sources.read_original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
 async def test_what_was_erased_goes_with_its_source_but_never_anothers(
@@ -188,7 +188,7 @@ async def test_what_was_erased_goes_with_its_source_but_never_anothers(
         await objects.put(key, png())
     for key in keys:
         received = event(key)
-        erasures.add(erased_image(received.image_id), Mark(1_000, 0))
+        erasures.add(image_erasure_key(received.image_id), ErasurePosition(1_000, 0))
         with pytest.raises(Erased):
             await store.drop_if_erased(received, 1_000)
     assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
@@ -208,7 +208,7 @@ async def test_what_other_systems_have_put_for_a_person_or_a_directory_is_found(
 class Copying(Stage):
     """Copies what events refer to, and is done."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: SourceCopier) -> None:
         super().__init__()
         self.sources = sources
 
@@ -216,8 +216,8 @@ class Copying(Stage):
         received = [ImageReceived.decode(record.value) for record in records]
         for it in received:
             if it.source is not None:
-                await self.sources.original(it, AT)
-        return [answer(it, 200, recognized(image_id=it.image_id)) for it in received]
+                await self.sources.read_original(it, AT)
+        return [answer_record(it, 200, recognized(image_id=it.image_id)) for it in received]
 
 
 @pytest.mark.usefixtures("quick")
@@ -230,8 +230,8 @@ async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_go
     with stand_in(answering) as port:
         objects = S3Objects(f"s3://ann:a-secret@127.0.0.1:{port}/ours")
         store = GuardedStore(objects, vectors, erasures)
-        stage = Copying(Sources(objects, store, ["theirs"], LARGEST))
-        stage.probe = objects.ping  # type: ignore[method-assign]  # as the stages that detect do
+        stage = Copying(SourceCopier(objects, store, ["theirs"], LARGEST))
+        stage.check_stores = objects.ping  # type: ignore[method-assign]  # as the stages that detect do
         worker = Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=4, give_up_after_s=3.0)
         away, forbidden = event("1.png", "theirs"), event("1.png", "elsewhere")
         for it in (away, forbidden):

@@ -25,7 +25,7 @@ class Words(TopicFollower):
         super().__init__(log, MODELS)
         self.taken: list[str] = []
 
-    def take(self, record: Record) -> None:
+    def apply(self, record: Record) -> None:
         self.taken.append(record.key)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backends.log import Committed, Consumer, NewRecord, Record, TopicPartition, TopicSpec
+from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.answers import Problem
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
@@ -336,7 +336,7 @@ async def test_an_unreadable_record_is_a_dead_letter_and_the_stream_goes_on(log:
 
 async def test_a_dead_letter_of_a_record_without_an_image_says_what_went_wrong(log: AwayLog) -> None:
     class Nobody(Stage):
-        def received(self, record: Record) -> ImageReceived:
+        def event_of(self, record: Record) -> ImageReceived:
             raise UnreadableRecord("this is not answered")
 
     stage = Nobody({"broken": [RuntimeError("a defect")] * 3})
@@ -466,7 +466,7 @@ class AwayConsumer(DelegatingConsumer):
         super().__init__(inner)
         self.log = log
 
-    async def commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
+    async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         if self.log.commits_fail:
             self.log.refused += 1
             raise StorageFull("full")
@@ -534,13 +534,13 @@ async def test_a_new_record_is_not_handled_beside_a_suspect(log: AwayLog, ordere
     stage = Stage()
     stage.blocked = {"suspect": asyncio.Event()}
     it = worker(log, stage, ordered=ordered)
-    assigned = stage.assigned
+    assigned = stage.on_assignment
 
-    async def assigned_then_send(assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def assigned_then_send(assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         await assigned(assignment)
         await send(log, "new", partition_key="b")
 
-    stage.assigned = assigned_then_send  # type: ignore[method-assign]
+    stage.on_assignment = assigned_then_send  # type: ignore[method-assign]
     async with running(it):
         await until(lambda: len(stage.running) > 0)
         await asyncio.sleep(0.1)

@@ -30,15 +30,19 @@ def test_every_model_can_be_converted_and_built() -> None:
 def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:
     threshold = manifest().generation("dlib-resnet29-mirror").threshold
     assert threshold is not None
-    assert threshold.at(100, 0.01) == pytest.approx(0.942)
-    assert threshold.at(1, 0.1) == pytest.approx(0.881)
-    assert threshold.at(1000, 0.001) == pytest.approx(0.959)
-    assert threshold.at(math.isqrt(100 * 1000), 0.01) == pytest.approx((0.948), abs=0.002)
-    assert 0.953 < threshold.at(100_000, 0.01) < 1
-    assert threshold.at(10**9, 1e-9) <= 1
-    assert threshold.at(0, 0.01) == threshold.at(1, 0.01)
+    assert threshold.similarity_for(100, 0.01) == pytest.approx(0.942)
+    assert threshold.similarity_for(1, 0.1) == pytest.approx(0.881)
+    assert threshold.similarity_for(1000, 0.001) == pytest.approx(0.959)
+    assert threshold.similarity_for(math.isqrt(100 * 1000), 0.01) == pytest.approx((0.948), abs=0.002)
+    assert 0.953 < threshold.similarity_for(100_000, 0.01) < 1
+    assert threshold.similarity_for(10**9, 1e-9) <= 1
+    assert threshold.similarity_for(0, 0.01) == threshold.similarity_for(1, 0.01)
     for people in (1, 3, 70, 5000):
-        assert threshold.at(people, 0.1) < threshold.at(people, 0.03) < threshold.at(people, 0.001)
+        assert (
+            threshold.similarity_for(people, 0.1)
+            < threshold.similarity_for(people, 0.03)
+            < threshold.similarity_for(people, 0.001)
+        )
 
 
 def test_probabilities_rise_with_similarity_and_fall_with_the_gallery() -> None:

@@ -251,8 +251,8 @@ def test_a_python_without_pip_is_told_what_to_do(tmp_path: Path, monkeypatch: py
 def test_one_process_at_a_time_in_a_folder(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys, time\n"
-        "from weights.get import locked\n"
-        "with locked(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
+        "from weights.get import folder_lock\n"
+        "with folder_lock(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as first:

@@ -124,7 +124,7 @@ def resnet29_file() -> tuple[bytes, dict[str, NDArray[np.float64]]]:
 
 def test_centerface_is_converted_with_its_normalization_folded_in() -> None:
     content = centerface_file()
-    result = load(convert.centerface(content))
+    result = load(convert.convert_centerface(content))
     assert len(result) == 2 * len(list(convert.centerface_names()))
     constants = {
         each.name: onnx.numpy_helper.to_array(each) for each in onnx.load_model_from_string(content).graph.initializer
@@ -149,14 +149,15 @@ def test_centerface_is_converted_with_its_normalization_folded_in() -> None:
 
 def test_dlibs_network_is_converted_with_its_affine_layers_folded_in() -> None:
     content, expected = resnet29_file()
-    result = load(convert.resnet29(content))
+    result = load(convert.convert_resnet29(content))
     assert set(result) == set(expected)
     for name, values in expected.items():
         np.testing.assert_allclose(result[name], values, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
-    ("converter", "content"), [(convert.centerface, centerface_file()), (convert.resnet29, resnet29_file()[0])]
+    ("converter", "content"),
+    [(convert.convert_centerface, centerface_file()), (convert.convert_resnet29, resnet29_file()[0])],
 )
 class TestConversion:
     def test_is_deterministic(self, converter: Callable[[bytes], bytes], content: bytes) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ingest.pressure import Pressure
+from ingest.backpressure import Backpressure
 from schemas.errors import TooMuchInFlight
 from stream.topics import IMAGES_RECEIVED
 from tests.unit.ingest.served import Served, served
@@ -16,7 +16,7 @@ MAX_AGE_S = 0.2
 
 @pytest.mark.parametrize("age", [0.0, 29.9, 30.0])
 def test_who_would_not_wait_too_long_is_let_in(age: float) -> None:
-    Pressure(lambda: age, 30.0).check()
+    Backpressure(lambda: age, 30.0).check()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_who_would_not_wait_too_long_is_let_in(age: float) -> None:
 )
 def test_others_are_told_when_they_have_a_chance(age: float, max_age: float, seconds: int) -> None:
     with pytest.raises(TooMuchInFlight, match=rf"in {seconds} s, or send Prefer: respond-async") as refused:
-        Pressure(lambda: age, max_age).check()
+        Backpressure(lambda: age, max_age).check()
     assert refused.value.details == {"retry_after": seconds}
 
 

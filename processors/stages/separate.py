@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from backends.log import Committed, NewRecord, Record, TopicPartition
+from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectReader
 from processors import align
-from processors.embed import CHIPS_PER_STEP, CropThreads, CutFace, chips_of_crop, decoded_crop, embed_crops
+from processors.embed import CHIPS_PER_STEP, CropThreads, FaceCrop, chips_of_crop, decode_crop, embed_crops
 from processors.embedders import Embedders
 from processors.inference import PICTURE_DONE_S, Inference, Picture
-from processors.sheet import decoded_sheet, encoded_sheet
-from processors.stages.base import FaceToLearn, ImageStage, OpenImage, landmarks_of, large_enough, models_of
+from processors.sheet import decode_sheet, encode_sheet
+from processors.stages.base import FaceToLearn, ImageInProgress, ImageStage, find_large_enough, landmarks_of, models_of
 from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
-from schemas.faces import DetectedFace, Detection, EmbeddedFace, encoded_vector
+from schemas.faces import DetectedFace, Detection, EmbeddedFace, encode_vector
 from schemas.ids import sheet_key
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FacesDetected, FacesEmbedded, ImageReceived
@@ -35,40 +35,42 @@ Pixels = NDArray[np.uint8]
 class DetectStage(ImageStage):
     """Stage of the consumer group `processors` that ends with the crops."""
 
-    async def _learn(self, image: OpenImage, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
+    async def _learn(self, image: ImageInProgress, face: FaceToLearn, ignored: list[Detection]) -> list[NewRecord]:
         await self._store_crop(image, face)
         key = None
-        if face.seen:
-            key = await self._store_sheet(image, [cut.pixels for cut in face.seen.values()])
+        if face.other_crops:
+            key = await self._store_sheet(image, [cut.pixels for cut in face.other_crops.values()])
         detected = DetectedFace(
             **face.detection.model_dump(exclude={"face_id"}),
             face_id=face.face_id,
             crop=face.crop,
             source=face.source,
-            seen={detector: [(float(x), float(y)) for x, y in cut.landmarks] for detector, cut in face.seen.items()},
+            seen={
+                detector: [(float(x), float(y)) for x, y in cut.landmarks] for detector, cut in face.other_crops.items()
+            },
         )
-        return [self._detected(image, [detected], ignored, key)]
+        return [self._detected_record(image, [detected], ignored, key)]
 
-    async def _recognize(self, image: OpenImage, faces: list[Detection]) -> list[NewRecord]:
-        large = large_enough(faces)
+    async def _recognize(self, image: ImageInProgress, faces: list[Detection]) -> list[NewRecord]:
+        large = find_large_enough(faces)
         key = None
         if large:
             cut = await self._cutter.cut(image.data, image.decoded, [landmarks_of(faces[i]) for i in large])
             key = await self._store_sheet(image, [it.pixels for it in cut])
         cells = {i: cell for cell, i in enumerate(large)}
         detected = [DetectedFace(**face.model_dump(), cell=cells.get(i)) for i, face in enumerate(faces)]
-        return [self._detected(image, detected, [], key)]
+        return [self._detected_record(image, detected, [], key)]
 
-    async def _store_sheet(self, image: OpenImage, crops: Sequence[Pixels]) -> str:
+    async def _store_sheet(self, image: ImageInProgress, crops: Sequence[Pixels]) -> str:
         received = image.received
         key = sheet_key(received.image_id)
         metadata = ObjectMetadata(directory=received.directory, person=received.person, received_at=image.received_at)
-        sheet = await self._crop_threads.run(encoded_sheet, crops)
+        sheet = await self._crop_threads.run(encode_sheet, crops)
         await self._store.put(received.image_id, key, sheet, metadata)
         return key
 
-    def _detected(
-        self, image: OpenImage, faces: list[DetectedFace], ignored: list[Detection], key: str | None
+    def _detected_record(
+        self, image: ImageInProgress, faces: list[DetectedFace], ignored: list[Detection], key: str | None
     ) -> NewRecord:
         value = FacesDetected(
             received=image.received,
@@ -97,28 +99,30 @@ class EmbedStage:
         self._objects, self._store = objects, store
         self._crop_threads, self._inference, self._embedders = crop_threads, inference, embedders
 
-    async def assigned(self, assignment: Mapping[TopicPartition, Committed]) -> None:
+    async def on_assignment(self, assignment: Mapping[TopicPartition, CommittedOffset]) -> None:
         """Does nothing: the stage keeps no state in memory."""
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
-        return list(await asyncio.gather(*(self._one(record) for record in records)))
+        return list(await asyncio.gather(*(self._handle_record(record) for record in records)))
 
-    def received(self, record: Record) -> ImageReceived:
+    def event_of(self, record: Record) -> ImageReceived:
         event = FacesDetected.decode(record.value)
         return event.received.model_copy(update={"received_at": event.received_at})
 
-    async def probe(self) -> None:
+    async def check_stores(self) -> None:
         await self._objects.ping()
 
-    async def _one(self, record: Record) -> NewRecord:
+    async def _handle_record(self, record: Record) -> NewRecord:
         event = FacesDetected.decode(record.value)
         received, since = event.received, time.monotonic()
         await self._store.drop_if_erased(received, event.received_at)
-        of_face = await (self._of_crops(event, since) if received.purpose == "learn" else self._of_sheet(event, since))
+        of_face = await (
+            self._embed_crops(event, since) if received.purpose == "learn" else self._embed_sheet(event, since)
+        )
         faces = [
             EmbeddedFace(
                 **face.model_dump(exclude={"cell", "seen"}),
-                vectors={generation: encoded_vector(vector) for generation, vector in of_face.get(i, {}).items()},
+                vectors={generation: encode_vector(vector) for generation, vector in of_face.get(i, {}).items()},
             )
             for i, face in enumerate(event.faces)
         ]
@@ -127,45 +131,45 @@ class EmbedStage:
         )
         return NewRecord(FACES_EMBEDDED, received.image_id, value.encode(), received.directory)
 
-    async def _of_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
+    async def _embed_crops(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
         """The vectors of a learned face, by its index and by generation."""
         if len(event.faces) != 1 or event.faces[0].crop is None:
             raise UnreadableRecord("a learn carries one face with its crop")
         face, kept, detector = event.faces[0], event.faces[0].crop, event.models.detector
         stored = await self._objects.get(kept.object_key)
         crops = {
-            detector: CutFace(
-                await self._crop_threads.run(decoded_crop, stored.data), np.array(kept.landmarks, np.float32)
+            detector: FaceCrop(
+                await self._crop_threads.run(decode_crop, stored.data), np.array(kept.landmarks, np.float32)
             )
         }
         if face.seen and event.sheet_key is not None:
             sheet = await self._objects.get(event.sheet_key)
-            for other, pixels in zip(
-                face.seen, await self._crop_threads.run(decoded_sheet, sheet.data, len(face.seen)), strict=True
+            for detector_name, pixels in zip(
+                face.seen, await self._crop_threads.run(decode_sheet, sheet.data, len(face.seen)), strict=True
             ):
-                crops[other] = CutFace(pixels, np.array(face.seen[other], np.float32))
+                crops[detector_name] = FaceCrop(pixels, np.array(face.seen[detector_name], np.float32))
         live = await self._embedders.live()
         return {0: await embed_crops(crops, detector, live, self._crop_threads, self._inference, since)}
 
-    async def _of_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
+    async def _embed_sheet(self, event: FacesDetected, since: float) -> dict[int, dict[str, Float32Array]]:
         """The vectors of a photo's faces that have a crop, by their indices and by generation."""
         generation = await self._embedders.require(event.models.generation or "")
-        at = [i for i, face in enumerate(event.faces) if face.cell is not None]
-        if not at or event.sheet_key is None:
+        indices = [i for i, face in enumerate(event.faces) if face.cell is not None]
+        if not indices or event.sheet_key is None:
             return {}
         stored = await self._objects.get(event.sheet_key)
-        landmarks = [landmarks_of(event.faces[i]) for i in at]
-        chips = await self._crop_threads.run(_chips_of, stored.data, landmarks, generation.template)
+        landmarks = [landmarks_of(event.faces[i]) for i in indices]
+        chips = await self._crop_threads.run(_chips_of_sheet, stored.data, landmarks, generation.template)
         vectors: list[Float32Array] = []
         for begin in range(0, len(chips), CHIPS_PER_STEP):
             part = chips[begin : begin + CHIPS_PER_STEP]
             vectors += list(await self._inference.embed(generation.name, part, since + begin * PICTURE_DONE_S))
-        return {i: {generation.name: vector} for i, vector in zip(at, vectors, strict=True)}
+        return {i: {generation.name: vector} for i, vector in zip(indices, vectors, strict=True)}
 
 
-def _chips_of(sheet: bytes, landmarks: Sequence[Float32Array], template: str) -> list[Picture]:
+def _chips_of_sheet(sheet: bytes, landmarks: Sequence[Float32Array], template: str) -> list[Picture]:
     """landmarks: (5, 2) each, in pixels of the photo."""
-    crops = decoded_sheet(sheet, len(landmarks))
-    in_crop = [align.crop_landmarks(points, align.fit(points)) for points in landmarks]
-    cut = [CutFace(crop, points) for crop, points in zip(crops, in_crop, strict=True)]
+    crops = decode_sheet(sheet, len(landmarks))
+    in_crop = [align.landmarks_in_crop(points, align.fit_landmarks(points)) for points in landmarks]
+    cut = [FaceCrop(crop, points) for crop, points in zip(crops, in_crop, strict=True)]
     return [chips_of_crop(it, [template])[template] for it in cut]

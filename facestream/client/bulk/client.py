@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import aiohttp
 
-from facestream.client.bulk.journal import Version, version_of
-from facestream.client.bulk.source import Item
+from facestream.client.bulk.journal import FileVersion, version_of
+from facestream.client.bulk.source import PictureFile
 from facestream.client.http import (
     LONGEST_RETRY_AFTER_S,
     RETRIED,
-    Client,
     Reply,
+    ServiceClient,
     UnexpectedAnswer,
     UnreadablePhoto,
     form_of,
@@ -39,7 +39,7 @@ STORAGE_FULL = 507
 PAGE = 1_000
 
 
-class Lane:
+class BulkClient:
     """run: becomes part of the Idempotency-Keys, so that another run gets new answers. tell: is called with a message
     while the service does not answer.
 
@@ -49,7 +49,7 @@ class Lane:
 
     def __init__(
         self,
-        client: Client,
+        client: ServiceClient,
         purpose: Purpose,
         fields: Mapping[str, str],
         *,
@@ -57,14 +57,14 @@ class Lane:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._client, self._purpose, self._fields, self._run, self._tell = client, purpose, dict(fields), run, tell
-        self._well_at = time.monotonic()
-        self._told = self._took_one = False
+        self._last_success_at = time.monotonic()
+        self._has_told = self._has_accepted_one = False
 
-    async def upload(self, item: Item, attempt: int) -> tuple[Reply, Version]:
+    async def upload(self, item: PictureFile, attempt: int) -> tuple[Reply, FileVersion]:
         """Uploads a picture. Returns the reply, 202 if it was accepted, and the version of the file that was read.
         Raises UnreadablePhoto.
         """
-        data, version, sha256 = await asyncio.to_thread(_read, item.photo)
+        data, version, sha256 = await asyncio.to_thread(_read_with_version, item.photo)
         person = {} if item.person is None else {"person": item.person}
         fields = self._fields | person
         same = json.dumps([self._purpose, fields, sha256, attempt, self._run], sort_keys=True)
@@ -74,9 +74,9 @@ class Lane:
         }
         form = lambda: form_of(item.photo, data, fields)  # noqa: E731 - each attempt needs a new body
         reply = await self._exchange("POST", f"/{self._purpose}?lane=bulk", headers, form)
-        if reply.status == 400 and not self._took_one:
-            raise InvalidRequest(self._client.decoded(reply, Problem).detail)
-        self._took_one = True
+        if reply.status == 400 and not self._has_accepted_one:
+            raise InvalidRequest(self._client.parse(reply, Problem).detail)
+        self._has_accepted_one = True
         return reply, version
 
     async def result(self, image_id: str) -> Reply:
@@ -85,7 +85,7 @@ class Lane:
 
     def image_id_of(self, reply: Reply) -> str:
         """The image_id in a reply with status 202. Raises UnexpectedAnswer."""
-        return self._client.decoded(reply, WorkingBody).image_id
+        return self._client.parse(reply, WorkingBody).image_id
 
     async def persons(self) -> set[str]:
         """The people who have faces in the directory."""
@@ -94,7 +94,7 @@ class Lane:
         after: str | None = ""
         while after is not None:
             reply = await self._exchange("GET", f"{path}&after={quote(after, safe='')}")
-            page = self._client.decoded(reply, PersonsBody)
+            page = self._client.parse(reply, PersonsBody)
             names |= {person.id for person in page.persons}
             after = page.next
         return names
@@ -114,10 +114,10 @@ class Lane:
                 self._wait(error)
             else:
                 if reply.status in (401, 403):
-                    detail = self._client.decoded(reply, Problem).detail
+                    detail = self._client.parse(reply, Problem).detail
                     raise ConfigurationError(f"{self._client.url}: {detail} (--key or FACESTREAM_KEY)")
                 if reply.status not in (*RETRIED, STORAGE_FULL):
-                    self._well_at, self._told = time.monotonic(), False
+                    self._last_success_at, self._has_told = time.monotonic(), False
                     return reply
                 self._wait(self._refusal(reply))
                 pause_s = max(pause_s, min(reply.retry_after_s or 0.0, LONGEST_RETRY_AFTER_S))
@@ -127,7 +127,7 @@ class Lane:
     def _refusal(self, reply: Reply) -> FacestreamError:
         """The error for the reply of a busy service, or of a gateway in front of it."""
         try:
-            return Unavailable(self._client.decoded(reply, Problem).detail)
+            return Unavailable(self._client.parse(reply, Problem).detail)
         except UnexpectedAnswer:
             return Unavailable(f"{self._client.url} answered HTTP {reply.status}")
 
@@ -140,15 +140,15 @@ class Lane:
 
     def _wait(self, error: FacestreamError) -> None:
         """Raises the error once PATIENCE_S have passed without success."""
-        waited_s = time.monotonic() - self._well_at
+        waited_s = time.monotonic() - self._last_success_at
         if waited_s > PATIENCE_S:
             raise error
-        if waited_s > TOLD_AFTER_S and not self._told:
-            self._told = True
+        if waited_s > TOLD_AFTER_S and not self._has_told:
+            self._has_told = True
             self._tell(f"{error.message}; trying again for {PATIENCE_S / 60:.0f} minutes")
 
 
-def _read(photo: str) -> tuple[bytes, Version, str]:
+def _read_with_version(photo: str) -> tuple[bytes, FileVersion, str]:
     try:
         version = version_of(photo)
     except OSError as error:

@@ -1,7 +1,8 @@
 """Decodes one image with Pillow, from compressed bytes to upright RGB pictures. It runs in the decoding child only.
 
 The header is read first, to know how many pixels decoding will take. Then the pixels and the detector's passes are
-written to a file, one after the other. The bytes are not trusted: every failure of a decoder becomes `Refused`.
+written to a file, one after the other. The bytes are not trusted: every failure of a decoder becomes
+`ImageRefused`.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import Any, Literal
 import pillow_heif
 from PIL import AvifImagePlugin, Image, MpoImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from processors.passes import Pass, plan
+from processors.passes import Pass, plan_passes
 from schemas.media import HEAD_BYTES, sniff
 
 # A reduced decode keeps at least this long side. The largest pass has 2,048 pixels; 6 % less lets a phone's 4,000
@@ -36,7 +37,7 @@ _UPRIGHT = {
 }
 
 
-def prepare() -> None:
+def set_up_pillow() -> None:
     """Sets Pillow up, once per process: our own pixel limit, and one thread, because each further one uses address
     space.
     """
@@ -46,7 +47,7 @@ def prepare() -> None:
     Image.preinit()
 
 
-class Refused(Exception):
+class ImageRefused(Exception):
     """The image cannot be decoded: with a code of schemas.errors, a message for the client, and details."""
 
     def __init__(self, code: str, message: str, **details: Any) -> None:
@@ -54,7 +55,7 @@ class Refused(Exception):
         self.answer = {"error": code, "message": message, "details": details}
 
 
-class Source:
+class EncodedImage:
     """One image whose header is read and whose pixels are not decoded yet.
 
     width, height: of the upright original. scale: decoded pixels per original pixel. cost: the pixels of all pictures.
@@ -63,7 +64,7 @@ class Source:
     def __init__(self, data: bytes, *, full: bool, detail: Literal["normal", "high"], max_pixels: int) -> None:
         media_type = sniff(data[:HEAD_BYTES])
         if media_type is None:
-            raise Refused("not_an_image", "this is not an image of a supported format")
+            raise ImageRefused("not_an_image", "this is not an image of a supported format")
         self.name = media_type.removeprefix("image/").upper()
         if media_type == "image/webp":  # its decoder allocates the whole canvas before it returns the size
             check_pixels(webp_canvas(data), max_pixels)
@@ -75,8 +76,8 @@ class Source:
         except MemoryError:
             raise
         except Exception as error:
-            raise Refused(
-                "unreadable_image", f"the header of this {self.name} file {complaint(error, 'is broken')}"
+            raise ImageRefused(
+                "unreadable_image", f"the header of this {self.name} file {describe_error(error, 'is broken')}"
             ) from error
         self.size = self.image.size
         check_pixels(self.size, max_pixels)
@@ -93,7 +94,7 @@ class Source:
 
     def _measure(self) -> None:
         self.width, self.height = self.size[::-1] if self.orientation >= 5 else self.size
-        self.passes = [] if self.full else plan(self.width, self.height, self.detail)
+        self.passes = [] if self.full else plan_passes(self.width, self.height, self.detail)
 
     def _orientation(self) -> int:
         """The EXIF orientation, 1 if there is none or it is broken: that is no reason to refuse an image."""
@@ -115,15 +116,15 @@ class Source:
         wanted = max(LEAST_REDUCED_SIDE, LEAST_SHARE_OF_PASS * side * max(part.scale for part in self.passes))
         return next((reduction for reduction in (8, 4, 2) if shortest >= reduction and side / reduction >= wanted), 1)
 
-    def pictures(self, file: FileIO) -> dict[str, Any]:
+    def decode(self, file: FileIO) -> dict[str, Any]:
         """Decodes the image and writes its pixels and passes to `file`.
 
         Returns the layout of each picture in the file: [offset, height, width, bytes from row to row].
         """
         upright = self._upright()
-        pixels = write(file, upright)
+        pixels = write_picture(file, upright)
         passes = [
-            self._view(part, pixels) if self._is_view(part) else write(file, self._picture(part, upright))
+            self._view(part, pixels) if self._is_view(part) else write_picture(file, self._picture(part, upright))
             for part in self.passes
         ]
         return {"width": self.width, "height": self.height, "scale": self.scale, "pixels": pixels, "passes": passes}
@@ -135,7 +136,9 @@ class Source:
         except MemoryError:
             raise
         except Exception as error:
-            raise Refused("unreadable_image", f"this {self.name} file {complaint(error, 'has broken data')}") from error
+            raise ImageRefused(
+                "unreadable_image", f"this {self.name} file {describe_error(error, 'has broken data')}"
+            ) from error
         if self.reduction == 1 and image.size != self.size:  # a HEIF image may differ from its header
             self.size = image.size
             check_pixels(self.size, self.max_pixels)
@@ -171,9 +174,9 @@ def check_pixels(size: tuple[int, int], limit: int) -> None:
     if width * height > limit:
         has, most = (f"{pixels / 1e6:,.1f}".removesuffix(".0") for pixels in (width * height, limit))
         message = f"the image has {width} × {height} = {has} million pixels, at most {most} million are accepted"
-        raise Refused("too_many_pixels", f"{message}: send it smaller", width=width, height=height, limit=limit)
+        raise ImageRefused("too_many_pixels", f"{message}: send it smaller", width=width, height=height, limit=limit)
     if min(width, height) < 1:
-        raise Refused("unreadable_image", "the image has no pixels")
+        raise ImageRefused("unreadable_image", "the image has no pixels")
 
 
 def webp_canvas(data: bytes) -> tuple[int, int]:
@@ -198,18 +201,18 @@ def png_essentials(data: bytes) -> bytes:
     A small file can contain large compressed texts and colour profiles. And a wrong checksum in these, or a
     contradictory animation, is no reason to refuse a picture that every browser shows.
     """
-    view, at = memoryview(data), 8
+    view, offset = memoryview(data), 8
     header, orientation, rest = view[:8], view[:0], []
-    while at < len(view):
-        end = at + 12 + int.from_bytes(view[at : at + 4], "big")
-        kind = bytes(view[at + 4 : at + 8])
-        if kind == b"IHDR" and at == 8:
+    while offset < len(view):
+        end = offset + 12 + int.from_bytes(view[offset : offset + 4], "big")
+        kind = bytes(view[offset + 4 : offset + 8])
+        if kind == b"IHDR" and offset == 8:
             header = view[:end]
-        elif kind == b"eXIf" and zlib.crc32(view[at + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
-            orientation = view[at:end]
+        elif kind == b"eXIf" and zlib.crc32(view[offset + 4 : end - 4]) == int.from_bytes(view[end - 4 : end], "big"):
+            orientation = view[offset:end]
         elif kind in _PNG_PICTURE or end > len(view):  # a truncated chunk is left to the decoder
-            rest.append(view[at:end])
-        at = end
+            rest.append(view[offset:end])
+        offset = end
     return b"".join([header, orientation, *rest])
 
 
@@ -242,14 +245,14 @@ def to_grey(image: Image.Image) -> Image.Image:
     return wide.point(lambda value: value * scale + (0.5 - low * scale)).convert("L")
 
 
-def write(file: FileIO, image: Image.Image) -> list[int]:
+def write_picture(file: FileIO, image: Image.Image) -> list[int]:
     """Appends a picture to the file and returns its layout. PPM is a short header and raw RGB, written in C."""
     image.save(file, "PPM")
     width, height = image.size
     return [file.tell() - width * height * 3, height, width, width * 3]
 
 
-def complaint(error: Exception, otherwise: str) -> str:
+def describe_error(error: Exception, otherwise: str) -> str:
     """Describes a decoder's error to the client. The error's own text may contain internals."""
     text = str(error).lower()
     if any(

@@ -25,14 +25,14 @@ from processors.embed import CropThreads
 from processors.embedders import Embedders
 from processors.inference import Inference, Networks
 from processors.networks import Detector, Embedder, TorchEmbedder
-from processors.stages.apart import DetectStage, EmbedStage
 from processors.stages.base import SMALLEST_EMBEDDED, StageResources
 from processors.stages.fused import FusedStage
-from processors.stages.redetect import Redetect
+from processors.stages.redetect import Redetector
 from processors.stages.reembed import ReembedStage
-from schemas.erasures import erased_directory, erased_image, erased_person
+from processors.stages.separate import DetectStage, EmbedStage
+from schemas.erasures import directory_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import Erased, ObjectMissing
-from schemas.faces import EmbeddedFace, decoded_vector
+from schemas.faces import EmbeddedFace, decode_vector
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key
 from schemas.records import (
@@ -45,12 +45,12 @@ from schemas.records import (
     ImageReceived,
     Purpose,
 )
-from sink.answers import Answers
-from stream.answers import answer
+from sink.answers import AnswerStage
+from stream.answers import answer_record
+from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import Mark
 from stream.generations import generation_record
-from stream.sources import Sources
+from stream.sources import SourceCopier
 from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
 from tests.answers import learned as learned_body
 from tests.answers import recognized
@@ -139,7 +139,7 @@ async def stages(
     await decoders.start()
     vectors = SqliteVectors(tmp_path / "vectors of the stages.db")
     store = GuardedStore(objects, vectors, state.erasures)
-    sources = Sources(objects, store, [], 1 << 25)
+    sources = SourceCopier(objects, store, [], 1 << 25)
     resources = StageResources(objects, store, decoders, crop_threads, inference, detectors, sources)
     embedders = Embedders(state.generations, inference, fetch)
     embed = EmbedStage(objects, store, crop_threads, inference, embedders)
@@ -187,27 +187,27 @@ def cosine(one: EmbeddedFace, other: EmbeddedFace, generation: str) -> float:
 async def test_a_photo_has_the_same_faces_and_nearly_the_same_vectors(
     stages: Stages, photos: Path, size: tuple[int, int], places: list[tuple[str, int, int, int]]
 ) -> None:
-    fused, detected, apart = await stages.both(street(photos, size, places), "recognize")
+    fused, detected, separate = await stages.both(street(photos, size, places), "recognize")
     assert len(fused.faces) == len(places)
-    assert [geometry(face) for face in apart.faces] == [geometry(face) for face in fused.faces]
-    assert apart.models == fused.models
-    assert apart.received == fused.received
+    assert [geometry(face) for face in separate.faces] == [geometry(face) for face in fused.faces]
+    assert separate.models == fused.models
+    assert separate.received == fused.received
     generation = fused.models.generation or ""
-    assert min(cosine(*faces, generation) for faces in zip(fused.faces, apart.faces, strict=True)) >= 0.999
-    for i, face in enumerate(apart.faces):  # each cell has its own face: no other face's vector is as near
+    assert min(cosine(*faces, generation) for faces in zip(fused.faces, separate.faces, strict=True)) >= 0.999
+    for i, face in enumerate(separate.faces):  # each cell has its own face: no other face's vector is as near
         assert i == np.argmax([cosine(face, other, generation) for other in fused.faces])
     assert detected.sheet_key == f"{fused.received.object_key}.crops"
     assert sorted(face.cell for face in detected.faces if face.cell is not None) == list(range(len(places)))
 
 
 async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photos: Path) -> None:
-    fused, detected, apart = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
-    (one,), (other,) = fused.faces, apart.faces
+    fused, detected, separate = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
+    (one,), (other,) = fused.faces, separate.faces
     assert geometry(one) == geometry(other)
     assert one.crop is not None
     assert one.source is not None
     assert cosine(one, other, fused.models.generation or "") >= 0.99999
-    assert (apart.models, apart.ignored, apart.received) == (fused.models, fused.ignored, fused.received)
+    assert (separate.models, separate.ignored, separate.received) == (fused.models, fused.ignored, fused.received)
     assert detected.sheet_key is None
     assert await stages.stored() == {fused.received.object_key, one.crop.object_key}
 
@@ -216,8 +216,8 @@ async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     await announce_redetected(log, state)
-    fused, detected, apart = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
-    (one,), (same,) = fused.faces, apart.faces
+    fused, detected, separate = await stages.both((photos / "obama.jpg").read_bytes(), "learn")
+    (one,), (same,) = fused.faces, separate.faces
     assert set(one.vectors) == set(same.vectors) == {ACTIVE, CANDIDATE, REDETECTED}
     assert cosine(one, same, REDETECTED) >= 0.99999
     a, b = one.vector(ACTIVE), one.vector(REDETECTED)
@@ -252,10 +252,10 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     (face,) = live.faces
     opened = 0
 
-    async def redetect() -> Redetect:
+    async def redetect() -> Redetector:
         nonlocal opened
         opened += 1
-        return Redetect(generation.detector, stages.objects, stages.decoders, stages.crop_threads, stages.inference)
+        return Redetector(generation.detector, stages.objects, stages.decoders, stages.crop_threads, stages.inference)
 
     replay = ReembedStage(generation, stages.objects, stages.crop_threads, [stages.inference], state.erasures, redetect)
 
@@ -276,40 +276,40 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
         record = NewRecord(FACES_LEARNED.name, live.received.image_id, value.encode(), "acme")
         (output,) = await replay.handle([appended(record)])
         (again,) = FacesReembedded.decode(output.value).faces
-        return decoded_vector(again.vector)
+        return decode_vector(again.vector)
 
     np.testing.assert_allclose(await replayed(face.box), face.vector(REDETECTED), atol=1e-5)
-    assert (replay.not_seen, opened) == (0, 1)
+    assert (replay.not_found, opened) == (0, 1)
     assert np.abs(face.vector(REDETECTED) - face.vector(ACTIVE)).max() > 1e-4
     for box in ([0, 0, 20, 20], None):
         np.testing.assert_allclose(await replayed(box), face.vector(ACTIVE), atol=1e-5)
     await stages.objects.delete([live.received.object_key])
     np.testing.assert_allclose(await replayed(face.box), face.vector(ACTIVE), atol=1e-5)
-    assert (replay.not_seen, opened) == (3, 1)
+    assert (replay.not_found, opened) == (3, 1)
 
 
 async def test_who_is_ignored_beside_a_learned_face_is_passed_on(stages: Stages, photos: Path) -> None:
     photo = street(photos, (900, 500), [("obama", 60, 60, 400), ("biden", 700, 100, 100)])
-    fused, detected, apart = await stages.both(photo, "learn")
+    fused, detected, separate = await stages.both(photo, "learn")
     assert len(fused.ignored) == 1
-    assert detected.ignored == apart.ignored == fused.ignored
+    assert detected.ignored == separate.ignored == fused.ignored
 
 
 async def test_a_face_that_is_too_small_has_no_vector_and_no_cell(stages: Stages, photos: Path) -> None:
     photo = street(photos, (400, 300), [("obama", 20, 40, 200), ("biden", 330, 100, 24)])
-    fused, detected, apart = await stages.both(photo, "recognize")
+    fused, detected, separate = await stages.both(photo, "recognize")
     small = [face.side < SMALLEST_EMBEDDED for face in fused.faces]
     assert small == [False, True]
     assert [bool(face.vectors) for face in fused.faces] == [True, False]
-    assert [bool(face.vectors) for face in apart.faces] == [True, False]
+    assert [bool(face.vectors) for face in separate.faces] == [True, False]
     assert [face.cell for face in detected.faces] == [0, None]
-    assert [geometry(face) for face in apart.faces] == [geometry(face) for face in fused.faces]
+    assert [geometry(face) for face in separate.faces] == [geometry(face) for face in fused.faces]
 
 
 async def test_where_all_faces_are_too_small_there_is_no_sheet(stages: Stages, photos: Path) -> None:
-    fused, detected, apart = await stages.both(street(photos, (300, 200), [("biden", 100, 100, 24)]), "recognize")
+    fused, detected, separate = await stages.both(street(photos, (300, 200), [("biden", 100, 100, 24)]), "recognize")
     assert [face.vectors for face in fused.faces] == [{}]
-    assert [face.vectors for face in apart.faces] == [{}]
+    assert [face.vectors for face in separate.faces] == [{}]
     assert detected.sheet_key is None
     assert await stages.stored() == {fused.received.object_key}
 
@@ -321,10 +321,10 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
     for photo, purpose, faces in cases:
         record = await stages.announce(photo, purpose)
         (fused,) = await stages.fused.handle([record])
-        (apart,) = await stages.detect.handle([record])
-        assert apart == fused
-        assert apart.topic == RESULTS
-        said = Answer.decode(apart.value)
+        (separate,) = await stages.detect.handle([record])
+        assert separate == fused
+        assert separate.topic == RESULTS
+        said = Answer.decode(separate.value)
         assert said.status == 200
         assert len(said.body.members()["persons"]) == faces
     assert not any(key.endswith(".crops") for key in await stages.stored())
@@ -338,10 +338,10 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     assert len(await stages.stored()) == 4
     vectors = SqliteVectors(tmp_path / "vectors.db")
     store = GuardedStore(stages.objects, vectors, state.erasures)
-    keeping, forgetting = (Answers(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
+    keeping, forgetting = (AnswerStage(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
     answers = [
-        appended(answer(probe.received, 200, recognized())),
-        appended(answer(learned.received, 200, learned_body())),
+        appended(answer_record(probe.received, 200, recognized())),
+        appended(answer_record(learned.received, 200, learned_body())),
     ]
     fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
@@ -362,7 +362,7 @@ async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> Non
     await stages.objects.delete([sheet])
     with pytest.raises(ObjectMissing):
         await stages.embed.handle([appended(detected)])
-    assert stages.embed.received(appended(detected)) == ImageReceived.decode(record.value).model_copy(
+    assert stages.embed.event_of(appended(detected)) == ImageReceived.decode(record.value).model_copy(
         update={"received_at": record.timestamp}
     )
 
@@ -387,14 +387,14 @@ async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
 ) -> None:
     """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
     cases: list[tuple[Purpose, str]] = [
-        ("learn", erased_person("acme", "somebody")),
-        ("recognize", erased_directory("acme")),
+        ("learn", person_erasure_key("acme", "somebody")),
+        ("recognize", directory_erasure_key("acme")),
     ]
     for purpose, key in cases:
         record = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
         (detected,) = await stages.detect.handle([record])
         assert len(await stages.stored()) == 2
-        state.erasures.add(key, Mark(record.timestamp, 0))
+        state.erasures.add(key, ErasurePosition(record.timestamp, 0))
         with pytest.raises(Erased):
             await stages.embed.handle([appended(detected)])
         assert await stages.stored() == set()
@@ -415,6 +415,6 @@ async def test_an_image_that_goes_while_its_erasure_is_not_heard_of_yet_is_erase
     with pytest.raises(ObjectMissing):
         await stages.fused.handle([record])
     erasure = Erasure(at=record.timestamp, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, erased_image(record.key), erasure.encode())])
+    await log.append([NewRecord(ERASURES, image_erasure_key(record.key), erasure.encode())])
     with pytest.raises(Erased):
         await stages.fused.handle([record])

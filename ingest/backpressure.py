@@ -5,7 +5,7 @@ from collections.abc import Callable
 from schemas.errors import TooMuchInFlight
 
 
-class Pressure:
+class Backpressure:
     """Refuses requests while images wait too long. age_s: the age of the oldest interactive image that is not finished.
     `max_age` is in seconds.
     """

@@ -21,15 +21,15 @@ from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
+from stream.erase.erasures import NEVER, Erasures
 from stream.erase.guarded_store import GuardedStore
-from stream.erase.marks import NEVER, Erasures
 
 log = structlog.get_logger(__name__)
 
 HASH_IN_THREAD = 1 << 20
 
 
-class Accept:
+class UploadAcceptor:
     """Stores uploads and appends their events."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Accept:
         self._reply_to = reply_to
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def event(
+    async def make_event(
         self,
         upload: Upload,
         purpose: Purpose,
@@ -83,7 +83,7 @@ class Accept:
         """
         await self._erasures.refresh()
         image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
-        while (offset := self._erasures.mark_of_image(directory, person, image_id).offset) > erased:
+        while (offset := self._erasures.last_erasure_of_image(directory, person, image_id).offset) > erased:
             erased = offset
             image_id = image_id_of_request(directory or "", purpose, idempotency_key, erased)
         return image_id
@@ -102,7 +102,7 @@ class Accept:
             return answer
         metadata = await self._objects.metadata(received.object_key)
         if metadata is not None:
-            _require_same(ObjectMetadata.decoded(metadata).request_digest, received)
+            _require_same(ObjectMetadata.decode(metadata).request_digest, received)
         return None
 
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
@@ -120,7 +120,7 @@ class Accept:
         if not await self._store.put_upload(received.object_key, data, metadata, if_absent=repeatable):
             stored = await self._objects.metadata(received.object_key)
             if stored is not None:
-                _require_same(ObjectMetadata.decoded(stored).request_digest, received)
+                _require_same(ObjectMetadata.decode(stored).request_digest, received)
         try:
             await self._log.append([NewRecord(topic, received.image_id, received.encode())])
         except StorageFull:  # nothing was appended; after any other failure the event may exist, so the object is kept
@@ -136,7 +136,7 @@ class Accept:
             bytes=len(data),
         )
 
-    def one_at_a_time(self, image_id: str) -> asyncio.Lock:
+    def lock_of(self, image_id: str) -> asyncio.Lock:
         """The lock with which requests with the same Idempotency-Key are accepted one after the other."""
         return self._locks.setdefault(image_id, asyncio.Lock())
 
