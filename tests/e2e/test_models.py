@@ -179,7 +179,7 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
         "redetect", "centerface-mirror", "--name", "dlib-resnet29", code=2
     )
 
-    await learn_people(client, small_photos, "redetected")
+    await learn_people(client, small_photos, "others")
     before = (await system.generations())[OLD]["faces"]
     replay = system.begin("redetect", "centerface-mirror", "--rate", "1")
     async with asyncio.timeout(PATIENCE_S):
