@@ -1,5 +1,5 @@
-"""A worker in a separate process that crashes where test_worker.py says: python crashing_worker.py FOLDER MODE
-ORDER.
+"""A worker in a separate process that crashes where a test says: python crashing_worker.py LOG MODE ORDER. LOG is the
+folder of an embedded log, or the URL of a log, which takes the mode `killer` only.
 
 It runs until everything is committed, then ends with 0. With a mode that names a moment, the image `deadly` ends the
 process at that moment, once (exit code 77). The image `killer` ends it every time, by SIGKILL.
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPartition
+from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from schemas.records import ImageReceived
 from stream import lanes as lanes_module
@@ -95,10 +96,10 @@ class CrashingLog(SqliteLog):
         return CrashingConsumer(await super().consumer(group, topics, member=member, linger_s=linger_s), self)
 
 
-async def main(folder: Path, mode: str, *, ordered: bool) -> None:
+async def main(where: str, mode: str, *, ordered: bool) -> None:
     lanes_module.POLL_S = 0.05
-    death = Death(folder, mode)
-    log = CrashingLog(folder / "log.db", death)
+    death = Death(Path(where), mode)
+    log = open_log(where) if "://" in where else CrashingLog(Path(where) / "log.db", death)
     sequence_of = (lambda _: "") if ordered else None
     worker = Worker(
         log, CrashingStage(death), [IMAGES_RECEIVED], member="one", sequence_of=sequence_of, max_in_flight=8
@@ -112,4 +113,4 @@ async def main(folder: Path, mode: str, *, ordered: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], ordered=sys.argv[3] == "ordered"))
+    asyncio.run(main(sys.argv[1], sys.argv[2], ordered=sys.argv[3] == "ordered"))
