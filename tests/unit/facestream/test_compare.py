@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +27,10 @@ from sink.evaluate import comparing, leave_one_out
 from sink.evaluate.comparing import BestMatch, Difference, LearnedFaces, accuracy_of, find_differences, match_directory
 from sink.evaluate.leave_one_out import match_same_person
 from stream.generations import generation_record
+from tests.records import face_id
 from weights.manifest import manifest
 
 OLD, NEW = "dlib-resnet29-mirror", "new-one"
-
-
-def face_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 def unit(*values: float) -> Float32Array:

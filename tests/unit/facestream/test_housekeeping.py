@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import structlog.testing
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record, TopicSpec
+from backends.log import NewRecord, TopicSpec
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
@@ -25,6 +24,7 @@ from stream import object_listing
 from stream.erase.erasures import Erasures
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import TOPICS
+from tests.records import appended, image_id
 from weights.manifest import manifest
 
 
@@ -99,7 +99,7 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),
     )
     for made in (generation_record(active), active_record(active.name)):
-        stores.state.generations.apply(Record(made.topic, 0, 0, 0, made.key, made.value))
+        stores.state.generations.apply(appended(made))
     kept = set()
     for name, age_days, generation in (
         ("undecided", 14.0, None),
@@ -108,13 +108,13 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         ("learned", 16.0, active.name),
         ("learned before", 16.0, old.name),
     ):
-        image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        face_id = learned_face_id(image_id)
-        keys = {original_key(image_id, "learn"), crop_key(face_id)}
+        portrait = image_id(name)
+        face_id = learned_face_id(portrait)
+        keys = {original_key(portrait, "learn"), crop_key(face_id)}
         for key in keys:
-            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)
+            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=portrait)
         if generation is not None:
-            face = Face("obama", face_id, image_id, f"source of {name}", 1_000)
+            face = Face("obama", face_id, portrait, f"source of {name}", 1_000)
             await stores.vectors.put_faces([FaceVector("acme", generation, face, np.ones(128, np.float32))])
         if name != "given up":
             kept |= keys

@@ -1,7 +1,6 @@
 """Waiting requests get the answers from their replica's partition of `results`."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from schemas.errors import InvalidRequest, Unavailable
 from schemas.records import Answer
 from stream.topics import RESULTS
 from tests.answers import detected, refused
+from tests.records import image_id
 
 
 @pytest.fixture
@@ -36,10 +36,6 @@ async def replies(log: SqliteLog) -> AsyncIterator[Replies]:
     task.cancel()
     await asyncio.wait([task])
     await replies.close()
-
-
-def image_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 async def answer(log: SqliteLog, name: str, reply_to: str | None, status: int = 200) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backends.log import NewRecord
 from schemas.answers import Body
 from schemas.erasures import person_erasure_key
-from schemas.records import Erasure, ImageReceived
+from schemas.records import ImageReceived
 from stream.answers import answer_record
-from stream.topics import ERASURES, IMAGES_RECEIVED
+from stream.topics import IMAGES_RECEIVED
 from tests.answers import candidate, learned, recognized, recognized_person
+from tests.records import erasure_record
 from tests.unit.ingest.served import Served, picture, served
 
 ANSWERED_AT, ERASED_AT = 3, 4  # offsets in the directory's partition
@@ -37,8 +37,7 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
     while not (records := await reader.poll(1, 1.0)):
         pass
     await reader.close()
-    erasure = Erasure(at=1, partition=0, offset=ERASED_AT).encode()
-    await service.stores.log.append([NewRecord(ERASURES, person_erasure_key("acme", "ann"), erasure)])
+    await service.stores.log.append([erasure_record(person_erasure_key("acme", "ann"), offset=ERASED_AT)])
     received = ImageReceived.decode(records[0].value)
     body = body.model_copy(update={"image_id": received.image_id})
     await service.stores.log.append([answer_record(received, status, body, ANSWERED_AT)])

@@ -1,6 +1,5 @@
 """The choice of the face to learn, ignored faces, and faces in records."""
 
-import uuid
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,18 @@ from processors.detect import SMALLEST_LEARNED, choose_face, detection_records
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
 from schemas.ids import probe_face_id
-from schemas.records import ImageReceived, Options
+from schemas.records import Options
+from tests.records import face_id, image_id, image_received
 from weights.manifest import manifest
 
 MODEL = manifest().detector("centerface")
 CLEAR, WEAK = MODEL.enrolment_score, MODEL.enrolment_score - 0.01
-IMAGE_ID = str(uuid.UUID(int=7))
+IMAGE_ID = image_id("photo")
 
 
 def face(left: int, side: int, *, detection_score: float = 0.9) -> Detection:
     return Detection(
-        face_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{left} {side}")),
+        face_id=face_id(f"{left} {side}"),
         box=[left, 0, left + side, side],
         landmarks=[(0, 0)] * 5,
         score=0.99,
@@ -138,13 +138,7 @@ class Frame:
 
 
 def reported(sides: list[float], scores: list[float], **options: Any) -> list[Detection]:
-    received = ImageReceived(
-        image_id=IMAGE_ID,
-        purpose="detect",
-        media_type="image/jpeg",
-        sha256="0" * 64,
-        options=Options(**options),
-    )
+    received = image_received("photo", "detect", options=Options(**options))
     found = Detections(
         np.array([[10, 10, 10 + side, 10 + side] for side in sides], np.float32).reshape(-1, 4),
         np.array(scores, np.float32),

@@ -21,14 +21,14 @@ from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import ObjectMissing, Unavailable
 from schemas.faces import encode_vector
 from schemas.ids import learned_face_id, new_image_id, original_key, sheet_key
-from schemas.records import Answer, EraseRequested, FacesEmbedded, FacesReembedded, ReembeddedFace, decode_embedded
+from schemas.records import Answer, EraseRequested, FacesReembedded, ReembeddedFace
 from sink.answers import AnswerStage
 from sink.sink import Sink
-from stream.answers import dead_letter_record
 from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
-from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
-from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, image_id, names, original_of, vector
+from stream.topics import ERASURES, FACES_LEARNED, RESULTS, TOPICS
+from tests.records import appended, dead_letter_of, image_id, image_received
+from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, names, original_of, vector
 from tests.unit.stream.stages import values
 from weights.manifest import manifest
 
@@ -149,22 +149,13 @@ def learn(
     stream: Stream, name: str, person: str, seed: int, *, directory: str = "acme", received_at: int = 500
 ) -> Record:
     """The record of a learned face, with a vector of each generation."""
-    record = stream.learn(name, person, seed, directory=directory)
-    event = decode_embedded(record.value)
-    assert isinstance(event, FacesEmbedded)
-    face = event.faces[0]
-    face = face.model_copy(update={"vectors": face.vectors | {CANDIDATE: encode_vector(vector(seed))}})
-    value = event.model_copy(update={"faces": [face], "received_at": received_at}).encode()
-    return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value)
+    generations = (GENERATION, CANDIDATE)
+    return stream.learn(name, person, seed, directory=directory, received_at=received_at, generations=generations)
 
 
 def photo(stream: Stream, name: str, *seeds: int) -> Record:
     """Sent after all commands."""
-    record = stream.recognize(name, *seeds)
-    event = decode_embedded(record.value)
-    assert isinstance(event, FacesEmbedded)
-    value = event.model_copy(update={"received_at": LATER}).encode()
-    return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value)
+    return stream.recognize(name, *seeds, received_at=LATER)
 
 
 def only(portrait: str) -> dict[str, str]:
@@ -243,7 +234,7 @@ async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores
         async def stored(records: list[Record]) -> None:
             outputs = [it for it in await sink.handle(records) if it.topic == RESULTS]
             now = int(time.time() * 1000)
-            await stage.handle([Record(RESULTS, 0, 0, now, it.key, it.value) for it in outputs])
+            await stage.handle([appended(it, at=now) for it in outputs])
 
         portraits = [learn(stream, "portrait", "obama", 1), learn(stream, "second", "biden", 2)]
         await stored([*portraits, stream.recognize("photo", 1, 2), stream.recognize("other", 2, top=1)])
@@ -345,7 +336,7 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
             ]
             given = [it for it in await sink.handle(before) if it.topic == RESULTS]
             stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
-            await stage.handle([Record(RESULTS, 0, 0, int(time.time() * 1000), it.key, it.value) for it in given])
+            await stage.handle([appended(it, at=int(time.time() * 1000)) for it in given])
         of_image = only(portrait) if what in ("face", "image") else {}
         command = erase(stream, directory, **({} if what == "directory" else {"person": "obama"}), **of_image)
         stores.step.arm(call)
@@ -394,12 +385,11 @@ async def test_the_pictures_of_a_directory_go_and_later_ones_stay(stores: Stores
 async def test_what_is_among_the_dead_letters_loses_its_pictures(
     stores: Stores, sink: Sink, stream: Stream, command: dict[str, str]
 ) -> None:
-    for name, person, directory in (("a", "obama", "acme"), ("b", "biden", "acme"), ("c", "obama", "other")):
+    portraits = (("a", "obama", "acme"), ("b", "biden", "acme"), ("c", "obama", "other"))
+    for offset, (name, person, directory) in enumerate(portraits):
         await stores.keep(name, person, directory)
-        event = decode_embedded(learn(stream, name, person, 1, directory=directory).value)
-        assert isinstance(event, FacesEmbedded)
-        source = Record(IMAGES_RECEIVED, 0, ord(name), 500, image_id(name), b"")
-        await stores.log.append([dead_letter_record(source, event.received, ObjectMissing("x"), 3)])
+        event = image_received(name, "learn", person=person, directory=directory)
+        await stores.log.append([dead_letter_of(event, error=ObjectMissing("x"), at=500, offset=offset)])
     assert statuses(await sink.handle([erase(stream, **command)])) == [200]
     left = {"b", "c"} if command else {"c"}
     assert {original_of(name) for name in "abc"} & await stores.keys() == {original_of(name) for name in left}
@@ -417,7 +407,7 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])
         await sink.handle([erase(stream, person="obama")])
         now = int(time.time() * 1000)
-        await stage.handle([Record(RESULTS, 0, 0, now, it.key, it.value) for it in given if it.topic == RESULTS])
+        await stage.handle([appended(it, at=now) for it in given if it.topic == RESULTS])
     stored = [it.value async for page in stores.vectors.read_answers() for it in page]
     assert len(stored) == 2
     assert "obama" not in json.dumps(stored)

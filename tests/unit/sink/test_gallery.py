@@ -1,7 +1,5 @@
 """Edge cases of the gallery: no people, one person, more rows than a block, more probes than fit into one product."""
 
-import uuid
-
 import numpy as np
 import pytest
 
@@ -9,12 +7,9 @@ import sink.match.gallery
 from backends.vectors import FaceBlock
 from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
+from tests.records import face_id
 
 DIMENSION = 16
-
-
-def face_id(name: object) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
 
 
 def faces(people: list[str], vectors: Float32Array) -> FaceBlock:

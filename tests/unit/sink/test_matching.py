@@ -1,6 +1,5 @@
 """Matching: from similarities to the persons of an answer."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,24 +17,15 @@ from schemas.generation_records import Generation
 from schemas.records import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, match_photos
+from tests.records import embedded_face, face_id
 from weights.manifest import manifest
 
 GENERATION = manifest().generation("dlib-resnet29-mirror")
 DIMENSION = GENERATION.dimension
 
 
-def face_id(name: object) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
-
-
 def seen(number: int) -> EmbeddedFace:
-    return EmbeddedFace(
-        face_id=face_id(f"seen {number}"),
-        box=[number, 0, number + 50, 50],
-        landmarks=[(1, 1)] * 5,
-        score=0.9,
-        detection_score=0.8,
-    )
+    return embedded_face(face_id(f"seen {number}"), box=[number, 0, number + 50, 50])
 
 
 def axis(number: int) -> Float32Array:

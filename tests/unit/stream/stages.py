@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -21,20 +20,14 @@ from stream.answers import answer_record
 from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
+from tests.records import image_received
 
 PATIENCE_S = 20.0
 
 
 def image(name: str) -> ImageReceived:
     """An image whose file name tells the stage what to do with it."""
-    return ImageReceived(
-        image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
-        purpose="recognize",
-        directory="acme",
-        media_type="image/jpeg",
-        sha256="0" * 64,
-        filename=name,
-    )
+    return image_received(name, filename=name)
 
 
 class Stage:

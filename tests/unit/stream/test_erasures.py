@@ -1,6 +1,5 @@
 """The erasures that every process knows."""
 
-import uuid
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,12 +8,13 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
-from schemas.records import Erasure
 from stream.erase.erasures import NEVER, ErasurePosition, Erasures, object_keys_of_image
 from stream.topics import ERASURES
+from tests.records import erasure_keys, erasure_record, image_id
 
-IMAGE_ID, OTHER_IMAGE_ID = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("image", "other"))
+IMAGE_ID, OTHER_IMAGE_ID = image_id("image"), image_id("other")
 FACE_ID = learned_face_id(IMAGE_ID)
+KEYS = erasure_keys("image")
 MARK = ErasurePosition(time_ms=1_000, offset=7)
 
 
@@ -27,15 +27,7 @@ async def erasures(log: SqliteLog) -> AsyncIterator[Erasures]:
 
 
 def record(key: str, mark: ErasurePosition) -> NewRecord:
-    return NewRecord(ERASURES, key, Erasure(at=mark.time_ms, partition=3, offset=mark.offset).encode())
-
-
-KEYS = {
-    "image": image_erasure_key(IMAGE_ID),
-    "face": face_erasure_key(FACE_ID),
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-}
+    return erasure_record(key, at=mark.time_ms, partition=3, offset=mark.offset)
 
 
 @pytest.mark.parametrize("what", KEYS)

@@ -9,7 +9,7 @@ import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
 from facestream.runtime.stores import create_stores, open_stores
@@ -18,6 +18,7 @@ from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import MODELS
+from tests.records import appended
 from tests.unit.stream.stages import until
 from weights.manifest import manifest
 
@@ -179,7 +180,7 @@ def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said:
     last = {record.key: offset for offset, record in enumerate(records)}
     followed_it, reads_it = (Generations(SqliteLog(Path("unused")), manifest().generation(DEFAULT)) for _ in range(2))
     for offset, record in enumerate(records):
-        taken = Record(MODELS, 0, offset, 0, record.key, record.value)
+        taken = appended(record, offset=offset)
         followed_it.apply(taken)
         if last[record.key] == offset:
             reads_it.apply(taken)

@@ -1,24 +1,19 @@
 """Data that a suspended worker has written after an erasure is deleted, and nothing else."""
 
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
-from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
-from schemas.errors import ProcessingFailed
-from schemas.faces import Crop
-from schemas.ids import crop_key, learned_face_id, original_key
-from schemas.records import FaceLearned, ImageReceived
-from stream.answers import dead_letter_record
+from schemas.ids import original_key
 from stream.erase.erasures import ErasurePosition, object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
-from stream.topics import FACES_LEARNED, IMAGES_RECEIVED
+from stream.topics import FACES_LEARNED
+from tests.records import dead_letter_of, erasure_keys, face_learned, image_id, image_received
 from tests.unit.stream.stages import values
 
 MARK = ErasurePosition(time_ms=1_000, offset=7)
@@ -31,24 +26,9 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
     await store.close()
 
 
-def image_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-
-
 def learned(name: str, learned_at: int, person: str = "obama") -> NewRecord:
-    face_id = learned_face_id(image_id(name))
-    value = FaceLearned(
-        directory="acme",
-        person=person,
-        face_id=face_id,
-        image_id=image_id(name),
-        source="source",
-        crop=Crop(object_key=crop_key(face_id), landmarks=[(1.0, 1.0)] * 5),
-        detector="centerface",
-        learned_at=learned_at,
-        generations=[],
-    )
-    return NewRecord(FACES_LEARNED.name, image_id(name), value.encode(), "acme")
+    value = face_learned(name, learned_at=learned_at, person=person)
+    return NewRecord(FACES_LEARNED.name, value.image_id, value.encode(), "acme")
 
 
 async def put(objects: FileObjects, *names: str) -> None:
@@ -66,12 +46,7 @@ async def last(log: SqliteLog) -> dict[str, bool]:
     return {it.key: it.value is not None for it in await values(log, FACES_LEARNED.name)}
 
 
-KEYS = {
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-    "image": image_erasure_key(image_id("behind")),
-    "face": face_erasure_key(learned_face_id(image_id("behind"))),
-}
+KEYS = erasure_keys("behind")
 
 
 @pytest.mark.parametrize("what", KEYS)
@@ -116,17 +91,8 @@ async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
     log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
 ) -> None:
     await put(objects, "portrait")
-    event = ImageReceived(
-        image_id=image_id("portrait"),
-        purpose="learn",
-        directory="acme",
-        person="obama",
-        media_type="image/png",
-        sha256="0" * 64,
-        received_at=received_at,
-    )
-    source = Record(IMAGES_RECEIVED, 0, 0, received_at, event.image_id, event.encode())
-    await log.append([dead_letter_record(source, event, ProcessingFailed("x"), 3)])
+    event = image_received("portrait", "learn", received_at=received_at)
+    await log.append([dead_letter_of(event, at=received_at)])
     state.erasures.add(KEYS["person"], MARK)
     await delete_leftovers(log, objects, state.erasures)
     assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

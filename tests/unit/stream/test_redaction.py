@@ -1,7 +1,6 @@
 """No answer names an erased person, unless its record is after the erase command; everything else in it is kept."""
 
 import json
-import uuid
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,11 @@ from schemas.records import Answer
 from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.redaction import redact
 from tests import answers as bodies
+from tests.records import face_id, image_id
 
 PEOPLE = ["anna", "bert", "carl"]
-IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
-FACE_IDS = {(person, i): str(uuid.uuid5(uuid.NAMESPACE_URL, f"{person} {i}")) for person in PEOPLE for i in range(2)}
+IMAGE_ID = image_id("image")
+FACE_IDS = {(person, i): face_id(f"{person} {i}") for person in PEOPLE for i in range(2)}
 
 
 def candidate(person: str, portrait: int = 0, similarity: float = 0.9) -> CandidatePerson:

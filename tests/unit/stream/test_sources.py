@@ -20,7 +20,7 @@ from backends.sqlite.vectors import SqliteVectors
 from schemas.erasures import image_erasure_key
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
-from schemas.records import DeadLetter, Erasure, ImageReceived, Source
+from schemas.records import DeadLetter, ImageReceived, Purpose, Source
 from stream.answers import answer_record
 from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.guarded_store import GuardedStore
@@ -29,6 +29,7 @@ from stream.sources import SourceCopier
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
+from tests.records import erasure_record, image_received
 from tests.unit.backends.s3_stand_in import answer as s3_answer
 from tests.unit.backends.s3_stand_in import error, stand_in
 from tests.unit.stream.stages import Stage, answers, quick_and_quiet, running, send, until, values
@@ -44,16 +45,11 @@ def png(colour: int = 0) -> bytes:
     return file.getvalue()
 
 
-def event(key: str, bucket: str = OURS, etag: str | None = None, **changes: Any) -> ImageReceived:
+def event(
+    key: str, bucket: str = OURS, purpose: Purpose = "learn", *, etag: str | None = None, **members: Any
+) -> ImageReceived:
     source = Source(bucket=bucket, key=key, etag=etag)
-    members = {
-        "image_id": str(uuid.uuid4()),
-        "purpose": "learn",
-        "directory": "acme",
-        "person": "Ann",
-        "source": source,
-    }
-    return ImageReceived.model_validate(members | changes)
+    return image_received(uuid.uuid4(), purpose, source=source, **members)
 
 
 @pytest.fixture
@@ -133,8 +129,7 @@ async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
     await objects.put("incoming/acme/1.png", png())
     await sources.read_original(received, AT)
     await objects.delete(["incoming/acme/1.png"])
-    erasure = Erasure(at=AT, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, image_erasure_key(received.image_id), erasure.encode())])
+    await log.append([erasure_record(image_erasure_key(received.image_id), at=AT)])
     with pytest.raises(Erased):
         await sources.read_original(received, AT)
     assert await objects.metadata(received.object_key) is None
@@ -160,9 +155,7 @@ async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: Guard
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
         await SourceCopier(objects, store, [OURS, "others"], LARGEST).read_original(received, AT)
     with pytest.raises(ForbiddenSource):
-        await SourceCopier(objects, store, [], LARGEST).read_original(
-            event(key, bucket, purpose="detect", directory=None, person=None), AT
-        )
+        await SourceCopier(objects, store, [], LARGEST).read_original(event(key, bucket, "detect", directory=None), AT)
     assert await objects.metadata(received.object_key) is None
 
 
