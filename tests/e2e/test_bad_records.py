@@ -31,7 +31,7 @@ async def listed(data: Path, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_nothing(
+async def test_invalid_records_of_other_producers_become_dead_letters_and_the_service_continues(
     serving: Serving, client: Client, small_photos: Path
 ) -> None:
     gone = image_received(uuid.uuid4(), directory="dead")

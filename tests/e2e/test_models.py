@@ -115,7 +115,7 @@ async def until_active(client: Client, picture: Path, directory: str, generation
 
 
 @on_the_real_servers
-async def test_from_one_model_to_another_and_back(
+async def test_switching_to_another_model_and_back(
     system: System, client: Client, small_photos: Path, tmp_path: Path, weights_folder: Path
 ) -> None:
     await learn_people(client, small_photos, "d")
@@ -169,7 +169,7 @@ async def test_from_one_model_to_another_and_back(
 
 
 @in_one_process
-async def test_from_one_detector_to_another_and_back(system: System, client: Client, small_photos: Path) -> None:
+async def test_switching_to_another_detector_and_back(system: System, client: Client, small_photos: Path) -> None:
     new, people = f"{OLD}.centerface-mirror", {"obama.jpg": "one", "biden.jpg": "two"}
     for name, person in people.items():
         assert (await client.post("/learn", small_photos / name, person=person, directory="redetected"))[0] == 201
@@ -209,7 +209,9 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
     assert f"{before + 2} vectors deleted" in await system.facestream("models", "retire", new)
 
 
-async def test_a_directory_moves(system: System, client: Client, small_photos: Path, tmp_path: Path) -> None:
+async def test_a_directory_is_exported_and_imported_under_another_name(
+    system: System, client: Client, small_photos: Path, tmp_path: Path
+) -> None:
     for name in ("obama", "biden"):
         assert (await client.post("/learn", small_photos / f"{name}.jpg", person=name, directory="from"))[0] == 201
     file = tmp_path / "from.tar"

@@ -74,7 +74,7 @@ def test_heads_are_decoded_as_a_naive_loop_does() -> None:
         np.testing.assert_allclose(found.landmarks.reshape(-1, 10), [each[2] for each in expected], atol=1e-3)
 
 
-def test_a_scale_gives_the_originals_pixels() -> None:
+def test_boxes_are_scaled_to_the_pixels_of_the_original() -> None:
     maps = heads()
     for found, half_scale in zip(decoded(maps, 0.5), decoded(maps, 0.5, scale=2.0), strict=True):
         np.testing.assert_allclose(half_scale.boxes, found.boxes / 2, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:
     np.testing.assert_allclose(merged.boxes[0], [105, 95, 205, 205])
 
 
-def test_a_part_of_a_face_from_another_pass_is_that_face() -> None:
+def test_a_part_of_a_face_found_in_another_pass_is_merged_into_the_face() -> None:
     whole, part = (100, 100, 300, 300, 0.9), (150, 110, 230, 200, 0.7)
     assert iou(list(whole[:4]), list(part[:4])) < boxes.OVERLAP
     np.testing.assert_allclose(merge_passes([faces(whole), faces(part)]).scores, [0.9])

@@ -192,7 +192,7 @@ async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photo
     assert await stages.stored() == {fused.received.object_key, one.crop.object_key}
 
 
-async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_sees_it(
+async def test_a_learned_face_is_also_cut_by_the_landmarks_of_another_generations_detector(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     await announce_redetected(log, state)
@@ -265,7 +265,7 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     assert (replay.not_found, opened) == (3, 1)
 
 
-async def test_who_is_ignored_beside_a_learned_face_is_passed_on(stages: Stages, photos: Path) -> None:
+async def test_ignored_faces_beside_a_learned_face_are_passed_on(stages: Stages, photos: Path) -> None:
     photo = street(photos, (900, 500), [("obama", 60, 60, 400), ("biden", 700, 100, 100)])
     fused, detected, separate = await stages.both(photo, "learn")
     assert len(fused.ignored) == 1
@@ -291,7 +291,7 @@ async def test_where_all_faces_are_too_small_there_is_no_sheet(stages: Stages, p
     assert await stages.stored() == {fused.received.object_key}
 
 
-async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos: Path) -> None:
+async def test_images_that_need_no_gallery_are_answered_at_once(stages: Stages, photos: Path) -> None:
     nobody = street(photos, (300, 200), [])
     somebody = (photos / "biden.jpg").read_bytes()
     cases: list[tuple[bytes, Purpose, int]] = [(nobody, "recognize", 0), (nobody, "detect", 0), (somebody, "detect", 1)]
@@ -307,7 +307,7 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
     assert not any(key.endswith(".crops") for key in await stages.stored())
 
 
-async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_answer(
+async def test_if_probes_are_not_kept_the_photo_and_its_sheet_are_deleted_with_the_answer(
     stages: Stages, state: SystemState, photos: Path, tmp_path: Path
 ) -> None:
     probe, _, _ = await stages.both((photos / "biden.jpg").read_bytes(), "recognize")
@@ -327,7 +327,7 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     await vectors.close()
 
 
-async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> None:
+async def test_a_deleted_sheet_raises_object_missing(stages: Stages, photos: Path) -> None:
     """The sheet is deleted with the answer. When the record is repeated, the embed stage sees that it is too late."""
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
     (detected,) = await stages.detect.handle([record])
@@ -356,7 +356,7 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
     assert {it.models.generation for it in (learned, learned_apart, probe, probe_apart)} == {ACTIVE}
 
 
-async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
+async def test_every_stage_drops_an_image_that_was_erased_after_it_was_received(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
@@ -381,7 +381,7 @@ async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
         await stages.objects.delete(list(await stages.stored()))
 
 
-async def test_an_image_that_goes_while_its_erasure_is_not_heard_of_yet_is_erased_not_missing(
+async def test_an_image_deleted_by_an_erasure_still_unknown_to_the_stage_is_reported_as_erased(
     stages: Stages, log: SqliteLog, photos: Path
 ) -> None:
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")

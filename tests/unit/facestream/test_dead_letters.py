@@ -125,7 +125,7 @@ class TestInBothSettings:
     def url(self, either_url: str) -> str:
         return either_url
 
-    async def test_what_failed_is_listed_and_retried_until_it_is_answered(self, log: EventLog, run: Run) -> None:
+    async def test_a_failed_image_is_listed_and_retried_until_it_is_answered(self, log: EventLog, run: Run) -> None:
         stage = Broken()
         broken = image("broken").image_id
 
@@ -211,7 +211,7 @@ async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, ru
     assert (lines[0]["image_id"], lines[2]["image_id"]) == (image("a").image_id, "key")
 
 
-async def test_one_is_shown_with_its_event(log: EventLog, run: Run) -> None:
+async def test_show_prints_a_dead_letter_with_its_event(log: EventLog, run: Run) -> None:
     await log.append([dead_letter_of(learn("photo"), at=7_000)])
     (place,) = await ids(log)
     event = learn("photo", received_at=7_000)
@@ -227,7 +227,7 @@ async def test_one_is_shown_with_its_event(log: EventLog, run: Run) -> None:
     assert whole["id"] == place
 
 
-async def test_a_record_of_somebody_else_does_not_steer_the_terminal(log: EventLog, run: Run) -> None:
+async def test_control_characters_of_a_record_do_not_reach_the_terminal(log: EventLog, run: Run) -> None:
     hostile = ProcessingFailed("\x1b[2J\tred\n\x9b31m")
     await log.append([dead_letter_of(None, error=hostile, key="\x1b[31m\t\n")])
     (place,) = await ids(log)
@@ -245,7 +245,7 @@ async def test_a_record_of_somebody_else_does_not_steer_the_terminal(log: EventL
         (150, ["id", "when", "code", "attempts", "from", "purpose", "directory", "reason"]),
     ],
 )
-async def test_on_a_terminal_it_is_a_table(
+async def test_on_a_terminal_list_prints_a_table(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, run: Run, width: int, columns: list[str]
 ) -> None:
     await log.append([dead_letter_of(learn("photo"))])
@@ -260,7 +260,7 @@ async def test_on_a_terminal_it_is_a_table(
 # Which are meant.
 
 
-async def test_an_image_names_its_dead_letter_where_it_has_one(log: EventLog, run: Run) -> None:
+async def test_an_image_id_selects_a_dead_letter_if_the_image_has_only_one(log: EventLog, run: Run) -> None:
     await log.append(
         [
             dead_letter_of(image("a")),
@@ -293,9 +293,7 @@ async def test_an_image_names_its_dead_letter_where_it_has_one(log: EventLog, ru
         (("--all", "--directory", "\n"), "--directory: a name must not"),
     ],
 )
-async def test_what_is_not_said_clearly_is_refused(
-    run: Run, action: str, arguments: tuple[str, ...], said: str
-) -> None:
+async def test_unclear_arguments_are_refused(run: Run, action: str, arguments: tuple[str, ...], said: str) -> None:
     done = await run(action, *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
@@ -308,7 +306,7 @@ async def test_without_the_topics_it_says_what_to_do(run: Run) -> None:
 
 
 @pytest.mark.parametrize("action", [(), ("retry",), ("drop",)])
-async def test_help_teaches_with_examples(run: Run, action: tuple[str, ...]) -> None:
+async def test_help_shows_examples(run: Run, action: tuple[str, ...]) -> None:
     done = await run(*action, "--help")
     assert done.code == 0
     assert done.out.count("  facestream dead-letters ") >= 2
@@ -332,7 +330,7 @@ async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -
     assert {it.content.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
 
 
-async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, run: Run) -> None:
+async def test_a_dead_letter_without_an_image_can_be_dropped_but_not_retried(log: SqliteLog, run: Run) -> None:
     await log.append([dead_letter_of(None, offset=1), dead_letter_of(image("good"), offset=2)])
     bad = next(it.id for it in await open_letters(log) if it.event is None)
     one = await run("retry", bad)
@@ -353,7 +351,7 @@ LEARNED = learn("erased")
 
 
 @pytest.mark.parametrize("key", [pytest.param(key, id=what) for what, key in erasure_keys("erased").items()])
-async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
+async def test_an_image_erased_after_it_was_received_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
     await log.append(
         [dead_letter_of(LEARNED, at=1_000, offset=1), dead_letter_of(learn("other", directory="b"), offset=2)]
     )
@@ -366,7 +364,7 @@ async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run:
     assert await ids(log) == []
 
 
-async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
+async def test_an_image_received_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
     await log.append([dead_letter_of(LEARNED, at=1_001)])
     await log.append([erasure_record(erasure_keys("erased")["person"], at=1_000)])
     assert (await run("retry", "--all")).code == 0
@@ -411,7 +409,7 @@ class Keyboard(io.StringIO):
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [("y\n", 0, 0), ("YES\n", 0, 0), ("\n", 1, 2), ("n\n", 1, 2), ("", 1, 2)]
 )
-async def test_all_are_dropped_only_when_that_is_meant(
+async def test_all_are_dropped_only_after_the_user_has_confirmed(
     log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
 ) -> None:
     await log.append([dead_letter_of(image("a"), offset=1), dead_letter_of(image("b"), offset=2)])
@@ -423,7 +421,7 @@ async def test_all_are_dropped_only_when_that_is_meant(
     assert len(await ids(log)) == left
 
 
-async def test_where_nobody_can_be_asked_yes_is_needed(
+async def test_without_a_terminal_dropping_all_requires_the_flag_yes(
     log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await log.append(
@@ -456,7 +454,7 @@ async def test_a_record_that_was_given_up_twice_is_one_dead_letter(log: EventLog
     assert [it.content.offset for it in await open_letters(log)] == [2]
 
 
-async def test_a_word_on_a_letter_past_its_retention_is_of_no_other(tmp_path: Path) -> None:
+async def test_closing_an_expired_dead_letter_closes_no_other_one(tmp_path: Path) -> None:
     now = time.time()
     log = SqliteLog(tmp_path / "log.db", clock=lambda: now)
     await log.create_topics(TOPICS)
@@ -471,7 +469,7 @@ async def test_a_word_on_a_letter_past_its_retention_is_of_no_other(tmp_path: Pa
     await log.close()
 
 
-async def test_what_is_no_dead_letter_is_passed_over(log: EventLog) -> None:
+async def test_invalid_records_in_the_topic_are_skipped(log: EventLog) -> None:
     hostile = [None, b"", b"{}", b'{"closed": "retried"}', b'{"closed": "retried", "letter": 7}']
     await log.append([NewRecord(DEAD_LETTERS, image("a").image_id, value) for value in hostile])
     await log.append([dead_letter_of(image("a"))])
@@ -490,7 +488,7 @@ def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
     assert json.loads(made.value or b"")["event"]["received_at"] == 1_000
 
 
-def test_a_dead_letter_of_what_another_producer_sent_came_no_later_than_its_record() -> None:
+def test_a_received_at_later_than_its_record_is_not_believed() -> None:
     for said, expected in ((None, 9_000), (10_000, 9_000), (1_000, 1_000)):
         made = dead_letter_of(learn("a", received_at=said), at=9_000)
         assert json.loads(made.value or b"")["event"]["received_at"] == expected

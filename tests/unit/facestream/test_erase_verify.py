@@ -112,7 +112,7 @@ LEFT: dict[str, tuple[str, Plant]] = {
 }
 
 
-async def test_where_nothing_was_ever_erased_nothing_is_left(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_without_erasures_verify_finds_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(data) as stores:
         for _, plant in LEFT.values():
             await plant(stores)
@@ -125,7 +125,7 @@ async def test_where_nothing_was_ever_erased_nothing_is_left(data: Path, capsys:
 
 @pytest.mark.parametrize("what", ["person", "directory"])
 @pytest.mark.parametrize("planted", LEFT)
-async def test_what_is_left_in_a_store_is_found(
+async def test_verify_finds_erased_data_in_each_store(
     data: Path, capsys: pytest.CaptureFixture[str], planted: str, what: str
 ) -> None:
     store, plant = LEFT[planted]
@@ -140,7 +140,7 @@ async def test_what_is_left_in_a_store_is_found(
 
 
 @pytest.mark.parametrize("what", ["image", "face"])
-async def test_what_is_left_of_an_erased_image_or_face_is_found(
+async def test_verify_finds_data_of_an_erased_image_or_face(
     data: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     async with opened(data) as stores:
@@ -152,7 +152,9 @@ async def test_what_is_left_of_an_erased_image_or_face_is_found(
     assert all(said[it].startswith("1 left: ") for it in ("vectors", "answers", "objects"))
 
 
-async def test_who_was_learned_again_is_not_left_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_verify_accepts_data_of_a_person_who_was_learned_again(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with opened(data) as stores:
         await erased(stores, at=NOW - HOUR_MS)
         await put_vector(stores)
@@ -166,9 +168,7 @@ async def test_who_was_learned_again_is_not_left_over(data: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_what_is_left_of_an_answer_is_not_left_over(
-    data: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
+async def test_verify_accepts_a_redacted_answer(data: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     async with opened(data) as stores:
         await erased(stores, what)
         erasures = Erasures(stores.log)
@@ -180,7 +180,7 @@ async def test_what_is_left_of_an_answer_is_not_left_over(
 
 
 @pytest.mark.parametrize("prefix", ["learn", "recognize"])
-async def test_a_picture_whose_event_came_after_the_erasure_is_not_left_over(
+async def test_verify_accepts_a_picture_whose_event_came_after_the_erasure(
     data: Path, capsys: pytest.CaptureFixture[str], prefix: str
 ) -> None:
     """The picture was stored before the directory was erased, and its event appended afterwards."""
@@ -192,7 +192,7 @@ async def test_a_picture_whose_event_came_after_the_erasure_is_not_left_over(
 
 
 @pytest.mark.parametrize(("age_s", "deleted"), [(600, False), (1_200, True)])
-async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apart(
+async def test_verify_reports_pictures_of_unacknowledged_uploads_separately(
     data: Path, capsys: pytest.CaptureFixture[str], age_s: float, deleted: bool
 ) -> None:
     key = original_key(IMAGE_ID, "learn")
@@ -208,9 +208,7 @@ async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apar
         assert (await stores.objects.metadata(key) is None) == deleted
 
 
-async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_verify_finds_the_picture_of_an_accepted_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(data) as stores:
         await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
         await _pass(stores, "processors", IMAGES_RECEIVED)
@@ -221,7 +219,7 @@ async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
     assert (code, said["objects"].split(":")[0]) == (1, "2 left")
 
 
-async def test_what_is_under_way_is_waited_for(
+async def test_verify_waits_for_images_in_flight(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The case of a portrait that no stage has handled yet: the stage that handles its record will drop it."""
@@ -245,7 +243,7 @@ async def test_what_is_under_way_is_waited_for(
     assert (code, said["objects"]) == (0, "nothing left")
 
 
-async def test_what_nobody_handles_is_not_waited_for_for_long(
+async def test_verify_does_not_wait_long_for_records_that_nobody_handles(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erase, "STUCK_S", 0.5)
@@ -307,7 +305,7 @@ TELLING: dict[
 
 
 @pytest.mark.parametrize("what", TELLING)
-async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
+async def test_verify_lists_records_about_erased_data_with_their_end_of_retention(
     data: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     record, days = TELLING[what]
@@ -326,7 +324,7 @@ async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
     assert goes == pytest.approx(time.time() + days * 86_400, abs=120)
 
 
-async def test_a_face_that_was_written_behind_its_erasure_is_deleted_from_the_changelog(
+async def test_verify_deletes_a_face_from_the_changelog_that_was_written_after_its_erasure(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with opened(data) as stores:

@@ -82,7 +82,7 @@ async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data
         )
 
 
-async def test_somebody_who_is_erased_meanwhile_is_not_imported(
+async def test_a_person_erased_during_the_import_is_not_imported(
     file: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with opened(data) as stores:

@@ -132,7 +132,7 @@ async def handled(processor: FusedStage, received: ImageReceived, *, erased: boo
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
-async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
+async def test_a_crop_stored_while_its_person_is_erased_is_deleted(
     objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
     received = image_received("portrait", "learn", sha256=hashlib.sha256(PNG).hexdigest())
@@ -144,7 +144,7 @@ async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
-async def test_a_source_that_is_copied_while_its_person_is_erased_goes_again(
+async def test_the_copy_of_a_source_made_while_its_person_is_erased_is_deleted(
     objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
     name = "incoming/acme/1.png"

@@ -45,13 +45,13 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
         return response.status, await response.json()
 
 
-async def test_who_was_erased_is_not_named_to_who_waits_for_a_recognition(service: Served) -> None:
+async def test_a_waiting_recognize_request_does_not_get_the_name_of_an_erased_person(service: Served) -> None:
     status, body = await asked(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
     assert (status, body["persons"][0]["id"], body["persons"][0]["reason"]) == (200, None, "erased")
     assert "ann" not in json.dumps(body)
 
 
-async def test_who_learned_somebody_is_told_so_and_later_that_they_were_erased(service: Served) -> None:
+async def test_a_waiting_learn_request_gets_201_and_its_stored_answer_is_erased(service: Served) -> None:
     told = learned("ann")
     status, body = await asked(service, "learn", 201, told, person="ann")
     assert (status, body["persons"]) == (201, told.members()["persons"])

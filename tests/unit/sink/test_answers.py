@@ -88,7 +88,7 @@ async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     assert bodies == [second, fourth]
 
 
-async def test_an_answer_past_its_day_is_not_stored_again(
+async def test_an_expired_answer_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     """After a long stop the stage reads old records, whose answers have expired."""
@@ -99,7 +99,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
-async def test_a_missing_picture_never_takes_the_place_of_an_answer(
+async def test_object_missing_never_replaces_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
@@ -111,7 +111,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
     assert found.status == 200
 
 
-async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
+async def test_object_missing_is_stored_if_there_is_no_other_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
@@ -126,7 +126,7 @@ async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
 
 
 @pytest.mark.parametrize("keep", [True, False])
-async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
+async def test_pictures_of_probes_are_deleted_with_the_answer_if_probes_are_not_kept(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, keep: bool
 ) -> None:
     photo, waiting = image_received("photo").object_key, image_received("waiting").object_key
@@ -139,7 +139,7 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
     assert left == {portrait, waiting} | ({photo, detected} if keep else set())
 
 
-async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
+async def test_only_the_picture_of_a_probe_with_store_false_is_deleted(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     private, other = image_received("private", options=Options(store=False)), image_received("other")
@@ -154,7 +154,7 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
 @pytest.mark.parametrize(
     ("error", "kept"), [(NoFace("x"), False), (ProcessingFailed("x"), True), (Unavailable("x"), True)]
 )
-async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_stays(
+async def test_a_refused_portrait_is_deleted_and_a_retriable_one_is_kept(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, error: FacestreamError, kept: bool
 ) -> None:
     portrait = image_received("portrait", "learn")
@@ -164,7 +164,7 @@ async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
 
 
-async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
+async def test_the_answer_to_an_erase_command_is_not_stored(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     command = EraseRequested(image_id=image_id("command"), directory="acme", person="obama")
@@ -174,7 +174,7 @@ async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
     assert await stored(vectors, "command") is None
 
 
-async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
+async def test_an_answer_that_names_an_erased_person_is_stored_without_the_name(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     body = recognized(recognized_person("obama", candidate("obama", face_id=face_id("face"))))
@@ -233,7 +233,7 @@ def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
     assert value.body.members()["title"] == "object missing"
 
 
-def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
+def test_the_key_of_a_dead_letter_is_the_id_of_its_image() -> None:
     source = Record("images.received", 3, 44, 0, "a key", b"")
     known = dead_letter_record(source, image_received("photo"), ObjectMissing("gone"), 3)
     unknown = dead_letter_record(source, None, ObjectMissing("gone"), 1)

@@ -167,7 +167,7 @@ def statuses(outputs: Sequence[NewRecord]) -> list[int]:
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
-async def test_a_command_keeps_its_place_among_the_learns(
+async def test_a_command_erases_images_received_before_it_and_none_received_later(
     stores: Stores, sink: Sink, stream: Stream, together: bool
 ) -> None:
     for name in ("before", "again", "slow"):
@@ -199,7 +199,7 @@ ERASED: dict[str, tuple[dict[str, str], set[str]]] = {  # what is erased, and th
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
+async def test_a_command_deletes_all_data_it_covers_and_nothing_else(
     stores: Stores, sink: Sink, stream: Stream, what: str
 ) -> None:
     command, left = ERASED[what]
@@ -227,7 +227,9 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
     assert names(outputs, "photo") == [portraits[name] if name in left else None for name in portraits]
 
 
-async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores: Stores, stream: Stream) -> None:
+async def test_stored_answers_lose_the_name_and_that_of_the_portrait_becomes_erased(
+    stores: Stores, stream: Stream
+) -> None:
     async with stores.sink() as (sink, state):
         stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
 
@@ -257,7 +259,7 @@ async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores
         assert len(everything) == 4
 
 
-async def test_a_replay_brings_nothing_back(stores: Stores, sink: Sink, stream: Stream) -> None:
+async def test_a_replay_does_not_restore_erased_faces(stores: Stores, sink: Sink, stream: Stream) -> None:
     await sink.handle(
         [stream.learn("portrait", "obama", 1), stream.learn("second", "biden", 2)]
     )  # the active generation alone
@@ -286,9 +288,7 @@ async def test_a_replay_brings_nothing_back(stores: Stores, sink: Sink, stream: 
     assert [it.image_id for it in await stores.vectors.faces("acme", CANDIDATE, "biden")] == [image_id("second")]
 
 
-async def test_an_image_that_is_erased_while_it_is_under_way_is_not_learned(
-    stores: Stores, sink: Sink, stream: Stream
-) -> None:
+async def test_an_image_erased_while_it_is_in_flight_is_not_learned(stores: Stores, sink: Sink, stream: Stream) -> None:
     await stores.keep("portrait", "obama")
     command = erase(stream, person="obama", **only("portrait"))
     outputs = await sink.handle([command]) + await sink.handle([learn(stream, "portrait", "obama", 1)])
@@ -298,7 +298,7 @@ async def test_an_image_that_is_erased_while_it_is_under_way_is_not_learned(
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_a_command_that_is_carried_out_again_leaves_alone_who_was_learned_after_it(
+async def test_a_repeated_command_does_not_erase_a_person_learned_after_it(
     stores: Stores, stream: Stream, what: str
 ) -> None:
     """A crash before the commit: the answer is out, and the caller has learned the person again."""
@@ -321,9 +321,7 @@ async def test_a_command_that_is_carried_out_again_leaves_alone_who_was_learned_
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_out_again(
-    stores: Stores, what: str
-) -> None:
+async def test_a_command_repeated_after_a_crash_at_any_step_erases_everything(stores: Stores, what: str) -> None:
     crashes = 0
     for call in itertools.count(1):
         stream, directory = Stream(), f"d{call}"
@@ -364,7 +362,9 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
     assert crashes >= 6  # erasure, tombstones, pictures, rows (before and after), answers
 
 
-async def test_the_pictures_of_a_directory_go_and_later_ones_stay(stores: Stores, sink: Sink, stream: Stream) -> None:
+async def test_erasing_a_directory_deletes_its_pictures_and_keeps_later_ones(
+    stores: Stores, sink: Sink, stream: Stream
+) -> None:
     kept: set[str] = set()
     for name, directory, received in (
         ("probe", "acme", "0.5"),
@@ -382,7 +382,7 @@ async def test_the_pictures_of_a_directory_go_and_later_ones_stay(stores: Stores
 
 
 @pytest.mark.parametrize("command", [{"person": "obama"}, {}], ids=["person", "directory"])
-async def test_what_is_among_the_dead_letters_loses_its_pictures(
+async def test_the_pictures_of_dead_letters_are_deleted(
     stores: Stores, sink: Sink, stream: Stream, command: dict[str, str]
 ) -> None:
     portraits = (("a", "obama", "acme"), ("b", "biden", "acme"), ("c", "obama", "other"))

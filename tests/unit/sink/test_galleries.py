@@ -69,9 +69,7 @@ async def test_a_gallery_that_becomes_stale_while_it_is_read_is_not_kept(
     assert (await galleries.get("acme", "g", DIMENSION)).faces == 2
 
 
-async def test_faces_that_are_learned_come_into_the_galleries_that_are_loaded(
-    vectors: SlowVectors, galleries: Galleries
-) -> None:
+async def test_learned_faces_are_added_to_loaded_galleries(vectors: SlowVectors, galleries: Galleries) -> None:
     await vectors.put_faces([a_face("ann", 1)])
     acme, empty = await galleries.get("acme", "g", DIMENSION), await galleries.get("acme", "candidate", DIMENSION)
     new = [
@@ -107,7 +105,7 @@ async def test_a_hundred_faces_learned_at_once_replace_those_that_are_there(
         assert next(found for found in nearest if found.person == it.face.person).face_id == it.face.face_id
 
 
-async def test_the_galleries_of_all_that_are_in_use_are_shown(vectors: SlowVectors) -> None:
+async def test_the_metrics_count_the_galleries_of_all_objects_in_use(vectors: SlowVectors) -> None:
     def shown() -> list[float]:
         gc.collect()
         names = ("facestream_galleries", "facestream_gallery_faces", "facestream_gallery_bytes")

@@ -79,13 +79,13 @@ def test_a_stranger_gets_no_name_but_the_candidates() -> None:
     assert [it["id"] for it in person["candidates"]] == ["obama", "biden"]
 
 
-def test_strangers_one_names_the_nearest_however_far() -> None:
+def test_with_strangers_1_the_nearest_person_is_always_named() -> None:
     (person,) = match([near(axis(0), 0.1, towards=9)], gallery(obama=axis(0), biden=axis(1)), Options(strangers=1))
     assert person["id"] == "obama"
     assert person["threshold"] == -1
 
 
-def test_nobody_to_be_found_in_an_empty_directory() -> None:
+def test_an_empty_directory_gives_no_candidates() -> None:
     (person,) = match([axis(0)], gallery(), Options(strangers=1))
     assert (person["id"], person["reason"], person["candidates"]) == (None, "empty-directory", [])
     assert (person["similarity"], person["probability"]) == (None, None)
@@ -119,14 +119,14 @@ def test_photos_matched_together_are_answered_as_each_alone() -> None:
     assert [[len(person.candidates) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 
-def test_one_person_twice_in_a_photo_both_stand_and_the_weaker_says_so() -> None:
+def test_of_two_faces_with_the_same_name_the_less_similar_has_also_matched() -> None:
     probes = [near(axis(0), 0.97, towards=9), axis(1), near(axis(0), 0.99, towards=8), near(axis(0), 0.98, towards=7)]
     found = match(probes, gallery(twin=axis(0), other=axis(1)))
     assert [it["id"] for it in found] == ["twin", "other", "twin", "twin"]
     assert [it.get("also_matched") for it in found] == [face_id("seen 2"), None, None, face_id("seen 2")]
 
 
-def test_two_faces_without_a_name_have_not_matched_anybody_twice() -> None:
+def test_faces_without_a_name_never_have_also_matched() -> None:
     found = match([near(axis(0), 0.5, towards=9)] * 2, gallery(obama=axis(0)))
     assert [it["id"] for it in found] == [None, None]
     assert all("also_matched" not in it for it in found)
@@ -147,7 +147,7 @@ LENIENT = GENERATION.model_copy(
     strangers=st.sampled_from([0.001, 0.01, 0.5, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_answer_holds_together(
+def test_every_answer_is_consistent(
     people: int, portraits: int, top: int, seed: int, generation: Generation, strangers: float
 ) -> None:
     random = np.random.default_rng(seed)

@@ -186,7 +186,9 @@ async def test_a_probe_sees_a_learn_that_comes_after_it_in_the_batch(sink: Sink,
     assert names(outputs, "photo") == ["obama"]
 
 
-async def test_a_learn_into_a_loaded_gallery_counts_at_once(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+async def test_a_face_learned_into_a_loaded_gallery_is_found_at_once(
+    sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
     assert names(await sink.handle([stream.recognize("before", 1)]), "before") == [None]
     await sink.handle([stream.learn("portrait", "obama", 1)])
     assert names(await sink.handle([stream.recognize("after", 1)]), "after") == ["obama"]
@@ -222,7 +224,7 @@ async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
     assert [it is threading.current_thread() for it in threads] == [at_once]
 
 
-async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:
+async def test_a_person_of_another_directory_is_not_recognized(sink: Sink, stream: Stream) -> None:
     await sink.handle([stream.learn("portrait", "obama", 1, directory="acme")])
     outputs = await sink.handle([stream.recognize("photo", 1, directory="other")])
     (person,) = answers(outputs)[image_id("photo")].body.members()["persons"]
@@ -290,7 +292,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
     assert {it.key async for it in objects.list()} == {original_of("first"), crop_of("first")}
 
 
-async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_of_its_own(
+async def test_another_person_or_another_picture_makes_a_new_face(
     sink: Sink, vectors: AwayVectors, stream: Stream
 ) -> None:
     records = [
@@ -357,7 +359,7 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
 
 
 @pytest.mark.parametrize("bad", [pytest.param(it, id=name) for name, it in broken().items()])
-async def test_what_another_producer_got_wrong_is_an_unreadable_record(
+async def test_an_invalid_event_of_another_producer_is_unreadable(
     sink: Sink, vectors: AwayVectors, stream: Stream, bad: FacesEmbedded | bytes
 ) -> None:
     with pytest.raises(UnreadableRecord):
@@ -387,7 +389,7 @@ async def test_a_store_that_is_away_changes_nothing_in_memory(sink: Sink, vector
 
 
 @pytest.mark.parametrize(("committed", "kept"), [(2, True), (1, False), (3, False)])
-async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
+async def test_a_gallery_is_kept_over_a_rebalance_only_at_the_committed_offset(
     sink: Sink, vectors: AwayVectors, stream: Stream, committed: int, kept: bool
 ) -> None:
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
@@ -400,7 +402,7 @@ async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
     assert vectors.galleries_read == (1 if kept else 2)
 
 
-async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+async def test_a_gallery_is_dropped_with_its_partition(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
     other = TopicPartition(FACES_EMBEDDED, (at.partition + 1) % PARTITIONS)
     await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
@@ -435,7 +437,7 @@ async def test_probes_of_a_photo_are_answered_in_its_own_options(sink: Sink, str
     assert (len(everybody["candidates"]), everybody["id"]) == (5, everybody["candidates"][0]["id"])
 
 
-async def test_the_probe_of_the_stage_asks_the_store(sink: Sink, vectors: AwayVectors) -> None:
+async def test_the_probe_of_the_stage_checks_the_store(sink: Sink, vectors: AwayVectors) -> None:
     await sink.check_stores()
     await vectors.close()
     with pytest.raises(Unavailable):

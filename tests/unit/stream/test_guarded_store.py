@@ -112,7 +112,7 @@ def face_vector(name: str, person: str, timestamp: int) -> FaceVector:
 
 @pytest.mark.parametrize("what", KEYS)
 @pytest.mark.parametrize(("received_at", "dropped"), TIMES)
-async def test_an_image_that_came_until_then_goes_and_a_later_one_stays(
+async def test_an_image_received_before_the_erasure_is_dropped_and_a_later_one_kept(
     store: GuardedStore, erasures: Erasures, objects: Objects, what: str, received_at: int, dropped: bool
 ) -> None:
     for image in (IMAGE_ID, OTHER_IMAGE_ID):
@@ -139,14 +139,14 @@ async def test_another_persons_image_stays(store: GuardedStore, erasures: Erasur
     assert (await objects.get(received.object_key)).data == b"picture"
 
 
-async def test_an_image_is_dropped_also_where_nothing_is_left_of_it(store: GuardedStore, erasures: Erasures) -> None:
+async def test_an_erased_image_is_dropped_even_if_no_object_is_left(store: GuardedStore, erasures: Erasures) -> None:
     erasures.add(KEYS["image"], MARK)
     for _ in range(2):
         with pytest.raises(Erased):
             await store.drop_if_erased(PORTRAIT, 0)
 
 
-async def test_an_erasure_that_this_process_has_not_heard_of_is_asked_for(
+async def test_an_erasure_unknown_to_this_process_is_read_from_the_log(
     store: GuardedStore, log: CountingLog, objects: Objects
 ) -> None:
     await objects.put(PORTRAIT.object_key, b"picture")
@@ -162,7 +162,7 @@ async def test_an_erasure_that_this_process_has_not_heard_of_is_asked_for(
 
 @pytest.mark.parametrize("what", KEYS)
 @pytest.mark.parametrize(("received_at", "erased"), TIMES)
-async def test_what_is_put_while_it_is_erased_is_taken_back(
+async def test_an_object_put_during_its_erasure_is_deleted_again(
     store: GuardedStore, objects: Objects, what: str, received_at: int, erased: bool
 ) -> None:
     """With all that there is of the image by then, its source included, however its name is written."""
@@ -185,7 +185,7 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
     assert await objects.keys() == others | (set() if erased else kept | sources)
 
 
-async def test_what_was_there_before_is_taken_back_too(store: GuardedStore, objects: Objects) -> None:
+async def test_an_object_put_before_a_crash_is_deleted_too(store: GuardedStore, objects: Objects) -> None:
     """A worker that crashed has put it, and nobody has checked the erasures since."""
     metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
     await objects.put(crop_key(FACE_ID), b"crop", metadata.encode())
@@ -220,7 +220,7 @@ async def test_only_faces_that_are_not_erased_are_in_the_changelog(store: Guarde
     assert changelog_tombstones([IMAGE_ID], "acme") == [NewRecord(FACES_LEARNED.name, IMAGE_ID, None, "acme")]
 
 
-async def test_the_log_is_asked_once_after_each_put_that_needs_it_and_never_else(
+async def test_the_log_is_read_once_after_each_put_that_needs_it_and_never_else(
     store: GuardedStore, log: CountingLog
 ) -> None:
     """Each time is a round trip that a request waits for."""
@@ -247,7 +247,7 @@ async def run_child(folder: Path, what: str) -> int:
 
 
 @pytest.mark.parametrize("what", ["crop", "copy"])
-async def test_a_picture_that_was_put_before_the_process_died_is_taken_back_when_its_event_comes_again(
+async def test_a_picture_put_before_a_crash_is_deleted_when_its_event_is_repeated(
     log: CountingLog, objects: Objects, tmp_path: Path, what: str
 ) -> None:
     source = Source(bucket="objects", key="incoming/acme/1.png") if what == "copy" else None
@@ -262,7 +262,7 @@ async def test_a_picture_that_was_put_before_the_process_died_is_taken_back_when
     assert await answered(log) == {IMAGE_ID: 409}
 
 
-async def test_an_answer_that_was_stored_before_the_process_died_loses_the_name_when_it_comes_again(
+async def test_an_answer_stored_before_a_crash_loses_the_name_when_it_is_repeated(
     log: CountingLog, vectors: SqliteVectors, tmp_path: Path
 ) -> None:
     await log.append([NewRecord(RESULTS, IMAGE_ID, ANSWER.encode())])

@@ -90,7 +90,7 @@ async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) ->
     assert watch.age_s() == 0
 
 
-async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_looks(
+async def test_the_age_is_that_of_the_oldest_record_and_grows_between_two_reads(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
@@ -114,7 +114,7 @@ async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
     assert logs == []
 
 
-async def test_half_of_the_retention_is_an_alarm_for_each_group_and_not_at_every_look(
+async def test_half_of_the_retention_is_logged_for_each_group_but_not_at_every_read(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)

@@ -101,7 +101,7 @@ def named(lane: str, count: int) -> list[str]:
     return [f"{lane}-{number}" for number in range(count)]
 
 
-async def test_beside_a_first_lane_that_is_always_full_bulk_gets_its_share_in_small_batches(log: SeenLog) -> None:
+async def test_bulk_gets_a_share_in_small_batches_while_the_first_lane_is_always_full(log: SeenLog) -> None:
     first, bulk = named("first", 600), named("bulk", 200)
     await send(log, *first)
     await send_bulk(log, *bulk)
@@ -138,9 +138,7 @@ async def test_while_the_first_lane_is_idle_bulk_gets_a_quarter(log: SeenLog) ->
     assert await answered(log) == statuses(*bulk)
 
 
-async def test_bulk_alone_does_not_wait_for_a_first_lane_where_nothing_comes(
-    log: SeenLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bulk_does_not_wait_for_an_empty_first_lane(log: SeenLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll of the first lane must not sit out its time while places of the bulk lane have become free."""
     monkeypatch.setattr("stream.lanes.POLL_S", 0.5)
     bulk = named("bulk", 200)
@@ -174,7 +172,7 @@ async def test_an_image_of_the_first_lane_does_not_wait_for_a_thousand_of_bulk(l
     assert await answered(log) == statuses("first", "second", *bulk)
 
 
-async def test_a_first_lane_that_waits_for_another_try_leaves_bulk_its_quarter(log: SeenLog) -> None:
+async def test_bulk_gets_its_quarter_while_the_first_lane_waits_to_retry(log: SeenLog) -> None:
     stage = Stage({name: [Unavailable("away")] * 1_000 for name in named("first", 3)})
     stage.store_away = True
     bulk = named("bulk", 20)

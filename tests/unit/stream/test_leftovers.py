@@ -50,7 +50,7 @@ KEYS = erasure_keys("behind")
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
+async def test_a_face_written_after_its_erasure_is_deleted(
     log: SqliteLog, objects: FileObjects, state: SystemState, what: str
 ) -> None:
     await put(objects, "behind", "again")
@@ -65,7 +65,9 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
     assert await delete_leftovers(log, objects, state.erasures) == 0
 
 
-async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
+async def test_only_the_last_record_of_an_image_counts(
+    log: SqliteLog, objects: FileObjects, state: SystemState
+) -> None:
     """The last record is a tombstone, a new learn with the same Idempotency-Key, or unreadable."""
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
@@ -79,7 +81,7 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
     assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
 
 
-async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
+async def test_the_face_of_another_person_is_kept(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
     state.erasures.add(KEYS["person"], MARK)
     await log.append([learned("other", MARK.time_ms - 1, person="biden")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
@@ -87,7 +89,7 @@ async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, 
 
 
 @pytest.mark.parametrize(("received_at", "gone"), [(MARK.time_ms, True), (MARK.time_ms + 1, False)])
-async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
+async def test_the_pictures_of_an_erased_dead_letter_are_deleted(
     log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
 ) -> None:
     await put(objects, "portrait")

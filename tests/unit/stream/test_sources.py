@@ -109,7 +109,9 @@ async def test_a_source_becomes_an_original(objects: FileObjects, store: Guarded
     assert await source_keys_of(original_keys(received.image_id), objects) == ["incoming/acme/cms/1.png"]
 
 
-async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects, store: GuardedStore) -> None:
+async def test_the_first_copy_is_kept_when_the_source_changes_or_is_deleted(
+    objects: FileObjects, store: GuardedStore
+) -> None:
     sources = SourceCopier(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
@@ -120,7 +122,7 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
     assert (await sources.read_original(received, AT))[1].data == png()
 
 
-async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
+async def test_a_copy_made_before_a_crash_is_deleted_if_it_was_erased_since(
     objects: FileObjects, store: GuardedStore, log: SqliteLog
 ) -> None:
     """The worker that finds the copy does not know of the erasure yet."""
@@ -148,7 +150,7 @@ async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
         ("unnamed", "1.png"),
     ],
 )
-async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
+async def test_forbidden_sources_are_refused(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
     """Not even where a setting names our own bucket."""
     await objects.put(key, png())
     received = event(key, bucket)
@@ -159,7 +161,7 @@ async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: Guard
     assert await objects.metadata(received.object_key) is None
 
 
-async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedStore) -> None:
+async def test_invalid_and_missing_sources_are_refused(objects: FileObjects, store: GuardedStore) -> None:
     sources = SourceCopier(objects, store, [], LARGEST)
     await objects.put("incoming/acme/text", b"text")
     await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
@@ -173,7 +175,7 @@ async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedS
         await sources.read_original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
-async def test_what_was_erased_goes_with_its_source_but_never_anothers(
+async def test_an_erasure_deletes_the_source_but_never_one_of_another_directory(
     objects: FileObjects, store: GuardedStore, erasures: Erasures
 ) -> None:
     keys = ["incoming/acme/1.png", "incoming/other/1.png"]
@@ -187,7 +189,7 @@ async def test_what_was_erased_goes_with_its_source_but_never_anothers(
     assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
 
 
-async def test_what_other_systems_have_put_for_a_person_or_a_directory_is_found(objects: FileObjects) -> None:
+async def test_objects_that_other_systems_put_for_a_person_or_a_directory_are_found(objects: FileObjects) -> None:
     decomposed = unicodedata.normalize("NFD", "Zoë")
     of_person = ["incoming/acme/learn/Zoë/1.png", f"incoming/acme/learn/{decomposed}/deep/er/2.png"]
     of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
@@ -214,7 +216,7 @@ class Copying(Stage):
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_goes_on(
+async def test_a_source_that_stays_unavailable_becomes_a_dead_letter_and_others_continue(
     log: SqliteLog, vectors: SqliteVectors, erasures: Erasures
 ) -> None:
     def answering(method: str, path: str) -> bytes:
