@@ -97,7 +97,7 @@ async def learn_people(client: Client, photos: Path, directory: str) -> None:
         assert status == 201, body
 
 
-async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
+async def generation_and_candidates(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
     """The generation of the answer, and the people among the candidates."""
     status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
     assert status == 200, body
@@ -108,7 +108,7 @@ async def until_active(client: Client, picture: Path, directory: str, generation
     """Waits until processors know that the generation is active; returns the people among the candidates."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            found, people = await named(client, picture, directory)
+            found, people = await generation_and_candidates(client, picture, directory)
             if found == generation:
                 return people
             await asyncio.sleep(0.1)
@@ -148,7 +148,7 @@ async def test_switching_to_another_model_and_back(
     await system.facestream("models", "activate", "mine")
     assert "obama" in await until_active(client, small_photos / "obama2.jpg", "d", "mine")
     assert (await client.post("/learn", small_photos / "obama2.jpg", person="later", directory="d"))[0] == 201
-    assert "later" in (await named(client, small_photos / "obama2.jpg", "d"))[1]
+    assert "later" in (await generation_and_candidates(client, small_photos / "obama2.jpg", "d"))[1]
 
     assert "is active" in await system.facestream("models", "retire", "mine", code=2)
     await system.facestream("models", "activate", OLD)

@@ -234,7 +234,7 @@ async def test_requests_are_refused_before_anything_is_stored_while_images_are_n
     data = tmp_path / "data"
     init(data)
 
-    async def taken_in() -> tuple[int, int]:
+    async def count_announced_and_stored() -> tuple[int, int]:
         log = SqliteLog(data / "log.db")
         announced = sum((await log.end_offsets(IMAGES_RECEIVED)).values())
         await log.close()
@@ -246,19 +246,19 @@ async def test_requests_are_refused_before_anything_is_stored_while_images_are_n
         assert status == 202
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                before = await taken_in()
+                before = await count_announced_and_stored()
                 status, body, headers = await alone.post(
                     "/detect", small_photos / "obama.jpg", headers={"Prefer": "wait=0.1"}
                 )
                 if status == 429:
                     break
                 assert status == 202
-        assert await taken_in() == before
+        assert await count_announced_and_stored() == before
         assert body["code"] == "too_much_in_flight"
         assert int(headers["Retry-After"]) >= 1
         status, _, _ = await alone.post("/detect", small_photos / "obama.jpg", headers={"Prefer": "respond-async"})
         assert status == 202
-        assert await taken_in() > before
+        assert await count_announced_and_stored() > before
 
 
 async def test_erasing_works_with_separate_detect_and_embed_stages(

@@ -167,7 +167,7 @@ def test_merged_boxes_never_overlap() -> None:
             assert iou(merged.boxes[index].tolist(), merged.boxes[other].tolist()) <= boxes.OVERLAP + 1e-6
 
 
-def seen(*sides: float) -> Detections:
+def squares_found(*sides: float) -> Detections:
     boxes = np.array([(0, 0, side, side) for side in sides], np.float32).reshape(-1, 4)
     return Detections(boxes, np.ones(len(sides), np.float32), np.zeros((len(sides), 5, 2), np.float32))
 
@@ -175,14 +175,14 @@ def seen(*sides: float) -> Detections:
 def test_a_coarser_pass_is_added_where_a_face_is_too_large_or_none_was_found() -> None:
     passes = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(2000, 1500)]
     for first, second, wanted in (
-        (seen(100), seen(), False),
-        (seen(), seen(30), False),
-        (seen(400), seen(), True),
-        (seen(), seen(), True),
+        (squares_found(100), squares_found(), False),
+        (squares_found(), squares_found(30), False),
+        (squares_found(400), squares_found(), True),
+        (squares_found(), squares_found(), True),
     ):
         same, added = add_coarser_pass(passes, [first, second])
         assert len(added) == wanted
         assert same[0][0].largest == (LARGEST if wanted else math.inf)
         assert [it.scale for it, _ in added] == ([passes[0][0].scale / 2] if wanted else [])
     small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(200, 200)]
-    assert add_coarser_pass(small, [seen()] * len(small)) == (small, [])
+    assert add_coarser_pass(small, [squares_found()] * len(small)) == (small, [])

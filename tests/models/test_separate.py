@@ -220,7 +220,7 @@ async def announce_redetected(log: SqliteLog, state: SystemState) -> Generation:
 async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path, name: str
 ) -> None:
-    """Where that detector does not find the face, the vector is that of the kept crop."""
+    """If that detector does not find the face, the vector is that of the stored crop."""
     generation = await announce_redetected(log, state)
     photo = (
         street(photos, (4200, 2600), [("obama", 300, 300, 180)])

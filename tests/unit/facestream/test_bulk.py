@@ -37,16 +37,16 @@ def refusal(status: int, *code_and_detail: str, **members: str) -> web.Response:
     return web.json_response(refused(status, *code_and_detail, **members).members(), status=status)
 
 
-def well(person: str, nth: int) -> tuple[int, Any]:
+def learned_answer(person: str, nth: int) -> tuple[int, Any]:
     return 201, learned(person).members()
 
 
 class Service:
-    """`answer` gives status and body by person, "" for one to recognize, and number of the upload of that picture;
-    it is ready after `looks` polls.
+    """A service whose answer to an upload is ready after `looks` polls. `answer`: gives the status and the body for a
+    person, "" for a picture to recognize, and the number of the upload of that picture.
     """
 
-    def __init__(self, answer: Answer = well, looks: int = 1) -> None:
+    def __init__(self, answer: Answer = learned_answer, looks: int = 1) -> None:
         self.answer, self.looks = answer, looks
         self.refuse: Callable[[web.Request], web.Response | None] = lambda request: None
         self.uploads: list[dict[str, str]] = []
@@ -194,14 +194,14 @@ async def test_the_window_grows_with_the_pace(
 
 
 async def test_slow_pictures_do_not_delay_others(tmp_path: Path, people: list[PictureFile]) -> None:
-    """There are more such pictures than polls."""
+    """There are more slow pictures than concurrent polls."""
     service = Service()
     last: list[str] = []
     waits = {f"p{i:02}" for i in range(2 * bulk.POLLS)}
 
     def answer(person: str, nth: int) -> tuple[int, Any]:
         last.append(person)
-        return well(person, nth)
+        return learned_answer(person, nth)
 
     service.answer = answer
     result = service.result
@@ -226,7 +226,7 @@ async def test_failures_are_reported_by_code_and_the_run_continues(
         return (
             (422, refused(422, "no_face", f"no face of {person}").members())
             if person in ("p01", "p02")
-            else well(person, nth)
+            else learned_answer(person, nth)
         )
 
     report = await learn(Service(answer), tmp_path, people)
@@ -284,7 +284,7 @@ async def test_the_option_again_sends_all_pictures_with_the_same_idempotency_key
 async def test_only_changed_failed_and_new_pictures_are_sent_again(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service(
         lambda person, nth: (
-            (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else well(person, nth)
+            (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else learned_answer(person, nth)
         )
     )
     await learn(service, tmp_path, people)

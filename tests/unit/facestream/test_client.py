@@ -50,7 +50,7 @@ def saying(status: int, body: Any, **headers: str) -> Reply:
 
 
 class Scripted:
-    """A server that gives the replies in turn, the last one again and again; `requests` is what it was sent."""
+    """A server that gives the replies in turn, and then repeats the last one. `requests`: those that it got."""
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)

@@ -29,7 +29,17 @@ from stream.topics import DEAD_LETTERS, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
 from stream.worker import Worker
 from tests.records import appended, dead_letter_of, erasure_keys, erasure_record, faces_embedded, image_received
 from tests.servers.topics import temporary_topics
-from tests.unit.stream.stages import Stage, answered, image, quick_and_quiet, running, send, statuses, until, values
+from tests.unit.stream.stages import (
+    Stage,
+    answered,
+    image,
+    quick_and_quiet,
+    read_all,
+    running,
+    send,
+    statuses,
+    until,
+)
 
 DAY_S = 86_400
 
@@ -94,7 +104,7 @@ async def ids(log: EventLog) -> list[str]:
 
 
 async def received(log: SqliteLog) -> list[ImageReceived]:
-    return [ImageReceived.decode(record.value) for record in await values(log, IMAGES_RECEIVED)]
+    return [ImageReceived.decode(record.value) for record in await read_all(log, IMAGES_RECEIVED)]
 
 
 # From the failure to the answer, in both settings.
@@ -136,7 +146,7 @@ class TestInBothSettings:
         async with running(Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=16)):
             await send(log, "broken", "other")
             await until(lambda: _counts(open_letters(log), 2))
-            (original,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == broken]
+            (original,) = [record for record in await read_all(log, IMAGES_RECEIVED) if record.key == broken]
             (first,) = await of_broken()
             (row,) = [row for row in (await run("list")).rows if row[0] == first]
             place = f"{IMAGES_RECEIVED} {original.partition}/{original.offset}"

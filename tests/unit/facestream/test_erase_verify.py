@@ -86,7 +86,7 @@ async def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int,
     return code, dict(line.split(": ", 1) for line in lines if ": " in line) | {"all": "\n".join(lines)}
 
 
-def named(purpose: Purpose, offset: int = OFFSET - 1) -> Answer:
+def answer_naming_obama(purpose: Purpose, offset: int = OFFSET - 1) -> Answer:
     return answer_with_name("image", purpose, offset=offset)
 
 
@@ -106,8 +106,8 @@ async def put_object(stores: Stores, key: str, **metadata: str) -> None:
 
 LEFT: dict[str, tuple[str, Plant]] = {
     "a vector": ("vectors", put_vector),
-    "the answer to a portrait": ("answers", lambda stores: put_answer(stores, named("learn"))),
-    "the answer to a photo": ("answers", lambda stores: put_answer(stores, named("recognize"))),
+    "the answer to a portrait": ("answers", lambda stores: put_answer(stores, answer_naming_obama("learn"))),
+    "the answer to a photo": ("answers", lambda stores: put_answer(stores, answer_naming_obama("recognize"))),
     "a crop": ("objects", lambda stores: put_object(stores, crop_key(FACE_ID))),
 }
 
@@ -116,7 +116,7 @@ async def test_without_erasures_verify_finds_nothing(data: Path, capsys: pytest.
     async with opened(data) as stores:
         for _, plant in LEFT.values():
             await plant(stores)
-        await stores.log.append([NewRecord(RESULTS, IMAGE_ID, named("recognize").encode())])
+        await stores.log.append([NewRecord(RESULTS, IMAGE_ID, answer_naming_obama("recognize").encode())])
     code, said = await verified(data, capsys)
     assert code == 0
     assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
@@ -158,7 +158,7 @@ async def test_verify_accepts_data_of_a_person_who_was_learned_again(
     async with opened(data) as stores:
         await erased(stores, at=NOW - HOUR_MS)
         await put_vector(stores)
-        await put_answer(stores, named("learn", offset=OFFSET + 1))
+        await put_answer(stores, answer_naming_obama("learn", offset=OFFSET + 1))
         for key in (crop_key(FACE_ID), original_key(IMAGE_ID, "learn")):
             await put_object(stores, key)
         await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
@@ -174,7 +174,7 @@ async def test_verify_accepts_a_redacted_answer(data: Path, capsys: pytest.Captu
         erasures = Erasures(stores.log)
         erasures.add(KEYS[what], ErasurePosition(ERASED_AT, OFFSET))
         for number, purpose in enumerate(PURPOSES):
-            left = redact(named(purpose), erasures)
+            left = redact(answer_naming_obama(purpose), erasures)
             await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
     assert (await verified(data, capsys))[0] == 0
 
@@ -269,9 +269,7 @@ async def _pass(stores: Stores, group: str, topic: str) -> None:
 
 LEARNED = face_learned("image", learned_at=NOW)
 REEMBEDDED = ReembeddedFace(person="obama", face_id=FACE_ID, image_id=IMAGE_ID, source="s", learned_at=NOW, vector="")
-TELLING: dict[
-    str, tuple[NewRecord, float]
-] = {  # a record that tells of who was erased, and for how many days it is kept
+TELLING: dict[str, tuple[NewRecord, float]] = {  # a record about an erased person, and for how many days it is kept
     "an upload": (NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode()), 7),
     "one of the second lane": (NewRecord(IMAGES_RECEIVED_BULK, IMAGE_ID, PORTRAIT.encode()), 7),
     "a detected face": (
@@ -299,7 +297,7 @@ TELLING: dict[
         7,
     ),
     "the changelog": (NewRecord(FACES_LEARNED.name, IMAGE_ID, LEARNED.encode()), 1 / 24),
-    "an answer": (NewRecord(RESULTS, IMAGE_ID, named("recognize").encode()), 1),
+    "an answer": (NewRecord(RESULTS, IMAGE_ID, answer_naming_obama("recognize").encode()), 1),
     "a dead letter": (dead_letter_of(PORTRAIT, at=NOW), 14),
 }
 

@@ -22,7 +22,7 @@ from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, FacesReembedded
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 from tests.records import erasure_record, image_id
-from tests.unit.stream.stages import values
+from tests.unit.stream.stages import read_all
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
@@ -68,8 +68,8 @@ async def imported(file: Path, data: Path) -> int:
 async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data: Path) -> None:
     async with opened(data) as stores:
         assert await imported(file, data) == 0
-        (learned,) = [FaceLearned.decode(it.value) for it in await values(stores.log, FACES_LEARNED.name)]
-        (embedded,) = [FacesReembedded.decode(it.value) for it in await values(stores.log, FACES_EMBEDDED)]
+        (learned,) = [FaceLearned.decode(it.value) for it in await read_all(stores.log, FACES_LEARNED.name)]
+        (embedded,) = [FacesReembedded.decode(it.value) for it in await read_all(stores.log, FACES_EMBEDDED)]
         assert (learned.directory, learned.person, learned.face_id) == ("acme", "obama", FACE_ID)
         assert [it.face_id for it in embedded.faces] == [FACE_ID]
         crop = await stores.objects.get(crop_key(FACE_ID))
@@ -91,4 +91,4 @@ async def test_a_person_erased_during_the_import_is_not_imported(
         assert await imported(file, data) == 1
         assert "erased" in capsys.readouterr().err
         assert [it.key async for it in stores.objects.list()] == []
-        assert await values(stores.log, FACES_LEARNED.name) == await values(stores.log, FACES_EMBEDDED) == []
+        assert await read_all(stores.log, FACES_LEARNED.name) == await read_all(stores.log, FACES_EMBEDDED) == []

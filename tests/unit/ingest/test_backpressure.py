@@ -37,7 +37,7 @@ async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
         yield service
 
 
-async def taken_in(service: Served) -> tuple[int, int]:
+async def count_announced_and_stored(service: Served) -> tuple[int, int]:
     """How many images were announced, and how many stored."""
     announced = sum((await service.stores.log.end_offsets(IMAGES_RECEIVED)).values())
     return announced, len([info async for info in service.stores.objects.list()])
@@ -47,12 +47,12 @@ async def test_while_an_old_image_waits_a_waiting_request_is_refused_and_nothing
     assert (await service.detect(Prefer="respond-async"))[0] == 202
     async with asyncio.timeout(10):
         while True:
-            before = await taken_in(service)
+            before = await count_announced_and_stored(service)
             status, body, headers = await service.detect(Prefer="wait=0.01")
             if status == 429:
                 break
             assert status == 202  # the first is not old enough yet
-    assert await taken_in(service) == before
+    assert await count_announced_and_stored(service) == before
     assert body["code"] == "too_much_in_flight"
     assert int(headers["Retry-After"]) == body["retry_after"] >= 1
 
@@ -63,9 +63,9 @@ async def test_while_an_old_image_waits_a_request_that_does_not_wait_is_accepted
         while True:
             if (await service.detect(Prefer="wait=0.01"))[0] == 429:
                 break
-    announced, stored = await taken_in(service)
+    announced, stored = await count_announced_and_stored(service)
     for prefer in ("respond-async", "wait=0"):
         status, body, _ = await service.detect(Prefer=prefer)
         assert (status, body["status"]) == (202, "working")
         assert (await service.get(body["location"]))[0] == 202
-    assert await taken_in(service) == (announced + 2, stored + 2)
+    assert await count_announced_and_stored(service) == (announced + 2, stored + 2)

@@ -28,8 +28,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Served]:
         yield service
 
 
-async def asked(service: Served, purpose: str, status: int, body: Body, **fields: str) -> tuple[int, dict[str, Any]]:
-    """The answer to an upload; Ann is erased before it is given."""
+async def ask(service: Served, purpose: str, status: int, body: Body, **fields: str) -> tuple[int, dict[str, Any]]:
+    """Uploads a picture, erases Ann, and appends this answer. Returns the response to the upload."""
     form = aiohttp.FormData({"directory": "acme"} | fields)
     form.add_field("file", picture(), filename="a.png")
     reader = await service.stores.log.reader(IMAGES_RECEIVED, at="end")
@@ -46,14 +46,14 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
 
 
 async def test_a_waiting_recognize_request_does_not_get_the_name_of_an_erased_person(service: Served) -> None:
-    status, body = await asked(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
+    status, body = await ask(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
     assert (status, body["persons"][0]["id"], body["persons"][0]["reason"]) == (200, None, "erased")
     assert "ann" not in json.dumps(body)
 
 
 async def test_a_waiting_learn_request_gets_201_and_its_stored_answer_is_erased(service: Served) -> None:
     told = learned("ann")
-    status, body = await asked(service, "learn", 201, told, person="ann")
+    status, body = await ask(service, "learn", 201, told, person="ann")
     assert (status, body["persons"]) == (201, told.members()["persons"])
     status, text = await service.get(f"/results/{body['image_id']}")
     assert (status, json.loads(text)["code"]) == (409, "erased")

@@ -452,7 +452,7 @@ def children() -> set[int]:
 
 @asynccontextmanager
 async def pool_of_one(**settings: Any) -> AsyncIterator[tuple[DecodePool, Callable[[], int]]]:
-    """A pool with one child, and what tells the process id of that."""
+    """A pool with one child, and a function that returns the process id of the child."""
     others = children()
     async with DecodePool(workers=1, **settings) as alone:
 

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def targets() -> set[str]:
-    """Those of the Makefile."""
+    """The targets of the Makefile."""
     return set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
 
 

@@ -29,7 +29,7 @@ from stream.generations import generation_record
 from stream.topics import ERASURES, FACES_LEARNED, RESULTS, TOPICS
 from tests.records import appended, dead_letter_of, image_id, image_received
 from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, names, original_of, vector
-from tests.unit.stream.stages import values
+from tests.unit.stream.stages import read_all
 from weights.manifest import manifest
 
 CANDIDATE = "dlib-resnet29"
@@ -37,7 +37,7 @@ LATER = 5_000  # ms: after all erase commands here
 
 
 class Steps:
-    """Fails once, at the call of this number, from `arm` on."""
+    """Raises Unavailable once, at the call whose number was given to `arm`."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -63,7 +63,7 @@ class SteppedObjects(FileObjects):
     step: Steps
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Half of them are gone already when it fails."""
+        """Deletes half of the objects before it may fail."""
         half = len(keys) // 2
         await super().delete(keys[:half])
         self.step()
@@ -154,7 +154,7 @@ def learn(
 
 
 def photo(stream: Stream, name: str, *seeds: int) -> Record:
-    """Sent after all commands."""
+    """The record of a photo that was received after all erase commands."""
     return stream.recognize(name, *seeds, received_at=LATER)
 
 
@@ -220,9 +220,9 @@ async def test_a_command_deletes_all_data_it_covers_and_nothing_else(
         assert {it.image_id for it in found} == {image_id(name) for name in left}
         of_other = [it async for page in stores.vectors.read_faces("other", generation) for it in page]
         assert {it.image_id for it in of_other} == {image_id(name) for name in others}
-    gone = {it.key for it in await values(stores.log, FACES_LEARNED.name) if it.value is None}
+    gone = {it.key for it in await read_all(stores.log, FACES_LEARNED.name) if it.value is None}
     assert gone == {image_id(name) for name in portraits.keys() - left}
-    assert "obama" not in str([it.value for it in await values(stores.log, ERASURES)])
+    assert "obama" not in str([it.value for it in await read_all(stores.log, ERASURES)])
     outputs = await sink.handle([photo(stream, "photo", 0, 1, 2)])
     assert names(outputs, "photo") == [portraits[name] if name in left else None for name in portraits]
 
@@ -309,7 +309,7 @@ async def test_a_repeated_command_does_not_erase_a_person_learned_after_it(
     async with stores.sink() as (sink, _):
         await sink.handle(records[:2])
         metadata = {"directory": "acme", "person": "obama", "image_id": image_id("again")}
-        # who took it in has a clock that is behind
+        # the process that stored it has a clock that is behind
         await stores.objects.put(original_of("again"), b"picture", metadata | {"received": "0.7"})
         await stores.objects.put(crop_of("again"), b"picture", metadata | {"received": str(LATER / 1_000)})
         assert statuses(await sink.handle(records[2:])) == [201]
@@ -355,7 +355,7 @@ async def test_a_command_repeated_after_a_crash_at_any_step_erases_everything(st
         stored = [it.value async for page in stores.vectors.read_answers() for it in page]
         assert "obama" not in json.dumps(stored)
         assert any(
-            it.value is None for it in await values(stores.log, FACES_LEARNED.name) if it.key == image_id(portrait)
+            it.value is None for it in await read_all(stores.log, FACES_LEARNED.name) if it.key == image_id(portrait)
         )
         if not failed:
             break

@@ -35,7 +35,7 @@ def directory(
     return persons, vectors.reshape(-1, dimension).astype(np.float32)
 
 
-def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
+def gallery_scores(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
     """Scores of galleries of that size."""
     chance = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as fewer:  # than a fit draws, which are enough to count in
@@ -79,7 +79,7 @@ def fitted() -> FitResult:
 @pytest.fixture(scope="module")
 def of_others() -> dict[int, GalleryScores]:
     """Scores of people that were not fitted, by the size of the gallery."""
-    return {size: seen(directory(600, 3, 1), size, 2) for size in (1, 5, 20, 100)}
+    return {size: gallery_scores(directory(600, 3, 1), size, 2) for size in (1, 5, 20, 100)}
 
 
 def test_the_set_share_of_new_strangers_reaches_the_threshold(
@@ -122,7 +122,7 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
 @pytest.mark.usefixtures("fewer_galleries")
 def test_the_threshold_for_few_people_is_rather_too_high_than_too_low() -> None:
     """With the smallest number of people, the FPIR is lower than set, but not zero."""
-    strangers = seen(directory(600, 1, 99), 5, 5).strangers
+    strangers = gallery_scores(directory(600, 1, 99), 5, 5).strangers
     tables = [fit_generation([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(5)]
     reached = [float((strangers >= table.similarity_for(5, 0.01)).mean()) for table in tables if table is not None]
     assert len(reached) == len(tables)
@@ -167,7 +167,7 @@ def test_many_small_directories_count_together() -> None:
     assert found.threshold.people[:2] == [1, 2]
     assert max(found.calibration.people) < 5
     others = directory(600, 2, 1000)
-    reached = float((seen(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
+    reached = float((gallery_scores(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
     assert 0.004 <= reached <= 0.018
 
 

@@ -106,20 +106,20 @@ async def test_a_hundred_faces_learned_at_once_replace_those_that_are_there(
 
 
 async def test_the_metrics_count_the_galleries_of_all_objects_in_use(vectors: SlowVectors) -> None:
-    def shown() -> list[float]:
+    def metrics() -> list[float]:
         gc.collect()
         names = ("facestream_galleries", "facestream_gallery_faces", "facestream_gallery_bytes")
         return [REGISTRY.get_sample_value(name) or 0 for name in names]
 
-    before = np.array(shown())
+    before = np.array(metrics())
     await vectors.put_faces([a_face("ann", 1), a_face("bob", 2, directory="other")])
     one, other = Galleries(vectors, 1 << 30), Galleries(vectors, 1 << 30)
     sizes = [(await one.get(name, "g", DIMENSION)).nbytes for name in ("acme", "other")]
-    assert (shown() - before).tolist() == [2, 2, sum(sizes)]
+    assert (metrics() - before).tolist() == [2, 2, sum(sizes)]
     another = await other.get("acme", "g", DIMENSION)
     other.add_learned([a_face("eve", 3)])
-    assert (shown() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
+    assert (metrics() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
     one.drop(lambda directory: directory == "other")
-    assert (shown() - before).tolist() == [2, 3, sizes[0] + another.nbytes]
+    assert (metrics() - before).tolist() == [2, 3, sizes[0] + another.nbytes]
     del other
-    assert (shown() - before).tolist() == [1, 1, sizes[0]]
+    assert (metrics() - before).tolist() == [1, 1, sizes[0]]

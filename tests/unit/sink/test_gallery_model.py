@@ -148,7 +148,7 @@ def test_loaded_and_learned_galleries_answer_alike(
 def test_stranger_similarities_are_kept_up_to_date(
     sentinels: int, begin: list[tuple[int, Float32Array]], learned: list[list[tuple[int, Float32Array]]]
 ) -> None:
-    """After each step the same as from scratch, also when a new person replaces one who played the stranger."""
+    """After each step they equal those computed anew, also when a new person becomes a sentinel in place of another."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sink.match.strangers, "MOST_STAND_INS", sentinels)
         gallery, naive = Gallery(DIMENSION), Naive()

@@ -24,7 +24,7 @@ GENERATION = manifest().generation("dlib-resnet29-mirror")
 DIMENSION = GENERATION.dimension
 
 
-def seen(number: int) -> EmbeddedFace:
+def probe(number: int) -> EmbeddedFace:
     return embedded_face(face_id(f"seen {number}"), box=[number, 0, number + 50, 50])
 
 
@@ -55,7 +55,7 @@ def match(
     probes: list[Float32Array], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
-    photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
+    photo = Photo([probe(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
     return members(match_photos([photo], known, generation)[0])
 
 
@@ -93,13 +93,13 @@ def test_an_empty_directory_gives_no_candidates() -> None:
 
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
-    photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
+    photo = Photo([probe(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
     (person,) = members(match_photos([photo], known, GENERATION)[0])
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
-    faces = [seen(0), seen(1), seen(2)]
+    faces = [probe(0), probe(1), probe(2)]
     photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
     found = members(match_photos([photo], gallery(a=axis(0), b=axis(1)), GENERATION)[0])
     assert [it["id"] for it in found] == ["a", None, "b"]
@@ -110,9 +110,9 @@ def test_small_faces_between_others_keep_their_place() -> None:
 def test_photos_matched_together_are_answered_as_each_alone() -> None:
     known = gallery(a=axis(0), b=axis(1), c=axis(2))
     photos = [
-        Photo([seen(0), seen(1)], np.stack([axis(0), near(axis(1), 0.9, towards=7)]), [0, 1], Options(top=1)),
-        Photo([seen(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
-        Photo([seen(3), seen(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
+        Photo([probe(0), probe(1)], np.stack([axis(0), near(axis(1), 0.9, towards=7)]), [0, 1], Options(top=1)),
+        Photo([probe(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
+        Photo([probe(3), probe(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
     ]
     together = match_photos(photos, known, GENERATION)
     assert together == [match_photos([photo], known, GENERATION)[0] for photo in photos]

@@ -90,7 +90,7 @@ class Stream:
 
 
 class AwayVectors(SqliteVectors):
-    """A store whose writes, or reads of galleries, fail as long as they are told to."""
+    """A store whose writes fail while `writes_fail` is set. It counts the galleries that were read."""
 
     writes_fail = False
     galleries_read = 0
@@ -306,7 +306,7 @@ async def test_another_person_or_another_picture_makes_a_new_face(
 
 
 def broken() -> dict[str, FacesEmbedded | bytes]:
-    """A learn, a recognize or an erase that another producer got wrong, each in its own way."""
+    """Invalid records as another producer might send them, by what is wrong with each."""
     number = vector(1)
     face = embedded_face(
         face_id("face"),

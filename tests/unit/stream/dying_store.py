@@ -37,7 +37,7 @@ ERASED_AT, ERASED_OFFSET = 4_000_000_000_000, 1_000  # ms and offset: after all 
 
 
 class Death:
-    """Erases before, and ends the process after, the put that `what` names, only the first time."""
+    """At the put that `what` names, only the first time: erases the person before it, and ends the process after it."""
 
     def __init__(self, folder: Path, what: str, log: EventLog) -> None:
         self._what, self._marker, self._log = what, folder / "died", log

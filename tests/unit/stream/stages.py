@@ -31,8 +31,8 @@ def image(name: str) -> ImageReceived:
 
 
 class Stage:
-    """Answers every image with its name. `script` has, by name, the errors to raise at the tries before that; `blocked`
-    has the images that wait.
+    """Answers every image with its name. `script`: by name, the errors that the first tries raise. `blocked`: by name,
+    what the stage waits for before it handles the image.
     """
 
     name = "stage"
@@ -109,7 +109,8 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
         await asyncio.sleep(0.005)
 
 
-async def values(log: EventLog, topic: str) -> list[Record]:
+async def read_all(log: EventLog, topic: str) -> list[Record]:
+    """All records of the topic."""
     reader = await log.reader(topic, at="start")
     expected = sum((await log.end_offsets(topic)).values())
     records: list[Record] = []
@@ -120,7 +121,7 @@ async def values(log: EventLog, topic: str) -> list[Record]:
 
 
 async def answers(log: EventLog) -> list[Answer]:
-    return [Answer.decode(record.value) for record in await values(log, RESULTS)]
+    return [Answer.decode(record.value) for record in await read_all(log, RESULTS)]
 
 
 async def answered(log: EventLog) -> dict[str, int]:

@@ -23,8 +23,8 @@ KEYS = "ad"  # each goes to a partition of its own
 
 
 class DelayedLog(SqliteLog):
-    """A log that no group can join before `there`, and that tells no end offsets while `ends_away`. `looked`: how often
-    it was asked for the ends of the images.
+    """A log that no group can join until `there` is set, and that returns no end offsets while `ends_away` is set.
+    `looked`: how often the end offsets of the images were read.
     """
 
     there = True

@@ -45,7 +45,7 @@ class CountingLog(SqliteLog):
 
 
 class Objects(FileObjects):
-    """Where something is erased, in another process, while an object is being put."""
+    """A store in which another process erases `erased_key` during every put."""
 
     log: SqliteLog
     erased_key: str | None = None
@@ -165,7 +165,7 @@ async def test_an_erasure_unknown_to_this_process_is_read_from_the_log(
 async def test_an_object_put_during_its_erasure_is_deleted_again(
     store: GuardedStore, objects: Objects, what: str, received_at: int, erased: bool
 ) -> None:
-    """With all that there is of the image by then, its source included, however its name is written."""
+    """All other objects of the image are deleted too, also its source, in whatever Unicode form its name is written."""
     decomposed = unicodedata.normalize("NFD", "acmé")
     sources = {"incoming/acmé/cms/1.png", f"incoming/{decomposed}/cms/1.png"}
     others = {original_key(OTHER_IMAGE_ID, "learn"), "incoming/acmé/cms/2.png"}
@@ -186,7 +186,7 @@ async def test_an_object_put_during_its_erasure_is_deleted_again(
 
 
 async def test_an_object_put_before_a_crash_is_deleted_too(store: GuardedStore, objects: Objects) -> None:
-    """A worker that crashed has put it, and nobody has checked the erasures since."""
+    """A worker put the object and crashed before it checked the erasures."""
     metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
     await objects.put(crop_key(FACE_ID), b"crop", metadata.encode())
     assert not await store.put(IMAGE_ID, crop_key(FACE_ID), b"other", metadata, if_absent=True)
@@ -236,7 +236,7 @@ async def test_the_log_is_read_once_after_each_put_that_needs_it_and_never_else(
     assert log.asked == 2
 
 
-# A process that dies between the put and the look.
+# A process that dies between the put and the check of the erasures.
 
 
 async def run_child(folder: Path, what: str) -> int:

@@ -14,7 +14,7 @@ from stream.erase.erasures import ErasurePosition, object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED
 from tests.records import dead_letter_of, erasure_keys, face_learned, image_id, image_received
-from tests.unit.stream.stages import values
+from tests.unit.stream.stages import read_all
 
 MARK = ErasurePosition(time_ms=1_000, offset=7)
 
@@ -42,8 +42,8 @@ async def kept(objects: FileObjects) -> set[str]:
 
 
 async def last(log: SqliteLog) -> dict[str, bool]:
-    """By image: whether the changelog says that it is there."""
-    return {it.key: it.value is not None for it in await values(log, FACES_LEARNED.name)}
+    """By image: whether its last record in the changelog is a face, and no tombstone."""
+    return {it.key: it.value is not None for it in await read_all(log, FACES_LEARNED.name)}
 
 
 KEYS = erasure_keys("behind")
@@ -59,8 +59,8 @@ async def test_a_face_written_after_its_erasure_is_deleted(
     state.erasures.add(KEYS[what], MARK)
     assert await delete_leftovers(log, objects, state.erasures) == 1
     assert await last(log) == {image_id("behind"): False, image_id("again"): True}
-    (tombstone,) = [it for it in await values(log, FACES_LEARNED.name) if it.value is None]
-    assert tombstone.partition == (await values(log, FACES_LEARNED.name))[0].partition  # the directory's
+    (tombstone,) = [it for it in await read_all(log, FACES_LEARNED.name) if it.value is None]
+    assert tombstone.partition == (await read_all(log, FACES_LEARNED.name))[0].partition  # the directory's
     assert await kept(objects) == set(object_keys_of_image(image_id("again")))
     assert await delete_leftovers(log, objects, state.erasures) == 0
 

@@ -18,16 +18,16 @@ from tests.unit.stream.stages import (
     image,
     kill,
     quick_and_quiet,
+    read_all,
     running,
     send,
     statuses,
     until,
-    values,
 )
 
 
 class WatchedLog(SqliteLog):
-    """Counts how often it was asked for the ends of the images."""
+    """Counts how often the end offsets of the images were read."""
 
     looked = 0
 
@@ -178,7 +178,7 @@ async def test_a_sequence_goes_on_in_order_after_errors(log: SqliteLog) -> None:
         await until(lambda: committed_is(log, len(names)))
     assert await answered(log) == statuses(*names)
     for sequence in "abc":
-        answers = [it.key for it in await values(log, RESULTS)]
+        answers = [it.key for it in await read_all(log, RESULTS)]
         mine = [image(f"{sequence}{number}").image_id for number in range(20)]
         assert [key for key in answers if key in mine] == mine
 
@@ -205,7 +205,7 @@ async def test_a_stop_keeps_the_order_of_a_batch_whose_first_record_waits_to_ret
 
 
 async def test_records_that_wait_in_a_sequence_are_not_handled_after_their_epoch(log: WatchedLog) -> None:
-    """The new epoch reads it again, and does each once, in order."""
+    """The new epoch reads them again, and handles each once, in order."""
     stage = Stage()
     stage.blocked = {"a0": asyncio.Event()}
     async with running(worker(log, stage)):

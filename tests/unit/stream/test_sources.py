@@ -32,7 +32,7 @@ from tests.answers import recognized
 from tests.records import erasure_record, image_received
 from tests.unit.backends.s3_stand_in import answer as s3_answer
 from tests.unit.backends.s3_stand_in import error, stand_in
-from tests.unit.stream.stages import Stage, answers, quick_and_quiet, running, send, until, values
+from tests.unit.stream.stages import Stage, answers, quick_and_quiet, read_all, running, send, until
 
 LARGEST = 10_000
 OURS = "objects"
@@ -151,7 +151,7 @@ async def test_a_copy_made_before_a_crash_is_deleted_if_it_was_erased_since(
     ],
 )
 async def test_forbidden_sources_are_refused(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
-    """Not even where a setting names our own bucket."""
+    """They are refused even if the setting names our own bucket."""
     await objects.put(key, png())
     received = event(key, bucket)
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
@@ -201,7 +201,7 @@ async def test_objects_that_other_systems_put_for_a_person_or_a_directory_are_fo
 
 
 class Copying(Stage):
-    """Copies what events refer to, and is done."""
+    """Copies the sources of events, and answers."""
 
     def __init__(self, sources: SourceCopier) -> None:
         super().__init__()
@@ -254,4 +254,4 @@ async def _count(log: SqliteLog, least: int) -> bool:
 
 
 async def _letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await values(log, DEAD_LETTERS)]
+    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]

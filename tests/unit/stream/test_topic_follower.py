@@ -44,7 +44,7 @@ class AwayReader(Reader):
 
 
 class AwayLog(SqliteLog):
-    """A log that cannot be read while it is unavailable."""
+    """A log that cannot be read while `away` is set."""
 
     away = False
     polls = 0

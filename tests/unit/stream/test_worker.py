@@ -27,11 +27,11 @@ from tests.unit.stream.stages import (
     image,
     kill,
     quick_and_quiet,
+    read_all,
     running,
     send,
     statuses,
     until,
-    values,
 )
 
 PARTITIONS = 4
@@ -69,12 +69,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await values(log, DEAD_LETTERS)]
+    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]
 
 
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
     """The event as in a dead letter: with the time at which it was received."""
-    (record,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
+    (record,) = [record for record in await read_all(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
     return image(name).model_copy(update={"received_at": record.timestamp})
 
 
@@ -235,7 +235,7 @@ async def test_records_are_handled_alone_after_a_crash_but_not_after_a_clean_sto
         await send(log, f"{uuid.uuid4()}", partition_key="a")
         await send(log, f"{uuid.uuid4()}", partition_key="b")
         gate = asyncio.Event()
-        stage.blocked = {ImageReceived.decode(it.value).filename: gate for it in await values(log, IMAGES_RECEIVED)}
+        stage.blocked = {ImageReceived.decode(it.value).filename: gate for it in await read_all(log, IMAGES_RECEIVED)}
         async with running(worker(log, stage, ordered=ordered)) as task:
             await until(lambda: len(stage.running) > 0)
             await asyncio.sleep(0.15)  # three polls' time
@@ -656,7 +656,7 @@ async def test_records_of_lost_partitions_are_neither_handled_nor_committed(log:
             await until(lambda: eventually_all(log, 20 if ordered else 4))
             await until(lambda: eventually_lag(log, 0))
             assert not task.done()
-    lost = {it.key for it in await values(log, IMAGES_RECEIVED) if it.partition not in mine}
+    lost = {it.key for it in await read_all(log, IMAGES_RECEIVED) if it.partition not in mine}
     again = [name for name in old.handled if image(name).image_id in lost and name[1] != "0"]
     assert again == []
     assert {image(name).image_id for name in new.handled} == lost
