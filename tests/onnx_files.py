@@ -72,14 +72,14 @@ def of_graph(nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, 
 
 
 def write_small(path: Path, *, seed: int = 0, dimension: int = DIMENSION, batch: int | None = None) -> Path:
-    """What `facestream models add NAME PATH --input 112 --template arcface --range -1..1` takes."""
+    """A network for `facestream models add NAME PATH --input 112 --template arcface --range -1..1`."""
     path.write_bytes(exported(SmallEmbedder(seed, dimension), SIDE, batch=batch))
     return path
 
 
 def write_resnet29(path: Path, weights_folder: Path) -> Path:
-    """What `facestream models add NAME PATH --input 150 --template dlib --range 0..255` takes: its vectors are those of
-    the shipped generation dlib-resnet29.
+    """A network for `facestream models add NAME PATH --input 150 --template dlib --range 0..255`. Its vectors are those
+    of the shipped generation dlib-resnet29.
     """
     path.write_bytes(exported(load_embedder(weights_folder, "dlib-resnet29", CPU, torch.float32), 150))
     return path

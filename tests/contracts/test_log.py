@@ -211,7 +211,7 @@ async def test_a_reader_at_the_end_sees_what_is_appended_from_then_on(topic: Top
     await reader.close()
 
 
-async def test_a_reader_of_some_partitions(topic: Topic) -> None:
+async def test_a_reader_of_some_partitions_gets_only_their_records(topic: Topic) -> None:
     await topic.append(*(f"{number}" for number in range(40)))
     reader = await topic.log.reader(topic.name, at="start", partitions=[1, 3])
     expected = [f"{number}" for number in range(40) if partition_of(f"{number}", 4) in (1, 3)]
@@ -242,7 +242,7 @@ async def test_a_poll_gives_no_more_than_was_asked_for(topic: Topic) -> None:
     assert len({record.key for poll in polls for record in poll}) == sum(len(poll) for poll in polls)
 
 
-async def test_partitions_take_fair_shares(topic: Topic, unique: Unique) -> None:
+async def test_a_long_partition_does_not_delay_the_others(topic: Topic, unique: Unique) -> None:
     """A partition with thousands of records does not delay the others."""
     deep, shallow = (next(f"{n}" for n in range(100) if partition_of(f"{n}", 4) == partition) for partition in (0, 1))
     await topic.append(*[deep] * 2000)
@@ -279,7 +279,7 @@ async def test_a_restart_goes_on_at_the_committed_offset(topic: Topic, open_log:
         assert [record.offset for record in await drain(consumer, 6)] == [4, 5, 6, 7, 8, 9]
 
 
-async def test_what_was_not_committed_comes_again(topic: Topic, unique: Unique) -> None:
+async def test_uncommitted_records_are_delivered_again(topic: Topic, unique: Unique) -> None:
     await topic.append("a", "b")
     for _ in range(2):
         async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
@@ -430,7 +430,7 @@ async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, un
             assert await topic.log.oldest_uncommitted_ms(unique("group"), topic.name) == oldest
 
 
-async def test_offsets_begin_and_end_where_the_records_do(topic: Topic) -> None:
+async def test_start_and_end_offsets_match_the_records(topic: Topic) -> None:
     nothing = dict.fromkeys(range(4), 0)
     assert await topic.log.start_offsets(topic.name) == await topic.log.end_offsets(topic.name) == nothing
     await topic.append("a", "a")
@@ -466,7 +466,7 @@ async def test_retention_keeps_young_records_and_the_offsets(topic: Topic, uniqu
     assert await topic.log.end_offsets(unique("changes")) == {0: 4}
 
 
-async def test_a_cancelled_poll_has_taken_nothing(topic: Topic) -> None:
+async def test_a_cancelled_poll_loses_no_record(topic: Topic) -> None:
     """Whether the cancellation comes before a record, with it or after it."""
     reader = await topic.log.reader(topic.name, at="start")
     seen: list[str] = []
@@ -482,7 +482,7 @@ async def test_a_cancelled_poll_has_taken_nothing(topic: Topic) -> None:
     await reader.close()
 
 
-async def test_a_closed_log_says_so(topic: Topic) -> None:
+async def test_a_closed_log_raises_unavailable(topic: Topic) -> None:
     await topic.append("a")
     await topic.log.ping()
     await topic.log.close()

@@ -83,7 +83,7 @@ async def test_an_object_comes_back_as_it_was_put(objects: ObjectStore, unique: 
 
 
 @pytest.mark.parametrize("data", [b"", b"\n", b"{}\n", b"\n\n{", bytes(3_000_000)])
-async def test_data_is_any_bytes(objects: ObjectStore, unique: Unique, data: bytes) -> None:
+async def test_any_bytes_can_be_stored(objects: ObjectStore, unique: Unique, data: bytes) -> None:
     await objects.put(unique("a"), data)
     found = await objects.get(unique("a"))
     assert (found.data, found.metadata) == (data, {})
@@ -102,16 +102,14 @@ async def test_putting_again_replaces_data_and_metadata(objects: ObjectStore, un
     assert (found.data, found.metadata) == (b"second", {"two": "2"})
 
 
-async def test_create_is_safe_when_it_is_there_and_when_several_do_it(
-    open_objects: OpenObjects, unique: Unique
-) -> None:
+async def test_create_may_be_called_again_and_concurrently(open_objects: OpenObjects, unique: Unique) -> None:
     clients = [open_objects() for _ in range(4)]
     await clients[0].put(unique("a"), b"1")
     await asyncio.gather(*(client.create() for client in clients))
     assert (await clients[3].get(unique("a"))).data == b"1"
 
 
-async def test_if_absent_leaves_what_is_there(objects: ObjectStore, unique: Unique) -> None:
+async def test_if_absent_does_not_replace_an_object(objects: ObjectStore, unique: Unique) -> None:
     assert await objects.put(unique("a"), b"first", {"one": "1"}, if_absent=True) is True
     assert await objects.put(unique("a"), b"second", {"two": "2"}, if_absent=True) is False
     found = await objects.get(unique("a"))
@@ -123,7 +121,7 @@ async def test_if_absent_leaves_what_is_there(objects: ObjectStore, unique: Uniq
 
 
 @pytest.mark.parametrize("size", [10, 300_000, 40 << 20], ids=["small", "picture", "large"])
-async def test_of_several_puts_at_once_with_if_absent_one_stores_its_object(
+async def test_only_one_of_several_concurrent_puts_with_if_absent_succeeds(
     open_objects: OpenObjects, unique: Unique, size: int
 ) -> None:
     clients = [open_objects() for _ in range(4)]
@@ -174,7 +172,9 @@ async def test_a_key_may_begin_with_anything(objects: ObjectStore, unique: Uniqu
 
 
 @pytest.mark.parametrize("filling", ["x", "x/", "/", "é", "💙", "\0", "\U0010ffff"])
-async def test_the_longest_keys(objects: ObjectStore, unique: Unique, filling: str) -> None:
+async def test_keys_of_the_maximum_length_are_stored_listed_and_deleted(
+    objects: ObjectStore, unique: Unique, filling: str
+) -> None:
     end = unique("/longest")
     start = (filling * 300)[: 299 - len(end)]
     for key in (start + "1" + end, start + "2" + end):
@@ -202,14 +202,14 @@ async def test_metadata_out_of_bounds_is_refused(
     assert await objects.metadata(unique("a")) is None
 
 
-async def test_metadata_at_its_bound(objects: ObjectStore, unique: Unique) -> None:
+async def test_metadata_of_the_maximum_size_is_stored(objects: ObjectStore, unique: Unique) -> None:
     metadata = {"a": "\0" * 1000, "b": "é" * 500}
     await objects.put(unique("a"), b"data", metadata)
     assert await objects.metadata(unique("a")) == metadata
     assert (await objects.get(unique("a"))).data == b"data"
 
 
-async def test_metadata_of_any_shape(objects: ObjectStore, unique: Unique) -> None:
+async def test_unusual_metadata_comes_back_unchanged(objects: ObjectStore, unique: Unique) -> None:
     names = "".join(map(chr, range(128)))
     for number, metadata in enumerate(
         (
@@ -226,7 +226,7 @@ async def test_metadata_of_any_shape(objects: ObjectStore, unique: Unique) -> No
         assert (await objects.get(unique(f"a{number}"))).metadata == metadata
 
 
-async def test_an_object_that_is_not_there(objects: ObjectStore, unique: Unique) -> None:
+async def test_a_missing_object_cannot_be_read_but_may_be_deleted(objects: ObjectStore, unique: Unique) -> None:
     with pytest.raises(ObjectMissing):
         await objects.get(unique("a"))
     assert await objects.metadata(unique("a")) is None
@@ -234,7 +234,7 @@ async def test_an_object_that_is_not_there(objects: ObjectStore, unique: Unique)
     assert await keys(objects, unique("a")) == []
 
 
-async def test_a_level_is_not_an_object(objects: ObjectStore, unique: Unique) -> None:
+async def test_a_folder_in_a_key_is_not_an_object(objects: ObjectStore, unique: Unique) -> None:
     await objects.put(unique("a") + "/b", b"1")
     assert await objects.metadata(unique("a")) is None
     await objects.delete([unique("a")])
@@ -246,7 +246,7 @@ def bucket_of(objects: ObjectStore) -> str:
     return str(objects).rstrip("/')").rpartition("/")[2]
 
 
-async def test_objects_are_fetched_by_the_names_that_other_systems_know(objects: ObjectStore) -> None:
+async def test_fetch_takes_the_bucket_and_name_that_other_systems_use(objects: ObjectStore) -> None:
     bucket, name, data = bucket_of(objects), "incoming/acmé co/learn/Ann/1 + 2%.jpg", os.urandom(3_000)
     await objects.put(name, data)
     etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
@@ -270,7 +270,7 @@ async def test_fetching_an_object_that_is_not_there(objects: ObjectStore, name: 
             await objects.fetch(bucket, name, etag=None, largest=1)
 
 
-async def test_the_key_of_an_object_that_other_systems_name(objects: ObjectStore) -> None:
+async def test_key_of_converts_a_name_of_other_systems_to_our_key(objects: ObjectStore) -> None:
     bucket, name = bucket_of(objects), "incoming/acmé/a.jpg"
     key = objects.key_of(bucket, name)
     assert key == name
@@ -341,7 +341,7 @@ async def test_listing_while_objects_are_put_and_deleted(objects: ObjectStore, u
     assert {f"{prefix}{number}" for number in range(20)} <= set(seen)
 
 
-async def test_readers_never_see_a_part(objects: ObjectStore, unique: Unique) -> None:
+async def test_readers_never_see_a_partly_written_object(objects: ObjectStore, unique: Unique) -> None:
     values = [bytes([number]) * 300_000 for number in range(4)]
     await objects.put(unique("a"), values[0])
     done = False
@@ -374,7 +374,7 @@ async def test_concurrent_puts_and_deletes(objects: ObjectStore, unique: Unique)
     assert await keys(objects, prefix) == []
 
 
-async def test_a_closed_store_says_so(objects: ObjectStore, unique: Unique) -> None:
+async def test_a_closed_store_raises_unavailable(objects: ObjectStore, unique: Unique) -> None:
     await objects.ping()
     await objects.put(unique("a"), b"")
     await objects.close()

@@ -90,7 +90,7 @@ async def test_special_numbers_survive(vectors: VectorStore, unique: Unique) -> 
     assert stored == special.tobytes()
 
 
-async def test_galleries_are_apart(vectors: VectorStore, unique: Unique) -> None:
+async def test_directories_and_generations_have_separate_galleries(vectors: VectorStore, unique: Unique) -> None:
     one, other = unique("one"), unique("other")
     await vectors.put_faces(
         [a_face(one, "ann", "1"), a_face(other, "ann", "2", d=4), a_face(one, "ann", "3", generation="g2", d=16)]
@@ -166,7 +166,7 @@ async def test_the_faces_of_a_person_are_sorted(vectors: VectorStore, unique: Un
     assert await vectors.faces(unique("acme"), "g1", "nobody") == []
 
 
-async def test_a_gallery_of_more_than_a_block(vectors: VectorStore, unique: Unique) -> None:
+async def test_a_large_gallery_is_read_in_several_blocks(vectors: VectorStore, unique: Unique) -> None:
     count = 4 * MOST_IN_BLOCK + 1_000
     numbers = np.arange(count, dtype=np.float32).repeat(2).reshape(count, 2)
     faces = [
@@ -258,7 +258,7 @@ async def test_many_faces_are_deleted(vectors: VectorStore, unique: Unique) -> N
 
 
 @pytest.mark.parametrize("only", [{}, {"person": "ann"}, {"person": "ann", "face_id": "1"}])
-async def test_a_face_that_is_put_after_its_erasure_is_not_there(
+async def test_a_face_that_is_put_after_its_erasure_stays_erased(
     vectors: VectorStore, open_vectors: OpenVectors, unique: Unique, only: dict[str, str]
 ) -> None:
     early, last, later = (a_face(unique("acme"), "ann", "1", timestamp=timestamp) for timestamp in (900, 1_000, 1_001))
@@ -291,7 +291,9 @@ async def test_other_faces_may_be_put_after_an_erasure(vectors: VectorStore, uni
     assert await face_keys(vectors, unique("else")) == {"ann/1"}
 
 
-async def test_an_erasure_may_come_before_the_put_of_what_it_erases(vectors: VectorStore, unique: Unique) -> None:
+async def test_an_erasure_also_covers_faces_that_are_stored_later_for_the_first_time(
+    vectors: VectorStore, unique: Unique
+) -> None:
     await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="ann")
     await vectors.put_faces([a_face(unique("acme"), "ann", "1")])
     assert await face_keys(vectors, unique("acme")) == set()
@@ -299,7 +301,7 @@ async def test_an_erasure_may_come_before_the_put_of_what_it_erases(vectors: Vec
     assert await face_keys(vectors, unique("acme")) == {"ann/1", "bob/2"}
 
 
-async def test_a_sweep_leaves_the_erasures_that_hold(vectors: VectorStore, unique: Unique) -> None:
+async def test_a_sweep_keeps_erasures_that_are_still_valid(vectors: VectorStore, unique: Unique) -> None:
     await vectors.put_faces([a_face(unique("acme"), "ann", "1"), a_face(unique("acme"), "bob", "1")])
     await vectors.delete_faces(unique("acme"), ["g1"], 1_000, person="ann")
     for _ in range(2):
@@ -333,7 +335,7 @@ async def test_putting_nothing_is_allowed(vectors: VectorStore) -> None:
     await vectors.delete_answers([])
 
 
-async def test_answers(vectors: VectorStore, unique: Unique) -> None:
+async def test_an_answer_is_stored_and_replaced(vectors: VectorStore, unique: Unique) -> None:
     answers = [StoredAnswer(unique(f"{number}"), f'{{"é": "💙\\u0000 {number}"}}', 4e9 + number) for number in range(3)]
     await vectors.put_answers(answers)
     assert [await vectors.answer(each.image_id) for each in answers] == answers
@@ -388,7 +390,7 @@ async def test_api_keys(vectors: VectorStore, unique: Unique) -> None:
     assert everywhere not in await vectors.api_keys()
 
 
-async def test_a_closed_store_says_so(vectors: VectorStore) -> None:
+async def test_a_closed_store_raises_unavailable(vectors: VectorStore) -> None:
     await vectors.ping()
     await vectors.close()
     for refused in (vectors.directories("g1"), vectors.put_faces([]), vectors.ping()):

@@ -21,7 +21,7 @@ def facestream(data: Path, *arguments: str, **settings: str) -> subprocess.Compl
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
 
 
-def test_beyond_loopback_a_key_is_needed(tmp_path: Path, weights_folder: Path) -> None:
+def test_listening_beyond_loopback_requires_a_key(tmp_path: Path, weights_folder: Path) -> None:
     refused = facestream(tmp_path / "data", "up", "--listen", "0.0.0.0:0", FACESTREAM_WEIGHTS=str(weights_folder))
     assert refused.returncode == 2
     assert "facestream keys create" in refused.stderr
@@ -107,7 +107,7 @@ def test_one_process_serves_a_data_folder(tmp_path: Path, weights_folder: Path) 
 
 
 @pytest.mark.parametrize("arguments", [(), ("up",), ("weights", "get"), ("keys", "create"), ("learn",), ("recognize",)])
-def test_help_teaches(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_help_is_printed_for_every_command(arguments: tuple[str, ...], tmp_path: Path) -> None:
     shown = facestream(tmp_path, *arguments, "--help")
     assert shown.returncode == 0
     assert len(shown.stdout) > 200

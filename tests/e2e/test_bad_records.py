@@ -12,10 +12,10 @@ from pathlib import Path
 from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
-from schemas.records import ImageReceived
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
+from tests.records import image_received
 
 
 def dead_letters(data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -31,13 +31,11 @@ async def listed(data: Path, *arguments: str) -> list[dict[str, object]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-async def test_foreign_records_that_fit_no_schema_are_dead_letters_and_stop_nothing(
+async def test_invalid_records_of_other_producers_become_dead_letters_and_the_service_continues(
     serving: Serving, client: Client, small_photos: Path
 ) -> None:
-    image_id = str(uuid.uuid4())
-    gone = ImageReceived(
-        image_id=image_id, purpose="recognize", directory="dead", media_type="image/jpeg", sha256="0" * 64
-    )
+    gone = image_received(uuid.uuid4(), directory="dead")
+    image_id = gone.image_id
     later = json.loads(gone.encode()) | {"version": 2}
     hostile = {"json": b"{", "tombstone": None, "version": json.dumps(later).encode(), "member": b'{"version": 1}'}
     log = SqliteLog(serving.data / "log.db")

@@ -108,7 +108,9 @@ async def test_a_killed_run_goes_on_and_learns_each_picture_once(
     assert await count(serving.data, IMAGES_RECEIVED_BULK) - before[0] == bulk
 
 
-async def test_without_a_service_the_killed_process_was_it(tmp_path: Path, weights_folder: Path, people: Path) -> None:
+async def test_without_a_service_a_killed_run_continues_at_the_next_start(
+    tmp_path: Path, weights_folder: Path, people: Path
+) -> None:
     data = tmp_path / "data"
     command = "learn", people, "--directory", "acme", "--weights", weights_folder
     with start(data, *command) as killed:
@@ -148,7 +150,7 @@ def test_another_run_recognizes_anew(serving: Serving, small_photos: Path, peopl
     assert Counter(it["persons"][0]["id"] for it in lines(second)) == {"obama": PICTURES // 2, None: PICTURES // 2}
 
 
-async def test_a_table_and_portraits_of_several_faces(
+async def test_failed_pictures_of_a_table_are_tried_again_with_another_face_option(
     serving: Serving, client: Client, people: Path, two_people: bytes, tmp_path: Path
 ) -> None:
     """Failed pictures are tried again with another --face."""
@@ -195,7 +197,7 @@ def test_a_wrong_command_line(tmp_path: Path, people: Path, arguments: list[str]
     assert words in done.stderr
 
 
-def test_the_state_is_the_users_alone(serving: Serving, state: Path, people: Path) -> None:
+def test_only_the_user_can_read_the_journal(serving: Serving, state: Path, people: Path) -> None:
     facestream(serving.data, "learn", people, "--directory", "bulk-state")
     journal = next((state / "facestream" / "bulk").iterdir())
     assert os.stat(journal).st_mode & 0o777 == 0o600

@@ -194,9 +194,7 @@ def test_a_closed_pipe_ends_it_quietly(serving: Serving, photos: Path) -> None:
     assert process.wait() == 1
 
 
-def test_without_a_service_commands_serve_themselves_in_turn(
-    tmp_path: Path, weights_folder: Path, photos: Path
-) -> None:
+def test_without_a_service_commands_run_one_after_the_other(tmp_path: Path, weights_folder: Path, photos: Path) -> None:
     """The second waits until the first has ended. The owner of the data folder needs no key, although one exists."""
     data = tmp_path / "data"
     assert facestream(data, "keys", "create", "--scope", "recognize", "--directory", "elsewhere").returncode == 0
@@ -237,7 +235,7 @@ def test_without_weights_the_message_says_what_to_do(tmp_path: Path, photos: Pat
 
 
 @pytest.mark.parametrize("command", ["learn", "recognize"])
-def test_help_teaches_with_an_example(tmp_path: Path, command: str) -> None:
+def test_help_shows_an_example(tmp_path: Path, command: str) -> None:
     done = facestream(tmp_path, command, "--help")
     assert done.returncode == 0
     assert f"facestream {command} " in done.stdout.partition("options:")[0].partition("\n\n")[2]

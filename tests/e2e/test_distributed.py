@@ -71,7 +71,7 @@ async def test_the_answers_are_those_of_one_process(cluster: Cluster, serving: S
     ] == []
 
 
-async def test_replicas_share_what_they_know(cluster: Cluster, photos: Path) -> None:
+async def test_replicas_share_learned_faces_and_answers(cluster: Cluster, photos: Path) -> None:
     async with aiohttp.ClientSession() as session:
         one, other = (Client(session, url) for url in cluster.urls)
         status, learned, _ = await one.post("/learn", photos / "obama.jpg", person="obama", directory="d")
@@ -102,7 +102,7 @@ async def test_replicas_share_what_they_know(cluster: Cluster, photos: Path) -> 
         assert (status, body["code"]) == (422, "idempotency_key_reused")
 
 
-async def test_a_replica_that_dies_takes_no_other_answer_along(cluster: Cluster, photos: Path) -> None:
+async def test_a_killed_replica_does_not_affect_requests_to_others(cluster: Cluster, photos: Path) -> None:
     dying, living = cluster.running["ingest"]
     async with aiohttp.ClientSession() as session:
         lost = asyncio.create_task(Client(session, dying.url).post("/recognize", photos / "obama.jpg", directory="d"))
@@ -117,7 +117,7 @@ async def test_a_replica_that_dies_takes_no_other_answer_along(cluster: Cluster,
     await asyncio.to_thread(dying.start)
 
 
-async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:
+async def test_a_photo_with_a_thousand_faces_is_answered(cluster: Cluster, photos: Path) -> None:
     tile, columns, rows = 110, 40, 25
     with Image.open(photos / "obama.jpg") as first:
         face = first.convert("RGB").crop((300, 30, 690, 480)).resize((tile, tile))
@@ -133,7 +133,7 @@ async def test_a_crowd_of_a_thousand(cluster: Cluster, photos: Path) -> None:
     assert len(body["persons"]) == 1_000
 
 
-async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
+async def test_erased_people_stay_erased_when_a_suspended_sink_continues(
     cluster: Cluster, stores: dict[str, str], small_photos: Path, weights_folder: Path, dtype: str
 ) -> None:
     """The long form is `make soak-erase`."""
@@ -145,7 +145,7 @@ async def test_nobody_comes_back_beside_a_sink_that_is_held_and_woken(
 
 
 @pytest.mark.stops_servers
-async def test_processes_and_servers_come_and_go(
+async def test_results_are_right_while_processes_and_servers_stop_and_start(
     cluster: Cluster, stores: dict[str, str], servers: Services, small_photos: Path
 ) -> None:
     """Under load; the long form is `make soak-services`."""

@@ -79,7 +79,7 @@ async def people(client: Client, directory: str) -> dict[str, int]:
     return {it["id"]: it["faces"] for it in body["persons"]}
 
 
-async def test_a_person_goes_with_everything(
+async def test_erasing_a_person_deletes_all_data_of_the_person(
     client: Client, serving: Serving, small_photos: Path, directory: str
 ) -> None:
     portraits = [await learned(client, small_photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")]
@@ -113,7 +113,9 @@ async def test_a_person_goes_with_everything(
     assert (status, body["erased"]) == (200, {"faces": 0, "images": 0})
 
 
-async def test_a_face_goes_and_the_persons_others_stay(client: Client, small_photos: Path, directory: str) -> None:
+async def test_erasing_a_face_keeps_the_other_faces_of_the_person(
+    client: Client, small_photos: Path, directory: str
+) -> None:
     gone, stays = [
         await learned(client, small_photos / name, "obama", directory) for name in ("obama.jpg", "obama2.jpg")
     ]
@@ -129,7 +131,7 @@ async def test_a_face_goes_and_the_persons_others_stay(client: Client, small_pho
     assert (await delete(client, f"/faces/{gone['persons'][0]['face_id']}"))[0] == 404
 
 
-async def test_an_image_goes_with_its_face(client: Client, small_photos: Path, directory: str) -> None:
+async def test_erasing_an_image_deletes_its_face(client: Client, small_photos: Path, directory: str) -> None:
     gone = await learned(client, small_photos / "obama.jpg", "obama", directory)
     status, body = await delete(client, f"/images/{gone['image_id']}")
     assert (status, body["erased"]) == (200, {"faces": 1, "images": 1})
@@ -139,7 +141,7 @@ async def test_an_image_goes_with_its_face(client: Client, small_photos: Path, d
 
 
 @pytest.mark.parametrize("directory_named", [True, False])
-async def test_the_picture_of_a_probe_goes_with_its_answer(
+async def test_erasing_a_probe_deletes_its_picture_and_its_answer(
     client: Client, small_photos: Path, directory: str, directory_named: bool
 ) -> None:
     fields = {"directory": directory} if directory_named else {}
@@ -153,7 +155,7 @@ async def test_the_picture_of_a_probe_goes_with_its_answer(
         assert (await result(client, photo["image_id"]))[0] == 409
 
 
-async def test_a_directory_goes_with_everybody_and_all_pictures(
+async def test_erasing_a_directory_deletes_all_its_people_and_pictures(
     client: Client, small_photos: Path, directory: str
 ) -> None:
     one = await learned(client, small_photos / "obama.jpg", "obama", directory)
@@ -174,12 +176,12 @@ async def test_a_directory_goes_with_everybody_and_all_pictures(
 
 @pytest.mark.parametrize("path", ["/faces/{}", "/images/{}"])
 @pytest.mark.parametrize("identifier", [str(uuid.UUID(int=1, version=4)), "x", "..%2f..", "%00"])
-async def test_what_is_not_there_cannot_be_erased(client: Client, path: str, identifier: str) -> None:
+async def test_erasing_something_unknown_is_a_404(client: Client, path: str, identifier: str) -> None:
     status, body = await delete(client, path.format(identifier))
     assert (status, body["code"]) == (404, "not_found")
 
 
-async def test_who_does_not_wait_is_told_that_it_is_under_way(
+async def test_an_erase_request_that_does_not_wait_is_answered_202(
     client: Client, small_photos: Path, directory: str
 ) -> None:
     await learned(client, small_photos / "obama.jpg", "obama", directory)
@@ -189,7 +191,7 @@ async def test_who_does_not_wait_is_told_that_it_is_under_way(
     assert await people(client, directory) == {}
 
 
-async def test_who_was_erased_may_be_learned_again_under_the_same_key(
+async def test_an_erased_person_can_be_learned_again_with_the_same_idempotency_key(
     client: Client, small_photos: Path, directory: str
 ) -> None:
     key = {"Idempotency-Key": str(uuid.uuid4())}
@@ -213,7 +215,7 @@ async def test_who_was_erased_may_be_learned_again_under_the_same_key(
     assert third["image_id"] not in (first["image_id"], again["image_id"])
 
 
-async def test_what_is_in_flight_is_erased_too(client: Client, small_photos: Path, directory: str) -> None:
+async def test_images_in_flight_are_erased_too(client: Client, small_photos: Path, directory: str) -> None:
     portrait = (small_photos / "obama.jpg").read_bytes()
     waiting = []
     for number in range(8):
@@ -229,7 +231,9 @@ async def test_what_is_in_flight_is_erased_too(client: Client, small_photos: Pat
     assert await people(client, directory) == {}
 
 
-async def test_nobody_is_named_once_the_erase_is_answered(client: Client, serving: Serving, small_photos: Path) -> None:
+async def test_no_answer_names_a_person_after_the_erase_request_was_answered(
+    client: Client, serving: Serving, small_photos: Path
+) -> None:
     """All four kinds of erasure at the same time, with and without learning the person again."""
     pictures = pictures_of(small_photos)
     rounds = [
@@ -242,7 +246,9 @@ async def test_nobody_is_named_once_the_erase_is_answered(client: Client, servin
     assert [one.learned_again is not None for one in rounds] == [True, False] * len(KINDS)
 
 
-async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Path, small_photos: Path) -> None:
+async def test_a_key_can_erase_only_what_its_scope_and_directory_allow(
+    tmp_path: Path, weights_folder: Path, small_photos: Path
+) -> None:
     data = tmp_path / "data"
 
     def key(*arguments: str) -> dict[str, str]:
@@ -286,7 +292,7 @@ async def test_keys_erase_only_what_they_may(tmp_path: Path, weights_folder: Pat
             assert (await client.get("/directories", admin))[1] == {"directories": []}
 
 
-async def test_a_service_that_is_killed_in_the_middle_goes_on_with_it(
+async def test_a_killed_service_finishes_the_erasure_after_its_restart(
     tmp_path: Path, weights_folder: Path, small_photos: Path, directory: str
 ) -> None:
     serving = Serving(tmp_path / "data", weights_folder)

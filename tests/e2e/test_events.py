@@ -118,7 +118,7 @@ async def outside(
     return outside
 
 
-async def test_events_are_answered_to_whoever_reads(outside: Outside) -> None:
+async def test_any_reader_of_the_results_gets_the_answers_to_events(outside: Outside) -> None:
     learned = json.loads(await outside.example("# answer.py", await outside.example("# learn.py")))
     assert (learned["status"], learned["body"]["persons"][0]["id"], learned["body"]["filename"]) == (
         201,
@@ -140,7 +140,7 @@ async def test_kcat_sends_and_reads(outside: Outside) -> None:
     assert image_id in {line.partition(" ")[0] for line in (await outside.example("kcat -C")).splitlines()}
 
 
-async def test_what_does_not_fit_is_a_dead_letter_and_stops_nothing(outside: Outside) -> None:
+async def test_invalid_events_become_dead_letters_and_processing_continues(outside: Outside) -> None:
     good = {
         "purpose": "detect",
         "directory": "acme",
@@ -168,7 +168,7 @@ async def test_what_does_not_fit_is_a_dead_letter_and_stops_nothing(outside: Out
         assert letter["code"] in ("unreadable_record", "forbidden_source")
 
 
-async def test_what_is_put_into_the_bucket_is_learned_and_recognized_and_goes_when_it_is_erased(
+async def test_pictures_in_the_bucket_are_learned_recognized_and_deleted_when_erased(
     cluster: tuple[Cluster, dict[str, str]], outside: Outside, small_photos: Path
 ) -> None:
     running, stores = cluster

@@ -143,7 +143,7 @@ async def test_a_photo_without_a_face_is_an_empty_list(client: Client) -> None:
     assert (status, body["persons"]) == (200, [])
 
 
-async def test_one_person_twice_in_a_photo(client: Client, photos: Path) -> None:
+async def test_the_second_face_of_a_person_in_a_photo_has_also_matched(client: Client, photos: Path) -> None:
     await learn(client, photos / "obama.jpg", "obama", "twice")
     double = side_by_side([photos / "obama.jpg", photos / "obama2.jpg"])
     _, body, _ = await client.post("/recognize", double, directory="twice")
@@ -156,7 +156,9 @@ async def test_one_person_twice_in_a_photo(client: Client, photos: Path) -> None
     )
 
 
-async def test_options_of_recognize(client: Client, photos: Path, two_people: bytes) -> None:
+async def test_options_of_recognize_are_applied_and_wrong_ones_refused(
+    client: Client, photos: Path, two_people: bytes
+) -> None:
     for name in ("obama", "biden"):
         await learn(client, photos / f"{name}.jpg", name, "options")
     _, body, _ = await client.post("/recognize", two_people, directory="options", top="1", limit="1")
@@ -247,7 +249,7 @@ async def test_an_idempotency_key_has_one_effect(client: Client, photos: Path) -
     assert (status, body["code"]) == (422, "idempotency_key_reused")
 
 
-async def test_files_and_faces_are_shown_but_never_run(client: Client, photos: Path) -> None:
+async def test_stored_pictures_are_served_only_as_images(client: Client, photos: Path) -> None:
     face_id = await learn(client, photos / "obama.jpg", "obama", "files")
     _, body, _ = await client.post("/recognize", photos / "obama2.jpg", directory="files")
     status, data, headers = await client.get(body["url"])

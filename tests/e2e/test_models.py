@@ -97,7 +97,7 @@ async def learn_people(client: Client, photos: Path, directory: str) -> None:
         assert status == 201, body
 
 
-async def named(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
+async def generation_and_candidates(client: Client, picture: Path, directory: str) -> tuple[str, set[str]]:
     """The generation of the answer, and the people among the candidates."""
     status, body, _ = await client.post("/recognize", picture, directory=directory, strangers="1", top="10")
     assert status == 200, body
@@ -108,14 +108,14 @@ async def until_active(client: Client, picture: Path, directory: str, generation
     """Waits until processors know that the generation is active; returns the people among the candidates."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            found, people = await named(client, picture, directory)
+            found, people = await generation_and_candidates(client, picture, directory)
             if found == generation:
                 return people
             await asyncio.sleep(0.1)
 
 
 @on_the_real_servers
-async def test_from_one_model_to_another_and_back(
+async def test_switching_to_another_model_and_back(
     system: System, client: Client, small_photos: Path, tmp_path: Path, weights_folder: Path
 ) -> None:
     await learn_people(client, small_photos, "d")
@@ -148,7 +148,7 @@ async def test_from_one_model_to_another_and_back(
     await system.facestream("models", "activate", "mine")
     assert "obama" in await until_active(client, small_photos / "obama2.jpg", "d", "mine")
     assert (await client.post("/learn", small_photos / "obama2.jpg", person="later", directory="d"))[0] == 201
-    assert "later" in (await named(client, small_photos / "obama2.jpg", "d"))[1]
+    assert "later" in (await generation_and_candidates(client, small_photos / "obama2.jpg", "d"))[1]
 
     assert "is active" in await system.facestream("models", "retire", "mine", code=2)
     await system.facestream("models", "activate", OLD)
@@ -169,7 +169,7 @@ async def test_from_one_model_to_another_and_back(
 
 
 @in_one_process
-async def test_from_one_detector_to_another_and_back(system: System, client: Client, small_photos: Path) -> None:
+async def test_switching_to_another_detector_and_back(system: System, client: Client, small_photos: Path) -> None:
     new, people = f"{OLD}.centerface-mirror", {"obama.jpg": "one", "biden.jpg": "two"}
     for name, person in people.items():
         assert (await client.post("/learn", small_photos / name, person=person, directory="redetected"))[0] == 201
@@ -209,7 +209,9 @@ async def test_from_one_detector_to_another_and_back(system: System, client: Cli
     assert f"{before + 2} vectors deleted" in await system.facestream("models", "retire", new)
 
 
-async def test_a_directory_moves(system: System, client: Client, small_photos: Path, tmp_path: Path) -> None:
+async def test_a_directory_is_exported_and_imported_under_another_name(
+    system: System, client: Client, small_photos: Path, tmp_path: Path
+) -> None:
     for name in ("obama", "biden"):
         assert (await client.post("/learn", small_photos / f"{name}.jpg", person=name, directory="from"))[0] == 201
     file = tmp_path / "from.tar"

@@ -27,7 +27,9 @@ async def facestream(data: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("version", ["0.1.0"])
-async def test_the_data_folder_of_an_older_version(version: str, tmp_path: Path, weights_folder: Path) -> None:
+async def test_the_data_folder_of_an_older_version_still_works(
+    version: str, tmp_path: Path, weights_folder: Path
+) -> None:
     data = tmp_path / "data"
     then = unpack(version, data)
     with Serving(data, weights_folder, dtype="float32", member="recorded") as serving:

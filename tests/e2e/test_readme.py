@@ -89,7 +89,7 @@ def shape(value: Any) -> Any:
     return type(value).__name__
 
 
-def test_every_json_that_is_shown_is_what_is_answered(ran: list[Ran]) -> None:
+def test_every_json_block_has_the_shape_of_the_output(ran: list[Ran]) -> None:
     examples = 0
     for before, block in pairwise(BLOCKS):
         if block.kind == "json":

@@ -96,7 +96,7 @@ def test_a_role_stops_where_records_are_lost_and_goes_on_after_recover(run: Run,
             time.sleep(0.05)
 
 
-def test_a_group_that_lost_nothing_can_go_on(run: Run) -> None:
+def test_recover_says_that_a_group_has_lost_nothing(run: Run) -> None:
     run("init")
     for arguments in (), ("--yes",):
         assert run("recover", "processors", *arguments) == Done(0, "nothing is missing: the group can go on\n", "")
@@ -112,7 +112,7 @@ def test_recover_says_that_a_role_is_still_running(run: Run, tmp_path: Path, mon
     assert "stop the role first" in done.err
 
 
-def test_recover_knows_the_groups(run: Run) -> None:
+def test_recover_refuses_an_unknown_group(run: Run) -> None:
     done = run("recover", "nobody")
     assert done.code == 2
     assert "processors" in done.err
@@ -124,7 +124,7 @@ def test_without_init_a_role_says_so(run: Run) -> None:
     assert "`facestream init`" in done.err
 
 
-def test_init_makes_everything_and_a_key_once(run: Run, tmp_path: Path) -> None:
+def test_init_may_be_repeated_and_creates_one_key(run: Run, tmp_path: Path) -> None:
     first = run("init", "--key")
     assert first.code == 0
     (key,) = first.out.splitlines()

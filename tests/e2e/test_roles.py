@@ -94,7 +94,7 @@ async def handled(session: aiohttp.ClientSession, sink: Serving) -> float:
     return (await metrics(session, sink)).get('facestream_records_total{stage="sink",topic="faces.embedded"}', 0)
 
 
-async def test_what_one_replica_learned_another_recognizes(
+async def test_a_face_that_one_replica_learned_is_recognized_by_another(
     roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     a, b = (client(session, roles.running[name]) for name in ("ingest-a", "ingest-b"))
@@ -117,9 +117,7 @@ async def test_what_one_replica_learned_another_recognizes(
     assert topics == ["images.received", "faces.detected", "faces.embedded", "faces.learned", "results"]
 
 
-async def test_every_role_says_that_it_is_well_and_has_a_name_of_its_own(
-    roles: Roles, session: aiohttp.ClientSession
-) -> None:
+async def test_every_role_is_ready_and_has_its_own_member_name(roles: Roles, session: aiohttp.ClientSession) -> None:
     stores = {"log", "objects", "vectors"}
     of_sink = {"sink", "answers", "bridge"}
     workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": of_sink, "sink-b": of_sink}
@@ -154,7 +152,7 @@ async def test_an_image_can_be_followed_through_the_logs_of_all_roles(
     assert ("answered", None) in events
 
 
-async def test_a_replica_that_is_killed_takes_nobody_elses_answer_with_it(
+async def test_a_killed_replica_does_not_affect_requests_to_others(
     roles: Roles, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     b = client(session, roles.running["ingest-b"])
@@ -213,7 +211,7 @@ async def test_sigterm_drains_each_role_while_others_go_on(
         assert (status, seen["persons"][0]["id"]) == (200, "obama")
 
 
-async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> None:
+async def test_a_role_commits_the_note_of_a_clean_stop_after_sigterm(tmp_path: Path) -> None:
     """The commits of a clean stop are marked as such. Otherwise the next start would handle the uncommitted records one
     by one.
     """
@@ -230,13 +228,13 @@ async def test_a_role_that_sigterm_ended_leaves_word_of_it(tmp_path: Path) -> No
     await log.close()
 
 
-async def test_behind_images_that_nobody_processes_requests_are_turned_away_before_anything_is_taken_in(
+async def test_requests_are_refused_before_anything_is_stored_while_images_are_not_processed(
     tmp_path: Path, session: aiohttp.ClientSession, small_photos: Path
 ) -> None:
     data = tmp_path / "data"
     init(data)
 
-    async def taken_in() -> tuple[int, int]:
+    async def count_announced_and_stored() -> tuple[int, int]:
         log = SqliteLog(data / "log.db")
         announced = sum((await log.end_offsets(IMAGES_RECEIVED)).values())
         await log.close()
@@ -248,22 +246,24 @@ async def test_behind_images_that_nobody_processes_requests_are_turned_away_befo
         assert status == 202
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                before = await taken_in()
+                before = await count_announced_and_stored()
                 status, body, headers = await alone.post(
                     "/detect", small_photos / "obama.jpg", headers={"Prefer": "wait=0.1"}
                 )
                 if status == 429:
                     break
                 assert status == 202
-        assert await taken_in() == before
+        assert await count_announced_and_stored() == before
         assert body["code"] == "too_much_in_flight"
         assert int(headers["Retry-After"]) >= 1
         status, _, _ = await alone.post("/detect", small_photos / "obama.jpg", headers={"Prefer": "respond-async"})
         assert status == 202
-        assert await taken_in() > before
+        assert await count_announced_and_stored() > before
 
 
-async def test_erasing_with_the_stages_apart(roles: Roles, session: aiohttp.ClientSession, small_photos: Path) -> None:
+async def test_erasing_works_with_separate_detect_and_embed_stages(
+    roles: Roles, session: aiohttp.ClientSession, small_photos: Path
+) -> None:
     pictures = pictures_of(small_photos)
     served = SingleService(roles.running["ingest-a"])
     rounds = [Round(served, session, pictures, kind, True, random.Random(kind)) for kind in KINDS]

@@ -48,7 +48,7 @@ def store(services: Services) -> Minio:
     return client_of(settings["FACESTREAM_OBJECTS"].replace("@", f":{settings['FACESTREAM_OBJECTS_PASSWORD']}@"))
 
 
-def test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again(servers: Services) -> None:
+def test_up_prints_settings_for_a_shell_and_uses_running_servers_again(servers: Services) -> None:
     before = [servers.status(name) for name in NAMES]
     assert all(status.startswith("serves on 127.0.0.1:") for status in before)
     shell = f'eval "$({" ".join(SCRIPT)} up)" && env'
@@ -57,7 +57,7 @@ def test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again(serve
     assert [servers.status(name) for name in NAMES] == before
 
 
-def test_one_waits_for_the_other(own: Services, tmp_path: Path) -> None:
+def test_a_second_start_waits_for_the_first(own: Services, tmp_path: Path) -> None:
     environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
     with locked(tmp_path / "lock"):
         second = subprocess.Popen(
@@ -75,7 +75,7 @@ def test_one_waits_for_the_other(own: Services, tmp_path: Path) -> None:
     assert process_of(tmp_path, "minio") == first
 
 
-def test_it_goes_on_when_the_one_that_started_it_has_ended(own: Services, tmp_path: Path) -> None:
+def test_a_server_keeps_running_after_the_script_has_ended(own: Services, tmp_path: Path) -> None:
     # It returns, so the server has not inherited the output of the process that started it.
     environment = {**os.environ, "FACESTREAM_SERVICES": str(tmp_path)}
     subprocess.run([*SCRIPT, "start", "minio"], cwd=ROOT, env=environment, capture_output=True, timeout=60, check=True)
@@ -84,7 +84,7 @@ def test_it_goes_on_when_the_one_that_started_it_has_ended(own: Services, tmp_pa
 
 
 @pytest.mark.parametrize("ending", ["kill", "stop"])
-def test_data_outlives_kill_and_stop(own: Services, ending: str) -> None:
+def test_data_is_kept_after_kill_and_stop(own: Services, ending: str) -> None:
     own.start("minio")
     where = own.status("minio")
     store(own).make_bucket("faces")
@@ -96,7 +96,7 @@ def test_data_outlives_kill_and_stop(own: Services, ending: str) -> None:
     assert store(own).get_object("faces", "one").data == b"here"
 
 
-def test_one_that_is_paused_does_not_answer_and_goes_on(own: Services, tmp_path: Path) -> None:
+def test_a_paused_server_does_not_answer_until_it_is_resumed(own: Services, tmp_path: Path) -> None:
     own.start("minio")
     process = process_of(tmp_path, "minio")
     own.pause("minio")
@@ -106,7 +106,7 @@ def test_one_that_is_paused_does_not_answer_and_goes_on(own: Services, tmp_path:
     assert process_of(tmp_path, "minio") == process
 
 
-def test_down_ends_also_one_that_is_paused_and_deletes_its_data(own: Services, tmp_path: Path) -> None:
+def test_down_ends_a_paused_server_and_deletes_its_data(own: Services, tmp_path: Path) -> None:
     own.start("minio")
     process = process_of(tmp_path, "minio")
     own.pause("minio")
@@ -116,7 +116,7 @@ def test_down_ends_also_one_that_is_paused_and_deletes_its_data(own: Services, t
     own.down()  # nothing runs: nothing to do
 
 
-def test_a_process_that_has_the_pid_of_one_of_ours_is_left_alone(tmp_path: Path) -> None:
+def test_another_process_that_got_the_pid_of_a_server_is_not_killed(tmp_path: Path) -> None:
     stranger = spawn(["sleep", "60"], folder=tmp_path, environment={})
     Process(stranger.pid, "another time").end(patience=1)
     Process(stranger.pid, "another time").kill()
@@ -135,13 +135,13 @@ def test_one_that_is_paused_ends_orderly(tmp_path: Path) -> None:
     assert (tmp_path / "orderly").exists()
 
 
-def test_one_that_does_not_mind_sigterm_is_killed(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn = spawn(["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"], folder=tmp_path, environment={})
     stubborn.end(patience=0.3)
     assert not stubborn.alive()
 
 
-def test_one_that_ends_says_why(own: Services) -> None:
+def test_the_error_says_why_a_server_has_ended(own: Services) -> None:
     own.start("minio")
     port = int(own.status("minio").rpartition(":")[2])
     own.stop("minio")
@@ -149,7 +149,7 @@ def test_one_that_ends_says_why(own: Services) -> None:
         own.start("minio")
 
 
-def test_the_password_is_for_nobody_else(own: Services, tmp_path: Path) -> None:
+def test_the_password_is_readable_only_by_its_owner(own: Services, tmp_path: Path) -> None:
     own.start("minio")
     assert (tmp_path / "state.json").stat().st_mode & 0o777 == 0o600
     password = own.settings()["FACESTREAM_OBJECTS_PASSWORD"]
@@ -157,7 +157,7 @@ def test_the_password_is_for_nobody_else(own: Services, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_port_alone_is_no_server(servers: Services, name: str) -> None:
+def test_a_server_is_recognized_by_its_protocol_not_by_an_open_port(servers: Services, name: str) -> None:
     ports = {each: int(servers.status(each).rpartition(":")[2]) for each in NAMES}
     assert [other for other in NAMES if serves(name, ports[other])] == [name]
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -173,7 +173,7 @@ def bare(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **there, "PATH": str(tmp_path)}
 
 
-def test_it_says_what_is_missing(bare: dict[str, str]) -> None:
+def test_the_error_names_the_missing_tools(bare: dict[str, str]) -> None:
     done = subprocess.run([*SCRIPT, "up"], cwd=ROOT, env=bare, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.strip() == (
@@ -185,7 +185,7 @@ def test_it_says_what_is_missing(bare: dict[str, str]) -> None:
 def test_tests_are_skipped_without_the_tools_or_fail_where_they_are_required(
     bare: dict[str, str], required: str, outcome: str
 ) -> None:
-    test = f"{__file__}::{test_a_shell_can_take_the_settings_and_servers_that_run_are_used_again.__name__}"
+    test = f"{__file__}::{test_up_prints_settings_for_a_shell_and_uses_running_servers_again.__name__}"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", test]
     environment = bare | {"FACESTREAM_REQUIRE_SERVICES": required, "FACESTREAM_NO_SKIPS": "0"}
     printed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
@@ -193,7 +193,7 @@ def test_tests_are_skipped_without_the_tools_or_fail_where_they_are_required(
     assert "this machine lacks Java 17 or newer (java), Maven (mvn), Go (go)" in printed
 
 
-def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_download_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     maven = tmp_path / "bin" / "mvn"
     maven.parent.mkdir()
     monkeypatch.setenv("PATH", f"{maven.parent}{os.pathsep}{os.environ['PATH']}")
@@ -209,7 +209,7 @@ def test_what_was_cut_off_is_never_taken_for_complete(tmp_path: Path, monkeypatc
     assert packages.kafka(tmp_path / "packages") == jars
 
 
-def test_where_an_engine_answers_they_are_containers_on_127_0_0_1(
+def test_with_a_docker_engine_the_servers_are_containers_on_127_0_0_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The command docker is replaced by a script that writes down its arguments."""

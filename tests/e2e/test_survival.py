@@ -27,7 +27,7 @@ async def test_nothing_acknowledged_is_lost_when_the_process_is_killed(
     assert outcome.learned
 
 
-async def test_sigterm_answers_what_was_accepted_and_the_next_start_knows_it(
+async def test_accepted_requests_are_answered_after_sigterm_and_known_after_a_restart(
     tmp_path: Path, weights_folder: Path, small_photos: Path
 ) -> None:
     serving = Serving(tmp_path / "data", weights_folder)
@@ -99,7 +99,7 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder
             assert body["persons"][0]["id"] == "before"
 
 
-async def test_a_crowd_of_a_thousand(client: Client, photos: Path) -> None:
+async def test_a_photo_with_a_thousand_faces_is_answered(client: Client, photos: Path) -> None:
     tile, columns, rows = 110, 40, 25
     with Image.open(photos / "obama.jpg") as first, Image.open(photos / "biden.jpg") as second:
         faces = [
@@ -126,7 +126,7 @@ def limited(tmp_path_factory: pytest.TempPathFactory, weights_folder: Path, dtyp
         yield serving
 
 
-async def test_more_requests_than_it_takes_are_told_to_come_back(limited: Serving, small_photos: Path) -> None:
+async def test_too_many_requests_get_429_with_retry_after(limited: Serving, small_photos: Path) -> None:
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, limited.url, patient=False)
         answers = await asyncio.gather(*(client.post("/detect", small_photos / "obama.jpg") for _ in range(40)))
@@ -153,7 +153,7 @@ async def test_a_thousand_at_once_are_all_answered(client: Client, photos: Path)
             assert answer[0] == 200
 
 
-async def test_probes_are_not_kept_where_nobody_wants_them(limited: Serving, small_photos: Path) -> None:
+async def test_with_keep_probes_0_the_pictures_of_probes_are_deleted(limited: Serving, small_photos: Path) -> None:
     async with aiohttp.ClientSession() as session:
         client = Client(session, limited.url)
         await client.post("/learn", small_photos / "obama.jpg", person="obama", directory="d")
@@ -166,7 +166,7 @@ async def test_probes_are_not_kept_where_nobody_wants_them(limited: Serving, sma
         assert (await client.get(listing["faces"][0]["url"]))[0] == 200
 
 
-async def test_hostile_files_get_an_answer_and_good_ones_their_own(
+async def test_hostile_files_get_an_answer_and_do_not_affect_good_ones(
     tmp_path: Path, weights_folder: Path, small_photos: Path
 ) -> None:
     """With PHOTOS=FOLDER every file of that folder must get an answer as well."""

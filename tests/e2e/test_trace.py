@@ -30,7 +30,7 @@ def steps(data: Path, image_id: str) -> list[tuple[str, str]]:
     return [(it[1], it[4]) for it in found if it is not None]
 
 
-async def test_the_way_of_what_was_learned_recognized_and_refused(
+async def test_trace_shows_the_records_of_learned_recognized_and_refused_images(
     serving: Serving, client: Client, small_photos: Path
 ) -> None:
     async def sent(path: str, name: str, **fields: str) -> str:
@@ -68,7 +68,7 @@ def test_an_unknown_image_is_said(serving: Serving) -> None:
     assert f"no topic knows {image_id}" in done.stderr
 
 
-def test_what_is_no_image_id_is_said(tmp_path: Path) -> None:
+def test_trace_refuses_an_invalid_image_id(tmp_path: Path) -> None:
     done = trace(tmp_path / "data", "obama.jpg")
     assert (done.returncode, done.stdout) == (2, "")
     assert "'obama.jpg' is no image_id" in done.stderr

@@ -51,7 +51,9 @@ def put(photo: Path, place: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_folder_does_what_a_bucket_does(serving: Serving, tmp_path: Path, small_photos: Path) -> None:
+def test_pictures_in_a_watched_folder_are_learned_and_recognized(
+    serving: Serving, tmp_path: Path, small_photos: Path
+) -> None:
     folder, state = tmp_path / "folder", tmp_path / "state"
     portrait, seen = (
         folder / "wätch" / "learn" / "Ann Lee" / "2026" / "1.jpg",

@@ -89,7 +89,7 @@ def test_a_chip_is_what_a_naive_loop_samples(square: SimilarityTransform) -> Non
     np.testing.assert_allclose(chip, naive(photo(), square, 150), atol=0.02)
 
 
-def test_a_crop_is_what_a_naive_loop_samples_and_its_middle_the_chip() -> None:
+def test_a_crop_agrees_with_a_naive_loop_and_has_the_chip_in_its_middle() -> None:
     square = SimilarityTransform((130, 100), 52, 0.25)
     picture = align.cut_upright(photo(), placed(square), align.CROP)
     np.testing.assert_allclose(picture, naive(photo(), square, 240), atol=0.02)

@@ -74,7 +74,7 @@ def test_heads_are_decoded_as_a_naive_loop_does() -> None:
         np.testing.assert_allclose(found.landmarks.reshape(-1, 10), [each[2] for each in expected], atol=1e-3)
 
 
-def test_a_scale_gives_the_originals_pixels() -> None:
+def test_boxes_are_scaled_to_the_pixels_of_the_original() -> None:
     maps = heads()
     for found, half_scale in zip(decoded(maps, 0.5), decoded(maps, 0.5, scale=2.0), strict=True):
         np.testing.assert_allclose(half_scale.boxes, found.boxes / 2, rtol=1e-5)
@@ -139,7 +139,7 @@ def test_one_face_of_two_passes_is_one_with_the_better_score() -> None:
     np.testing.assert_allclose(merged.boxes[0], [105, 95, 205, 205])
 
 
-def test_a_part_of_a_face_from_another_pass_is_that_face() -> None:
+def test_a_part_of_a_face_found_in_another_pass_is_merged_into_the_face() -> None:
     whole, part = (100, 100, 300, 300, 0.9), (150, 110, 230, 200, 0.7)
     assert iou(list(whole[:4]), list(part[:4])) < boxes.OVERLAP
     np.testing.assert_allclose(merge_passes([faces(whole), faces(part)]).scores, [0.9])
@@ -167,7 +167,7 @@ def test_merged_boxes_never_overlap() -> None:
             assert iou(merged.boxes[index].tolist(), merged.boxes[other].tolist()) <= boxes.OVERLAP + 1e-6
 
 
-def seen(*sides: float) -> Detections:
+def squares_found(*sides: float) -> Detections:
     boxes = np.array([(0, 0, side, side) for side in sides], np.float32).reshape(-1, 4)
     return Detections(boxes, np.ones(len(sides), np.float32), np.zeros((len(sides), 5, 2), np.float32))
 
@@ -175,14 +175,14 @@ def seen(*sides: float) -> Detections:
 def test_a_coarser_pass_is_added_where_a_face_is_too_large_or_none_was_found() -> None:
     passes = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(2000, 1500)]
     for first, second, wanted in (
-        (seen(100), seen(), False),
-        (seen(), seen(30), False),
-        (seen(400), seen(), True),
-        (seen(), seen(), True),
+        (squares_found(100), squares_found(), False),
+        (squares_found(), squares_found(30), False),
+        (squares_found(400), squares_found(), True),
+        (squares_found(), squares_found(), True),
     ):
         same, added = add_coarser_pass(passes, [first, second])
         assert len(added) == wanted
         assert same[0][0].largest == (LARGEST if wanted else math.inf)
         assert [it.scale for it, _ in added] == ([passes[0][0].scale / 2] if wanted else [])
     small = [(it, np.zeros((*it.shape, 3), np.uint8)) for it in plan_passes(200, 200)]
-    assert add_coarser_pass(small, [seen()] * len(small)) == (small, [])
+    assert add_coarser_pass(small, [squares_found()] * len(small)) == (small, [])

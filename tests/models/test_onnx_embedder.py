@@ -114,14 +114,14 @@ def test_no_chips_are_a_mistake_of_the_caller(small: bytes) -> None:
         loaded(small).embed([])
 
 
-def test_the_vector_is_the_first_output_that_is_one() -> None:
+def test_the_first_output_with_the_shape_of_a_vector_is_used() -> None:
     nodes = [helper.make_node("Identity", ["x"], ["map"]), MEANS, helper.make_node("Neg", ["y"], ["z"])]
     content = of_graph(nodes, X, {"map": X["x"], **Y, "z": Y["y"]})
     white = np.full((SIDE, SIDE, 3), 255, np.uint8)
     np.testing.assert_allclose(loaded(content).embed([white]), [[1, 1, 1]], atol=1e-5)
 
 
-def test_half_precision_input_is_given_as_such() -> None:
+def test_a_network_with_half_precision_input_gets_float16() -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["wide"], ["y"]),
@@ -176,7 +176,9 @@ def test_a_file_beyond_what_the_store_takes_is_refused(small: bytes, monkeypatch
 
 
 @pytest.mark.parametrize("where", ["constant", "attribute", "inside a branch"])
-def test_no_other_file_is_read(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_a_network_refers_to_are_not_read(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The other file exists, so that reading it would succeed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").write_bytes(np.ones(3, np.float32).tobytes())
@@ -199,7 +201,7 @@ def test_no_other_file_is_read(where: str, tmp_path: Path, monkeypatch: pytest.M
         loaded(model.SerializeToString())
 
 
-def test_what_the_runtime_raises_is_an_error_with_a_code() -> None:
+def test_an_error_of_the_runtime_is_raised_as_weights_invalid() -> None:
     fifths = [
         helper.make_node("Constant", [], ["shape"], value_ints=[5, -1]),
         helper.make_node("Reshape", ["x", "shape"], ["y"]),

@@ -35,25 +35,17 @@ from schemas.errors import Erased, ObjectMissing
 from schemas.faces import EmbeddedFace, decode_vector
 from schemas.generation_records import Generation
 from schemas.ids import sheet_key
-from schemas.records import (
-    Answer,
-    Erasure,
-    FaceLearned,
-    FacesDetected,
-    FacesEmbedded,
-    FacesReembedded,
-    ImageReceived,
-    Purpose,
-)
+from schemas.records import Answer, FacesDetected, FacesEmbedded, FacesReembedded, ImageReceived, Purpose
 from sink.answers import AnswerStage
 from stream.answers import answer_record
 from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
 from stream.sources import SourceCopier
-from stream.topics import ERASURES, FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
+from stream.topics import FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
 from tests.answers import learned as learned_body
 from tests.answers import recognized
+from tests.records import appended, erasure_record, face_learned, image_received
 from weights.manifest import manifest
 
 ACTIVE, CANDIDATE = "dlib-resnet29-mirror", "dlib-resnet29"
@@ -72,17 +64,9 @@ class Stages:
 
     async def announce(self, photo: bytes, purpose: Purpose) -> Record:
         """The record of a photo that lies in the object store."""
-        image_id = str(uuid.uuid4())
-        received = ImageReceived(
-            image_id=image_id,
-            purpose=purpose,
-            directory="acme",
-            person="somebody" if purpose == "learn" else None,
-            media_type="image/jpeg",
-            sha256=hashlib.sha256(photo).hexdigest(),
-        )
+        received = image_received(uuid.uuid4(), purpose, sha256=hashlib.sha256(photo).hexdigest())
         await self.objects.put(received.object_key, photo, {"directory": "acme"})
-        return appended(NewRecord(IMAGES_RECEIVED, image_id, received.encode()))
+        return appended(NewRecord(IMAGES_RECEIVED, received.image_id, received.encode()))
 
     async def both(self, photo: bytes, purpose: Purpose) -> tuple[FacesEmbedded, FacesDetected, FacesEmbedded]:
         """The output of the fused stage, of the detect stage, and of the embed stage after it."""
@@ -101,10 +85,6 @@ class Stages:
 
     async def stored(self) -> set[str]:
         return {info.key async for info in self.objects.list()}
-
-
-def appended(record: NewRecord) -> Record:
-    return Record(record.topic, 0, 0, 1_000, record.key, record.value)
 
 
 @pytest.fixture
@@ -212,7 +192,7 @@ async def test_a_learned_face_has_the_same_vector_and_crop(stages: Stages, photo
     assert await stages.stored() == {fused.received.object_key, one.crop.object_key}
 
 
-async def test_a_learned_face_is_also_cut_as_the_detector_of_another_generation_sees_it(
+async def test_a_learned_face_is_also_cut_by_the_landmarks_of_another_generations_detector(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     await announce_redetected(log, state)
@@ -240,7 +220,7 @@ async def announce_redetected(log: SqliteLog, state: SystemState) -> Generation:
 async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path, name: str
 ) -> None:
-    """Where that detector does not find the face, the vector is that of the kept crop."""
+    """If that detector does not find the face, the vector is that of the stored crop."""
     generation = await announce_redetected(log, state)
     photo = (
         street(photos, (4200, 2600), [("obama", 300, 300, 180)])
@@ -261,16 +241,13 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
 
     async def replayed(box: list[int] | None) -> NDArray[np.float32]:
         assert face.crop is not None
-        value = FaceLearned(
-            directory="acme",
-            person="somebody",
+        value = face_learned(
             face_id=face.face_id,
             image_id=live.received.image_id,
-            source=face.source or "",
+            source=face.source,
             crop=face.crop,
             detector=live.models.detector,
             box=box,
-            learned_at=1_000,
             generations=[ACTIVE],
         )
         record = NewRecord(FACES_LEARNED.name, live.received.image_id, value.encode(), "acme")
@@ -288,7 +265,7 @@ async def test_a_replay_with_another_detector_gives_the_vector_of_the_learn(
     assert (replay.not_found, opened) == (3, 1)
 
 
-async def test_who_is_ignored_beside_a_learned_face_is_passed_on(stages: Stages, photos: Path) -> None:
+async def test_ignored_faces_beside_a_learned_face_are_passed_on(stages: Stages, photos: Path) -> None:
     photo = street(photos, (900, 500), [("obama", 60, 60, 400), ("biden", 700, 100, 100)])
     fused, detected, separate = await stages.both(photo, "learn")
     assert len(fused.ignored) == 1
@@ -314,7 +291,7 @@ async def test_where_all_faces_are_too_small_there_is_no_sheet(stages: Stages, p
     assert await stages.stored() == {fused.received.object_key}
 
 
-async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos: Path) -> None:
+async def test_images_that_need_no_gallery_are_answered_at_once(stages: Stages, photos: Path) -> None:
     nobody = street(photos, (300, 200), [])
     somebody = (photos / "biden.jpg").read_bytes()
     cases: list[tuple[bytes, Purpose, int]] = [(nobody, "recognize", 0), (nobody, "detect", 0), (somebody, "detect", 1)]
@@ -330,7 +307,7 @@ async def test_what_needs_no_gallery_is_answered_at_once(stages: Stages, photos:
     assert not any(key.endswith(".crops") for key in await stages.stored())
 
 
-async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_answer(
+async def test_if_probes_are_not_kept_the_photo_and_its_sheet_are_deleted_with_the_answer(
     stages: Stages, state: SystemState, photos: Path, tmp_path: Path
 ) -> None:
     probe, _, _ = await stages.both((photos / "biden.jpg").read_bytes(), "recognize")
@@ -339,11 +316,8 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     vectors = SqliteVectors(tmp_path / "vectors.db")
     store = GuardedStore(stages.objects, vectors, state.erasures)
     keeping, forgetting = (AnswerStage(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
-    answers = [
-        appended(answer_record(probe.received, 200, recognized())),
-        appended(answer_record(learned.received, 200, learned_body())),
-    ]
-    fresh = [Record(it.topic, 0, offset, 4_000_000_000_000, it.key, it.value) for offset, it in enumerate(answers)]
+    answers = [answer_record(probe.received, 200, recognized()), answer_record(learned.received, 200, learned_body())]
+    fresh = [appended(it, at=4_000_000_000_000, offset=offset) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
     assert len(await stages.stored()) == 4
     await forgetting.handle(fresh)
@@ -353,7 +327,7 @@ async def test_where_probes_are_not_kept_the_photo_and_its_sheet_go_with_the_ans
     await vectors.close()
 
 
-async def test_a_sheet_that_is_gone_is_said(stages: Stages, photos: Path) -> None:
+async def test_a_deleted_sheet_raises_object_missing(stages: Stages, photos: Path) -> None:
     """The sheet is deleted with the answer. When the record is repeated, the embed stage sees that it is too late."""
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
     (detected,) = await stages.detect.handle([record])
@@ -382,12 +356,12 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
     assert {it.models.generation for it in (learned, learned_apart, probe, probe_apart)} == {ACTIVE}
 
 
-async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
+async def test_every_stage_drops_an_image_that_was_erased_after_it_was_received(
     stages: Stages, log: SqliteLog, state: SystemState, photos: Path
 ) -> None:
     """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
     cases: list[tuple[Purpose, str]] = [
-        ("learn", person_erasure_key("acme", "somebody")),
+        ("learn", person_erasure_key("acme", "obama")),
         ("recognize", directory_erasure_key("acme")),
     ]
     for purpose, key in cases:
@@ -407,14 +381,13 @@ async def test_what_was_erased_after_it_came_is_dropped_at_every_stage(
         await stages.objects.delete(list(await stages.stored()))
 
 
-async def test_an_image_that_goes_while_its_erasure_is_not_heard_of_yet_is_erased_not_missing(
+async def test_an_image_deleted_by_an_erasure_still_unknown_to_the_stage_is_reported_as_erased(
     stages: Stages, log: SqliteLog, photos: Path
 ) -> None:
     record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
     await stages.objects.delete(list(await stages.stored()))
     with pytest.raises(ObjectMissing):
         await stages.fused.handle([record])
-    erasure = Erasure(at=record.timestamp, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, image_erasure_key(record.key), erasure.encode())])
+    await log.append([erasure_record(image_erasure_key(record.key), at=record.timestamp)])
     with pytest.raises(Erased):
         await stages.fused.handle([record])

@@ -135,7 +135,7 @@ async def settings_of(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
         ("kafka://user:secret@host?acks=1", "unknown option 'acks'"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused(url: str, complaint: str) -> None:
+def test_an_invalid_url_is_refused(url: str, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint) as refused:
         KafkaLog(url)
     assert "secret" not in str(refused.value)
@@ -321,7 +321,7 @@ async def test_a_topic_with_other_settings_is_refused(
     await log.require_topics([TopicSpec("events", 1)])
 
 
-async def test_options_say_how_topics_are_replicated(
+async def test_options_of_the_url_set_the_replication_of_topics(
     opened: Callable[[str], KafkaLog], admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     await opened("&replication=1&min_insync_replicas=1").create_topics([TopicSpec("events", 1)])
@@ -402,7 +402,7 @@ async def test_large_records_for_many_partitions_are_appended_at_once(log: Kafka
     assert {(record.partition, record.key) for record in found if record.offset == 0} == set(keys.items())
 
 
-async def test_a_key_that_is_no_text_is_refused_and_nothing_appended(log: KafkaLog) -> None:
+async def test_a_key_that_is_not_valid_unicode_is_refused_and_nothing_is_appended(log: KafkaLog) -> None:
     await log.create_topics([TopicSpec("events", 2)])
     for wrong in (NewRecord("events", "\ud800", b""), NewRecord("events", "a", b"", "\ud800")):
         with pytest.raises(InvalidRequest):
@@ -429,7 +429,7 @@ async def test_records_of_other_systems_are_read_whatever_their_keys(log: KafkaL
     assert len(set(records)) == 3
 
 
-async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(
+async def test_a_deleted_offset_stops_its_group_and_the_error_says_how_to_continue(
     log: KafkaLog, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     await log.create_topics([TopicSpec("events", 1)])
@@ -462,7 +462,7 @@ async def test_an_offset_that_is_gone_stops_its_group_and_says_how_to_go_on(
     assert (await drain(fresh, 5))[0].offset == 5
 
 
-async def test_a_reader_passes_over_what_is_gone(log: KafkaLog, admin: AIOKafkaAdminClient, prefix: str) -> None:
+async def test_a_reader_skips_deleted_records(log: KafkaLog, admin: AIOKafkaAdminClient, prefix: str) -> None:
     await log.create_topics([TopicSpec("events", 1)])
     await log.append([NewRecord("events", f"{number}", b"x" * 1_000_000) for number in range(40)])
     reader = await log.reader("events", at="start")
@@ -685,7 +685,7 @@ async def test_a_member_that_closes_gives_its_partitions_to_the_others_at_once(
     assert time.monotonic() - began < SESSION_S - 2  # which the others would wait for if it had just vanished
 
 
-async def test_partitions_stay_where_they_are_when_members_come_and_go(opened: Callable[[str], KafkaLog]) -> None:
+async def test_members_keep_their_partitions_when_others_join_and_leave(opened: Callable[[str], KafkaLog]) -> None:
     log = opened("")
     await log.create_topics([TopicSpec("events", 12)])
     members = {name: await opened("").consumer("group", ["events"], member=name) for name in ("one", "two")}

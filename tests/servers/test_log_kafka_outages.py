@@ -98,7 +98,9 @@ class Reading:
 
 
 @pytest.mark.stops_servers
-async def test_all_that_is_open_goes_on_when_a_killed_server_is_back(log: KafkaLog, servers: Services) -> None:
+async def test_readers_consumers_and_appends_continue_when_a_killed_server_is_back(
+    log: KafkaLog, servers: Services
+) -> None:
     consumer = Reading(await log.consumer("group", ["events"], member="one"))
     reader = Reading(await log.reader("events", at="start"))
     load = Load(log)

@@ -98,7 +98,7 @@ async def test_a_key_that_no_longer_fits_below_the_prefix_is_refused(bucket: str
     await objects.close()
 
 
-async def test_objects_of_other_systems_below_incoming(bucket: str) -> None:
+async def test_objects_below_incoming_keep_the_names_that_other_systems_gave_them(bucket: str) -> None:
     """They are put through S3 under their own names, and are read and deleted under the same names."""
     client, name = client_of(bucket), urlsplit(bucket).path[1:]
     theirs = [
@@ -127,7 +127,7 @@ async def test_objects_of_other_systems_below_incoming(bucket: str) -> None:
     await objects.close()
 
 
-async def test_what_is_large_goes_in_parts_and_is_copied_by_none(bucket: str) -> None:
+async def test_a_large_object_is_sent_in_parts_without_copying_it(bucket: str) -> None:
     objects, client, name = S3Objects(bucket), client_of(bucket), urlsplit(bucket).path[1:]
     data = random.Random(1).randbytes(objects_s3.PART_BYTES)
     tracemalloc.start()
@@ -171,7 +171,7 @@ async def test_several_make_a_bucket_at_once(bucket: str) -> None:
         await client.close()
 
 
-async def test_without_its_bucket_it_says_how_to_make_one(bucket: str) -> None:
+async def test_without_the_bucket_the_error_says_to_run_init(bucket: str) -> None:
     objects = S3Objects(f"{bucket}x")
     for call in (objects.ping(), objects.put("a", b""), objects.get("a"), objects.delete(["a"]), keys(objects)):
         with pytest.raises(Unavailable, match="facestream init"):
@@ -232,7 +232,9 @@ async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
         ),
     ],
 )
-async def test_what_a_server_in_trouble_answers(answered: bytes, raised: type[FacestreamError], message: str) -> None:
+async def test_errors_of_the_server_become_our_errors(
+    answered: bytes, raised: type[FacestreamError], message: str
+) -> None:
     with stand_in(
         lambda method, path: answered if b"Content-Length" in answered else answered + b"Connection: close\r\n\r\n"
     ) as port:
@@ -243,7 +245,7 @@ async def test_what_a_server_in_trouble_answers(answered: bytes, raised: type[Fa
         await objects.close()
 
 
-async def test_a_delete_that_failed_for_one_is_no_success() -> None:
+async def test_a_delete_that_failed_for_one_key_is_an_error() -> None:
     failed = (
         b"<DeleteResult><Error><Key>a</Key><Code>SlowDownWrite</Code><Message>too busy</Message></Error></DeleteResult>"
     )
@@ -307,7 +309,7 @@ async def test_a_server_that_hangs_blocks_neither_the_loop_nor_its_callers_for_l
         await objects.close()
 
 
-async def test_it_goes_on_when_the_server_is_back(unused_tcp_port: int) -> None:
+async def test_the_store_works_again_when_the_server_is_back(unused_tcp_port: int) -> None:
     stored = answer(200, b"", 'ETag: "x"')
     objects = at(unused_tcp_port)
     for _ in range(3):
@@ -362,7 +364,7 @@ def test_metadata_that_does_not_fit_is_refused() -> None:
     }
 
 
-async def test_with_a_prefix_only_what_lies_below_it_is_of_the_store() -> None:
+async def test_with_a_prefix_only_objects_below_it_belong_to_the_store() -> None:
     objects = S3Objects("s3://ann:a-secret@127.0.0.1:1/faces/in/side")
     assert objects.key_of("faces", "in/side/incoming/acme/1.jpg") == "incoming/acme/1.jpg"
     assert objects.key_of("faces", "incoming/acme/1.jpg") is None

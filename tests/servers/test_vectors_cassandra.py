@@ -245,7 +245,7 @@ async def test_a_face_that_cannot_be_kept_is_refused(vectors: CassandraVectors, 
     assert directory not in await vectors.directories("g1")
 
 
-async def test_a_directory_is_there_again_after_somebody_else_deleted_it(
+async def test_a_put_lists_a_directory_again_after_another_process_deleted_it(
     vectors: CassandraVectors, session: Session, directory: str
 ) -> None:
     await vectors.put_faces([a_face(directory, "ann")])
@@ -273,7 +273,7 @@ async def directory_client(keyspace: str) -> AsyncIterator[CassandraClient]:
     await client.close()
 
 
-async def test_a_directory_that_is_found_empty_before_its_first_face_is_there_is_listed(
+async def test_a_directory_found_empty_during_its_first_put_is_still_listed(
     vectors: CassandraVectors, directory_client: CassandraClient, directory: str
 ) -> None:
     async with directories.keep_listed(directory_client, [(directory, "g1")]):
@@ -319,7 +319,7 @@ async def test_an_answer_is_deleted_even_if_the_clock_of_its_writer_is_ahead(
     assert await vectors.answer(image_id) is None
 
 
-def test_what_was_deleted_stays_away_for_as_long_as_an_erasure_holds(session: Session, keyspace: str) -> None:
+def test_deletes_are_remembered_as_long_as_an_erasure_is_valid(session: Session, keyspace: str) -> None:
     tables = session.cluster.metadata.keyspaces[server_at(keyspace).path].tables
     assert tables["faces"].options["gc_grace_seconds"] == ERASURES_KEPT_S
 
@@ -404,7 +404,9 @@ async def test_columns_that_the_driver_cannot_parse_are_not_taken_for_nothing(ke
     await asked.close()
 
 
-async def test_nothing_of_a_request_is_left_to_the_garbage_collector(vectors: CassandraVectors, directory: str) -> None:
+async def test_finished_requests_are_freed_without_the_garbage_collector(
+    vectors: CassandraVectors, directory: str
+) -> None:
     """Collecting them took a third of the time of thousands of requests, and a gallery's rows stayed in memory."""
     await vectors.put_faces([a_face(directory, "ann")])
     gc.collect()
@@ -458,7 +460,7 @@ async def test_all_calls_while_it_connects_wait_for_the_same_attempt(
     assert len(made) == 2
 
 
-async def test_after_the_connections_broke_it_goes_on_by_itself(
+async def test_the_store_recovers_after_its_connections_broke(
     relay: Relay, away: CassandraVectors, directory: str
 ) -> None:
     await away.put_faces([a_face(directory, "before")])
@@ -509,7 +511,7 @@ async def test_a_server_that_does_not_answer_is_unavailable_after_a_while(
     await poll(away.ping, Unavailable)
 
 
-async def test_after_a_long_outage_the_client_is_made_anew(
+async def test_after_a_long_outage_a_new_client_is_made(
     keyspace: str, relay: Relay, away: CassandraVectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Addresses may change during an outage. Here the port changes, and the old client would wait for ever."""

@@ -53,7 +53,7 @@ def sessions(server: Server) -> FetchSessions:
     return FetchSessions(server)
 
 
-async def test_only_what_has_changed_is_asked_for_again(server: Server, sessions: FetchSessions) -> None:
+async def test_later_requests_contain_only_changed_partitions(server: Server, sessions: FetchSessions) -> None:
     await sessions.send(1, fetch(p0=5, p1=6, p2=7))
     assert server.last == (INITIAL, {("t", 0): 5, ("t", 1): 6, ("t", 2): 7}, [])
     await sessions.send(1, fetch(p0=5, p1=9, p2=7))
@@ -75,7 +75,9 @@ async def test_each_server_has_a_session_of_its_own(server: Server, sessions: Fe
 
 
 @pytest.mark.parametrize("how", ["refused", "not kept", "away"])
-async def test_everything_is_asked_for_again_after_a_failure(server: Server, sessions: FetchSessions, how: str) -> None:
+async def test_after_a_failure_a_request_contains_all_partitions(
+    server: Server, sessions: FetchSessions, how: str
+) -> None:
     await sessions.send(1, fetch(p0=5, p1=6))
     server.error_code, server.session_id, server.away = 70 * (how == "refused"), 7 * (how != "not kept"), how == "away"
     if how == "away":

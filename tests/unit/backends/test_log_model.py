@@ -68,7 +68,7 @@ class Model:
 
 
 class EmptyView(LogView):
-    """Has no records in memory, which might be returned after another log has compacted them, unlike in the model."""
+    """Keeps no records in memory. Unlike the model, a log might return those that another log has compacted."""
 
     def tail(self, partition_id: int, offset: int, limit: int) -> list[Record]:
         return []

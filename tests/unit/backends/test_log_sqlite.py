@@ -195,7 +195,7 @@ async def test_two_processes_share_a_group(path: Path) -> None:
         assert await consumer.poll(10, 0.2) == []
 
 
-async def test_records_that_a_killed_member_did_not_commit_come_again(path: Path) -> None:
+async def test_uncommitted_records_of_a_killed_member_are_delivered_again(path: Path) -> None:
     async with opened(path, lease_s=0.6) as log:
         await log.create_topics([TopicSpec("events", 8)])
         await log.append([NewRecord("events", f"{number}", b"") for number in range(20)])
@@ -359,7 +359,7 @@ async def test_a_record_that_is_appended_while_a_poll_reads_from_disk_ends_it(
         ([0, 7], 3, [0, 3]),
     ],
 )
-def test_shares_are_fair(available: list[int], limit: int, shares: list[int]) -> None:
+def test_fair_shares_divides_the_limit_equally(available: list[int], limit: int, shares: list[int]) -> None:
     assert fair_shares(available, limit) == shares
 
 
@@ -557,7 +557,7 @@ async def test_a_committed_offset_that_was_deleted_stops_the_group(path: Path) -
             assert [record.key for record in await consumer.poll(10, 1)] == ["young"]
 
 
-async def test_deleted_up_to_the_committed_offset_is_no_loss(path: Path) -> None:
+async def test_deleting_records_below_the_committed_offset_loses_nothing(path: Path) -> None:
     clock = Clock()
     async with opened(path, clock=clock) as log:
         await log.create_topics([TopicSpec("events", 1, retention_s=60.0)])
@@ -680,7 +680,7 @@ async def test_a_file_that_is_no_log_is_unavailable(tmp_path: Path, kind: str) -
             await log.ping()
 
 
-def test_opening_touches_nothing(tmp_path: Path) -> None:
+def test_opening_a_log_creates_no_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "log.db"
     log = SqliteLog(path)
     assert repr(log) == f"SqliteLog('{path}')"

@@ -136,7 +136,7 @@ async def test_deleting_removes_empty_folders(objects: FileObjects, tmp_path: Pa
     assert (await objects.get("a/b/c")).data == b"again"
 
 
-async def test_a_file_of_somebody_else_is_unavailable(objects: FileObjects, tmp_path: Path) -> None:
+async def test_a_file_without_our_header_raises_unavailable(objects: FileObjects, tmp_path: Path) -> None:
     await objects.put("a", b"")
     (tmp_path / "objects" / "b@").write_bytes(b"no header")
     with pytest.raises(Unavailable, match="b@"):

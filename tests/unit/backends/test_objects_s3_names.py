@@ -55,7 +55,7 @@ def test_a_name_that_another_system_has_given_is_not_a_key(name: str) -> None:
     assert key_of_name(name) is None
 
 
-def test_names_are_those_of_existing_buckets() -> None:
+def test_the_names_of_keys_never_change() -> None:
     """The mapping must never change: see docs/decisions/object-names-on-s3.md."""
     assert name_of_key(f"originals/{ID}") == f"originals/{ID}"
     assert name_of_key("people/Ann Müller") == "~/people/Ann%20M%C3%BCller@"

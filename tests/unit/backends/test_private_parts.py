@@ -91,7 +91,7 @@ async def test_what_a_producer_of_aiokafka_has_not_sent_can_be_dropped() -> None
     await producer.stop()
 
 
-def test_the_requests_of_aiokafka_take_what_they_are_given() -> None:
+def test_the_requests_of_aiokafka_accept_our_arguments() -> None:
     group_requests = {
         JoinGroupRequest: [
             "group", "session_timeout", "rebalance_timeout", "member_id", "group_instance_id", "protocol_type",
@@ -141,7 +141,7 @@ def test_the_requests_of_aiokafka_take_what_they_are_given() -> None:
     )
 
 
-def test_the_client_and_the_assignor_of_aiokafka_take_what_they_are_given() -> None:
+def test_the_client_and_the_assignor_of_aiokafka_accept_our_arguments() -> None:
     client_methods = {
         "send": ["node_id", "request", "group"],
         "coordinator_lookup": ["coordinator_type", "coordinator_key"],

@@ -50,7 +50,7 @@ def numbers(*values: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     return (("statement", (value,)) for value in values)
 
 
-async def test_so_many_are_in_flight_until_all_were_answered() -> None:
+async def test_the_given_number_of_requests_is_in_flight_until_all_are_answered() -> None:
     driver = Driver()
     series = RequestSeries(numbers(*range(10)), driver.send)
     series.begin(4)
@@ -101,7 +101,7 @@ async def test_after_a_failure_no_more_are_sent(late: str) -> None:
     assert driver.values == [0, 1, 2]
 
 
-async def test_a_request_that_cannot_be_made_or_sent_ends_it() -> None:
+async def test_a_request_that_cannot_be_made_or_sent_ends_the_series() -> None:
     for requests in (numbers(1, -1, 2), (("statement", (1 // it,)) for it in (1, 0, 1))):
         driver = Driver()
         series = RequestSeries(requests, driver.send)

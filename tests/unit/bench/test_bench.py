@@ -21,13 +21,13 @@ from bench.speed.report import (
 from sink.evaluate.fitting import fit_logistic
 
 
-def test_calibration_error_is_zero_when_what_is_said_comes_true() -> None:
+def test_calibration_error_is_zero_for_right_probabilities() -> None:
     said = np.array([0.25] * 4 + [0.75] * 4)
     right = np.array([True, False, False, False, True, True, True, False])
     assert calibration_error(said, right) == pytest.approx(0)
 
 
-def test_calibration_error_weighs_bins_by_what_falls_into_them() -> None:
+def test_calibration_error_weighs_bins_by_their_number_of_cases() -> None:
     said = np.array([0.95, 0.95, 0.95, 0.05])
     right = np.array([True, True, False, False])
     assert calibration_error(said, right) == pytest.approx(3 / 4 * abs(0.95 - 2 / 3) + 1 / 4 * 0.05)
@@ -40,7 +40,7 @@ def test_calibration_error_with_weights_is_that_of_repeated_cases() -> None:
     assert calibration_error(said, right, weight=np.array([3.0, 1.0, 2.0])) == pytest.approx(repeated)
 
 
-def test_isotonic_pools_what_falls_and_leaves_what_rises() -> None:
+def test_isotonic_averages_falling_values_and_keeps_rising_ones() -> None:
     x, y = isotonic(np.array([3.0, 1.0, 2.0, 4.0]), np.array([2.0, 1.0, 4.0, 5.0]))
     assert x.tolist() == [1, 2, 3, 4]
     assert y.tolist() == [1, 3, 3, 5]
@@ -74,7 +74,7 @@ def test_logistic_with_weights_is_that_of_repeated_cases() -> None:
     )
 
 
-def test_quantile_reached_lets_no_more_than_the_share_reach_it() -> None:
+def test_at_most_the_given_share_reaches_quantile_reached() -> None:
     scores = np.arange(200.0)
     limit = quantile_reached(scores, 0.01)
     assert (scores >= limit).mean() == 0.01

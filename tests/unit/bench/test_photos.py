@@ -58,7 +58,7 @@ def test_a_folder_without_photos_is_an_error_that_says_what_to_do(tmp_path: Path
         select_photos(tmp_path)
 
 
-def test_the_folder_is_the_argument_else_the_variable_else_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_comes_from_the_argument_then_the_variable_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     def folder(*arguments: str) -> Path:
         parser = ArgumentParser()
         add_photos_argument(parser, "photos")

@@ -88,14 +88,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "\ud800", LONG])
 @pytest.mark.parametrize("command", NAMED, ids=lambda it: " ".join(it))
-def test_names(capsys: pytest.CaptureFixture[str], folder: Path, command: tuple[str, ...], name: str) -> None:
+def test_wrong_names_are_refused(
+    capsys: pytest.CaptureFixture[str], folder: Path, command: tuple[str, ...], name: str
+) -> None:
     assert f"{command[-1]}: a name " in refused(capsys, *command, name)
     assert [it.name for it in folder.iterdir()] == ["f.jpg"]
 
 
 @pytest.mark.parametrize("path", ["", " "])
 @pytest.mark.parametrize("command", PATHS, ids=lambda it: " ".join(it))
-def test_blank_paths(capsys: pytest.CaptureFixture[str], folder: Path, command: tuple[str, ...], path: str) -> None:
+def test_blank_paths_are_refused(
+    capsys: pytest.CaptureFixture[str], folder: Path, command: tuple[str, ...], path: str
+) -> None:
     """A blank path would be the current folder."""
     assert "must not be empty" in refused(capsys, *command, path)
     assert [it.name for it in folder.iterdir()] == ["f.jpg"]
@@ -103,18 +107,20 @@ def test_blank_paths(capsys: pytest.CaptureFixture[str], folder: Path, command: 
 
 @pytest.mark.parametrize("data", ["f.jpg", "f.jpg/data", "y" * 5_000], ids=["file", "below a file", "too long"])
 @pytest.mark.parametrize("command", FOLDERS, ids=lambda it: " ".join(it))
-def test_data_folders(capsys: pytest.CaptureFixture[str], command: tuple[str, ...], data: str) -> None:
+def test_unusable_data_folders_are_refused(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], data: str
+) -> None:
     assert "cannot be" in refused(capsys, *command, "--data", data)
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_urls(capsys: pytest.CaptureFixture[str], url: str) -> None:
+def test_wrong_urls_of_a_service_are_refused(capsys: pytest.CaptureFixture[str], url: str) -> None:
     error = refused(capsys, "recognize", "f.jpg", "--directory", "d", "--url", url)
     assert "--url" in error or "is no URL of a service" in error
 
 
 @pytest.mark.parametrize("setting", ["--log", "--objects", "--vectors"])
-def test_urls_of_stores_and_their_passwords(capsys: pytest.CaptureFixture[str], setting: str) -> None:
+def test_errors_about_urls_of_stores_hide_the_password(capsys: pytest.CaptureFixture[str], setting: str) -> None:
     error = refused(capsys, "init", setting, "kafka://user:hunter2@[::1")
     assert setting in error
     assert "hunter2" not in error
@@ -136,17 +142,19 @@ def test_urls_of_stores_and_their_passwords(capsys: pytest.CaptureFixture[str], 
     ],
     ids=lambda it: " ".join(it),
 )
-def test_numbers(capsys: pytest.CaptureFixture[str], command: tuple[str, ...], number: str) -> None:
+def test_wrong_numbers_are_refused(capsys: pytest.CaptureFixture[str], command: tuple[str, ...], number: str) -> None:
     assert command[-1] in refused(capsys, *command, number)
 
 
 @pytest.mark.parametrize("listen", ["", "x", ":", "host:", "127.0.0.1:99999", "127.0.0.1:²"])
-def test_addresses_before_the_models_are_loaded(capsys: pytest.CaptureFixture[str], listen: str) -> None:
+def test_wrong_addresses_are_refused_before_the_models_are_loaded(
+    capsys: pytest.CaptureFixture[str], listen: str
+) -> None:
     for flag in ("--listen", "--watch") if listen else ("--listen",):
         assert f"FACESTREAM_{flag[2:].upper()}" in refused(capsys, "up", flag, listen)
 
 
-def test_files(capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_files_and_folders_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "no export" in refused(capsys, "import", "f.jpg")
     for file in ("none.tar", ".", "y" * 5_000):
         assert "cannot be read" in refused(capsys, "import", file)
@@ -184,7 +192,7 @@ def test_a_wrong_command_suggests_the_nearest(
     ],
     ids=lambda it: " ".join(it).replace("y" * 5_000, "LONG"),
 )
-def test_a_path_that_is_too_long_is_no_traceback(
+def test_a_path_that_is_too_long_gives_an_error_without_traceback(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("FACESTREAM_URL", "http://127.0.0.1:9")

@@ -37,16 +37,16 @@ def refusal(status: int, *code_and_detail: str, **members: str) -> web.Response:
     return web.json_response(refused(status, *code_and_detail, **members).members(), status=status)
 
 
-def well(person: str, nth: int) -> tuple[int, Any]:
+def learned_answer(person: str, nth: int) -> tuple[int, Any]:
     return 201, learned(person).members()
 
 
 class Service:
-    """`answer` gives status and body by person, "" for one to recognize, and number of the upload of that picture;
-    it is ready after `looks` polls.
+    """A service whose answer to an upload is ready after `looks` polls. `answer`: gives the status and the body for a
+    person, "" for a picture to recognize, and the number of the upload of that picture.
     """
 
-    def __init__(self, answer: Answer = well, looks: int = 1) -> None:
+    def __init__(self, answer: Answer = learned_answer, looks: int = 1) -> None:
         self.answer, self.looks = answer, looks
         self.refuse: Callable[[web.Request], web.Response | None] = lambda request: None
         self.uploads: list[dict[str, str]] = []
@@ -172,7 +172,7 @@ async def test_every_picture_is_learned_once_with_few_requests_open(
     assert (tmp_path / "report.jsonl").read_text() == ""
 
 
-async def test_no_more_wait_than_fit_into_the_window(
+async def test_at_most_as_many_pictures_wait_as_the_window_allows(
     tmp_path: Path, people: list[PictureFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "LEAST_WINDOW", 6)
@@ -193,15 +193,15 @@ async def test_the_window_grows_with_the_pace(
     assert service.most_waiting > 6
 
 
-async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, people: list[PictureFile]) -> None:
-    """There are more such pictures than polls."""
+async def test_slow_pictures_do_not_delay_others(tmp_path: Path, people: list[PictureFile]) -> None:
+    """There are more slow pictures than concurrent polls."""
     service = Service()
     last: list[str] = []
     waits = {f"p{i:02}" for i in range(2 * bulk.POLLS)}
 
     def answer(person: str, nth: int) -> tuple[int, Any]:
         last.append(person)
-        return well(person, nth)
+        return learned_answer(person, nth)
 
     service.answer = answer
     result = service.result
@@ -217,7 +217,7 @@ async def test_pictures_that_take_long_do_not_hold_up_others(tmp_path: Path, peo
     assert len(last) == 30
 
 
-async def test_what_fails_is_told_by_code_and_the_run_goes_on(
+async def test_failures_are_reported_by_code_and_the_run_continues(
     tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "people" / "p03" / "1.jpg").unlink()
@@ -226,7 +226,7 @@ async def test_what_fails_is_told_by_code_and_the_run_goes_on(
         return (
             (422, refused(422, "no_face", f"no face of {person}").members())
             if person in ("p01", "p02")
-            else well(person, nth)
+            else learned_answer(person, nth)
         )
 
     report = await learn(Service(answer), tmp_path, people)
@@ -260,7 +260,7 @@ async def test_of_many_failures_some_are_shown(
     assert len((tmp_path / "report.jsonl").read_text().splitlines()) == 30
 
 
-async def test_the_same_again_sends_nothing_and_prints_all(
+async def test_repeating_a_finished_run_sends_nothing_and_prints_all_answers(
     tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     service = Service()
@@ -271,7 +271,9 @@ async def test_the_same_again_sends_nothing_and_prints_all(
     assert sorted(printed(capfd), key=lambda it: str(it["photo"])) == sorted(first, key=lambda it: str(it["photo"]))
 
 
-async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[PictureFile]) -> None:
+async def test_the_option_again_sends_all_pictures_with_the_same_idempotency_keys(
+    tmp_path: Path, people: list[PictureFile]
+) -> None:
     service = Service()
     await learn(service, tmp_path, people)
     await learn(service, tmp_path, people, again=True)
@@ -279,10 +281,10 @@ async def test_again_sends_all_under_the_same_keys(tmp_path: Path, people: list[
     assert len(service.keys) == 60
 
 
-async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, people: list[PictureFile]) -> None:
+async def test_only_changed_failed_and_new_pictures_are_sent_again(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service(
         lambda person, nth: (
-            (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else well(person, nth)
+            (422, refused(422, "no_face").members()) if (person, nth) == ("p05", 1) else learned_answer(person, nth)
         )
     )
     await learn(service, tmp_path, people)
@@ -293,7 +295,7 @@ async def test_only_what_changed_failed_or_is_new_is_sent_again(tmp_path: Path, 
     assert sorted(it["person"] for it in service.uploads) == ["p05", "p07", "p08"]
 
 
-async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, people: list[PictureFile]) -> None:
+async def test_a_person_missing_from_the_directory_is_learned_again(tmp_path: Path, people: list[PictureFile]) -> None:
     """The service lost its data, or another one has its address."""
     service = Service()
     await learn(service, tmp_path, people)
@@ -303,7 +305,9 @@ async def test_whom_the_directory_has_no_more_is_learned_again(tmp_path: Path, p
     assert sorted(it["person"] for it in service.uploads) == ["p11", "p29"]
 
 
-async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, people: list[PictureFile]) -> None:
+async def test_a_picture_that_failed_in_the_service_gets_a_new_idempotency_key(
+    tmp_path: Path, people: list[PictureFile]
+) -> None:
     """With the same key, the stored error would be returned for a day. If the picture itself was the cause, it keeps
     its key.
     """
@@ -316,7 +320,7 @@ async def test_what_the_service_failed_at_gets_another_key(tmp_path: Path, peopl
     assert {person: len(it) for person, it in keys.items()} == {"p01": 2, "p02": 1}
 
 
-async def test_a_run_that_is_cut_off_goes_on_with_what_was_accepted(
+async def test_an_interrupted_run_continues_with_the_accepted_pictures(
     tmp_path: Path, people: list[PictureFile], capfd: pytest.CaptureFixture[str]
 ) -> None:
     service, asked = Service(), set[str]()
@@ -347,7 +351,7 @@ async def test_a_run_that_is_cut_off_goes_on_with_what_was_accepted(
     assert len(printed(capfd)) == 30
 
 
-async def test_a_picture_to_recognize_whose_answer_is_gone_is_sent_again(
+async def test_a_picture_to_recognize_whose_answer_was_deleted_is_sent_again(
     tmp_path: Path, people: list[PictureFile]
 ) -> None:
     service = Service(lambda person, nth: (200, recognized().members()))
@@ -375,7 +379,7 @@ async def test_an_answer_that_never_comes_is_a_failure(tmp_path: Path, people: l
     assert len(service.uploads) == 2 * bulk.ATTEMPTS
 
 
-async def test_what_was_erased_meanwhile_is_not_learned_again_by_itself(
+async def test_a_picture_erased_during_the_run_is_learned_only_by_the_next_run(
     tmp_path: Path, people: list[PictureFile]
 ) -> None:
     service = Service()
@@ -402,7 +406,7 @@ async def test_a_busy_full_or_restarting_service_is_asked_again(tmp_path: Path, 
     assert len(service.uploads) == 30
 
 
-async def test_patience_ends_and_nothing_counts_as_failed(
+async def test_a_long_outage_ends_the_run_and_no_picture_counts_as_failed(
     tmp_path: Path, people: list[PictureFile], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bulk_client, "PATIENCE_S", 0.2)
@@ -452,7 +456,7 @@ async def test_what_is_wrong_for_every_picture_ends_the_run(
         await learn(service, tmp_path, people)
 
 
-async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path, people: list[PictureFile]) -> None:
+async def test_one_malformed_picture_does_not_end_the_run(tmp_path: Path, people: list[PictureFile]) -> None:
     service = Service()
     service.refuse = lambda request: (
         refusal(400, "invalid_request", "no") if request.method == "POST" and len(service.uploads) == 7 else None
@@ -470,7 +474,7 @@ async def test_one_picture_that_is_refused_as_malformed_does_not(tmp_path: Path,
     assert len(service.uploads) == 29
 
 
-def test_a_journal_is_one_process_own(tmp_path: Path) -> None:
+def test_only_one_process_can_use_a_journal(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path), pytest.raises(ConfigurationError, match="already running"), Journal(path):
         pass
@@ -478,7 +482,7 @@ def test_a_journal_is_one_process_own(tmp_path: Path) -> None:
         pass
 
 
-def test_a_journal_whose_last_line_is_torn(tmp_path: Path, people: list[PictureFile]) -> None:
+def test_a_journal_with_an_incomplete_last_line_can_be_read(tmp_path: Path, people: list[PictureFile]) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
         run = journal.run
@@ -502,7 +506,7 @@ def test_a_journal_that_cannot_be_written(tmp_path: Path) -> None:
         pass
 
 
-def test_a_journal_of_paths_that_are_no_text(tmp_path: Path) -> None:
+def test_a_journal_stores_paths_that_are_not_valid_unicode(tmp_path: Path) -> None:
     photo = str(tmp_path / b"caf\xe9.jpg".decode("utf-8", "surrogateescape"))
     Path(photo).touch()
     item = PictureFile(photo, photo, "Ann")

@@ -15,7 +15,7 @@ def files(folder: Path, *names: str) -> None:
         path.touch()
 
 
-def test_all_pictures_below_a_folder_in_order(tmp_path: Path) -> None:
+def test_all_pictures_below_a_folder_are_found_in_order(tmp_path: Path) -> None:
     files(
         tmp_path,
         "b.JPG",
@@ -33,7 +33,7 @@ def test_all_pictures_below_a_folder_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_a_person(tmp_path: Path) -> None:
+def test_each_folder_is_a_person(tmp_path: Path) -> None:
     files(tmp_path, "Ann/1.jpg", "Ann/holidays/2.jpg", "Jose\u0301/1.png", "README.txt")
     assert [(it.person, it.name) for it in portraits_of(tmp_path)] == [
         ("Ann", "Ann/1.jpg"),
@@ -42,7 +42,7 @@ def test_a_folder_a_person(tmp_path: Path) -> None:
     ]
 
 
-def test_people_whose_folders_lie_elsewhere(tmp_path: Path) -> None:
+def test_the_folder_of_a_person_may_be_a_symbolic_link(tmp_path: Path) -> None:
     files(tmp_path, "elsewhere/1.jpg", "people/Ann/1.jpg")
     (tmp_path / "people" / "Bob").symlink_to(tmp_path / "elsewhere")
     assert [(it.person, it.name) for it in portraits_of(tmp_path / "people")] == [
@@ -73,13 +73,13 @@ def test_a_table_from_a_spreadsheet(tmp_path: Path) -> None:
         (b"person,file\nAnn,caf\xe9.jpg\n", "UTF-8"),
     ],
 )
-def test_a_table_that_is_none(tmp_path: Path, table: bytes, words: str) -> None:
+def test_an_invalid_table_is_refused(tmp_path: Path, table: bytes, words: str) -> None:
     (tmp_path / "people.csv").write_bytes(table)
     with pytest.raises(ConfigurationError, match=words):
         portraits_of(tmp_path / "people.csv")
 
 
-def test_folders_without_what_is_needed(tmp_path: Path) -> None:
+def test_a_folder_without_pictures_or_people_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="no pictures"):
         pictures_of(tmp_path)
     with pytest.raises(ConfigurationError, match="No such file"):

@@ -50,7 +50,7 @@ def saying(status: int, body: Any, **headers: str) -> Reply:
 
 
 class Scripted:
-    """A server that gives the replies in turn, the last one again and again; `requests` is what it was sent."""
+    """A server that gives the replies in turn, and then repeats the last one. `requests`: those that it got."""
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = list(replies)
@@ -134,7 +134,7 @@ async def test_what_is_wrong_for_every_photo_ends_the_command(photo: str, status
             await client.send("learn", photo, {})
 
 
-async def test_somebody_else_at_the_address(photo: str) -> None:
+async def test_another_server_at_the_address_is_refused(photo: str) -> None:
     def page() -> web.Response:
         return web.Response(text="<html>It works!", content_type="text/html")
 
@@ -150,7 +150,7 @@ async def test_somebody_else_at_the_address(photo: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://", "/tmp"])
-async def test_a_url_that_is_none(url: str) -> None:
+async def test_an_invalid_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="http://127"):
         ServiceClient(url)
 
@@ -223,7 +223,7 @@ NAMES = ["José Łukasz", "Джо Байден", "拜登", "עברית", "👩�
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".gif", ".bmp", ".tiff", ".avif", ".heic"])
-def test_any_name_in_any_format(tmp_path: Path, suffix: str) -> None:
+def test_any_name_can_be_drawn_in_any_format(tmp_path: Path, suffix: str) -> None:
     photo, drawing = tmp_path / "photo.png", tmp_path / f"drawing{suffix}"
     Image.new("RGBA", (300, 200)).save(photo)
     boxes = [[0, 0, 300, 200], [0, 0, 1, 1], [290, 190, 300, 200], [5, 5, 5, 5]]
@@ -242,7 +242,7 @@ def test_what_cannot_be_drawn(tmp_path: Path) -> None:
         draw(str(tmp_path / "good.png"), [], tmp_path / "broken.jpg" / "out.png")
 
 
-def test_where_drawings_go(tmp_path: Path) -> None:
+def test_drawings_get_distinct_paths_and_replace_no_photo(tmp_path: Path) -> None:
     folder = tmp_path / "named"
     photos = ["a/1.jpg", "b/1.jpg", "c/noise", "c/x.PNG"]
     assert [it.name for it in drawing_paths(str(folder), photos)] == ["1.jpg", "1-2.jpg", "noise.png", "x.PNG"]
@@ -259,6 +259,6 @@ def test_where_drawings_go(tmp_path: Path) -> None:
             drawing_paths(str(tmp_path / out), sent)
 
 
-async def test_a_key_that_is_none() -> None:
+async def test_an_invalid_api_key_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="API key"):
         ServiceClient("http://127.0.0.1:1", "fs\nkey")

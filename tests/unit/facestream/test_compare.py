@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,13 +27,10 @@ from sink.evaluate import comparing, leave_one_out
 from sink.evaluate.comparing import BestMatch, Difference, LearnedFaces, accuracy_of, find_differences, match_directory
 from sink.evaluate.leave_one_out import match_same_person
 from stream.generations import generation_record
+from tests.records import face_id
 from weights.manifest import manifest
 
 OLD, NEW = "dlib-resnet29-mirror", "new-one"
-
-
-def face_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 def unit(*values: float) -> Float32Array:
@@ -86,7 +82,7 @@ def test_each_face_is_matched_against_all_others() -> None:
     assert strangers["bob 2"] == pytest.approx((of_ann.max() + of_ann.mean()) / 2, abs=1e-6)
 
 
-def test_differences_are_where_one_is_right() -> None:
+def test_a_difference_is_a_face_that_only_one_generation_matches_correctly() -> None:
     old, new = (match_directory(faces(it), None) for it in (OLD_ANGLES, NEW_ANGLES))
     found = find_differences("d", faces(OLD_ANGLES).keys, old, new)
     assert [(it.person, it.face_id, it.right, it.old.person, it.new.person) for it in found] == [
@@ -131,7 +127,7 @@ def test_many_faces_of_one_person_are_looked_at_in_parts(monkeypatch: pytest.Mon
     assert (whole.nearest != np.arange(50)).all()
 
 
-def test_someone_alone_has_nobody_to_be_taken_for() -> None:
+def test_a_single_person_cannot_be_taken_for_anybody_else() -> None:
     one = LearnedFaces([("ann", face_id("1"))], np.ones((1, 3), np.float32))
     found = match_directory(one, None)
     assert found.best == [None]
@@ -162,7 +158,7 @@ def test_strangers_are_named_as_often_as_they_are_above_the_threshold() -> None:
     assert shares.strangers_below[0] == pytest.approx(found.threshold - np.median(found.strangers), abs=1e-6)
 
 
-def test_without_a_threshold_nobody_is_named_and_nothing_is_said_of_it() -> None:
+def test_without_a_threshold_there_are_no_shares_of_named_faces() -> None:
     with_one, without = (
         match_directory(faces(OLD_ANGLES), manifest().generation(OLD).threshold),
         match_directory(faces(OLD_ANGLES), None),
@@ -233,7 +229,7 @@ async def both(stores: Stores) -> None:
     await learned(stores, NEW, NEW_ANGLES)
 
 
-async def test_the_command_says_how_both_fare_and_where_they_differ(stores: Stores, run: Run) -> None:
+async def test_the_command_prints_the_figures_and_differences_of_both_generations(stores: Stores, run: Run) -> None:
     await both(stores)
     done = await run(OLD, NEW)
     assert done.code == 0, done.err
@@ -266,7 +262,7 @@ async def test_json_has_everything(stores: Stores, run: Run) -> None:
     assert (one["directories"], one["faces"], one["differences"]) == (["other"], 1, [])
 
 
-async def test_faces_that_one_lacks_are_counted_and_left_out(stores: Stores, run: Run) -> None:
+async def test_faces_missing_in_one_generation_are_counted_and_left_out(stores: Stores, run: Run) -> None:
     await stores.log.append([generation_record(generation(NEW, "candidate"))])
     await learned(stores, OLD, OLD_ANGLES)
     await learned(stores, NEW, {name: NEW_ANGLES[name] for name in FACES[:3]})
@@ -278,7 +274,7 @@ async def test_faces_that_one_lacks_are_counted_and_left_out(stores: Stores, run
     ]
 
 
-async def test_single_portraits_say_nothing_of_being_right(stores: Stores, run: Run) -> None:
+async def test_people_with_a_single_portrait_are_not_counted_as_right_or_wrong(stores: Stores, run: Run) -> None:
     await stores.log.append([generation_record(generation(NEW))])
     for name in (OLD, NEW):
         await learned(stores, name, {"ann 1": 0.0, "bob 1": 40.0})
@@ -288,7 +284,7 @@ async def test_single_portraits_say_nothing_of_being_right(stores: Stores, run: 
     assert "own person first, of 0 portraits" in done.out
 
 
-async def test_refuses_with_what_to_do(stores: Stores, run: Run, tmp_path: Path) -> None:
+async def test_errors_say_what_to_do(stores: Stores, run: Run, tmp_path: Path) -> None:
     await stores.log.append([generation_record(generation(NEW)), generation_record(generation("gone", "retired"))])
     assert (await run(OLD, "nobody")) == (
         1,
@@ -318,7 +314,9 @@ async def test_refuses_with_what_to_do(stores: Stores, run: Run, tmp_path: Path)
         assert message in done.err
 
 
-async def test_erased_between_listing_and_reading_is_left_out(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_person_erased_between_listing_and_reading_is_left_out(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bob is erased in one generation before it is read: he is a candidate in neither."""
     await both(stores)
     whole, erased = comparing.read_faces, False
@@ -350,7 +348,9 @@ def jpeg(colour: tuple[int, int, int]) -> bytes:
     return file.getvalue()
 
 
-async def test_the_sheet_shows_the_face_and_whom_each_says(stores: Stores, run: Run, tmp_path: Path) -> None:
+async def test_the_sheet_shows_each_face_and_the_match_of_each_generation(
+    stores: Stores, run: Run, tmp_path: Path
+) -> None:
     await both(stores)
     colours = dict(zip(FACES, ((200, 0, 0), (220, 120, 0), (0, 0, 200), (0, 160, 200), (90, 90, 90)), strict=True))
     for name, colour in colours.items():
@@ -373,7 +373,7 @@ async def test_the_sheet_shows_the_face_and_whom_each_says(stores: Stores, run: 
         assert seen == pytest.approx(colour, abs=12)
 
 
-async def test_a_sheet_of_very_many_has_some_of_both_kinds_and_says_so(stores: Stores, tmp_path: Path) -> None:
+async def test_a_sheet_of_many_differences_shows_some_of_both_kinds(stores: Stores, tmp_path: Path) -> None:
     first = BestMatch("somebody with a name that is too long for a cell of this size", face_id("x"), 0.5, False)
     found = [Difference("d", f"p{i}", face_id(str(i)), first, first, "old" if i < 300 else "new") for i in range(330)]
     assert [sum(it.right == side for it in select_differences(found, 100)) for side in ("old", "new")] == [70, 30]
@@ -394,13 +394,13 @@ async def test_without_a_difference_nothing_is_drawn(stores: Stores, run: Run, t
     assert not (tmp_path / "sheet.jpg").exists()
 
 
-def test_a_face_is_not_its_own_neighbour_even_where_the_other_is_opposite() -> None:
+def test_a_face_is_never_its_own_nearest_face() -> None:
     found = match_same_person(np.array([[1, 0], [-1, 0]], np.float32))
     assert found.similarity.tolist() == [-1, -1]
     assert found.nearest.tolist() == [1, 0]
 
 
-def test_a_wrong_name_is_no_own_name() -> None:
+def test_a_face_with_a_wrong_name_does_not_count_as_named() -> None:
     """Ann's second face is taken for Bob, above a threshold that every face reaches."""
     low = manifest().generation(OLD).threshold
     assert low is not None

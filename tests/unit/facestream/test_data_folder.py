@@ -28,7 +28,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_folder, "LOCK_WAIT_S", 0.1)
 
 
-def test_who_holds_the_lock_says_where_it_serves(tmp_path: Path) -> None:
+def test_the_holder_of_the_lock_announces_its_address(tmp_path: Path) -> None:
     assert serving_url(tmp_path) is None
     with data_folder_lock(tmp_path) as announce:
         assert serving_url(tmp_path) == ""
@@ -43,7 +43,7 @@ def test_the_folder_is_made(tmp_path: Path) -> None:
         assert (tmp_path / "a" / "b" / LOCK).is_file()
 
 
-def test_a_second_one_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+def test_a_second_process_is_refused_with_the_address_of_the_first(tmp_path: Path) -> None:
     with data_folder_lock(tmp_path) as announce:
         announce(URL)
         with pytest.raises(ConfigurationError, match=URL), data_folder_lock(tmp_path):
@@ -67,7 +67,7 @@ def test_a_folder_that_cannot_be_used_is_an_error_that_says_so(tmp_path: Path) -
         pass
 
 
-def test_the_lock_of_another_process_ends_with_it_even_by_kill(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_process_is_released(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path), URL], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -20,18 +20,26 @@ from backends.open import open_log
 from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import trace_image
-from schemas.answers import Models
-from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
-from schemas.errors import FacestreamError, ObjectMissing, ProcessingFailed, Unavailable
-from schemas.ids import learned_face_id
-from schemas.records import Erasure, FacesEmbedded, ImageReceived
+from schemas.errors import ObjectMissing, ProcessingFailed, Unavailable
+from schemas.records import ImageReceived
 from sink.sink import Sink
 from stream.answers import dead_letter_record
 from stream.dead_letters import drop, open_letters, retry
-from stream.topics import DEAD_LETTERS, ERASURES, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
+from stream.topics import DEAD_LETTERS, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
 from stream.worker import Worker
+from tests.records import appended, dead_letter_of, erasure_keys, erasure_record, faces_embedded, image_received
 from tests.servers.topics import temporary_topics
-from tests.unit.stream.stages import Stage, answered, image, quick_and_quiet, running, send, statuses, until, values
+from tests.unit.stream.stages import (
+    Stage,
+    answered,
+    image,
+    quick_and_quiet,
+    read_all,
+    running,
+    send,
+    statuses,
+    until,
+)
 
 DAY_S = 86_400
 
@@ -88,20 +96,7 @@ def run(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def learn(name: str, **members: Any) -> ImageReceived:
-    return image(name).model_copy(update={"purpose": "learn", "person": "ann"} | members)
-
-
-def letter(
-    event: ImageReceived | None,
-    *,
-    error: FacestreamError | None = None,
-    offset: int = 44,
-    at: int = 1_000,
-    key: str = "key",
-) -> NewRecord:
-    """A dead letter of a record that was appended at `at`, in ms."""
-    source = Record(IMAGES_RECEIVED, 3, offset, at, key, b"")
-    return dead_letter_record(source, event, error or ProcessingFailed("a defect"), 3)
+    return image_received(name, "learn", filename=name, **members)
 
 
 async def ids(log: EventLog) -> list[str]:
@@ -109,7 +104,7 @@ async def ids(log: EventLog) -> list[str]:
 
 
 async def received(log: SqliteLog) -> list[ImageReceived]:
-    return [ImageReceived.decode(record.value) for record in await values(log, IMAGES_RECEIVED)]
+    return [ImageReceived.decode(record.value) for record in await read_all(log, IMAGES_RECEIVED)]
 
 
 # From the failure to the answer, in both settings.
@@ -140,7 +135,7 @@ class TestInBothSettings:
     def url(self, either_url: str) -> str:
         return either_url
 
-    async def test_what_failed_is_listed_and_retried_until_it_is_answered(self, log: EventLog, run: Run) -> None:
+    async def test_a_failed_image_is_listed_and_retried_until_it_is_answered(self, log: EventLog, run: Run) -> None:
         stage = Broken()
         broken = image("broken").image_id
 
@@ -151,7 +146,7 @@ class TestInBothSettings:
         async with running(Worker(log, stage, [IMAGES_RECEIVED], member="one", max_in_flight=16)):
             await send(log, "broken", "other")
             await until(lambda: _counts(open_letters(log), 2))
-            (original,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == broken]
+            (original,) = [record for record in await read_all(log, IMAGES_RECEIVED) if record.key == broken]
             (first,) = await of_broken()
             (row,) = [row for row in (await run("list")).rows if row[0] == first]
             place = f"{IMAGES_RECEIVED} {original.partition}/{original.offset}"
@@ -194,7 +189,7 @@ async def _is(value: Awaitable[Any], wanted: Any) -> bool:
 
 
 async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, run: Run) -> None:
-    beta = image("b").model_copy(update={"directory": "bétä"})
+    beta = image_received("b", directory="bétä")
     for number, (event, error) in enumerate(
         [
             (image("a"), Unavailable("away")),
@@ -203,7 +198,7 @@ async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, ru
             (learn("c"), None),
         ]
     ):
-        await log.append([letter(event, error=error, offset=number)])
+        await log.append([dead_letter_of(event, error=error, offset=number)])
         await asyncio.sleep(0.002)  # each has a time of its own
     everything = await run("list")
     assert [(row[2], *row[4:7]) for row in everything.rows] == [
@@ -226,8 +221,8 @@ async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, ru
     assert (lines[0]["image_id"], lines[2]["image_id"]) == (image("a").image_id, "key")
 
 
-async def test_one_is_shown_with_its_event(log: EventLog, run: Run) -> None:
-    await log.append([letter(learn("photo"), at=7_000)])
+async def test_show_prints_a_dead_letter_with_its_event(log: EventLog, run: Run) -> None:
+    await log.append([dead_letter_of(learn("photo"), at=7_000)])
     (place,) = await ids(log)
     event = learn("photo", received_at=7_000)
     shown = await run("show", place)
@@ -242,9 +237,9 @@ async def test_one_is_shown_with_its_event(log: EventLog, run: Run) -> None:
     assert whole["id"] == place
 
 
-async def test_a_record_of_somebody_else_does_not_steer_the_terminal(log: EventLog, run: Run) -> None:
+async def test_control_characters_of_a_record_do_not_reach_the_terminal(log: EventLog, run: Run) -> None:
     hostile = ProcessingFailed("\x1b[2J\tred\n\x9b31m")
-    await log.append([letter(None, error=hostile, key="\x1b[31m\t\n")])
+    await log.append([dead_letter_of(None, error=hostile, key="\x1b[31m\t\n")])
     (place,) = await ids(log)
     for arguments in [("list",), ("list", "--json"), ("show", place), ("show", place, "--json"), ("drop", place)]:
         done = await run(*arguments)
@@ -260,10 +255,10 @@ async def test_a_record_of_somebody_else_does_not_steer_the_terminal(log: EventL
         (150, ["id", "when", "code", "attempts", "from", "purpose", "directory", "reason"]),
     ],
 )
-async def test_on_a_terminal_it_is_a_table(
+async def test_on_a_terminal_list_prints_a_table(
     log: EventLog, monkeypatch: pytest.MonkeyPatch, run: Run, width: int, columns: list[str]
 ) -> None:
-    await log.append([letter(learn("photo"))])
+    await log.append([dead_letter_of(learn("photo"))])
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     head, row = re.sub(r"\x1b\[\d*m", "", (await run("list")).out).splitlines()
@@ -275,8 +270,14 @@ async def test_on_a_terminal_it_is_a_table(
 # Which are meant.
 
 
-async def test_an_image_names_its_dead_letter_where_it_has_one(log: EventLog, run: Run) -> None:
-    await log.append([letter(image("a")), letter(image("b"), offset=1), letter(image("b"), offset=2)])
+async def test_an_image_id_selects_a_dead_letter_if_the_image_has_only_one(log: EventLog, run: Run) -> None:
+    await log.append(
+        [
+            dead_letter_of(image("a")),
+            dead_letter_of(image("b"), offset=1),
+            dead_letter_of(image("b"), offset=2),
+        ]
+    )
     a, b = image("a").image_id, image("b").image_id
     for text in a, a[:8]:
         assert json.loads((await run("show", text, "--json")).out)["image_id"] == a
@@ -302,9 +303,7 @@ async def test_an_image_names_its_dead_letter_where_it_has_one(log: EventLog, ru
         (("--all", "--directory", "\n"), "--directory: a name must not"),
     ],
 )
-async def test_what_is_not_said_clearly_is_refused(
-    run: Run, action: str, arguments: tuple[str, ...], said: str
-) -> None:
+async def test_unclear_arguments_are_refused(run: Run, action: str, arguments: tuple[str, ...], said: str) -> None:
     done = await run(action, *arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
@@ -317,7 +316,7 @@ async def test_without_the_topics_it_says_what_to_do(run: Run) -> None:
 
 
 @pytest.mark.parametrize("action", [(), ("retry",), ("drop",)])
-async def test_help_teaches_with_examples(run: Run, action: tuple[str, ...]) -> None:
+async def test_help_shows_examples(run: Run, action: tuple[str, ...]) -> None:
     done = await run(*action, "--help")
     assert done.code == 0
     assert done.out.count("  facestream dead-letters ") >= 2
@@ -327,11 +326,11 @@ async def test_help_teaches_with_examples(run: Run, action: tuple[str, ...]) -> 
 
 
 async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -> None:
-    other = image("other").model_copy(update={"directory": "b"})
+    other = image_received("other", directory="b")
     events = [
-        letter(image("a"), offset=1),
-        letter(image("c"), offset=2, error=Unavailable("away")),
-        letter(other, offset=3),
+        dead_letter_of(image("a"), offset=1),
+        dead_letter_of(image("c"), offset=2, error=Unavailable("away")),
+        dead_letter_of(other, offset=3),
     ]
     await log.append(events)
     done = await run("retry", "--all", "--code", "processing_failed", "--directory", "acme")
@@ -341,8 +340,8 @@ async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -
     assert {it.content.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
 
 
-async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, run: Run) -> None:
-    await log.append([letter(None, offset=1), letter(image("good"), offset=2)])
+async def test_a_dead_letter_without_an_image_can_be_dropped_but_not_retried(log: SqliteLog, run: Run) -> None:
+    await log.append([dead_letter_of(None, offset=1), dead_letter_of(image("good"), offset=2)])
     bad = next(it.id for it in await open_letters(log) if it.event is None)
     one = await run("retry", bad)
     assert (one.code, one.out) == (1, "")
@@ -361,19 +360,12 @@ async def test_what_is_no_image_cannot_be_retried_but_dropped(log: SqliteLog, ru
 LEARNED = learn("erased")
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        person_erasure_key("acme", "ann"),
-        directory_erasure_key("acme"),
-        image_erasure_key(LEARNED.image_id),
-        face_erasure_key(learned_face_id(LEARNED.image_id)),
-    ],
-    ids=["person", "directory", "image", "face"],
-)
-async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
-    await log.append([letter(LEARNED, at=1_000, offset=1), letter(learn("other", directory="b"), offset=2)])
-    await log.append([NewRecord(ERASURES, key, Erasure(at=1_000, partition=0, offset=9).encode())])
+@pytest.mark.parametrize("key", [pytest.param(key, id=what) for what, key in erasure_keys("erased").items()])
+async def test_an_image_erased_after_it_was_received_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
+    await log.append(
+        [dead_letter_of(LEARNED, at=1_000, offset=1), dead_letter_of(learn("other", directory="b"), offset=2)]
+    )
+    await log.append([erasure_record(key, at=1_000)])
     done = await run("retry", "--all")
     assert done.code == 1
     assert ": erased: " in done.err
@@ -382,11 +374,9 @@ async def test_what_was_erased_after_it_came_is_not_retried(log: SqliteLog, run:
     assert await ids(log) == []
 
 
-async def test_what_came_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
-    await log.append([letter(LEARNED, at=1_001)])
-    await log.append(
-        [NewRecord(ERASURES, person_erasure_key("acme", "ann"), Erasure(at=1_000, partition=0, offset=9).encode())]
-    )
+async def test_an_image_received_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
+    await log.append([dead_letter_of(LEARNED, at=1_001)])
+    await log.append([erasure_record(erasure_keys("erased")["person"], at=1_000)])
     assert (await run("retry", "--all")).code == 0
     assert [it.received_at for it in await received(log)] == [1_001]
 
@@ -405,7 +395,7 @@ class CutOff(SqliteLog):
 async def test_a_retry_that_is_cut_off_loses_nothing(tmp_path: Path) -> None:
     log = CutOff(tmp_path / "log.db")
     await log.create_topics(TOPICS)
-    await log.append([letter(image("a"))])
+    await log.append([dead_letter_of(image("a"))])
     log.is_cut_off = True
     with pytest.raises(Unavailable):
         await retry(log, await open_letters(log))
@@ -429,10 +419,10 @@ class Keyboard(io.StringIO):
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [("y\n", 0, 0), ("YES\n", 0, 0), ("\n", 1, 2), ("n\n", 1, 2), ("", 1, 2)]
 )
-async def test_all_are_dropped_only_when_that_is_meant(
+async def test_all_are_dropped_only_after_the_user_has_confirmed(
     log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, left: int
 ) -> None:
-    await log.append([letter(image("a"), offset=1), letter(image("b"), offset=2)])
+    await log.append([dead_letter_of(image("a"), offset=1), dead_letter_of(image("b"), offset=2)])
     monkeypatch.setattr(sys, "stdin", Keyboard(answer))
     done = await run("drop", "--all")
     assert done.code == code
@@ -441,10 +431,12 @@ async def test_all_are_dropped_only_when_that_is_meant(
     assert len(await ids(log)) == left
 
 
-async def test_where_nobody_can_be_asked_yes_is_needed(
+async def test_without_a_terminal_dropping_all_requires_the_flag_yes(
     log: EventLog, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await log.append([letter(image("a"), offset=1), letter(image("b"), offset=2, error=Unavailable("away"))])
+    await log.append(
+        [dead_letter_of(image("a"), offset=1), dead_letter_of(image("b"), offset=2, error=Unavailable("away"))]
+    )
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     refused = await run("drop", "--all")
     assert (refused.code, refused.out) == (2, "")
@@ -459,32 +451,38 @@ async def test_where_nobody_can_be_asked_yes_is_needed(
 
 async def test_a_record_that_was_given_up_twice_is_one_dead_letter(log: EventLog) -> None:
     """The process may end between the dead letter and its commit, and another gives the record up again."""
-    await log.append([letter(image("a"), offset=1), letter(image("a"), offset=1), letter(image("a"), offset=2)])
+    await log.append(
+        [
+            dead_letter_of(image("a"), offset=1),
+            dead_letter_of(image("a"), offset=1),
+            dead_letter_of(image("a"), offset=2),
+        ]
+    )
     letters = await open_letters(log)
     assert [it.content.offset for it in letters] == [1, 2]
     await drop(log, letters[:1])
     assert [it.content.offset for it in await open_letters(log)] == [2]
 
 
-async def test_a_word_on_a_letter_past_its_retention_is_of_no_other(tmp_path: Path) -> None:
+async def test_closing_an_expired_dead_letter_closes_no_other_one(tmp_path: Path) -> None:
     now = time.time()
     log = SqliteLog(tmp_path / "log.db", clock=lambda: now)
     await log.create_topics(TOPICS)
-    await log.append([letter(image("a"), offset=1)])
+    await log.append([dead_letter_of(image("a"), offset=1)])
     letters = await open_letters(log)
     now += 10 * DAY_S
     await drop(log, letters)
-    await log.append([letter(image("a"), offset=2)])
+    await log.append([dead_letter_of(image("a"), offset=2)])
     now += 10 * DAY_S
     await log.enforce_retention()
     assert [it.content.offset for it in await open_letters(log)] == [2]
     await log.close()
 
 
-async def test_what_is_no_dead_letter_is_passed_over(log: EventLog) -> None:
+async def test_invalid_records_in_the_topic_are_skipped(log: EventLog) -> None:
     hostile = [None, b"", b"{}", b'{"closed": "retried"}', b'{"closed": "retried", "letter": 7}']
     await log.append([NewRecord(DEAD_LETTERS, image("a").image_id, value) for value in hostile])
-    await log.append([letter(image("a"))])
+    await log.append([dead_letter_of(image("a"))])
     assert len(await ids(log)) == 1
 
 
@@ -492,16 +490,15 @@ async def test_what_is_no_dead_letter_is_passed_over(log: EventLog) -> None:
 
 
 def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
-    value = FacesEmbedded(received=LEARNED, received_at=1_000, faces=[], models=Models(detector="d")).encode()
-    record = Record(FACES_EMBEDDED, 0, 0, 9_000, LEARNED.image_id, value)
+    value = faces_embedded(LEARNED, received_at=1_000).encode()
+    record = appended(NewRecord(FACES_EMBEDDED, LEARNED.image_id, value), at=9_000)
     event = Sink.event_of(Sink.__new__(Sink), record)  # it needs nothing of the sink
     assert isinstance(event, ImageReceived)
     made = dead_letter_record(record, event, ProcessingFailed("a defect"), 3)
     assert json.loads(made.value or b"")["event"]["received_at"] == 1_000
 
 
-def test_a_dead_letter_of_what_another_producer_sent_came_no_later_than_its_record() -> None:
-    record = Record(IMAGES_RECEIVED, 0, 0, 9_000, LEARNED.image_id, b"")
+def test_a_received_at_later_than_its_record_is_not_believed() -> None:
     for said, expected in ((None, 9_000), (10_000, 9_000), (1_000, 1_000)):
-        made = dead_letter_record(record, learn("a", received_at=said), ProcessingFailed("a defect"), 3)
+        made = dead_letter_of(learn("a", received_at=said), at=9_000)
         assert json.loads(made.value or b"")["event"]["received_at"] == expected

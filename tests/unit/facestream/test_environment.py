@@ -15,6 +15,6 @@ print(time.process_time() - began)
 """
 
 
-def test_no_thread_of_a_product_goes_on_spinning() -> None:
+def test_waiting_threads_of_libraries_do_not_spin() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 0.03

@@ -7,45 +7,27 @@ import contextlib
 import re
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import structlog
 
-from backends.log import CommittedOffset, EventLog, NewRecord, Record
+from backends.log import CommittedOffset, EventLog, NewRecord
 from backends.vectors import Face, FaceVector, StoredAnswer
 from facestream.cli import main
 from facestream.commands import erase
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create_stores, open_stores
-from schemas.answers import Models
-from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
-from schemas.errors import ProcessingFailed
-from schemas.faces import Crop
 from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
-from schemas.records import (
-    Answer,
-    EraseRequested,
-    Erasure,
-    FaceLearned,
-    FacesDetected,
-    FacesEmbedded,
-    FacesReembedded,
-    ImageReceived,
-    ReembeddedFace,
-)
-from stream.answers import dead_letter_record
+from schemas.records import Answer, EraseRequested, FacesDetected, FacesReembedded, Purpose, ReembeddedFace
 from stream.catch_up import remaining_lag
 from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.redaction import redact
 from stream.topics import (
     DEAD_LETTERS,
-    ERASURES,
     FACES_DETECTED,
     FACES_EMBEDDED,
     FACES_LEARNED,
@@ -53,7 +35,17 @@ from stream.topics import (
     IMAGES_RECEIVED_BULK,
     RESULTS,
 )
-from tests import answers as bodies
+from tests.answers import MODELS
+from tests.records import (
+    answer_with_name,
+    dead_letter_of,
+    erasure_keys,
+    erasure_record,
+    face_learned,
+    faces_embedded,
+    image_id,
+    image_received,
+)
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
@@ -61,15 +53,12 @@ HOUR_MS = 3_600_000
 NOW = int(time.time() * 1000)
 ERASED_AT = NOW + HOUR_MS  # what is appended by a test came before that
 OFFSET = 100
-IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
+IMAGE_ID = image_id("image")
 FACE_ID = learned_face_id(IMAGE_ID)
-KEYS = {
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-    "image": image_erasure_key(IMAGE_ID),
-    "face": face_erasure_key(FACE_ID),
-}
+KEYS = erasure_keys("image")
+PORTRAIT = image_received("image", "learn")
 
+PURPOSES: tuple[Purpose, ...] = ("learn", "recognize")
 Plant = Callable[[Stores], Awaitable[None]]
 
 
@@ -87,8 +76,7 @@ async def opened(data: Path) -> AsyncIterator[Stores]:
 
 
 async def erased(stores: Stores, what: str = "person", at: int = ERASED_AT) -> None:
-    value = Erasure(at=at, partition=0, offset=OFFSET).encode()
-    await stores.log.append([NewRecord(ERASURES, KEYS[what], value)])
+    await stores.log.append([erasure_record(KEYS[what], at=at, offset=OFFSET)])
 
 
 async def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, str]]:
@@ -98,15 +86,8 @@ async def verified(data: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int,
     return code, dict(line.split(": ", 1) for line in lines if ": " in line) | {"all": "\n".join(lines)}
 
 
-def received(image_id: str = IMAGE_ID, **members: Any) -> ImageReceived:
-    named = {"purpose": "learn", "directory": "acme", "person": "obama"} | members
-    return ImageReceived(image_id=image_id, media_type="image/png", sha256="0" * 64, **named)
-
-
-def named(purpose: Any, offset: int = OFFSET - 1) -> Answer:
-    photo = bodies.recognized(bodies.recognized_person("obama", bodies.candidate("obama", face_id=FACE_ID)))
-    body = photo if purpose == "recognize" else bodies.learned("obama", face_id=FACE_ID)
-    return Answer(image_id=IMAGE_ID, purpose=purpose, directory="acme", status=200, body=body, offset=offset)
+def answer_naming_obama(purpose: Purpose, offset: int = OFFSET - 1) -> Answer:
+    return answer_with_name("image", purpose, offset=offset)
 
 
 async def put_vector(stores: Stores, timestamp: int = NOW) -> None:
@@ -125,17 +106,17 @@ async def put_object(stores: Stores, key: str, **metadata: str) -> None:
 
 LEFT: dict[str, tuple[str, Plant]] = {
     "a vector": ("vectors", put_vector),
-    "the answer to a portrait": ("answers", lambda stores: put_answer(stores, named("learn"))),
-    "the answer to a photo": ("answers", lambda stores: put_answer(stores, named("recognize"))),
+    "the answer to a portrait": ("answers", lambda stores: put_answer(stores, answer_naming_obama("learn"))),
+    "the answer to a photo": ("answers", lambda stores: put_answer(stores, answer_naming_obama("recognize"))),
     "a crop": ("objects", lambda stores: put_object(stores, crop_key(FACE_ID))),
 }
 
 
-async def test_where_nothing_was_ever_erased_nothing_is_left(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_without_erasures_verify_finds_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(data) as stores:
         for _, plant in LEFT.values():
             await plant(stores)
-        await stores.log.append([NewRecord(RESULTS, IMAGE_ID, named("recognize").encode())])
+        await stores.log.append([NewRecord(RESULTS, IMAGE_ID, answer_naming_obama("recognize").encode())])
     code, said = await verified(data, capsys)
     assert code == 0
     assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
@@ -144,7 +125,7 @@ async def test_where_nothing_was_ever_erased_nothing_is_left(data: Path, capsys:
 
 @pytest.mark.parametrize("what", ["person", "directory"])
 @pytest.mark.parametrize("planted", LEFT)
-async def test_what_is_left_in_a_store_is_found(
+async def test_verify_finds_erased_data_in_each_store(
     data: Path, capsys: pytest.CaptureFixture[str], planted: str, what: str
 ) -> None:
     store, plant = LEFT[planted]
@@ -159,7 +140,7 @@ async def test_what_is_left_in_a_store_is_found(
 
 
 @pytest.mark.parametrize("what", ["image", "face"])
-async def test_what_is_left_of_an_erased_image_or_face_is_found(
+async def test_verify_finds_data_of_an_erased_image_or_face(
     data: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     async with opened(data) as stores:
@@ -171,47 +152,47 @@ async def test_what_is_left_of_an_erased_image_or_face_is_found(
     assert all(said[it].startswith("1 left: ") for it in ("vectors", "answers", "objects"))
 
 
-async def test_who_was_learned_again_is_not_left_over(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_verify_accepts_data_of_a_person_who_was_learned_again(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     async with opened(data) as stores:
         await erased(stores, at=NOW - HOUR_MS)
         await put_vector(stores)
-        await put_answer(stores, named("learn", offset=OFFSET + 1))
+        await put_answer(stores, answer_naming_obama("learn", offset=OFFSET + 1))
         for key in (crop_key(FACE_ID), original_key(IMAGE_ID, "learn")):
             await put_object(stores, key)
-        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
     code, said = await verified(data, capsys)
     assert code == 0
     assert {it for name, it in said.items() if name != "all"} == {"nothing left"}
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_what_is_left_of_an_answer_is_not_left_over(
-    data: Path, capsys: pytest.CaptureFixture[str], what: str
-) -> None:
+async def test_verify_accepts_a_redacted_answer(data: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
     async with opened(data) as stores:
         await erased(stores, what)
         erasures = Erasures(stores.log)
         erasures.add(KEYS[what], ErasurePosition(ERASED_AT, OFFSET))
-        for number, purpose in enumerate(("learn", "recognize")):
-            left = redact(named(purpose), erasures)
+        for number, purpose in enumerate(PURPOSES):
+            left = redact(answer_naming_obama(purpose), erasures)
             await stores.vectors.put_answers([StoredAnswer(f"{number}", left.encode().decode(), time.time() + 60)])
     assert (await verified(data, capsys))[0] == 0
 
 
 @pytest.mark.parametrize("prefix", ["learn", "recognize"])
-async def test_a_picture_whose_event_came_after_the_erasure_is_not_left_over(
+async def test_verify_accepts_a_picture_whose_event_came_after_the_erasure(
     data: Path, capsys: pytest.CaptureFixture[str], prefix: str
 ) -> None:
     """The picture was stored before the directory was erased, and its event appended afterwards."""
     async with opened(data) as stores:
         await erased(stores, "directory", at=NOW - 1)
         await put_object(stores, original_key(IMAGE_ID, prefix), received=str(NOW / 1000 - 1))
-        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
     assert (await verified(data, capsys))[0] == 0
 
 
 @pytest.mark.parametrize(("age_s", "deleted"), [(600, False), (1_200, True)])
-async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apart(
+async def test_verify_reports_pictures_of_unacknowledged_uploads_separately(
     data: Path, capsys: pytest.CaptureFixture[str], age_s: float, deleted: bool
 ) -> None:
     key = original_key(IMAGE_ID, "learn")
@@ -227,11 +208,9 @@ async def test_the_picture_of_an_upload_that_was_never_acknowledged_is_told_apar
         assert (await stores.objects.metadata(key) is None) == deleted
 
 
-async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
-    data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_verify_finds_the_picture_of_an_accepted_image(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with opened(data) as stores:
-        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
         await _pass(stores, "processors", IMAGES_RECEIVED)
         await erased(stores)
         await put_object(stores, original_key(IMAGE_ID, "learn"), received=str(NOW / 1000 - 1_200))
@@ -240,7 +219,7 @@ async def test_a_picture_that_was_announced_and_is_left_is_a_defect(
     assert (code, said["objects"].split(":")[0]) == (1, "2 left")
 
 
-async def test_what_is_under_way_is_waited_for(
+async def test_verify_waits_for_images_in_flight(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The case of a portrait that no stage has handled yet: the stage that handles its record will drop it."""
@@ -253,7 +232,7 @@ async def test_what_is_under_way_is_waited_for(
     monkeypatch.setattr(erase, "remaining_lag", counted)
     monkeypatch.setattr(erase, "STUCK_S", 30.0)
     async with opened(data) as stores:
-        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
         await erased(stores)
         await put_object(stores, original_key(IMAGE_ID, "learn"))
         verifying = asyncio.create_task(verified(data, capsys))
@@ -264,12 +243,12 @@ async def test_what_is_under_way_is_waited_for(
     assert (code, said["objects"]) == (0, "nothing left")
 
 
-async def test_what_nobody_handles_is_not_waited_for_for_long(
+async def test_verify_does_not_wait_long_for_records_that_nobody_handles(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(erase, "STUCK_S", 0.5)
     async with opened(data) as stores:
-        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode())])
+        await stores.log.append([NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode())])
         await erased(stores)
         await put_object(stores, original_key(IMAGE_ID, "learn"))
     code, said = await verified(data, capsys)
@@ -288,46 +267,21 @@ async def _pass(stores: Stores, group: str, topic: str) -> None:
     await consumer.close()
 
 
-def letter() -> NewRecord:
-    return dead_letter_record(Record(IMAGES_RECEIVED, 0, 0, NOW, IMAGE_ID, b""), received(), ProcessingFailed("x"), 3)
-
-
-def learned() -> FaceLearned:
-    crop = Crop(object_key=crop_key(FACE_ID), landmarks=[(1.0, 1.0)] * 5)
-    return FaceLearned(
-        directory="acme",
-        person="obama",
-        face_id=FACE_ID,
-        image_id=IMAGE_ID,
-        source="source",
-        crop=crop,
-        detector="centerface",
-        learned_at=NOW,
-        generations=[],
-    )
-
-
-MODELS = Models(detector="centerface")
+LEARNED = face_learned("image", learned_at=NOW)
 REEMBEDDED = ReembeddedFace(person="obama", face_id=FACE_ID, image_id=IMAGE_ID, source="s", learned_at=NOW, vector="")
-TELLING: dict[
-    str, tuple[NewRecord, float]
-] = {  # a record that tells of who was erased, and for how many days it is kept
-    "an upload": (NewRecord(IMAGES_RECEIVED, IMAGE_ID, received().encode()), 7),
-    "one of the second lane": (NewRecord(IMAGES_RECEIVED_BULK, IMAGE_ID, received().encode()), 7),
+TELLING: dict[str, tuple[NewRecord, float]] = {  # a record about an erased person, and for how many days it is kept
+    "an upload": (NewRecord(IMAGES_RECEIVED, IMAGE_ID, PORTRAIT.encode()), 7),
+    "one of the second lane": (NewRecord(IMAGES_RECEIVED_BULK, IMAGE_ID, PORTRAIT.encode()), 7),
     "a detected face": (
         NewRecord(
             FACES_DETECTED,
             IMAGE_ID,
-            FacesDetected(received=received(), received_at=NOW, faces=[], models=MODELS).encode(),
+            FacesDetected(received=PORTRAIT, received_at=NOW, faces=[], models=MODELS).encode(),
         ),
         7,
     ),
     "an embedded face": (
-        NewRecord(
-            FACES_EMBEDDED,
-            IMAGE_ID,
-            FacesEmbedded(received=received(), received_at=NOW, faces=[], models=MODELS).encode(),
-        ),
+        NewRecord(FACES_EMBEDDED, IMAGE_ID, faces_embedded(PORTRAIT, received_at=NOW).encode()),
         7,
     ),
     "one of a replay": (
@@ -342,14 +296,14 @@ TELLING: dict[
         ),
         7,
     ),
-    "the changelog": (NewRecord(FACES_LEARNED.name, IMAGE_ID, learned().encode()), 1 / 24),
-    "an answer": (NewRecord(RESULTS, IMAGE_ID, named("recognize").encode()), 1),
-    "a dead letter": (letter(), 14),
+    "the changelog": (NewRecord(FACES_LEARNED.name, IMAGE_ID, LEARNED.encode()), 1 / 24),
+    "an answer": (NewRecord(RESULTS, IMAGE_ID, answer_naming_obama("recognize").encode()), 1),
+    "a dead letter": (dead_letter_of(PORTRAIT, at=NOW), 14),
 }
 
 
 @pytest.mark.parametrize("what", TELLING)
-async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
+async def test_verify_lists_records_about_erased_data_with_their_end_of_retention(
     data: Path, capsys: pytest.CaptureFixture[str], what: str
 ) -> None:
     record, days = TELLING[what]
@@ -368,12 +322,12 @@ async def test_a_record_that_tells_of_it_is_listed_with_the_time_when_it_goes(
     assert goes == pytest.approx(time.time() + days * 86_400, abs=120)
 
 
-async def test_a_face_that_was_written_behind_its_erasure_is_deleted_from_the_changelog(
+async def test_verify_deletes_a_face_from_the_changelog_that_was_written_after_its_erasure(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with opened(data) as stores:
         await erased(stores)
-        await stores.log.append([NewRecord(FACES_LEARNED.name, IMAGE_ID, learned().encode(), "acme")])
+        await stores.log.append([NewRecord(FACES_LEARNED.name, IMAGE_ID, LEARNED.encode(), "acme")])
         await put_object(stores, crop_key(FACE_ID))
     code, said = await verified(data, capsys)
     assert code == 0

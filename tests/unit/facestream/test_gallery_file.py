@@ -81,7 +81,7 @@ GOOD_FACE = face(1).face.model_dump(mode="json")
         ([GOOD_HEAD, ("faces/x.json", b" " * 1_000_001)], "does not belong"),
     ],
 )
-def test_what_is_no_export_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
+def test_an_invalid_export_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
     path = tar_of(tmp_path / "a.tar", *members)
     with pytest.raises(InvalidRequest, match=reason):
         all_of(path)

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import structlog.testing
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record, TopicSpec
+from backends.log import NewRecord, TopicSpec
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
@@ -25,6 +24,7 @@ from stream import object_listing
 from stream.erase.erasures import Erasures
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import TOPICS
+from tests.records import appended, image_id
 from weights.manifest import manifest
 
 
@@ -66,7 +66,7 @@ async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
 
 
 @pytest.mark.parametrize(("keep_probes", "kept"), [(7, {1.5, 6.9}), (2, {1.5}), (0.5, set()), (0, set())])
-async def test_pictures_of_probes_go_after_their_time_those_of_learned_people_never(
+async def test_probe_pictures_are_deleted_after_their_time_but_never_those_of_learned_people(
     stores: Stores, keep_probes: float, kept: set[float]
 ) -> None:
     for age in (1.5, 6.9, 7.1, 30):
@@ -77,14 +77,14 @@ async def test_pictures_of_probes_go_after_their_time_those_of_learned_people_ne
     assert await stores.keys() == learned | {f"probes/{age}" for age in kept}
 
 
-async def test_a_picture_that_waits_for_its_answer_is_not_swept_even_if_none_are_kept(stores: Stores) -> None:
+async def test_a_picture_that_waits_for_its_answer_is_kept_even_if_probes_are_not(stores: Stores) -> None:
     await stores.put("probes/waits", age_days=0.9)
     await stores.put("probes/left over", age_days=1.1)
     await stores.housekeeping(0).clean()
     assert await stores.keys() == {"probes/waits"}
 
 
-async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_pictures_than_one_batch_are_all_deleted(stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_listing, "OBJECTS_PER_DELETE", 3)
     for number in range(10):
         await stores.put(f"probes/{number}", age_days=8 if number != 4 else 1)
@@ -92,14 +92,14 @@ async def test_more_pictures_than_go_at_once_all_go(stores: Stores, monkeypatch:
     assert await stores.keys() == {"probes/4"}
 
 
-async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: Stores) -> None:
+async def test_pictures_that_were_never_learned_are_deleted_after_their_time(stores: Stores) -> None:
     """An image was learned if any generation in use has its face; one that was activated by force may lack it."""
     old, active = (
         stores.state.generations.active,
         manifest().generation("dlib-resnet29").model_copy(update={"state": "complete"}),
     )
     for made in (generation_record(active), active_record(active.name)):
-        stores.state.generations.apply(Record(made.topic, 0, 0, 0, made.key, made.value))
+        stores.state.generations.apply(appended(made))
     kept = set()
     for name, age_days, generation in (
         ("undecided", 14.0, None),
@@ -108,13 +108,13 @@ async def test_what_was_to_be_learned_and_was_not_goes_after_its_time(stores: St
         ("learned", 16.0, active.name),
         ("learned before", 16.0, old.name),
     ):
-        image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-        face_id = learned_face_id(image_id)
-        keys = {original_key(image_id, "learn"), crop_key(face_id)}
+        portrait = image_id(name)
+        face_id = learned_face_id(portrait)
+        keys = {original_key(portrait, "learn"), crop_key(face_id)}
         for key in keys:
-            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=image_id)
+            await stores.put(key, age_days=age_days, directory="acme", person="obama", image_id=portrait)
         if generation is not None:
-            face = Face("obama", face_id, image_id, f"source of {name}", 1_000)
+            face = Face("obama", face_id, portrait, f"source of {name}", 1_000)
             await stores.vectors.put_faces([FaceVector("acme", generation, face, np.ones(128, np.float32))])
         if name != "given up":
             kept |= keys

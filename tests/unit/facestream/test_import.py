@@ -3,7 +3,6 @@ person.
 """
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 import structlog
 
-from backends.log import NewRecord
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, GalleryHead, GalleryWriter
 from facestream.cli import main
 from facestream.config import Settings
@@ -21,13 +19,14 @@ from schemas.erasures import PersonErasure
 from schemas.faces import encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Erasure, FaceLearned, FacesReembedded
-from stream.topics import ERASURES, FACES_EMBEDDED, FACES_LEARNED
-from tests.unit.stream.stages import values
+from schemas.records import FaceLearned, FacesReembedded
+from stream.topics import FACES_EMBEDDED, FACES_LEARNED
+from tests.records import erasure_record, image_id
+from tests.unit.stream.stages import read_all
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
-IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
+IMAGE_ID = image_id("image")
 FACE_ID = learned_face_id(IMAGE_ID)
 FOR_EVER = 4_000_000_000_000  # ms
 
@@ -69,8 +68,8 @@ async def imported(file: Path, data: Path) -> int:
 async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data: Path) -> None:
     async with opened(data) as stores:
         assert await imported(file, data) == 0
-        (learned,) = [FaceLearned.decode(it.value) for it in await values(stores.log, FACES_LEARNED.name)]
-        (embedded,) = [FacesReembedded.decode(it.value) for it in await values(stores.log, FACES_EMBEDDED)]
+        (learned,) = [FaceLearned.decode(it.value) for it in await read_all(stores.log, FACES_LEARNED.name)]
+        (embedded,) = [FacesReembedded.decode(it.value) for it in await read_all(stores.log, FACES_EMBEDDED)]
         assert (learned.directory, learned.person, learned.face_id) == ("acme", "obama", FACE_ID)
         assert [it.face_id for it in embedded.faces] == [FACE_ID]
         crop = await stores.objects.get(crop_key(FACE_ID))
@@ -83,14 +82,13 @@ async def test_a_face_is_stored_with_its_pictures_and_announced(file: Path, data
         )
 
 
-async def test_somebody_who_is_erased_meanwhile_is_not_imported(
+async def test_a_person_erased_during_the_import_is_not_imported(
     file: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with opened(data) as stores:
         (key,) = PersonErasure("acme", "obama").keys
-        erasure = Erasure(at=FOR_EVER, partition=0, offset=0)
-        await stores.log.append([NewRecord(ERASURES, key, erasure.encode())])
+        await stores.log.append([erasure_record(key, at=FOR_EVER)])
         assert await imported(file, data) == 1
         assert "erased" in capsys.readouterr().err
         assert [it.key async for it in stores.objects.list()] == []
-        assert await values(stores.log, FACES_LEARNED.name) == await values(stores.log, FACES_EMBEDDED) == []
+        assert await read_all(stores.log, FACES_LEARNED.name) == await read_all(stores.log, FACES_EMBEDDED) == []

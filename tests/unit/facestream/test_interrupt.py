@@ -49,7 +49,7 @@ def fail(error: Exception) -> Callable[[], int]:
     [lambda: 0, lambda: 1, fail(BrokenPipeError()), fail(Unavailable("away")), fail(RuntimeError("a defect"))],
     ids=["done", "failed", "closed pipe", "unavailable", "defect"],
 )
-def test_however_an_interrupted_coroutine_ends_it_is_an_interrupt(end: Callable[[], int]) -> None:
+def test_an_interrupted_coroutine_raises_keyboard_interrupt_however_it_ends(end: Callable[[], int]) -> None:
     async def command() -> int:
         await interrupted()
         return end()
@@ -77,7 +77,7 @@ def test_an_interrupted_coroutine_tidies_up() -> None:
     assert tidied
 
 
-def test_a_second_ctrl_c_ends_what_the_first_does_not() -> None:
+def test_a_second_ctrl_c_ends_a_coroutine_that_ignores_the_first() -> None:
     async def command() -> int:
         while True:
             await interrupted()
@@ -86,7 +86,7 @@ def test_a_second_ctrl_c_ends_what_the_first_does_not() -> None:
         run_interruptibly(command())
 
 
-def test_without_ctrl_c_the_result_is_the_coroutines() -> None:
+def test_without_ctrl_c_the_result_of_the_coroutine_is_returned() -> None:
     async def command() -> int:
         return 1
 
@@ -120,7 +120,7 @@ sys.exit(cli.main(["--help"]))
 """
 
 
-def test_ctrl_c_while_the_commands_load() -> None:
+def test_ctrl_c_while_the_commands_load_exits_with_130() -> None:
     done = subprocess.run([sys.executable, "-c", WHILE_LOADING], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 

@@ -34,7 +34,7 @@ def holding(data: Path, role: str) -> Iterator[tuple[subprocess.Popen[str], str]
         process.kill()
 
 
-def test_processes_that_live_have_different_names_and_a_killed_ones_goes_to_the_next(tmp_path: Path) -> None:
+def test_running_processes_have_different_names_and_a_killed_ones_name_is_used_again(tmp_path: Path) -> None:
     with holding(tmp_path, "sink") as (first, one), holding(tmp_path, "sink") as (_, two):
         assert one
         assert two

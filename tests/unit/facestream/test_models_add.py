@@ -108,7 +108,9 @@ async def test_a_model_is_tried_stored_and_announced(add: Add, stores: Stores, f
     assert await stored(stores) == [f"models/{generation.onnx.sha256}.onnx"]
 
 
-async def test_json_has_the_trial(add: Add, stores: Stores, file: Path, content: bytes) -> None:
+async def test_the_json_output_has_the_results_of_the_trial(
+    add: Add, stores: Stores, file: Path, content: bytes
+) -> None:
     done = await add("mine", file, *LIKE_ARCFACE, "--json")
     found = json.loads(done.out)
     assert (found["name"], found["sha256"]) == ("mine", hashlib.sha256(content).hexdigest())
@@ -132,7 +134,7 @@ async def test_a_processor_makes_the_embedder_from_the_record(
         load()
 
 
-async def test_a_photo_of_two_people_tells_them_apart(
+async def test_the_trial_prints_the_similarities_of_a_photo(
     add: Add, stores: Stores, weights_folder: Path, photos: Path, tmp_path: Path
 ) -> None:
     file = write_resnet29(tmp_path / "resnet29.onnx", weights_folder)
@@ -144,7 +146,7 @@ async def test_a_photo_of_two_people_tells_them_apart(
     assert same > 0.99 > other
 
 
-async def test_a_model_with_a_fixed_batch_and_a_name_with_an_equals_sign(
+async def test_a_model_with_a_fixed_batch_is_added_with_flags_that_have_an_equals_sign(
     add: Add, stores: Stores, tmp_path: Path
 ) -> None:
     file = write_small(tmp_path / "fixed.onnx", dimension=7, batch=1)
@@ -196,7 +198,7 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("name", list(UNFIT))
-async def test_what_the_trial_finds_is_refused(add: Add, stores: Stores, tmp_path: Path, name: str) -> None:
+async def test_a_model_that_fails_the_trial_is_refused(add: Add, stores: Stores, tmp_path: Path, name: str) -> None:
     content, message = UNFIT[name]
     (tmp_path / "unfit.onnx").write_bytes(content)
     done = await add("mine", tmp_path / "unfit.onnx", *LIKE_ARCFACE)
@@ -231,7 +233,7 @@ async def test_a_command_line_that_is_wrong_says_where(
     assert "mine" not in await known(stores)
 
 
-async def test_a_picture_without_a_face_is_no_trial(
+async def test_a_trial_with_a_picture_without_a_face_is_refused(
     add: Add, stores: Stores, file: Path, weights_folder: Path, tmp_path: Path
 ) -> None:
     Image.new("RGB", (200, 200), "grey").save(tmp_path / "grey.png")

@@ -44,7 +44,7 @@ def cells(text: str) -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines()]
 
 
-def test_generations(run: Run, tmp_path: Path) -> None:
+def test_models_list_prints_all_columns_or_json(run: Run, tmp_path: Path) -> None:
     async def add() -> None:
         async with open_stores(Settings(data=tmp_path / "data")) as stores:
             await create_stores(stores)
@@ -59,7 +59,7 @@ def test_generations(run: Run, tmp_path: Path) -> None:
     ]
 
 
-def test_keys(run: Run) -> None:
+def test_keys_list_prints_all_columns_or_json(run: Run) -> None:
     for arguments in (("--scope", "admin"), ("--scope", "learn", "--directory", DIRECTORY[:200])):
         run("keys", "create", *arguments)
     listed = lines(run("keys", "list", "--json"))
@@ -69,7 +69,7 @@ def test_keys(run: Run) -> None:
     }
 
 
-def test_weights(run: Run) -> None:
+def test_weights_list_prints_all_columns_or_json(run: Run) -> None:
     listed = lines(run("weights", "list", "--json", code=1))
     assert [(it["name"], it["path"]) for it in listed] == [(name, None) for name in manifest().models]
     assert [row[-1] for row in cells(run("weights", "list", code=1))] == ["missing: facestream weights get"] * len(
@@ -77,7 +77,7 @@ def test_weights(run: Run) -> None:
     )
 
 
-def test_a_group_that_lost_nothing_and_a_search_that_finds_nothing(run: Run) -> None:
+def test_recover_and_erase_verify_print_json_without_results(run: Run) -> None:
     run("init")
     assert lines(run("recover", "sink", "--json")) == [{"group": "sink", "set": False, "partitions": []}]
     (found,) = lines(run("erase", "verify", "--json"))
@@ -86,7 +86,7 @@ def test_a_group_that_lost_nothing_and_a_search_that_finds_nothing(run: Run) -> 
     assert (found["taken_back"], found["deleted"], found["uploading"]) == (0, [], [])
 
 
-def test_cells_cannot_be_taken_for_columns_or_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_cells_are_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     row: dict[str, Cell] = {"a": "x\ty\n\x1b[2J", "b": None, "c": True, "d": 1.5}
     print_rows([row], as_json=False)
     assert capsys.readouterr().out == "x\ufffdy\ufffd\ufffd[2J\t\tyes\t1.5\n"

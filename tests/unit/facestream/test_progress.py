@@ -21,7 +21,7 @@ from facestream.progress import progress_bar
     ],
     ids=["long", "long, not always", "short", "short, not always"],
 )
-def test_a_line_now_and_then_and_at_the_end(
+def test_lines_are_printed_now_and_then_and_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, between_s: float, always: bool, said: list[str]
 ) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", between_s)

@@ -67,7 +67,7 @@ def test_each_setting_comes_from_the_environment_and_a_flag_wins(monkeypatch: py
     assert parsed(*flags).model_dump(exclude={"open"}) == expected
 
 
-def test_the_service_is_open_to_everybody_only_on_wish(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_is_open_to_everybody_only_if_the_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed("--open").open
     monkeypatch.setenv("FACESTREAM_OPEN", "1")
     assert parsed().open
@@ -137,7 +137,7 @@ def test_a_url_of_this_machine_without_a_path_is_refused(rest: str) -> None:
         assert "hunter2" not in raised.value.message
 
 
-def test_an_unknown_scheme_is_named_without_what_is_secret_in_the_url() -> None:
+def test_the_error_about_an_unknown_scheme_hides_the_password() -> None:
     for opening, setting in (
         (open_log, "FACESTREAM_LOG"),
         (open_objects, "FACESTREAM_OBJECTS"),

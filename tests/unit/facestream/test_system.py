@@ -28,7 +28,7 @@ async def settings(tmp_path: Path) -> Settings:
     return settings
 
 
-async def test_a_stop_is_heard_while_a_role_cannot_join_its_group(
+async def test_a_role_can_be_stopped_while_it_cannot_join_its_group(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = asyncio.Event()
@@ -45,7 +45,9 @@ async def test_a_stop_is_heard_while_a_role_cannot_join_its_group(
     await asyncio.wait_for(serving, PATIENCE_S)
 
 
-async def test_a_stop_is_heard_while_the_stores_are_away(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_role_can_be_stopped_while_the_stores_are_unavailable(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tried = asyncio.Event()
 
     async def away(objects: FileObjects) -> None:
@@ -96,7 +98,7 @@ async def test_the_lag_of_each_group_is_read_once(
     [({"listen": "0.0.0.0:0"}, 2, "facestream keys create"), ({"watch": "nowhere"}, 2, "FACESTREAM_WATCH")],
     ids=["no key", "no address"],
 )
-def test_what_cannot_be_served_ends_with_a_message_alone(
+def test_a_failed_start_prints_one_message_and_no_traceback(
     tmp_path: Path, wrong: dict[str, Any], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def init() -> None:

@@ -40,7 +40,7 @@ async def test_each_lane_has_its_topic(service: Served) -> None:
         assert await announced(service) == expected
 
 
-async def test_another_lane_is_refused_and_nothing_taken_in(service: Served) -> None:
+async def test_an_unknown_lane_is_refused_and_nothing_is_stored(service: Served) -> None:
     status, body = await upload(service, "respond-async", "/detect?lane=fast")
     assert (status, body["code"], body["field"]) == (400, "invalid_request", "lane")
     assert "interactive, bulk" in body["detail"]
@@ -50,7 +50,7 @@ async def test_another_lane_is_refused_and_nothing_taken_in(service: Served) -> 
     assert await announced(service) == (0, 0)
 
 
-async def test_behind_an_old_image_the_bulk_lane_is_let_in_also_who_waits(service: Served) -> None:
+async def test_bulk_uploads_are_accepted_while_an_old_image_waits(service: Served) -> None:
     await upload(service, "respond-async")
     async with asyncio.timeout(10):
         while (await upload(service, "wait=0.01"))[0] != 429:
@@ -59,7 +59,7 @@ async def test_behind_an_old_image_the_bulk_lane_is_let_in_also_who_waits(servic
     assert (await upload(service, "wait=0.01"))[0] == 429
 
 
-async def test_behind_an_old_image_of_the_bulk_lane_everybody_is_let_in(service: Served) -> None:
+async def test_an_old_image_of_the_bulk_lane_causes_no_refusals(service: Served) -> None:
     await upload(service, "respond-async", "/detect?lane=bulk")
     await asyncio.sleep(0.5)  # more than the age at which an interactive one would turn others away
     assert (await upload(service, "wait=0.01"))[0] == 202

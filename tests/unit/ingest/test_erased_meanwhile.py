@@ -4,7 +4,6 @@ crop.
 
 import hashlib
 import io
-import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import nn
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
 from processors.boxes import Detections
@@ -34,13 +33,14 @@ from schemas.erasures import person_erasure_key
 from schemas.errors import Erased
 from schemas.generation_records import Generation
 from schemas.ids import crop_key, learned_face_id
-from schemas.records import Erasure, ImageReceived, Source
+from schemas.records import ImageReceived, Source
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import SourceCopier
-from stream.topics import ERASURES, IMAGES_RECEIVED
+from stream.topics import IMAGES_RECEIVED
+from tests.records import appended, erasure_record, image_id, image_received
 from weights.manifest import manifest
 
-IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "portrait"))
+IMAGE_ID = image_id("portrait")
 CROP_KEY = crop_key(learned_face_id(IMAGE_ID))
 RECEIVED_AT = 1_000
 DIMENSION = manifest().generation(manifest().default_generation).dimension
@@ -69,8 +69,7 @@ class Objects(FileObjects):
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
         self.put_keys.append(key)
-        value = Erasure(at=self.at, partition=0, offset=7).encode()
-        await self.log.append([NewRecord(ERASURES, person_erasure_key("acme", "obama"), value)])
+        await self.log.append([erasure_record(person_erasure_key("acme", "obama"), at=self.at)])
         return await super().put(key, data, metadata, if_absent=if_absent)
 
 
@@ -122,12 +121,9 @@ async def processor(objects: Objects, state: SystemState) -> AsyncIterator[Fused
         yield FusedStage(resources, Embedders(state.generations, inference, fetch))
 
 
-def portrait(**members: Any) -> ImageReceived:
-    return ImageReceived(image_id=IMAGE_ID, purpose="learn", directory="acme", person="obama", **members)
-
-
 async def handled(processor: FusedStage, received: ImageReceived, *, erased: bool) -> None:
-    handling = processor.handle([Record(IMAGES_RECEIVED, 0, 0, RECEIVED_AT, IMAGE_ID, received.encode())])
+    record = NewRecord(IMAGES_RECEIVED, IMAGE_ID, received.encode())
+    handling = processor.handle([appended(record, at=RECEIVED_AT)])
     if erased:
         with pytest.raises(Erased):
             await handling
@@ -136,10 +132,10 @@ async def handled(processor: FusedStage, received: ImageReceived, *, erased: boo
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
-async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
+async def test_a_crop_stored_while_its_person_is_erased_is_deleted(
     objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
-    received = portrait(media_type="image/png", sha256=hashlib.sha256(PNG).hexdigest())
+    received = image_received("portrait", "learn", sha256=hashlib.sha256(PNG).hexdigest())
     await FileObjects.put(objects, received.object_key, PNG)
     objects.at = at
     await handled(processor, received, erased=erased)
@@ -148,12 +144,12 @@ async def test_a_crop_that_is_stored_while_its_person_is_erased_goes_again(
 
 
 @pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
-async def test_a_source_that_is_copied_while_its_person_is_erased_goes_again(
+async def test_the_copy_of_a_source_made_while_its_person_is_erased_is_deleted(
     objects: Objects, processor: FusedStage, at: int, erased: bool
 ) -> None:
     name = "incoming/acme/1.png"
     await FileObjects.put(objects, name, PNG)
-    received = portrait(source=Source(bucket="objects", key=name))
+    received = image_received("portrait", "learn", source=Source(bucket="objects", key=name))
     objects.at = at
     await handled(processor, received, erased=erased)
     assert objects.put_keys == [received.object_key] + ([] if erased else [CROP_KEY])

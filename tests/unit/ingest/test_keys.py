@@ -75,7 +75,7 @@ async def test_each_scope_includes_those_before_it(vectors: SqliteVectors, scope
                 access.require_scope(wanted)
 
 
-async def test_a_key_of_a_directory_sees_that_one_alone(vectors: SqliteVectors) -> None:
+async def test_a_key_of_a_directory_gives_access_to_no_other(vectors: SqliteVectors) -> None:
     text, _ = await add(vectors, directory="acme")
     access = await KeyChecker(vectors).check(text)
     access.require_directory("acme")
@@ -131,7 +131,7 @@ async def test_a_new_and_a_revoked_key_count_within_the_refresh(vectors: SqliteV
     await checked.check(first)
 
 
-async def test_the_refresh_takes_two_seconds_at_the_most(vectors: SqliteVectors, clock: Clock) -> None:
+async def test_keys_are_read_from_the_store_once_per_refresh(vectors: SqliteVectors, clock: Clock) -> None:
     reads = 0
     read = vectors.api_keys
 

@@ -1,7 +1,6 @@
 """Waiting requests get the answers from their replica's partition of `results`."""
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from schemas.errors import InvalidRequest, Unavailable
 from schemas.records import Answer
 from stream.topics import RESULTS
 from tests.answers import detected, refused
+from tests.records import image_id
 
 
 @pytest.fixture
@@ -36,10 +36,6 @@ async def replies(log: SqliteLog) -> AsyncIterator[Replies]:
     task.cancel()
     await asyncio.wait([task])
     await replies.close()
-
-
-def image_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
 
 
 async def answer(log: SqliteLog, name: str, reply_to: str | None, status: int = 200) -> None:
@@ -74,7 +70,7 @@ async def test_an_answer_that_cannot_be_read_does_not_end_the_reader(log: Sqlite
     replies.forget(image_id("unreadable"), unreadable)
 
 
-async def test_what_was_answered_is_remembered_until_the_store_has_it(
+async def test_recent_answers_are_remembered_until_the_store_has_them(
     log: SqliteLog, replies: Replies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = replies.expect(image_id("a"))
@@ -90,7 +86,7 @@ async def test_what_was_answered_is_remembered_until_the_store_has_it(
     assert replies.recent_answer(image_id("a")) is None
 
 
-async def test_all_who_wait_for_an_image_get_its_first_answer(log: SqliteLog, replies: Replies) -> None:
+async def test_all_requests_that_wait_for_an_image_get_its_first_answer(log: SqliteLog, replies: Replies) -> None:
     futures = [replies.expect(image_id("a")) for _ in range(3)]
     await answer(log, "a", replies.reply_to, status=200)
     await answer(log, "a", replies.reply_to, status=422)
@@ -111,7 +107,7 @@ async def test_an_answer_that_comes_before_anybody_reads_is_not_missed(log: Sqli
     await replies.close()
 
 
-async def test_an_answer_from_before_the_start_is_nobodys(log: SqliteLog) -> None:
+async def test_an_answer_from_before_the_start_is_not_delivered(log: SqliteLog) -> None:
     replies = Replies(log)
     await answer(log, "a", replies.reply_to, status=422)
     await replies.start()
@@ -125,7 +121,7 @@ async def test_an_answer_from_before_the_start_is_nobodys(log: SqliteLog) -> Non
     await replies.close()
 
 
-async def test_answers_that_nobody_waits_for_are_passed_over(log: SqliteLog, replies: Replies) -> None:
+async def test_answers_that_no_request_waits_for_are_skipped(log: SqliteLog, replies: Replies) -> None:
     await log.append([NewRecord(RESULTS, "somebody else's", b"not even an answer", replies.reply_to)])
     await answer(log, "given up", replies.reply_to)
     future = replies.expect(image_id("a"))
@@ -134,7 +130,7 @@ async def test_answers_that_nobody_waits_for_are_passed_over(log: SqliteLog, rep
         assert (await future).status == 200
 
 
-async def test_who_gave_up_is_forgotten_and_nobody_else(log: SqliteLog, replies: Replies) -> None:
+async def test_only_the_request_that_gave_up_is_forgotten(log: SqliteLog, replies: Replies) -> None:
     impatient, patient = replies.expect(image_id("a")), replies.expect(image_id("a"))
     replies.forget(image_id("a"), impatient)
     replies.forget(image_id("a"), impatient)  # a second time changes nothing
@@ -148,7 +144,7 @@ async def test_who_gave_up_is_forgotten_and_nobody_else(log: SqliteLog, replies:
     assert replies.in_flight == 0
 
 
-async def test_a_request_that_was_cancelled_does_not_hold_the_others(log: SqliteLog, replies: Replies) -> None:
+async def test_a_cancelled_request_does_not_block_others(log: SqliteLog, replies: Replies) -> None:
     cancelled, waiting = replies.expect(image_id("a")), replies.expect(image_id("a"))
     cancelled.cancel()
     await answer(log, "a", replies.reply_to)
@@ -192,7 +188,7 @@ class AwayLog(SqliteLog):
         return AwayReader(await super().reader(topic, at=at, partitions=partitions))
 
 
-async def test_a_log_that_is_away_for_a_while_costs_no_answer(
+async def test_no_answer_is_lost_while_the_log_is_unavailable(
     log: SqliteLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(replies_module, "LOG_AWAY_S", 0.01)

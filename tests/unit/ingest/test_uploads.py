@@ -101,7 +101,7 @@ async def test_fields_may_come_before_and_after_the_file(uploads: Uploads, posit
     assert body["fields"] == {"directory": "acmé", "person": "Å\U0001f499"}
 
 
-async def test_fields_of_the_query_count_too_and_the_form_wins(uploads: Uploads) -> None:
+async def test_fields_of_the_query_are_read_and_the_form_overrides_them(uploads: Uploads) -> None:
     status, body = await uploads.post(form(("file", b"x", "x.jpg"), ("top", "1")), query="?top=2&limit=3")
     assert (status, body["fields"]) == (200, {"top": "1", "limit": "3"})
 
@@ -210,7 +210,7 @@ async def test_a_malformed_body_is_a_400(uploads: Uploads, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("length", [b"1000", b"-1", b"0", b"many"])
-async def test_the_boundary_ends_a_part_whatever_length_it_claims(uploads: Uploads, length: bytes) -> None:
+async def test_the_boundary_ends_a_part_whatever_its_content_length_says(uploads: Uploads, length: bytes) -> None:
     """RFC 7578 knows no Content-Length of a part."""
     body = part("file", b"picture", b"Content-Length: " + length) + part("top", b"1") + END
     status, answer = await asyncio.wait_for(uploads.raw(body), 10)
@@ -223,20 +223,20 @@ async def test_a_malformed_boundary_is_a_400(uploads: Uploads, boundary: str) ->
     assert (status, answer["code"]) == (400, "invalid_request")
 
 
-async def test_a_file_name_that_is_no_utf8_is_shown_as_far_as_it_can_be(uploads: Uploads) -> None:
+async def test_invalid_utf8_in_a_file_name_is_replaced(uploads: Uploads) -> None:
     body = part("file", b"picture").replace(b'name="file"', b'name="file"; filename="M\xfcller.jpg"') + END
     status, answer = await uploads.raw(body)
     assert (status, answer["filename"]) == (200, "M\ufffdller.jpg")
 
 
-async def test_a_field_whose_name_is_no_utf8_is_a_field_like_any_other(uploads: Uploads) -> None:
+async def test_invalid_utf8_in_the_name_of_a_field_is_replaced(uploads: Uploads) -> None:
     status, answer = await uploads.raw(
         part("file", b"picture") + part("person", b"x").replace(b"person", b"p\xffrson") + END
     )
     assert (status, answer["fields"]) == (200, {"p\ufffdrson": "x"})
 
 
-async def test_a_caller_who_hangs_up_gives_the_memory_back(uploads: Uploads) -> None:
+async def test_memory_is_released_when_a_client_disconnects(uploads: Uploads) -> None:
     started = asyncio.Event()
 
     async def half() -> AsyncIterator[bytes]:
@@ -276,7 +276,7 @@ def test_memory_is_counted_until_it_is_given_back() -> None:
         memory.reserve(600 + FIELDS_ROOM + 1)
 
 
-def test_one_upload_is_always_taken_however_little_memory_there_is() -> None:
+def test_one_upload_is_always_accepted_even_with_little_memory() -> None:
     memory = UploadMemory(limit=10, largest=600)
     size = memory.reserve(500)
     with pytest.raises(TooMuchInFlight):

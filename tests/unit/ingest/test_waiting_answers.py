@@ -9,13 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from backends.log import NewRecord
 from schemas.answers import Body
 from schemas.erasures import person_erasure_key
-from schemas.records import Erasure, ImageReceived
+from schemas.records import ImageReceived
 from stream.answers import answer_record
-from stream.topics import ERASURES, IMAGES_RECEIVED
+from stream.topics import IMAGES_RECEIVED
 from tests.answers import candidate, learned, recognized, recognized_person
+from tests.records import erasure_record
 from tests.unit.ingest.served import Served, picture, served
 
 ANSWERED_AT, ERASED_AT = 3, 4  # offsets in the directory's partition
@@ -28,8 +28,8 @@ async def service(tmp_path: Path) -> AsyncIterator[Served]:
         yield service
 
 
-async def asked(service: Served, purpose: str, status: int, body: Body, **fields: str) -> tuple[int, dict[str, Any]]:
-    """The answer to an upload; Ann is erased before it is given."""
+async def ask(service: Served, purpose: str, status: int, body: Body, **fields: str) -> tuple[int, dict[str, Any]]:
+    """Uploads a picture, erases Ann, and appends this answer. Returns the response to the upload."""
     form = aiohttp.FormData({"directory": "acme"} | fields)
     form.add_field("file", picture(), filename="a.png")
     reader = await service.stores.log.reader(IMAGES_RECEIVED, at="end")
@@ -37,8 +37,7 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
     while not (records := await reader.poll(1, 1.0)):
         pass
     await reader.close()
-    erasure = Erasure(at=1, partition=0, offset=ERASED_AT).encode()
-    await service.stores.log.append([NewRecord(ERASURES, person_erasure_key("acme", "ann"), erasure)])
+    await service.stores.log.append([erasure_record(person_erasure_key("acme", "ann"), offset=ERASED_AT)])
     received = ImageReceived.decode(records[0].value)
     body = body.model_copy(update={"image_id": received.image_id})
     await service.stores.log.append([answer_record(received, status, body, ANSWERED_AT)])
@@ -46,15 +45,15 @@ async def asked(service: Served, purpose: str, status: int, body: Body, **fields
         return response.status, await response.json()
 
 
-async def test_who_was_erased_is_not_named_to_who_waits_for_a_recognition(service: Served) -> None:
-    status, body = await asked(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
+async def test_a_waiting_recognize_request_does_not_get_the_name_of_an_erased_person(service: Served) -> None:
+    status, body = await ask(service, "recognize", 200, recognized(recognized_person("ann", candidate("ann"))))
     assert (status, body["persons"][0]["id"], body["persons"][0]["reason"]) == (200, None, "erased")
     assert "ann" not in json.dumps(body)
 
 
-async def test_who_learned_somebody_is_told_so_and_later_that_they_were_erased(service: Served) -> None:
+async def test_a_waiting_learn_request_gets_201_and_its_stored_answer_is_erased(service: Served) -> None:
     told = learned("ann")
-    status, body = await asked(service, "learn", 201, told, person="ann")
+    status, body = await ask(service, "learn", 201, told, person="ann")
     assert (status, body["persons"]) == (201, told.members()["persons"])
     status, text = await service.get(f"/results/{body['image_id']}")
     assert (status, json.loads(text)["code"]) == (409, "erased")

@@ -91,7 +91,7 @@ def png_of(width: int, height: int, rows: bytes = b"") -> bytes:
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"])
-async def test_formats(pool: DecodePool, form: str) -> None:
+async def test_every_promised_format_is_decoded(pool: DecodePool, form: str) -> None:
     with await pool.decode(memoryview(encode(quarters(), form))) as image:
         assert (image.width, image.height, image.scale) == (96, 64, 1.0)
         assert image.pixels.shape == (64, 96, 3)
@@ -101,7 +101,7 @@ async def test_formats(pool: DecodePool, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-async def test_orientation(pool: DecodePool, form: str, orientation: int) -> None:
+async def test_the_exif_orientation_is_applied(pool: DecodePool, form: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     expected = {  # EXIF 2.3, 4.6.4 A: where the stored top left, top right, ... are to be seen
@@ -124,7 +124,7 @@ async def test_orientation(pool: DecodePool, form: str, orientation: int) -> Non
         )
 
 
-async def test_orientation_of_heif(pool: DecodePool) -> None:
+async def test_the_orientation_of_heif_is_applied_once(pool: DecodePool) -> None:
     """A HEIF file has an orientation of its own: its EXIF orientation must not turn it a second time."""
     exif = Image.Exif()
     exif[ORIENTATION] = 6
@@ -158,7 +158,7 @@ async def test_broken_exif_is_ignored(pool: DecodePool, exif: bytes) -> None:
     assert corners(await pixels_of(pool, data)) == ["red", "green", "blue", "grey"]
 
 
-async def test_orientation_behind_the_pixels(pool: DecodePool) -> None:
+async def test_an_orientation_after_the_pixels_is_applied(pool: DecodePool) -> None:
     exif = Image.Exif()
     exif[ORIENTATION] = 3
     tag = exif.tobytes().removeprefix(b"Exif\0\0")
@@ -175,7 +175,7 @@ async def test_orientation_behind_the_pixels(pool: DecodePool) -> None:
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "LAB"])
-async def test_colour_spaces(pool: DecodePool, mode: str) -> None:
+async def test_colour_spaces_are_converted_to_rgb(pool: DecodePool, mode: str) -> None:
     image = quarters()
     if mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -187,7 +187,7 @@ async def test_colour_spaces(pool: DecodePool, mode: str) -> None:
     assert np.abs(found.astype(int) - np.asarray(image)).max() <= 6
 
 
-async def test_cmyk_jpeg(pool: DecodePool) -> None:
+async def test_a_cmyk_jpeg_is_converted_to_rgb(pool: DecodePool) -> None:
     """Adobe's files store CMYK inverted, and so does Pillow with the same marker."""
     data = encode(quarters().convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data
@@ -213,7 +213,9 @@ async def test_16_bit_grey_is_scaled(pool: DecodePool, form: str) -> None:
         (np.array([[0, 1 << 20, 1 << 21]], np.int32), [0, 128, 255]),
     ],
 )
-async def test_wide_samples(pool: DecodePool, samples: NDArray[Any], expected: list[int]) -> None:
+async def test_samples_of_more_than_8_bits_are_scaled(
+    pool: DecodePool, samples: NDArray[Any], expected: list[int]
+) -> None:
     found = await pixels_of(pool, encode(Image.fromarray(samples), "TIFF"))
     assert found[0, :, 0].tolist() == expected
 
@@ -286,7 +288,7 @@ async def test_large_jpeg_is_reduced(pool: DecodePool, orientation: int) -> None
             assert bool(image.passes) == ("detail" in options)
 
 
-async def test_sizes_that_a_reduction_does_not_divide(pool: DecodePool) -> None:
+async def test_positions_are_right_for_sizes_that_the_reduction_does_not_divide(pool: DecodePool) -> None:
     """Positions shift by half a reduced pixel at most, in every orientation."""
     exif = Image.Exif()
     for orientation in (1, 3):
@@ -308,7 +310,7 @@ async def test_a_jpeg_thinner_than_its_reduction_is_decoded(pool: DecodePool, wi
         assert corners(image.pixels) == ["red"] * 4
 
 
-async def test_how_far_a_jpeg_is_reduced(pool: DecodePool) -> None:
+async def test_the_reduction_of_a_jpeg_follows_from_its_size(pool: DecodePool) -> None:
     grey = Image.new("L", (16, 16), 90)
     for side, scale in ((3800, 1.0), (3840, 0.5), (7600, 0.5), (7700, 0.25), (15400, 0.125)):
         with await pool.decode(encode(grey.resize((side, 64)), "JPEG")) as image:
@@ -351,7 +353,7 @@ async def test_pixels_can_be_written_and_end_with_release(pool: DecodePool) -> N
         _ = image.passes
 
 
-async def test_a_forgotten_image_is_complained_about_and_costs_nothing(pool: DecodePool) -> None:
+async def test_an_image_that_was_not_released_warns_and_frees_its_budget(pool: DecodePool) -> None:
     image: DecodedImage | None = await pool.decode(encode(quarters(), "PNG"))
     assert image is not None
     assert pool.budget.free < pool.budget.total
@@ -368,19 +370,19 @@ async def test_a_forgotten_image_is_complained_about_and_costs_nothing(pool: Dec
     "data",
     [b"", b"\xff", b"plain text, BM and all", b"BM plain text", b"%PDF-1.7 ...", random.Random(1).randbytes(5000)],
 )
-async def test_not_an_image(pool: DecodePool, data: bytes) -> None:
+async def test_data_that_is_not_an_image_is_refused(pool: DecodePool, data: bytes) -> None:
     with pytest.raises(NotAnImage):
         await pool.decode(data)
 
 
 @pytest.mark.parametrize("form", ["EPS", "PDF", "ICO", "PPM", "TGA", "JPEG2000", "DDS"])
-async def test_formats_that_are_not_promised(pool: DecodePool, form: str) -> None:
+async def test_formats_that_are_not_promised_are_refused(pool: DecodePool, form: str) -> None:
     with pytest.raises(NotAnImage):
         await pool.decode(encode(quarters(), form))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF"])
-async def test_truncated(pool: DecodePool, form: str) -> None:
+async def test_a_truncated_image_is_refused(pool: DecodePool, form: str) -> None:
     data = encode(noise(200, 160), form)
     for length in (len(data) * 2 // 3, 40):
         with pytest.raises(UnreadableImage) as caught:
@@ -393,7 +395,7 @@ async def test_truncated(pool: DecodePool, form: str) -> None:
         await pool.decode(encode(noise(200, 160), "JPEG")[:3000])
 
 
-async def test_broken_inside(pool: DecodePool) -> None:
+async def test_an_image_with_broken_data_is_refused(pool: DecodePool) -> None:
     data = bytearray(encode(noise(200, 160), "PNG"))
     middle = len(data) // 2
     data[middle : middle + 40] = bytes(40)
@@ -401,7 +403,7 @@ async def test_broken_inside(pool: DecodePool) -> None:
         await pool.decode(bytes(data))
 
 
-async def test_too_many_pixels(pool: DecodePool) -> None:
+async def test_an_image_with_too_many_pixels_is_refused(pool: DecodePool) -> None:
     """The header decides, even where it is wrong; decoding a bomb of 20,000 × 20,000 does not start."""
     with pytest.raises(TooManyPixels, match=r"50000 × 50000 = 2,500 million pixels, at most 120 million") as caught:
         await pool.decode(png_of(50_000, 50_000))
@@ -425,7 +427,7 @@ async def test_too_many_pixels(pool: DecodePool) -> None:
             (await large_enough.decode(data)).release()
 
 
-async def test_text_bombs_and_wrong_checksums_beside_the_picture(pool: DecodePool) -> None:
+async def test_text_bombs_and_wrong_checksums_are_ignored(pool: DecodePool) -> None:
     data = encode(quarters(), "PNG")
     text = b"Comment\0\0" + zlib.compress(bytes(80_000_000))
     bomb = struct.pack("!I", len(text)) + b"zTXt" + text + struct.pack("!I", zlib.crc32(b"zTXt" + text))
@@ -450,7 +452,7 @@ def children() -> set[int]:
 
 @asynccontextmanager
 async def pool_of_one(**settings: Any) -> AsyncIterator[tuple[DecodePool, Callable[[], int]]]:
-    """A pool with one child, and what tells the process id of that."""
+    """A pool with one child, and a function that returns the process id of the child."""
     others = children()
     async with DecodePool(workers=1, **settings) as alone:
 
@@ -479,7 +481,7 @@ def links(pid: int) -> list[str]:
     return [entry.path for entry in os.scandir(f"/proc/{pid}/fd")]
 
 
-async def test_a_killed_child_costs_one_image(pool: DecodePool) -> None:
+async def test_a_killed_child_fails_only_its_image(pool: DecodePool) -> None:
     slow = slow_png()
     small = encode(quarters(), "PNG")
     async with pool_of_one() as (alone, child):
@@ -534,7 +536,7 @@ async def test_memory_is_limited(pool: DecodePool) -> None:
 
 
 @pytest.mark.parametrize("moment", ["header", "budget", "decoding"])
-async def test_cancellation_wedges_nothing(moment: str) -> None:
+async def test_a_cancelled_decode_does_not_block_others(moment: str) -> None:
     data = slow_png()
     small = encode(quarters(), "PNG")
     async with pool_of_one(pixel_budget=12_000_000) as (alone, child):
@@ -560,7 +562,7 @@ async def test_cancellation_wedges_nothing(moment: str) -> None:
         assert (child() == pid) == (moment == "budget")
 
 
-async def test_the_budget_holds(pool: DecodePool) -> None:
+async def test_the_pixel_budget_is_never_exceeded(pool: DecodePool) -> None:
     data = encode(noise(1000, 700), "PNG", compress_level=1)
     with await pool.decode(data) as image:
         cost = image.pixels.nbytes // 3 + sum(
@@ -627,7 +629,7 @@ async def test_images_decode_side_by_side() -> None:
         (await slow).release()
 
 
-async def test_nothing_is_left_behind() -> None:
+async def test_a_closed_pool_leaves_no_process_and_no_open_file() -> None:
     before, descriptors = children(), len(links(os.getpid()))
     data, broken = encode(quarters(), "JPEG"), encode(quarters(), "JPEG")[:500]
     async with DecodePool(workers=2) as two:
@@ -647,7 +649,7 @@ async def test_nothing_is_left_behind() -> None:
         await two.decode(data)
 
 
-async def test_closing_answers_who_is_waiting() -> None:
+async def test_closing_fails_waiting_decodes() -> None:
     data = slow_png()
     two = DecodePool(workers=2, pixel_budget=10_000_000)
     await two.start()
@@ -662,7 +664,7 @@ async def test_closing_answers_who_is_waiting() -> None:
     await two.close()
 
 
-async def test_a_child_that_cannot_start_is_told(
+async def test_a_child_that_cannot_start_raises_unavailable(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
@@ -696,7 +698,7 @@ async def test_children_run_the_code_of_their_parent(monkeypatch: pytest.MonkeyP
         assert f"PYTHONPATH={Path(__file__).parents[3]}".encode() in variables
 
 
-async def test_children_are_confined(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_children_have_limits_and_see_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CASSANDRA_PASSWORD", "hunter2")
     async with pool_of_one() as (alone, child):
         process = Path(f"/proc/{child()}")
@@ -749,7 +751,7 @@ async def test_the_loop_is_not_blocked(pool: DecodePool) -> None:
     assert watch.longest_s < 0.05
 
 
-async def test_errors_are_the_schema(pool: DecodePool) -> None:
+async def test_errors_of_decoding_are_not_retriable(pool: DecodePool) -> None:
     for data in (b"x", encode(quarters(), "JPEG")[:500], png_of(50_000, 50_000)):
         with pytest.raises(FacestreamError) as caught:
             await pool.decode(data)

@@ -1,6 +1,5 @@
 """The choice of the face to learn, ignored faces, and faces in records."""
 
-import uuid
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,18 @@ from processors.detect import SMALLEST_LEARNED, choose_face, detection_records
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
 from schemas.ids import probe_face_id
-from schemas.records import ImageReceived, Options
+from schemas.records import Options
+from tests.records import face_id, image_id, image_received
 from weights.manifest import manifest
 
 MODEL = manifest().detector("centerface")
 CLEAR, WEAK = MODEL.enrolment_score, MODEL.enrolment_score - 0.01
-IMAGE_ID = str(uuid.UUID(int=7))
+IMAGE_ID = image_id("photo")
 
 
 def face(left: int, side: int, *, detection_score: float = 0.9) -> Detection:
     return Detection(
-        face_id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"{left} {side}")),
+        face_id=face_id(f"{left} {side}"),
         box=[left, 0, left + side, side],
         landmarks=[(0, 0)] * 5,
         score=0.99,
@@ -42,7 +42,7 @@ def boxes(error: FacestreamError) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("wish", [None, "largest", "10,10"])
-def test_no_face_is_no_face_whatever_is_wished(wish: str | None) -> None:
+def test_no_face_is_an_error_whatever_the_option_face_says(wish: str | None) -> None:
     with pytest.raises(NoFace):
         chosen(face=wish)
 
@@ -52,7 +52,7 @@ def test_one_face_is_learned() -> None:
     assert chosen(only) == (only, [])
 
 
-def test_two_faces_are_not_one_and_all_that_were_found_are_listed() -> None:
+def test_two_faces_are_refused_and_all_found_faces_are_listed() -> None:
     one, other, tiny = face(0, 100), face(200, 90), face(400, 10)
     with pytest.raises(NotOneFace) as raised:
         chosen(one, other, tiny)
@@ -71,7 +71,7 @@ def test_faces_in_the_background_are_ignored_and_listed(position: int) -> None:
     assert ignored == [small, smaller]
 
 
-def test_a_third_of_the_largest_is_no_background() -> None:
+def test_a_face_of_a_third_of_the_largest_is_not_ignored() -> None:
     with pytest.raises(NotOneFace):
         chosen(face(0, 120), face(200, 40))
 
@@ -81,7 +81,7 @@ def test_faces_below_the_enrolment_score_are_ignored_however_large() -> None:
     assert chosen(weak, clear) == (clear, [weak])
 
 
-def test_a_face_that_is_not_clear_enough_is_not_learned_by_itself_but_on_wish() -> None:
+def test_a_face_below_the_enrolment_score_is_learned_only_if_it_is_chosen() -> None:
     weak = face(0, 100, detection_score=WEAK)
     with pytest.raises(NoFace) as raised:
         chosen(weak)
@@ -101,12 +101,12 @@ def test_a_point_chooses_the_face_around_it() -> None:
     assert chosen(one, other, face="0.5,99.5") == (one, [other])
 
 
-def test_of_faces_around_a_point_the_smallest_is_meant() -> None:
+def test_a_point_inside_several_faces_chooses_the_smallest() -> None:
     outer, inner = face(0, 300), face(100, 50)
     assert chosen(outer, inner, face="120,20") == (inner, [outer])
 
 
-def test_a_point_beside_all_faces_is_an_error_that_shows_them() -> None:
+def test_a_point_outside_all_faces_is_an_error_that_lists_them() -> None:
     with pytest.raises(NotOneFace, match="150,50") as raised:
         chosen(face(0, 100), face(200, 100), face="150,50")
     assert len(boxes(raised.value)) == 2
@@ -138,13 +138,7 @@ class Frame:
 
 
 def reported(sides: list[float], scores: list[float], **options: Any) -> list[Detection]:
-    received = ImageReceived(
-        image_id=IMAGE_ID,
-        purpose="detect",
-        media_type="image/jpeg",
-        sha256="0" * 64,
-        options=Options(**options),
-    )
+    received = image_received("photo", "detect", options=Options(**options))
     found = Detections(
         np.array([[10, 10, 10 + side, 10 + side] for side in sides], np.float32).reshape(-1, 4),
         np.array(scores, np.float32),
@@ -193,7 +187,7 @@ def test_a_box_without_area_is_no_face() -> None:
         ([600, 600, 700, 700], None),
     ],
 )
-def test_another_detector_s_face_is_told_by_its_place(box: list[int], which: int | None) -> None:
+def test_the_same_face_of_another_detector_is_found_by_its_position(box: list[int], which: int | None) -> None:
     theirs = np.array([[0, 0, 90, 90], [100, 100, 200, 200], [290, 310, 350, 370], [150, 150, 400, 400]], np.float32)
     found = Detections(theirs, np.full(4, 0.9, np.float32), np.zeros((4, 5, 2), np.float32))
     assert index_of_closest(found, box) == which

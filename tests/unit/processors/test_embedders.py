@@ -132,14 +132,14 @@ def chips(count: int) -> list[NDArray[np.uint8]]:
     return [np.zeros((150, 150, 3), np.uint8)] * count
 
 
-async def test_the_active_one_is_loaded_before_anybody_waits_and_once(embedders: Embedders, shelf: Shelf) -> None:
+async def test_the_active_embedder_is_loaded_once_before_it_is_needed(embedders: Embedders, shelf: Shelf) -> None:
     await embedders.load_active()
     assert names(await asyncio.gather(*(embedders.require(DEFAULT) for _ in range(5)))) == [DEFAULT] * 5
     assert [names(it) for it in await asyncio.gather(*(embedders.live() for _ in range(5)))] == [[DEFAULT]] * 5
     assert shelf.happened == [f"fetch {DEFAULT}", f"load {DEFAULT}"]
 
 
-async def test_one_that_is_announced_while_running_is_loaded_between_two_chunks(
+async def test_an_embedder_announced_while_running_is_loaded_between_two_chunks(
     log: SqliteLog, generations: Generations, inference: Inference, embedders: Embedders, shelf: Shelf
 ) -> None:
     await embedders.load_active()
@@ -163,7 +163,7 @@ async def test_one_that_is_announced_while_running_is_loaded_between_two_chunks(
 
 
 @pytest.mark.parametrize("where", ["fetch", "load"])
-async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
+async def test_an_embedder_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     log: SqliteLog,
     generations: Generations,
     embedders: Embedders,
@@ -192,7 +192,7 @@ async def test_one_that_cannot_be_loaded_is_left_out_and_tried_again_later(
     assert (shelf.tries("new"), shelf.tries(DEFAULT)) == (3, 1)
 
 
-async def test_an_active_one_that_cannot_be_loaded_is_an_outage(
+async def test_an_active_embedder_that_cannot_be_loaded_raises_unavailable(
     log: SqliteLog, generations: Generations, embedders: Embedders, shelf: Shelf
 ) -> None:
     """Without it, learned faces would lack the vector that probes are matched with, so learning must not continue."""
@@ -210,7 +210,7 @@ async def test_an_active_one_that_cannot_be_loaded_is_an_outage(
     assert names(await embedders.live()) == [DEFAULT]
 
 
-async def test_probes_switch_with_the_record_and_learns_stay_in_both(
+async def test_after_a_switch_probes_use_the_new_embedder_and_learns_use_both(
     log: SqliteLog, generations: Generations, embedders: Embedders, shelf: Shelf
 ) -> None:
     new = generation("new", state="complete")
@@ -224,7 +224,7 @@ async def test_probes_switch_with_the_record_and_learns_stay_in_both(
     assert names(await embedders.live()) == [DEFAULT, "new"]
 
 
-async def test_a_probe_that_is_under_way_as_its_generation_is_retired_is_refused(
+async def test_a_probe_whose_generation_was_retired_is_refused(
     log: SqliteLog, generations: Generations, embedders: Embedders
 ) -> None:
     await announce(log, generations, generation("new", state="retired"))

@@ -122,7 +122,7 @@ async def test_each_picture_gets_its_own_result(inference: Inference) -> None:
         assert vectors.tolist() == [[each] * 3 for each in part]
 
 
-async def test_what_waits_together_goes_together(inference: Inference, tiny: Tiny) -> None:
+async def test_requests_that_wait_together_share_a_chunk(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
     first = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
@@ -133,7 +133,7 @@ async def test_what_waits_together_goes_together(inference: Inference, tiny: Tin
     assert tiny.chunks == [[1], [2, 3, 4, 5, 6, 7]]
 
 
-async def test_a_crowd_does_not_stall_a_portrait(inference: Inference, tiny: Tiny) -> None:
+async def test_a_photo_of_a_crowd_does_not_delay_a_portrait(inference: Inference, tiny: Tiny) -> None:
     """The portrait came later, but is served before the rest of the crowd."""
     tiny.go_on.clear()
     crowd = asyncio.create_task(inference.embed(ONE, [chip(1)] * 1_000, since=0.0))
@@ -210,7 +210,7 @@ async def test_a_picture_larger_than_a_chunk_is_detected_in_alone(inference: Inf
     assert heads.chunks == [[1], [2]]
 
 
-async def test_each_detector_has_chunks_of_its_own_and_one_that_looks_twice_half_the_room(
+async def test_each_detector_has_its_own_chunks_and_with_mirror_chunks_of_half_the_size(
     inference: Inference, heads: TinyHeads
 ) -> None:
     twice = TinyHeads()
@@ -223,7 +223,7 @@ async def test_each_detector_has_chunks_of_its_own_and_one_that_looks_twice_half
     assert twice.chunks == [[5, 6], [5, 6], [7, 8], [7, 8]]
 
 
-async def test_a_detector_that_is_not_there_is_not_waited_for(inference: Inference) -> None:
+async def test_an_unknown_detector_is_an_error(inference: Inference) -> None:
     with pytest.raises(KeyError):
         await inference.detect("another", [picture(1)])
     assert await inference.detect(DETECTOR, []) == []
@@ -265,7 +265,7 @@ async def test_an_error_in_one_chunk_of_many_requests_leaves_those_not_in_it(inf
     assert [isinstance(it, ValueError) for it in found] == [True] * 8 + [False] * 20
 
 
-async def test_a_caller_who_gives_up_holds_nobody_up(inference: Inference, tiny: Tiny) -> None:
+async def test_a_cancelled_request_does_not_delay_others(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
     first = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)
@@ -278,7 +278,7 @@ async def test_a_caller_who_gives_up_holds_nobody_up(inference: Inference, tiny:
     assert (await asyncio.wait_for(inference.embed(ONE, [chip(3)] * 20), 20)).shape == (20, 3)
 
 
-async def test_close_ends_the_chunk_under_way_and_gives_up_the_rest(inference: Inference, tiny: Tiny) -> None:
+async def test_close_finishes_the_current_chunk_and_cancels_the_rest(inference: Inference, tiny: Tiny) -> None:
     tiny.go_on.clear()
     under_way = asyncio.create_task(inference.embed(ONE, [chip(1)]))
     await entered(tiny)

@@ -22,7 +22,7 @@ async def generations(log: SqliteLog) -> AsyncIterator[Generations]:
     await generations.close()
 
 
-async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, generations: Generations) -> None:
+async def test_the_generation_is_the_active_one_with_another_detector(log: SqliteLog, generations: Generations) -> None:
     wanted = make_generation(generations, OTHER, None)
     assert (wanted.name, wanted.detector, wanted.state) == (f"{ACTIVE.name}.{OTHER}", OTHER, "added")
     same = ("embedder", "mirror", "template", "dimension", "onnx", "threshold", "calibration")
@@ -46,6 +46,6 @@ async def test_it_is_the_active_one_with_another_detector(log: SqliteLog, genera
         ("a" * 65, "no name"),
     ],
 )
-async def test_a_name_that_is_taken_or_none_is_refused(generations: Generations, name: str, said: str) -> None:
+async def test_a_taken_or_invalid_name_is_refused(generations: Generations, name: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         make_generation(generations, OTHER, name)

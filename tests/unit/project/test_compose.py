@@ -80,7 +80,7 @@ def test_it_follows_the_compose_specification(name: str) -> None:
     jsonschema.validate(read(name), get_builtin_schema("vendor.compose-spec"))
 
 
-def test_what_a_service_waits_for_is_there_and_can_be_known(file: File) -> None:
+def test_services_wait_only_for_services_that_exist_and_report_their_state(file: File) -> None:
     services = file["services"]
     waited = [
         (name, on, how["condition"]) for name, it in services.items() for on, how in it.get("depends_on", {}).items()
@@ -280,7 +280,7 @@ def test_the_image_holds_the_whole_program_and_nothing_else() -> None:
     assert packages | {"pyproject.toml", "constraints.txt", "README.md", "LICENSE"} == set(taken)
 
 
-def test_the_dockerfile_names_what_is_there() -> None:
+def test_files_and_settings_in_the_dockerfile_exist() -> None:
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     for source in [

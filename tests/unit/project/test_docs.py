@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def targets() -> set[str]:
-    """Those of the Makefile."""
+    """The targets of the Makefile."""
     return set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
 
 
@@ -120,7 +120,7 @@ def command_names() -> set[str]:
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *COMMENTED])
-def test_lines_of_prose_fit(document: str) -> None:
+def test_lines_of_prose_are_not_too_long(document: str) -> None:
     is_markdown = document.endswith(".md")
     for number, line in prose(document) if is_markdown else enumerate(read(document).splitlines(), 1):
         if (is_markdown and not line.startswith("|")) or (not is_markdown and "#" in line):
@@ -143,7 +143,7 @@ def test_every_block_is_run_or_checked(document: str) -> None:
 @pytest.mark.parametrize(
     "block", [it for document in DOCUMENTS for it in blocks(document) if it.kind == "bash"], ids=str
 )
-def test_what_a_block_calls_that_is_not_run_exists(block: Block, parser: argparse.ArgumentParser) -> None:
+def test_commands_in_blocks_that_are_not_run_exist(block: Block, parser: argparse.ArgumentParser) -> None:
     for line in block.text.splitlines():
         for program, *words in commands_of(line):
             name = Path(program).name
@@ -164,7 +164,7 @@ def test_the_readme_is_short() -> None:
     assert len(read("README.md").splitlines()) < README_LINES
 
 
-def test_nothing_tells_of_the_machine_that_it_was_written_on() -> None:
+def test_no_document_has_a_path_of_the_machine_it_was_written_on() -> None:
     for document in [*DOCUMENTS, *(f"findings/{path.name}" for path in (ROOT / "findings").glob("*.sh"))]:
         assert not re.search(r"/(?:home|root|work|Users)/", read(document)), document
 

@@ -17,13 +17,13 @@ def loaded_by(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize("module", ["ingest.app", "sink.sink", "sink.answers", "stream.worker", "facestream.cli"])
-def test_these_never_load_torch(module: str) -> None:
+def test_these_modules_never_load_torch(module: str) -> None:
     loaded = loaded_by(module)
     assert module in loaded
     assert not {"torch", "torchvision", "processors.inference"} & loaded
 
 
-def test_what_runs_networks_does_load_torch() -> None:
+def test_the_module_that_runs_networks_loads_torch() -> None:
     """The other test would pass as well if it could not see torch at all.
 
     They load neither torchvision's package nor torch._dynamo: these would take half of the time of a start.

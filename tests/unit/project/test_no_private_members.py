@@ -105,5 +105,5 @@ def test_a_private_member_is_found(source: str) -> None:
         "'we\\nsay pool._all'",
     ],
 )
-def test_anything_else_is_not(source: str) -> None:
+def test_other_names_are_not_reported(source: str) -> None:
     assert list(private_names(source)) == []

@@ -28,7 +28,7 @@ def data_files(package: Path) -> set[str]:
     return {str(path.relative_to(ROOT)) for path in files}
 
 
-def test_it_holds_every_file_of_every_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+def test_the_wheel_has_every_file_of_every_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     names = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert names == {name for package in packages() for name in data_files(ROOT / package)}
     assert {"weights/manifest.toml", "schemas/records.schema.json", "schemas/asyncapi.json"} <= names
@@ -46,7 +46,7 @@ def test_it_carries_its_licence(wheel: zipfile.ZipFile, metadata: Message) -> No
     assert "Apache License" in wheel.read(name).decode()
 
 
-def test_it_says_what_it_is(metadata: Message) -> None:
+def test_the_metadata_describes_the_project(metadata: Message) -> None:
     assert metadata["Name"] == "facestream"
     assert "Typing :: Typed" in metadata.get_all("Classifier", [])
     assert metadata["Description-Content-Type"] == "text/markdown"

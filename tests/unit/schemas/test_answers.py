@@ -57,7 +57,7 @@ def test_the_golden_answers_are_of_every_kind() -> None:
 
 
 @pytest.mark.parametrize("said", BODIES, ids=lambda it: it["path"])
-def test_a_body_over_http_stays_as_it_was(said: dict[str, Any]) -> None:
+def test_a_body_over_http_of_an_earlier_release_is_encoded_as_it_was(said: dict[str, Any]) -> None:
     request = f"{said['method']} {said['path']}"
     good = [model for pattern, model in MODELS_OF_PATHS.items() if re.fullmatch(pattern, request)]
     model = Problem if said["status"] >= LOWEST_FAILURE else good[0]
@@ -77,7 +77,7 @@ def test_members_of_a_later_release_are_passed_on_at_every_level(purpose: str) -
     assert json.loads(answer.encode())["body"] == body
 
 
-def test_null_and_absent_are_told_apart() -> None:
+def test_null_and_absent_members_are_distinguished() -> None:
     person = recognized_person(None)
     assert person.members()["probability"] is None
     assert "reason" not in person.members()

@@ -51,7 +51,7 @@ def test_every_reference_leads_somewhere() -> None:
         assert at(reference), reference
 
 
-def test_it_is_about_topics_that_there_are() -> None:
+def test_the_document_describes_only_existing_topics() -> None:
     assert DOCUMENT["asyncapi"] == "3.0.0"
     assert {it["address"] for it in DOCUMENT["channels"].values()} == set(DOCUMENT["channels"])
     assert set(DOCUMENT["channels"]) <= {it.name for it in TOPICS}

@@ -49,7 +49,7 @@ def reason(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> st
     return raised.value.message
 
 
-def test_the_three_forms_say_the_same() -> None:
+def test_the_three_forms_give_the_same_event() -> None:
     found = decode_image_received(structured(), [("content-type", CONTENT_TYPE.encode())])
     assert found == decode_image_received(structured())
     assert found == decode_image_received(json.dumps(DATA).encode(), binary())
@@ -115,7 +115,9 @@ def test_the_type_is_the_purpose(kind: str, purpose: str) -> None:
         (None, [], "tombstone"),
     ],
 )
-def test_what_does_not_fit_says_why(value: bytes | None, headers: list[tuple[str, bytes]], said: str) -> None:
+def test_the_error_for_an_invalid_event_says_why(
+    value: bytes | None, headers: list[tuple[str, bytes]], said: str
+) -> None:
     assert said in reason(value, headers)
 
 
@@ -123,6 +125,6 @@ def test_what_does_not_fit_says_why(value: bytes | None, headers: list[tuple[str
     st.binary(max_size=60),
     st.lists(st.tuples(st.sampled_from(["ce_specversion", "ce_id", "content-type"]), st.binary(max_size=9))),
 )
-def test_whatever_comes_is_an_event_or_unreadable(value: bytes, headers: list[tuple[str, bytes]]) -> None:
+def test_any_value_gives_an_event_or_unreadable_record(value: bytes, headers: list[tuple[str, bytes]]) -> None:
     with contextlib.suppress(UnreadableRecord):
         assert isinstance(decode_image_received(value, headers), ImageReceived)

@@ -67,6 +67,6 @@ def test_a_kind_comes_back_from_its_record(kind: str) -> None:
     ],
     ids="+".join,
 )
-def test_fields_that_make_none_of_the_four_are_refused(fields: dict[str, str]) -> None:
+def test_fields_that_fit_none_of_the_four_kinds_are_refused(fields: dict[str, str]) -> None:
     with pytest.raises(UnreadableRecord):
         erasure_of(EraseRequested(image_id=REQUEST_ID, directory="acme", **fields))

@@ -48,7 +48,7 @@ def test_what_pillow_writes(form: str, media_type: str) -> None:
         b"P6\n1 1\n255\n\0\0\0",
     ],
 )
-def test_nothing_promised(head: bytes) -> None:
+def test_other_files_are_not_recognized(head: bytes) -> None:
     assert sniff(head) is None
 
 

@@ -24,11 +24,11 @@ def test_what_is_no_name_is_refused(name: str) -> None:
         normalise_name(name)
 
 
-def test_both_ways_to_write_a_letter_are_one_name() -> None:
+def test_composed_and_decomposed_letters_give_the_same_name() -> None:
     assert normalise_name("A\u030a") == normalise_name("\u212b") == "\u00c5"
 
 
-def test_the_length_is_that_of_the_normal_form() -> None:
+def test_the_length_is_counted_in_the_normal_form() -> None:
     assert len(normalise_name("e\u0301" * LONGEST_NAME)) == LONGEST_NAME
     with pytest.raises(ValueError, match="201"):
         normalise_name("e\u0301" * (LONGEST_NAME + 1))
@@ -39,7 +39,7 @@ def test_the_length_is_that_of_the_normal_form() -> None:
 
 
 @given(st.text(max_size=210))
-def test_a_name_is_its_own_normal_form(text: str) -> None:
+def test_normalizing_a_name_again_changes_nothing(text: str) -> None:
     try:
         name = normalise_name(text)
     except ValueError:

@@ -81,7 +81,7 @@ def test_older_versions_find_the_names_and_units_that_they_read() -> None:
 
 
 @given(TIMES, st.integers(0, 999))
-def test_a_time_in_microseconds_is_never_taken_for_an_earlier_one(ms: int, us: int) -> None:
+def test_a_time_in_microseconds_is_rounded_up(ms: int, us: int) -> None:
     """A picture that was received after an erasure is kept, whichever version wrote it."""
     received_at = ObjectMetadata.decode({"received": f"{ms // 1000}.{ms % 1000:03}{us:03}"}).received_at
     assert received_at == ms + (us > 0)

@@ -139,7 +139,7 @@ def test_every_topic_has_its_record_and_an_example_here() -> None:
 
 
 @pytest.mark.parametrize("record", EXAMPLES, ids=lambda it: type(it).__name__)
-def test_another_version_is_refused_further_members_are_not(record: EventRecord) -> None:
+def test_another_version_is_refused_but_unknown_members_are_ignored(record: EventRecord) -> None:
     value = json.loads(record.encode())
     later = value | {"a member of a later release": {"x": 1}}
     assert type(record).decode(json.dumps(later).encode()) == record
@@ -180,7 +180,7 @@ def test_hostile_json_is_an_unreadable_record(value: bytes | None) -> None:
         max_leaves=8,
     ).map(lambda it: json.dumps(it).encode())
 )
-def test_whatever_comes_is_a_record_or_unreadable(value: bytes) -> None:
+def test_any_value_gives_a_record_or_unreadable_record(value: bytes) -> None:
     try:
         record = ImageReceived.decode(value)
     except UnreadableRecord:
@@ -217,7 +217,7 @@ def test_a_member_out_of_bounds_is_named(member: str, wrong: Any) -> None:
         ("sha256", "missing"),
     ],
 )
-def test_an_image_without_what_its_purpose_takes_is_refused(missing: str, said: str) -> None:
+def test_an_image_without_the_members_that_its_purpose_requires_is_refused(missing: str, said: str) -> None:
     value = {name: it for name, it in json.loads(RECEIVED.encode()).items() if name != missing}
     assert said in message(json.dumps(value).encode())
 
@@ -315,19 +315,19 @@ def test_a_record_fits_only_its_own_kind(record: EventRecord) -> None:
 @pytest.mark.parametrize(
     "value", [None, b"", b"{}", b"[" * 10_000, b'{"kind": "faces"}', b'{"kind": "x"}', b'{"closed": "lost"}']
 )
-def test_what_is_of_no_kind_is_unreadable(value: bytes | None) -> None:
+def test_a_record_of_an_unknown_kind_is_unreadable(value: bytes | None) -> None:
     for decode in decode_embedded, decode_dead_letter:
         with pytest.raises(UnreadableRecord):
             decode(value)
 
 
 @pytest.mark.parametrize(("purpose", "folder"), [("learn", "originals"), ("recognize", "probes"), ("detect", "probes")])
-def test_the_place_of_an_original_follows_from_its_image(purpose: Any, folder: str) -> None:
+def test_the_object_key_of_an_original_follows_from_image_id_and_purpose(purpose: Any, folder: str) -> None:
     value = json.loads(RECEIVED.encode()) | {"purpose": purpose, "object_key": "somebody/elses"}
     assert ImageReceived.decode(json.dumps(value).encode()).object_key == f"{folder}/{IMAGE_ID}"
 
 
-def test_an_image_came_when_its_record_was_appended_unless_it_says_earlier() -> None:
+def test_an_image_was_received_at_its_append_time_or_earlier_if_it_says_so() -> None:
     first = RECEIVED.model_copy(update={"received_at": None})
     assert (first.first_received_at(10), RECEIVED.first_received_at(10), RECEIVED.first_received_at(3)) == (10, 7, 3)
 
@@ -353,7 +353,7 @@ def test_identifiers_follow_from_what_they_identify() -> None:
     assert all(len(it) == 32 for it in sources)
 
 
-def test_identifiers_of_a_release_are_those_of_the_next() -> None:
+def test_identifiers_never_change_between_releases() -> None:
     """They are in stores and logs: if they changed, faces would be learned twice."""
     assert ids.image_id_of_request("acme", "learn", "key") == "f9d2b02a-858d-5db6-a294-289ff0ffe5a2"
     assert ids.image_id_of_event("/cms", "article-42") == "d5ee5bda-b041-53d9-81eb-076b0b7c4a5b"

@@ -1,7 +1,6 @@
 """The stage that keeps answers, on real stores."""
 
 import time
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import person_erasure_key
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import sheet_key
-from schemas.records import Answer, EraseRequested, ImageReceived, Options
+from schemas.records import Answer, EraseRequested, Options
 from sink.answers import AnswerStage
 from stream.answers import (
     ANSWER_KEPT_S,
@@ -30,6 +29,7 @@ from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import DEAD_LETTERS, RESULTS
 from tests.answers import candidate, detected, learned, recognized, recognized_person
+from tests.records import face_id, image_id, image_received
 
 
 @pytest.fixture
@@ -46,34 +46,21 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
     await store.close()
 
 
-def received(name: str, purpose: Any = "recognize", **members: Any) -> ImageReceived:
-    return ImageReceived(
-        image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
-        purpose=purpose,
-        directory="acme",
-        person="Ann" if purpose == "learn" else None,
-        media_type="image/png",
-        sha256="0" * 64,
-        filename=f"{name}.png",
-        **members,
-    )
-
-
 def record(value: bytes | None, *, age_s: float = 0) -> Record:
     return Record(RESULTS, 0, 0, int((time.time() - age_s) * 1000), "key", value)
 
 
 def good(name: str, purpose: Any = "recognize", *, body: Body | None = None, age_s: float = 0) -> Record:
     bodies: dict[str, Body] = {"learn": learned(), "recognize": recognized(), "detect": detected()}
-    return record(answer_record(received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
+    return record(answer_record(image_received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
 
 
 def missing(name: str) -> Record:
-    return record(error_answer_record(received(name), ObjectMissing("there is no object")).value)
+    return record(error_answer_record(image_received(name), ObjectMissing("there is no object")).value)
 
 
 async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
-    found = await vectors.answer(received(name).image_id)
+    found = await vectors.answer(image_id(name))
     return None if found is None else Answer.decode(found.value.encode())
 
 
@@ -84,7 +71,7 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     body = recognized(recognized_person("Å\U0001f499"))
     given = good("photo", body=body, age_s=100)
     assert await stage.handle([given]) == []
-    found = await vectors.answer(received("photo").image_id)
+    found = await vectors.answer(image_id("photo"))
     assert found is not None
     assert Answer.decode(found.value.encode()).body == body
     assert found.expires_at == pytest.approx(given.timestamp / 1000 + 86_400)
@@ -101,7 +88,7 @@ async def test_a_later_answer_takes_the_place_of_an_earlier_one(
     assert bodies == [second, fourth]
 
 
-async def test_an_answer_past_its_day_is_not_stored_again(
+async def test_an_expired_answer_is_not_stored_again(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     """After a long stop the stage reads old records, whose answers have expired."""
@@ -112,7 +99,7 @@ async def test_an_answer_past_its_day_is_not_stored_again(
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
-async def test_a_missing_picture_never_takes_the_place_of_an_answer(
+async def test_object_missing_never_replaces_an_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
@@ -124,7 +111,7 @@ async def test_a_missing_picture_never_takes_the_place_of_an_answer(
     assert found.status == 200
 
 
-async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
+async def test_object_missing_is_stored_if_there_is_no_other_answer(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
@@ -139,18 +126,11 @@ async def test_a_missing_picture_is_an_answer_where_there_is_no_other(
 
 
 @pytest.mark.parametrize("keep", [True, False])
-async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
+async def test_pictures_of_probes_are_deleted_with_the_answer_if_probes_are_not_kept(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, keep: bool
 ) -> None:
-    photo, detected, portrait, waiting = (
-        received(name, purpose).object_key
-        for name, purpose in (
-            ("photo", "recognize"),
-            ("detected", "detect"),
-            ("portrait", "learn"),
-            ("waiting", "recognize"),
-        )
-    )
+    photo, waiting = image_received("photo").object_key, image_received("waiting").object_key
+    detected, portrait = image_received("detected", "detect").object_key, image_received("portrait", "learn").object_key
     for key in (photo, detected, portrait, waiting):
         await objects.put(key, b"picture")
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=keep)
@@ -159,10 +139,10 @@ async def test_pictures_of_probes_go_with_their_answer_where_they_are_not_kept(
     assert left == {portrait, waiting} | ({photo, detected} if keep else set())
 
 
-async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
+async def test_only_the_picture_of_a_probe_with_store_false_is_deleted(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    private, other = received("private", options=Options(store=False)), received("other")
+    private, other = image_received("private", options=Options(store=False)), image_received("other")
     for it in (private, other):
         for key in (it.object_key, sheet_key(it.image_id)):
             await objects.put(key, b"picture")
@@ -174,44 +154,44 @@ async def test_a_probe_that_is_not_to_be_stored_loses_its_picture_alone(
 @pytest.mark.parametrize(
     ("error", "kept"), [(NoFace("x"), False), (ProcessingFailed("x"), True), (Unavailable("x"), True)]
 )
-async def test_a_portrait_that_was_refused_goes_and_one_that_may_be_tried_again_stays(
+async def test_a_refused_portrait_is_deleted_and_a_retriable_one_is_kept(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, error: FacestreamError, kept: bool
 ) -> None:
-    portrait = received("portrait", "learn")
+    portrait = image_received("portrait", "learn")
     await objects.put(portrait.object_key, b"picture")
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(error_answer_record(portrait, error).value)])
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
 
 
-async def test_who_was_to_be_erased_is_not_kept_as_an_answer(
+async def test_the_answer_to_an_erase_command_is_not_stored(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    command = EraseRequested(image_id=received("command").image_id, directory="acme", person="obama")
+    command = EraseRequested(image_id=image_id("command"), directory="acme", person="obama")
     body = ErasedBody(status="OK", directory="acme", person="obama", erased=ErasedCounts(faces=1, images=1))
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(answer_record(command, 200, body).value)])
     assert await stored(vectors, "command") is None
 
 
-async def test_an_answer_that_names_who_was_erased_is_kept_without_the_name(
+async def test_an_answer_that_names_an_erased_person_is_stored_without_the_name(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    body = recognized(recognized_person("obama", candidate("obama", face_id=received("face").image_id)))
+    body = recognized(recognized_person("obama", candidate("obama", face_id=face_id("face"))))
     state.erasures.add(person_erasure_key("acme", "obama"), ErasurePosition(time_ms=1, offset=10))
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     before, after = (
-        answer_record(received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11))
+        answer_record(image_received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11))
     )
     await stage.handle([record(it.value) for it in (before, after)])
-    kept = {name: await vectors.answer(received(name).image_id) for name in ("before", "after")}
+    kept = {name: await vectors.answer(image_id(name)) for name in ("before", "after")}
     assert {name: "obama" in (it.value if it else "") for name, it in kept.items()} == {"before": False, "after": True}
 
 
 async def test_a_picture_stays_while_its_answer_cannot_be_stored(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
-    key = received("photo").object_key
+    key = image_received("photo").object_key
     await objects.put(key, b"picture")
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
     await vectors.close()
@@ -237,7 +217,7 @@ async def test_what_is_no_answer_is_unreadable(
 
 
 def test_an_answer_carries_what_a_repeated_request_needs() -> None:
-    image = received("photo", request_digest="d" * 64, reply_to="ingest-7")
+    image = image_received("photo", request_digest="d" * 64, reply_to="ingest-7")
     made = answer_record(image, 200, recognized(), 44)
     assert (made.topic, made.key, made.partition_key) == (RESULTS, image.image_id, "ingest-7")
     value = Answer.decode(made.value)
@@ -246,23 +226,23 @@ def test_an_answer_carries_what_a_repeated_request_needs() -> None:
 
 def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
     error = ObjectMissing("there is no object", faces=[{"box": [1, 2, 3, 4], "score": 0.5}])
-    value = Answer.decode(error_answer_record(received("photo"), error).value)
+    value = Answer.decode(error_answer_record(image_received("photo"), error).value)
     assert value.status == 422
-    assert value.body == problem(error, image_id=received("photo").image_id)
+    assert value.body == problem(error, image_id=image_id("photo"))
     assert value.body.members()["faces"] == [{"box": [1, 2, 3, 4], "score": 0.5}]
     assert value.body.members()["title"] == "object missing"
 
 
-def test_a_dead_letter_goes_under_the_name_of_its_image() -> None:
+def test_the_key_of_a_dead_letter_is_the_id_of_its_image() -> None:
     source = Record("images.received", 3, 44, 0, "a key", b"")
-    known = dead_letter_record(source, received("photo"), ObjectMissing("gone"), 3)
+    known = dead_letter_record(source, image_received("photo"), ObjectMissing("gone"), 3)
     unknown = dead_letter_record(source, None, ObjectMissing("gone"), 1)
     assert {known.topic, unknown.topic} == {DEAD_LETTERS}
-    assert (known.key, unknown.key) == (received("photo").image_id, "a key")
+    assert (known.key, unknown.key) == (image_id("photo"), "a key")
 
 
 def test_a_body_says_where_the_picture_is_and_which_models_took_part() -> None:
-    image = received("photo")
+    image = image_received("photo", media_type="image/png", filename="photo.png")
     body = detected_body(image, [], "centerface")
     assert body.members() == {
         "status": "OK",
@@ -273,6 +253,6 @@ def test_a_body_says_where_the_picture_is_and_which_models_took_part() -> None:
         "persons": [],
         "models": {"detector": "centerface"},
     }
-    kept = received("kept").image_id
+    kept = image_id("kept")
     other = learned_body(image, learned().persons[0], [], Models(detector="centerface"), kept)
     assert (other.image_id, other.url, other.ignored) == (kept, f"/files/{kept}.png", [])

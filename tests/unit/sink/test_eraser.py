@@ -21,15 +21,15 @@ from facestream.runtime.system_state import SystemState, follow_state
 from schemas.errors import ObjectMissing, Unavailable
 from schemas.faces import encode_vector
 from schemas.ids import learned_face_id, new_image_id, original_key, sheet_key
-from schemas.records import Answer, EraseRequested, FacesEmbedded, FacesReembedded, ReembeddedFace, decode_embedded
+from schemas.records import Answer, EraseRequested, FacesReembedded, ReembeddedFace
 from sink.answers import AnswerStage
 from sink.sink import Sink
-from stream.answers import dead_letter_record
 from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
-from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
-from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, image_id, names, original_of, vector
-from tests.unit.stream.stages import values
+from stream.topics import ERASURES, FACES_LEARNED, RESULTS, TOPICS
+from tests.records import appended, dead_letter_of, image_id, image_received
+from tests.unit.sink.test_sink import GENERATION, Stream, answers, crop_of, names, original_of, vector
+from tests.unit.stream.stages import read_all
 from weights.manifest import manifest
 
 CANDIDATE = "dlib-resnet29"
@@ -37,7 +37,7 @@ LATER = 5_000  # ms: after all erase commands here
 
 
 class Steps:
-    """Fails once, at the call of this number, from `arm` on."""
+    """Raises Unavailable once, at the call whose number was given to `arm`."""
 
     def __init__(self) -> None:
         self.left = 0
@@ -63,7 +63,7 @@ class SteppedObjects(FileObjects):
     step: Steps
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Half of them are gone already when it fails."""
+        """Deletes half of the objects before it may fail."""
         half = len(keys) // 2
         await super().delete(keys[:half])
         self.step()
@@ -149,22 +149,13 @@ def learn(
     stream: Stream, name: str, person: str, seed: int, *, directory: str = "acme", received_at: int = 500
 ) -> Record:
     """The record of a learned face, with a vector of each generation."""
-    record = stream.learn(name, person, seed, directory=directory)
-    event = decode_embedded(record.value)
-    assert isinstance(event, FacesEmbedded)
-    face = event.faces[0]
-    face = face.model_copy(update={"vectors": face.vectors | {CANDIDATE: encode_vector(vector(seed))}})
-    value = event.model_copy(update={"faces": [face], "received_at": received_at}).encode()
-    return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value)
+    generations = (GENERATION, CANDIDATE)
+    return stream.learn(name, person, seed, directory=directory, received_at=received_at, generations=generations)
 
 
 def photo(stream: Stream, name: str, *seeds: int) -> Record:
-    """Sent after all commands."""
-    record = stream.recognize(name, *seeds)
-    event = decode_embedded(record.value)
-    assert isinstance(event, FacesEmbedded)
-    value = event.model_copy(update={"received_at": LATER}).encode()
-    return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value)
+    """The record of a photo that was received after all erase commands."""
+    return stream.recognize(name, *seeds, received_at=LATER)
 
 
 def only(portrait: str) -> dict[str, str]:
@@ -176,7 +167,7 @@ def statuses(outputs: Sequence[NewRecord]) -> list[int]:
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
-async def test_a_command_keeps_its_place_among_the_learns(
+async def test_a_command_erases_images_received_before_it_and_none_received_later(
     stores: Stores, sink: Sink, stream: Stream, together: bool
 ) -> None:
     for name in ("before", "again", "slow"):
@@ -208,7 +199,7 @@ ERASED: dict[str, tuple[dict[str, str], set[str]]] = {  # what is erased, and th
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
+async def test_a_command_deletes_all_data_it_covers_and_nothing_else(
     stores: Stores, sink: Sink, stream: Stream, what: str
 ) -> None:
     command, left = ERASED[what]
@@ -229,21 +220,23 @@ async def test_everything_goes_that_falls_under_the_command_and_nothing_else(
         assert {it.image_id for it in found} == {image_id(name) for name in left}
         of_other = [it async for page in stores.vectors.read_faces("other", generation) for it in page]
         assert {it.image_id for it in of_other} == {image_id(name) for name in others}
-    gone = {it.key for it in await values(stores.log, FACES_LEARNED.name) if it.value is None}
+    gone = {it.key for it in await read_all(stores.log, FACES_LEARNED.name) if it.value is None}
     assert gone == {image_id(name) for name in portraits.keys() - left}
-    assert "obama" not in str([it.value for it in await values(stores.log, ERASURES)])
+    assert "obama" not in str([it.value for it in await read_all(stores.log, ERASURES)])
     outputs = await sink.handle([photo(stream, "photo", 0, 1, 2)])
     assert names(outputs, "photo") == [portraits[name] if name in left else None for name in portraits]
 
 
-async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores: Stores, stream: Stream) -> None:
+async def test_stored_answers_lose_the_name_and_that_of_the_portrait_becomes_erased(
+    stores: Stores, stream: Stream
+) -> None:
     async with stores.sink() as (sink, state):
         stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
 
         async def stored(records: list[Record]) -> None:
             outputs = [it for it in await sink.handle(records) if it.topic == RESULTS]
             now = int(time.time() * 1000)
-            await stage.handle([Record(RESULTS, 0, 0, now, it.key, it.value) for it in outputs])
+            await stage.handle([appended(it, at=now) for it in outputs])
 
         portraits = [learn(stream, "portrait", "obama", 1), learn(stream, "second", "biden", 2)]
         await stored([*portraits, stream.recognize("photo", 1, 2), stream.recognize("other", 2, top=1)])
@@ -266,7 +259,7 @@ async def test_answers_lose_the_name_and_that_of_the_portrait_says_erased(stores
         assert len(everything) == 4
 
 
-async def test_a_replay_brings_nothing_back(stores: Stores, sink: Sink, stream: Stream) -> None:
+async def test_a_replay_does_not_restore_erased_faces(stores: Stores, sink: Sink, stream: Stream) -> None:
     await sink.handle(
         [stream.learn("portrait", "obama", 1), stream.learn("second", "biden", 2)]
     )  # the active generation alone
@@ -295,9 +288,7 @@ async def test_a_replay_brings_nothing_back(stores: Stores, sink: Sink, stream: 
     assert [it.image_id for it in await stores.vectors.faces("acme", CANDIDATE, "biden")] == [image_id("second")]
 
 
-async def test_an_image_that_is_erased_while_it_is_under_way_is_not_learned(
-    stores: Stores, sink: Sink, stream: Stream
-) -> None:
+async def test_an_image_erased_while_it_is_in_flight_is_not_learned(stores: Stores, sink: Sink, stream: Stream) -> None:
     await stores.keep("portrait", "obama")
     command = erase(stream, person="obama", **only("portrait"))
     outputs = await sink.handle([command]) + await sink.handle([learn(stream, "portrait", "obama", 1)])
@@ -307,7 +298,7 @@ async def test_an_image_that_is_erased_while_it_is_under_way_is_not_learned(
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_a_command_that_is_carried_out_again_leaves_alone_who_was_learned_after_it(
+async def test_a_repeated_command_does_not_erase_a_person_learned_after_it(
     stores: Stores, stream: Stream, what: str
 ) -> None:
     """A crash before the commit: the answer is out, and the caller has learned the person again."""
@@ -318,7 +309,7 @@ async def test_a_command_that_is_carried_out_again_leaves_alone_who_was_learned_
     async with stores.sink() as (sink, _):
         await sink.handle(records[:2])
         metadata = {"directory": "acme", "person": "obama", "image_id": image_id("again")}
-        # who took it in has a clock that is behind
+        # the process that stored it has a clock that is behind
         await stores.objects.put(original_of("again"), b"picture", metadata | {"received": "0.7"})
         await stores.objects.put(crop_of("again"), b"picture", metadata | {"received": str(LATER / 1_000)})
         assert statuses(await sink.handle(records[2:])) == [201]
@@ -330,9 +321,7 @@ async def test_a_command_that_is_carried_out_again_leaves_alone_who_was_learned_
 
 
 @pytest.mark.parametrize("what", ERASED)
-async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_out_again(
-    stores: Stores, what: str
-) -> None:
+async def test_a_command_repeated_after_a_crash_at_any_step_erases_everything(stores: Stores, what: str) -> None:
     crashes = 0
     for call in itertools.count(1):
         stream, directory = Stream(), f"d{call}"
@@ -345,7 +334,7 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
             ]
             given = [it for it in await sink.handle(before) if it.topic == RESULTS]
             stage = AnswerStage(stores.vectors, stores.objects, stores.guarded(state), keep_probes=True)
-            await stage.handle([Record(RESULTS, 0, 0, int(time.time() * 1000), it.key, it.value) for it in given])
+            await stage.handle([appended(it, at=int(time.time() * 1000)) for it in given])
         of_image = only(portrait) if what in ("face", "image") else {}
         command = erase(stream, directory, **({} if what == "directory" else {"person": "obama"}), **of_image)
         stores.step.arm(call)
@@ -366,14 +355,16 @@ async def test_a_crash_at_any_step_leaves_nothing_when_the_command_is_carried_ou
         stored = [it.value async for page in stores.vectors.read_answers() for it in page]
         assert "obama" not in json.dumps(stored)
         assert any(
-            it.value is None for it in await values(stores.log, FACES_LEARNED.name) if it.key == image_id(portrait)
+            it.value is None for it in await read_all(stores.log, FACES_LEARNED.name) if it.key == image_id(portrait)
         )
         if not failed:
             break
     assert crashes >= 6  # erasure, tombstones, pictures, rows (before and after), answers
 
 
-async def test_the_pictures_of_a_directory_go_and_later_ones_stay(stores: Stores, sink: Sink, stream: Stream) -> None:
+async def test_erasing_a_directory_deletes_its_pictures_and_keeps_later_ones(
+    stores: Stores, sink: Sink, stream: Stream
+) -> None:
     kept: set[str] = set()
     for name, directory, received in (
         ("probe", "acme", "0.5"),
@@ -391,15 +382,14 @@ async def test_the_pictures_of_a_directory_go_and_later_ones_stay(stores: Stores
 
 
 @pytest.mark.parametrize("command", [{"person": "obama"}, {}], ids=["person", "directory"])
-async def test_what_is_among_the_dead_letters_loses_its_pictures(
+async def test_the_pictures_of_dead_letters_are_deleted(
     stores: Stores, sink: Sink, stream: Stream, command: dict[str, str]
 ) -> None:
-    for name, person, directory in (("a", "obama", "acme"), ("b", "biden", "acme"), ("c", "obama", "other")):
+    portraits = (("a", "obama", "acme"), ("b", "biden", "acme"), ("c", "obama", "other"))
+    for offset, (name, person, directory) in enumerate(portraits):
         await stores.keep(name, person, directory)
-        event = decode_embedded(learn(stream, name, person, 1, directory=directory).value)
-        assert isinstance(event, FacesEmbedded)
-        source = Record(IMAGES_RECEIVED, 0, ord(name), 500, image_id(name), b"")
-        await stores.log.append([dead_letter_record(source, event.received, ObjectMissing("x"), 3)])
+        event = image_received(name, "learn", person=person, directory=directory)
+        await stores.log.append([dead_letter_of(event, error=ObjectMissing("x"), at=500, offset=offset)])
     assert statuses(await sink.handle([erase(stream, **command)])) == [200]
     left = {"b", "c"} if command else {"c"}
     assert {original_of(name) for name in "abc"} & await stores.keys() == {original_of(name) for name in left}
@@ -417,7 +407,7 @@ async def test_an_answer_that_is_stored_while_its_person_is_erased_elsewhere_has
         given = await sink.handle([learn(stream, "portrait", "obama", 1), stream.recognize("photo", 1)])
         await sink.handle([erase(stream, person="obama")])
         now = int(time.time() * 1000)
-        await stage.handle([Record(RESULTS, 0, 0, now, it.key, it.value) for it in given if it.topic == RESULTS])
+        await stage.handle([appended(it, at=now) for it in given if it.topic == RESULTS])
     stored = [it.value async for page in stores.vectors.read_answers() for it in page]
     assert len(stored) == 2
     assert "obama" not in json.dumps(stored)

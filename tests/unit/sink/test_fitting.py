@@ -35,7 +35,7 @@ def directory(
     return persons, vectors.reshape(-1, dimension).astype(np.float32)
 
 
-def seen(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
+def gallery_scores(one: LabelledVectors, size: int, seed: int) -> GalleryScores:
     """Scores of galleries of that size."""
     chance = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as fewer:  # than a fit draws, which are enough to count in
@@ -79,10 +79,10 @@ def fitted() -> FitResult:
 @pytest.fixture(scope="module")
 def of_others() -> dict[int, GalleryScores]:
     """Scores of people that were not fitted, by the size of the gallery."""
-    return {size: seen(directory(600, 3, 1), size, 2) for size in (1, 5, 20, 100)}
+    return {size: gallery_scores(directory(600, 3, 1), size, 2) for size in (1, 5, 20, 100)}
 
 
-def test_the_wished_share_of_new_strangers_reaches_the_threshold(
+def test_the_set_share_of_new_strangers_reaches_the_threshold(
     fitted: FitResult, of_others: dict[int, GalleryScores]
 ) -> None:
     assert fitted.threshold is not None
@@ -92,7 +92,7 @@ def test_the_wished_share_of_new_strangers_reaches_the_threshold(
             assert least <= reached <= most, (size, share)
 
 
-def test_probabilities_come_true_among_new_people(fitted: FitResult, of_others: dict[int, GalleryScores]) -> None:
+def test_probabilities_are_calibrated_for_new_people(fitted: FitResult, of_others: dict[int, GalleryScores]) -> None:
     assert fitted.calibration is not None
     assert fitted.reason == ""
     for size, found in of_others.items():
@@ -120,9 +120,9 @@ def test_more_people_and_fewer_strangers_never_get_a_lower_threshold() -> None:
 
 
 @pytest.mark.usefixtures("fewer_galleries")
-def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
+def test_the_threshold_for_few_people_is_rather_too_high_than_too_low() -> None:
     """With the smallest number of people, the FPIR is lower than set, but not zero."""
-    strangers = seen(directory(600, 1, 99), 5, 5).strangers
+    strangers = gallery_scores(directory(600, 1, 99), 5, 5).strangers
     tables = [fit_generation([directory(LEAST_STRANGERS, 1, seed)], seed).threshold for seed in range(5)]
     reached = [float((strangers >= table.similarity_for(5, 0.01)).mean()) for table in tables if table is not None]
     assert len(reached) == len(tables)
@@ -131,7 +131,7 @@ def test_few_people_get_a_threshold_that_is_rather_too_high() -> None:
 
 
 @pytest.mark.usefixtures("few_galleries")
-def test_one_portrait_each_makes_a_threshold_only() -> None:
+def test_people_with_one_portrait_give_a_threshold_but_no_calibration() -> None:
     found = fit_generation([directory(60, 1, 0)])
     assert found.threshold is not None
     assert found.calibration is None
@@ -149,7 +149,9 @@ def test_one_portrait_each_makes_a_threshold_only() -> None:
         ([directory(2, 1, i) for i in range(10)], 20),  # 20 pairs are not enough
     ],
 )
-def test_too_few_people_make_nothing_and_say_how_many_are_needed(galleries: list[LabelledVectors], people: int) -> None:
+def test_too_few_people_give_no_result_and_the_reason_says_how_many_are_needed(
+    galleries: list[LabelledVectors], people: int
+) -> None:
     found = fit_generation(galleries)
     assert found.threshold is None
     assert found.calibration is None
@@ -165,7 +167,7 @@ def test_many_small_directories_count_together() -> None:
     assert found.threshold.people[:2] == [1, 2]
     assert max(found.calibration.people) < 5
     others = directory(600, 2, 1000)
-    reached = float((seen(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
+    reached = float((gallery_scores(others, 2, 0).strangers >= found.threshold.similarity_for(2, 0.01)).mean())
     assert 0.004 <= reached <= 0.018
 
 
@@ -194,7 +196,7 @@ def test_copies_of_a_portrait_are_no_second_one() -> None:
 
 
 @pytest.mark.usefixtures("few_galleries")
-def test_an_embedder_that_tells_nobody_apart_has_no_probabilities() -> None:
+def test_an_embedder_that_cannot_tell_people_apart_gets_no_calibration() -> None:
     chance = np.random.default_rng(0)
     noise = chance.normal(size=(300, DIMENSION)).astype(np.float32)
     far = [(f"person {i}", vector) for i, vector in enumerate(noise) for _ in range(2)]
@@ -253,7 +255,7 @@ def test_unmeasured_shares_rise_with_the_rarest_measured_one() -> None:
     assert threshold.one_in_1000 == pytest.approx([0.7992, 0.8992, 0.9064], abs=2e-4)
 
 
-def test_what_the_first_gallery_does_not_measure_lies_on_the_gumbel_line() -> None:
+def test_shares_that_the_first_gallery_does_not_measure_follow_a_gumbel_distribution() -> None:
     """Similarities of strangers have a Gumbel distribution: the value for one in 100, out of 60, is the true one."""
     shares = (np.arange(20_000) + 0.5) / 20_000
     gumbel: Float32Array = (0.4 - 0.03 * np.log(-np.log(shares))).astype(np.float32)

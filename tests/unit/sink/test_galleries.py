@@ -69,9 +69,7 @@ async def test_a_gallery_that_becomes_stale_while_it_is_read_is_not_kept(
     assert (await galleries.get("acme", "g", DIMENSION)).faces == 2
 
 
-async def test_faces_that_are_learned_come_into_the_galleries_that_are_loaded(
-    vectors: SlowVectors, galleries: Galleries
-) -> None:
+async def test_learned_faces_are_added_to_loaded_galleries(vectors: SlowVectors, galleries: Galleries) -> None:
     await vectors.put_faces([a_face("ann", 1)])
     acme, empty = await galleries.get("acme", "g", DIMENSION), await galleries.get("acme", "candidate", DIMENSION)
     new = [
@@ -107,21 +105,21 @@ async def test_a_hundred_faces_learned_at_once_replace_those_that_are_there(
         assert next(found for found in nearest if found.person == it.face.person).face_id == it.face.face_id
 
 
-async def test_the_galleries_of_all_that_are_in_use_are_shown(vectors: SlowVectors) -> None:
-    def shown() -> list[float]:
+async def test_the_metrics_count_the_galleries_of_all_objects_in_use(vectors: SlowVectors) -> None:
+    def metrics() -> list[float]:
         gc.collect()
         names = ("facestream_galleries", "facestream_gallery_faces", "facestream_gallery_bytes")
         return [REGISTRY.get_sample_value(name) or 0 for name in names]
 
-    before = np.array(shown())
+    before = np.array(metrics())
     await vectors.put_faces([a_face("ann", 1), a_face("bob", 2, directory="other")])
     one, other = Galleries(vectors, 1 << 30), Galleries(vectors, 1 << 30)
     sizes = [(await one.get(name, "g", DIMENSION)).nbytes for name in ("acme", "other")]
-    assert (shown() - before).tolist() == [2, 2, sum(sizes)]
+    assert (metrics() - before).tolist() == [2, 2, sum(sizes)]
     another = await other.get("acme", "g", DIMENSION)
     other.add_learned([a_face("eve", 3)])
-    assert (shown() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
+    assert (metrics() - before).tolist() == [3, 4, sum(sizes) + another.nbytes]
     one.drop(lambda directory: directory == "other")
-    assert (shown() - before).tolist() == [2, 3, sizes[0] + another.nbytes]
+    assert (metrics() - before).tolist() == [2, 3, sizes[0] + another.nbytes]
     del other
-    assert (shown() - before).tolist() == [1, 1, sizes[0]]
+    assert (metrics() - before).tolist() == [1, 1, sizes[0]]

@@ -1,7 +1,5 @@
 """Edge cases of the gallery: no people, one person, more rows than a block, more probes than fit into one product."""
 
-import uuid
-
 import numpy as np
 import pytest
 
@@ -9,12 +7,9 @@ import sink.match.gallery
 from backends.vectors import FaceBlock
 from schemas.arrays import Float32Array
 from sink.match.gallery import Gallery
+from tests.records import face_id
 
 DIMENSION = 16
-
-
-def face_id(name: object) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
 
 
 def faces(people: list[str], vectors: Float32Array) -> FaceBlock:
@@ -66,7 +61,7 @@ def test_the_length_of_a_vector_does_not_count() -> None:
     assert [it.similarity for it in other.match(7 * probe, 4)[0]] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_thousand_probes_get_what_each_gets_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thousand_probes_get_the_same_candidates_as_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     gallery = Gallery(DIMENSION)
     gallery.load(faces([f"{i // 3}" for i in range(300)], random_vectors(300)))
     probes = random_vectors(1_000, seed=1)
@@ -109,7 +104,7 @@ def test_a_gallery_grows_face_by_face() -> None:
     assert [it.similarity for it in found] == pytest.approx([1] * 300, abs=1e-6)
 
 
-def test_a_face_that_comes_again_replaces_itself() -> None:
+def test_a_face_that_is_added_again_replaces_its_old_vector() -> None:
     gallery = Gallery(DIMENSION)
     before, after = random_vectors(2)
     gallery.add(faces(["obama"], before[None]))
@@ -120,7 +115,7 @@ def test_a_face_that_comes_again_replaces_itself() -> None:
     assert gallery.match(after[None], 1)[0][0].similarity == pytest.approx(1, abs=1e-6)
 
 
-def test_ids_that_share_their_first_half_are_two_faces() -> None:
+def test_ids_with_the_same_first_half_are_different_faces() -> None:
     one, other = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
     gallery = Gallery(DIMENSION)
     vectors = random_vectors(2)
@@ -130,7 +125,7 @@ def test_ids_that_share_their_first_half_are_two_faces() -> None:
     assert [found[0].face_id for found in gallery.match(vectors, 1)] == [one, other]
 
 
-def test_a_face_stays_with_its_person_whoever_claims_it() -> None:
+def test_a_face_is_never_moved_to_another_person() -> None:
     gallery = Gallery(DIMENSION)
     one, other = random_vectors(2)
     gallery.add(faces(["obama"], one[None]))
@@ -140,7 +135,7 @@ def test_a_face_stays_with_its_person_whoever_claims_it() -> None:
 
 
 @pytest.mark.parametrize("number", [0.0, np.inf, np.nan, 3e38])
-def test_a_vector_without_a_usable_length_hides_nobody(number: float) -> None:
+def test_vectors_of_unusable_length_do_not_affect_other_people(number: float) -> None:
     gallery = Gallery(DIMENSION)
     vectors = random_vectors(200)
     vectors[::3] = number

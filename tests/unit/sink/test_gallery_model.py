@@ -145,10 +145,10 @@ def test_loaded_and_learned_galleries_answer_alike(
     learned=st.lists(st.lists(LEARNS, min_size=1, max_size=3), max_size=12),
 )
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_how_strangers_fare_is_kept_up_to_date(
+def test_stranger_similarities_are_kept_up_to_date(
     sentinels: int, begin: list[tuple[int, Float32Array]], learned: list[list[tuple[int, Float32Array]]]
 ) -> None:
-    """After each step the same as from scratch, also when a new person replaces one who played the stranger."""
+    """After each step they equal those computed anew, also when a new person becomes a sentinel in place of another."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sink.match.strangers, "MOST_STAND_INS", sentinels)
         gallery, naive = Gallery(DIMENSION), Naive()

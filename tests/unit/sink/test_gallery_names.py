@@ -28,7 +28,7 @@ def test_names_are_numbered_as_they_come(batches: list[list[str]]) -> None:
         require_same(names, expected)
 
 
-def test_many_names() -> None:
+def test_many_names_are_numbered_in_order() -> None:
     chance = random.Random(1)
     names, expected = NumberedNames(), dict[str, int]()
     for _ in range(40):
@@ -57,7 +57,7 @@ def test_names_whose_hashes_are_equal_are_told_apart() -> None:
     assert list(together.numbers(list(pair))) == [0, 1]
 
 
-def test_they_take_less_memory_than_a_dict() -> None:
+def test_numbered_names_take_less_memory_than_a_dict() -> None:
     given_ = [f"person {number:05}" for number in range(50_000)]
     names = NumberedNames()
     names.numbers(given_)

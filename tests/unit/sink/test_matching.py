@@ -1,6 +1,5 @@
 """Matching: from similarities to the persons of an answer."""
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,24 +17,15 @@ from schemas.generation_records import Generation
 from schemas.records import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, match_photos
+from tests.records import embedded_face, face_id
 from weights.manifest import manifest
 
 GENERATION = manifest().generation("dlib-resnet29-mirror")
 DIMENSION = GENERATION.dimension
 
 
-def face_id(name: object) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
-
-
-def seen(number: int) -> EmbeddedFace:
-    return EmbeddedFace(
-        face_id=face_id(f"seen {number}"),
-        box=[number, 0, number + 50, 50],
-        landmarks=[(1, 1)] * 5,
-        score=0.9,
-        detection_score=0.8,
-    )
+def probe(number: int) -> EmbeddedFace:
+    return embedded_face(face_id(f"seen {number}"), box=[number, 0, number + 50, 50])
 
 
 def axis(number: int) -> Float32Array:
@@ -65,7 +55,7 @@ def match(
     probes: list[Float32Array], known: Gallery, options: Options | None = None, generation: Generation = GENERATION
 ) -> list[dict[str, Any]]:
     vectors = np.stack(probes) if probes else np.empty((0, DIMENSION), np.float32)
-    photo = Photo([seen(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
+    photo = Photo([probe(i) for i in range(len(probes))], vectors, list(range(len(probes))), options or Options())
     return members(match_photos([photo], known, generation)[0])
 
 
@@ -89,13 +79,13 @@ def test_a_stranger_gets_no_name_but_the_candidates() -> None:
     assert [it["id"] for it in person["candidates"]] == ["obama", "biden"]
 
 
-def test_strangers_one_names_the_nearest_however_far() -> None:
+def test_with_strangers_1_the_nearest_person_is_always_named() -> None:
     (person,) = match([near(axis(0), 0.1, towards=9)], gallery(obama=axis(0), biden=axis(1)), Options(strangers=1))
     assert person["id"] == "obama"
     assert person["threshold"] == -1
 
 
-def test_nobody_to_be_found_in_an_empty_directory() -> None:
+def test_an_empty_directory_gives_no_candidates() -> None:
     (person,) = match([axis(0)], gallery(), Options(strangers=1))
     assert (person["id"], person["reason"], person["candidates"]) == (None, "empty-directory", [])
     assert (person["similarity"], person["probability"]) == (None, None)
@@ -103,13 +93,13 @@ def test_nobody_to_be_found_in_an_empty_directory() -> None:
 
 @pytest.mark.parametrize("known", [gallery(), gallery(obama=axis(0))], ids=["empty", "obama"])
 def test_a_face_without_a_vector_is_too_small(known: Gallery) -> None:
-    photo = Photo([seen(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
+    photo = Photo([probe(0)], np.empty((0, DIMENSION), np.float32), [], Options(strangers=1))
     (person,) = members(match_photos([photo], known, GENERATION)[0])
     assert (person["id"], person["reason"], person["candidates"]) == (None, "too-small", [])
 
 
 def test_small_faces_between_others_keep_their_place() -> None:
-    faces = [seen(0), seen(1), seen(2)]
+    faces = [probe(0), probe(1), probe(2)]
     photo = Photo(faces, np.stack([axis(0), axis(1)]), [0, 2], Options())
     found = members(match_photos([photo], gallery(a=axis(0), b=axis(1)), GENERATION)[0])
     assert [it["id"] for it in found] == ["a", None, "b"]
@@ -120,23 +110,23 @@ def test_small_faces_between_others_keep_their_place() -> None:
 def test_photos_matched_together_are_answered_as_each_alone() -> None:
     known = gallery(a=axis(0), b=axis(1), c=axis(2))
     photos = [
-        Photo([seen(0), seen(1)], np.stack([axis(0), near(axis(1), 0.9, towards=7)]), [0, 1], Options(top=1)),
-        Photo([seen(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
-        Photo([seen(3), seen(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
+        Photo([probe(0), probe(1)], np.stack([axis(0), near(axis(1), 0.9, towards=7)]), [0, 1], Options(top=1)),
+        Photo([probe(2)], np.empty((0, DIMENSION), np.float32), [], Options()),
+        Photo([probe(3), probe(4)], np.stack([near(axis(2), 0.5, towards=8)]), [1], Options(top=3, strangers=1)),
     ]
     together = match_photos(photos, known, GENERATION)
     assert together == [match_photos([photo], known, GENERATION)[0] for photo in photos]
     assert [[len(person.candidates) for person in persons] for persons in together] == [[1, 1], [0], [0, 3]]
 
 
-def test_one_person_twice_in_a_photo_both_stand_and_the_weaker_says_so() -> None:
+def test_of_two_faces_with_the_same_name_the_less_similar_has_also_matched() -> None:
     probes = [near(axis(0), 0.97, towards=9), axis(1), near(axis(0), 0.99, towards=8), near(axis(0), 0.98, towards=7)]
     found = match(probes, gallery(twin=axis(0), other=axis(1)))
     assert [it["id"] for it in found] == ["twin", "other", "twin", "twin"]
     assert [it.get("also_matched") for it in found] == [face_id("seen 2"), None, None, face_id("seen 2")]
 
 
-def test_two_faces_without_a_name_have_not_matched_anybody_twice() -> None:
+def test_faces_without_a_name_never_have_also_matched() -> None:
     found = match([near(axis(0), 0.5, towards=9)] * 2, gallery(obama=axis(0)))
     assert [it["id"] for it in found] == [None, None]
     assert all("also_matched" not in it for it in found)
@@ -157,7 +147,7 @@ LENIENT = GENERATION.model_copy(
     strangers=st.sampled_from([0.001, 0.01, 0.5, 1.0]),
 )
 @settings(max_examples=60, deadline=None)
-def test_every_answer_holds_together(
+def test_every_answer_is_consistent(
     people: int, portraits: int, top: int, seed: int, generation: Generation, strangers: float
 ) -> None:
     random = np.random.default_rng(seed)

@@ -56,7 +56,9 @@ def some_people(random: np.random.Generator, people: int, most: int, *, mixed: b
     seed=st.integers(0, 2**32),
 )
 @settings(max_examples=200, deadline=None)
-def test_few_people(people: int, most: int, probes: int, top: int, levels: int, mixed: bool, seed: int) -> None:
+def test_few_people_are_ranked_as_by_a_naive_search(
+    people: int, most: int, probes: int, top: int, levels: int, mixed: bool, seed: int
+) -> None:
     """levels: the number of different similarities; with few of them many people are equally similar."""
     random = np.random.default_rng(seed)
     person_of = some_people(random, people, most, mixed=mixed)
@@ -68,7 +70,7 @@ def test_few_people(people: int, most: int, probes: int, top: int, levels: int, 
 
 @pytest.mark.parametrize("mixed", [False, True], ids=["in order", "mixed"])
 @pytest.mark.parametrize(("people", "most"), [(9_000, 1), (2_000, 9), (30, 900), (3, 9_000)])
-def test_many_faces(people: int, most: int, mixed: bool) -> None:
+def test_many_faces_are_ranked_as_by_a_naive_search(people: int, most: int, mixed: bool) -> None:
     random = np.random.default_rng(people)
     person_of = some_people(random, people, most, mixed=mixed)
     own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
@@ -79,7 +81,7 @@ def test_many_faces(people: int, most: int, mixed: bool) -> None:
             require_right(found[probe], similarities[:, probe], person_of, top)
 
 
-def test_one_person_is_nearest_with_thousands_of_faces() -> None:
+def test_one_person_with_thousands_of_nearest_faces_is_ranked_right() -> None:
     """The best faces of most parts of the gallery are hers, so the limit for other people is low."""
     random = np.random.default_rng(1)
     person_of = np.zeros(20_000, np.int32)
@@ -112,7 +114,7 @@ def test_too_many_candidates_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPa
     assert in_parts < at_once / 3
 
 
-def test_only_few_are_looked_at() -> None:
+def test_only_few_of_many_people_are_scored() -> None:
     """Of 20,000 people only a few hundred are scored: the memory of the search shows how many."""
     random = np.random.default_rng(3)
     person_of = np.repeat(np.arange(20_000, dtype=np.int32), 5)

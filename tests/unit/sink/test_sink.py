@@ -3,7 +3,6 @@
 import base64
 import json
 import threading
-import uuid
 from collections.abc import AsyncIterator, Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,30 +16,25 @@ from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import FaceBlock, FaceVector
 from facestream.runtime.system_state import SystemState
-from schemas.answers import Models
 from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
-from schemas.faces import Crop, EmbeddedFace, encode_vector
+from schemas.faces import Crop, encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
-from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options, decode_embedded
+from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options
 from sink.match.matching import match_photos
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
+from tests.answers import MODELS
+from tests.records import LANDMARKS, embedded_face, face_id, faces_embedded, image_id, image_received
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
-MODELS = Models(detector="centerface", embedder="dlib-resnet29", generation=GENERATION)
 DIMENSION = 128
-LANDMARKS = [(1.0, 1.0)] * 5
 
 
 def vector(seed: int) -> Float32Array:
     return np.random.default_rng(seed).standard_normal(DIMENSION).astype(np.float32)
-
-
-def image_id(name: object) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{name}"))
 
 
 def original_of(name: str) -> str:
@@ -64,45 +58,39 @@ class Stream:
         value = event if isinstance(event, bytes) else event.encode()
         return Record(FACES_EMBEDDED, partition, offset, 1_000 + offset, "key", value)
 
-    def learn(self, name: str, person: str, seed: int, *, source: str | None = None, directory: str = "acme") -> Record:
-        face = embedded(learned_face_id(image_id(name)), seed, crop=crop_of(name), source=source or f"source of {name}")
-        return self.record(event(name, "learn", [face], person=person, directory=directory), directory)
+    def learn(
+        self,
+        name: str,
+        person: str,
+        seed: int,
+        *,
+        source: str | None = None,
+        directory: str = "acme",
+        received_at: int = 500,
+        generations: Sequence[str] = (GENERATION,),
+    ) -> Record:
+        face = embedded_face(
+            learned_face_id(image_id(name)),
+            vectors=dict.fromkeys(generations, encode_vector(vector(seed))),
+            crop=Crop(object_key=crop_of(name), landmarks=LANDMARKS),
+            source=source or f"source of {name}",
+        )
+        received = image_received(name, "learn", person=person, directory=directory, reply_to="ingest-1")
+        return self.record(faces_embedded(received, face, received_at=received_at), directory)
 
-    def recognize(self, name: str, *seeds: int, directory: str = "acme", **options: Any) -> Record:
-        faces = [embedded(image_id(f"{name} {i}"), seed) for i, seed in enumerate(seeds)]
-        return self.record(event(name, "recognize", faces, directory=directory, options=Options(**options)), directory)
-
-
-def embedded(face_id: str, seed: int, *, crop: str | None = None, source: str | None = None) -> EmbeddedFace:
-    return EmbeddedFace(
-        face_id=face_id,
-        box=[1, 2, 51, 62],
-        landmarks=LANDMARKS,
-        score=0.99,
-        detection_score=0.8,
-        vectors={GENERATION: encode_vector(vector(seed))},
-        crop=Crop(object_key=crop, landmarks=LANDMARKS) if crop else None,
-        source=source,
-    )
-
-
-def event(
-    name: str, purpose: Any, faces: list[EmbeddedFace], *, models: Models = MODELS, **members: Any
-) -> FacesEmbedded:
-    received = ImageReceived(
-        image_id=image_id(name),
-        purpose=purpose,
-        media_type="image/jpeg",
-        sha256="0" * 64,
-        filename=f"{name}.jpg",
-        reply_to="ingest-1",
-        **members,
-    )
-    return FacesEmbedded(received=received, received_at=500, faces=faces, models=models)
+    def recognize(
+        self, name: str, *seeds: int, directory: str = "acme", received_at: int = 500, **options: Any
+    ) -> Record:
+        faces = [
+            embedded_face(face_id(f"{name} {i}"), vectors={GENERATION: encode_vector(vector(seed))})
+            for i, seed in enumerate(seeds)
+        ]
+        received = image_received(name, directory=directory, reply_to="ingest-1", options=Options(**options))
+        return self.record(faces_embedded(received, *faces, received_at=received_at), directory)
 
 
 class AwayVectors(SqliteVectors):
-    """A store whose writes, or reads of galleries, fail as long as they are told to."""
+    """A store whose writes fail while `writes_fail` is set. It counts the galleries that were read."""
 
     writes_fail = False
     galleries_read = 0
@@ -198,7 +186,9 @@ async def test_a_probe_sees_a_learn_that_comes_after_it_in_the_batch(sink: Sink,
     assert names(outputs, "photo") == ["obama"]
 
 
-async def test_a_learn_into_a_loaded_gallery_counts_at_once(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+async def test_a_face_learned_into_a_loaded_gallery_is_found_at_once(
+    sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
     assert names(await sink.handle([stream.recognize("before", 1)]), "before") == [None]
     await sink.handle([stream.learn("portrait", "obama", 1)])
     assert names(await sink.handle([stream.recognize("after", 1)]), "after") == ["obama"]
@@ -214,8 +204,7 @@ async def test_a_directory_is_listed_with_its_first_face_and_again_after_an_eras
     assert vectors.listed == [False, True, False]
     command = EraseRequested(image_id=image_id("erase"), directory="acme", reply_to="ingest-1")
     await sink.handle([stream.record(command.encode())])
-    later = decode_embedded(stream.learn("third", "biden", 3).value).model_copy(update={"received_at": 5_000})
-    await sink.handle([stream.record(later.encode())])
+    await sink.handle([stream.learn("third", "biden", 3, received_at=5_000)])  # after the erase command
     assert vectors.listed[3:] == [False]
 
 
@@ -235,7 +224,7 @@ async def test_only_a_few_faces_are_matched_by_the_event_loop_itself(
     assert [it is threading.current_thread() for it in threads] == [at_once]
 
 
-async def test_directories_do_not_see_each_other(sink: Sink, stream: Stream) -> None:
+async def test_a_person_of_another_directory_is_not_recognized(sink: Sink, stream: Stream) -> None:
     await sink.handle([stream.learn("portrait", "obama", 1, directory="acme")])
     outputs = await sink.handle([stream.recognize("photo", 1, directory="other")])
     (person,) = answers(outputs)[image_id("photo")].body.members()["persons"]
@@ -303,7 +292,7 @@ async def test_the_same_picture_of_the_same_person_is_kept_once(
     assert {it.key async for it in objects.list()} == {original_of("first"), crop_of("first")}
 
 
-async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_of_its_own(
+async def test_another_person_or_another_picture_makes_a_new_face(
     sink: Sink, vectors: AwayVectors, stream: Stream
 ) -> None:
     records = [
@@ -317,18 +306,27 @@ async def test_the_same_picture_for_another_person_or_another_picture_is_a_face_
 
 
 def broken() -> dict[str, FacesEmbedded | bytes]:
-    """A learn, a recognize or an erase that another producer got wrong, each in its own way."""
-    face = embedded(image_id("face"), 1, crop="crops/x", source="source")
+    """Invalid records as another producer might send them, by what is wrong with each."""
     number = vector(1)
+    face = embedded_face(
+        face_id("face"),
+        vectors={GENERATION: encode_vector(number)},
+        crop=Crop(object_key="crops/x", landmarks=LANDMARKS),
+        source="source",
+    )
+    to_learn, to_recognize = image_received("bad", "learn"), image_received("bad")
+
+    def with_face(received: ImageReceived, **members: Any) -> FacesEmbedded:
+        return faces_embedded(received, face.model_copy(update=members))
 
     def with_vector(text: str) -> FacesEmbedded:
-        return event("bad", "recognize", [face.model_copy(update={"vectors": {GENERATION: text}})], directory="acme")
+        return with_face(to_recognize, vectors={GENERATION: text})
 
     def with_models(**members: Any) -> FacesEmbedded:
-        return event("bad", "recognize", [face], directory="acme", models=MODELS.model_copy(update=members))
+        return faces_embedded(to_recognize, face, models=MODELS.model_copy(update=members))
 
     def without(member: str) -> bytes:
-        good = json.loads(event("bad", "learn", [face], directory="acme", person="x").encode())
+        good = json.loads(faces_embedded(to_learn, face).encode())
         del good["received"][member]
         return json.dumps(good).encode()
 
@@ -343,36 +341,25 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
         "infinite": with_vector(encode_vector(infinite)),
         "zero": with_vector(encode_vector(np.zeros(DIMENSION, np.float32))),
         "too long to be squared": with_vector(encode_vector(np.full(DIMENSION, 1e30, np.float32))),
-        "another generation's": event(
-            "bad",
-            "recognize",
-            [face.model_copy(update={"vectors": {"other": encode_vector(number)}})],
-            directory="acme",
-        ),
+        "another generation's": with_face(to_recognize, vectors={"other": encode_vector(number)}),
         "unknown generation": with_models(generation="arcface"),
         "no generation": with_models(generation=None),
         "no directory": without("directory"),
-        "detect": event("bad", "detect", [face], directory="acme"),
+        "detect": faces_embedded(image_received("bad", "detect"), face),
         "learn without person": without("person"),
-        "learn without face": event("bad", "learn", [], directory="acme", person="x"),
-        "learn with two faces": event("bad", "learn", [face, face], directory="acme", person="x"),
-        "learn without crop": event(
-            "bad", "learn", [face.model_copy(update={"crop": None})], directory="acme", person="x"
-        ),
-        "learn without source": event(
-            "bad", "learn", [face.model_copy(update={"source": None})], directory="acme", person="x"
-        ),
-        "learn without vector": event(
-            "bad", "learn", [face.model_copy(update={"vectors": {}})], directory="acme", person="x"
-        ),
+        "learn without face": faces_embedded(to_learn),
+        "learn with two faces": faces_embedded(to_learn, face, face),
+        "learn without crop": with_face(to_learn, crop=None),
+        "learn without source": with_face(to_learn, source=None),
+        "learn without vector": with_face(to_learn, vectors={}),
         "erase a face without its image": EraseRequested(
-            image_id=image_id("erase"), directory="acme", person="obama", face_id=image_id("face")
+            image_id=image_id("erase"), directory="acme", person="obama", face_id=face_id("face")
         ).encode(),
     }
 
 
 @pytest.mark.parametrize("bad", [pytest.param(it, id=name) for name, it in broken().items()])
-async def test_what_another_producer_got_wrong_is_an_unreadable_record(
+async def test_an_invalid_event_of_another_producer_is_unreadable(
     sink: Sink, vectors: AwayVectors, stream: Stream, bad: FacesEmbedded | bytes
 ) -> None:
     with pytest.raises(UnreadableRecord):
@@ -402,7 +389,7 @@ async def test_a_store_that_is_away_changes_nothing_in_memory(sink: Sink, vector
 
 
 @pytest.mark.parametrize(("committed", "kept"), [(2, True), (1, False), (3, False)])
-async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
+async def test_a_gallery_is_kept_over_a_rebalance_only_at_the_committed_offset(
     sink: Sink, vectors: AwayVectors, stream: Stream, committed: int, kept: bool
 ) -> None:
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
@@ -415,7 +402,7 @@ async def test_a_gallery_outlives_a_rebalance_only_at_the_committed_offset(
     assert vectors.galleries_read == (1 if kept else 2)
 
 
-async def test_a_gallery_does_not_outlive_its_partition(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
+async def test_a_gallery_is_dropped_with_its_partition(sink: Sink, vectors: AwayVectors, stream: Stream) -> None:
     at = TopicPartition(FACES_EMBEDDED, partition_of("acme", PARTITIONS))
     other = TopicPartition(FACES_EMBEDDED, (at.partition + 1) % PARTITIONS)
     await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
@@ -450,7 +437,7 @@ async def test_probes_of_a_photo_are_answered_in_its_own_options(sink: Sink, str
     assert (len(everybody["candidates"]), everybody["id"]) == (5, everybody["candidates"][0]["id"])
 
 
-async def test_the_probe_of_the_stage_asks_the_store(sink: Sink, vectors: AwayVectors) -> None:
+async def test_the_probe_of_the_stage_checks_the_store(sink: Sink, vectors: AwayVectors) -> None:
     await sink.check_stores()
     await vectors.close()
     with pytest.raises(Unavailable):

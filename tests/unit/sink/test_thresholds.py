@@ -20,7 +20,7 @@ def gumbel(count: int, seed: int, *, middle: float = 0.6, scale: float = 0.02) -
     return np.random.default_rng(seed).gumbel(middle, scale, count).astype(np.float32)
 
 
-def test_one_of_one_always_gets_the_nearest_name() -> None:
+def test_with_strangers_1_every_similarity_reaches_the_threshold() -> None:
     assert threshold(TABLE, 100, 1, NOBODY) == -1
     assert threshold(TABLE, 100, 1, gumbel(500, 0)) == -1
 
@@ -36,7 +36,7 @@ def test_one_of_one_always_gets_the_nearest_name() -> None:
         (10_000, 0.01, 0.9),  # beyond the last point
     ],
 )
-def test_an_empty_directory_takes_the_table(people: float, strangers: float, expected: float) -> None:
+def test_an_empty_directory_gets_the_threshold_of_the_table(people: float, strangers: float, expected: float) -> None:
     assert threshold(TABLE, people, strangers, NOBODY) == pytest.approx(expected, abs=1e-4)  # type: ignore[arg-type]  # halves
 
 
@@ -80,6 +80,6 @@ def test_the_people_of_a_large_directory_outweigh_the_table() -> None:
     assert np.mean(many) == pytest.approx(0.6 - 0.02 * np.log(-np.log(0.9)), abs=0.005)
 
 
-def test_a_few_people_leave_the_table_standing() -> None:
+def test_with_a_few_people_the_threshold_is_close_to_the_table() -> None:
     odd = np.full(5, 0.1, np.float32)
     assert threshold(TABLE, 5, 0.01, odd) == pytest.approx(TABLE.similarity_for(5, 0.01), abs=0.02)

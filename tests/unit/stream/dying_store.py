@@ -19,16 +19,17 @@ from backends.vectors import StoredAnswer
 from schemas.erasures import PersonErasure
 from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Erasure, ImageReceived
+from schemas.records import ImageReceived
 from sink.answers import AnswerStage
 from stream import lanes
 from stream.answers import answer_record
 from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import SourceCopier
-from stream.topics import ERASURES, IMAGES_RECEIVED, RESULTS
+from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests import answers
+from tests.records import erasure_record
 
 DIED = 77
 ERASED = PersonErasure("acme", "obama")
@@ -36,7 +37,7 @@ ERASED_AT, ERASED_OFFSET = 4_000_000_000_000, 1_000  # ms and offset: after all 
 
 
 class Death:
-    """Erases before, and ends the process after, the put that `what` names, only the first time."""
+    """At the put that `what` names, only the first time: erases the person before it, and ends the process after it."""
 
     def __init__(self, folder: Path, what: str, log: EventLog) -> None:
         self._what, self._marker, self._log = what, folder / "died", log
@@ -45,8 +46,7 @@ class Death:
         return what == self._what and not self._marker.exists()
 
     async def erase(self) -> None:
-        erasure = Erasure(at=ERASED_AT, partition=0, offset=ERASED_OFFSET)
-        await self._log.append([NewRecord(ERASURES, key, erasure.encode()) for key in ERASED.keys])
+        await self._log.append([erasure_record(key, at=ERASED_AT, offset=ERASED_OFFSET) for key in ERASED.keys])
 
     def die(self) -> None:
         self._marker.touch()

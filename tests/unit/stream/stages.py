@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -21,25 +20,19 @@ from stream.answers import answer_record
 from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
+from tests.records import image_received
 
 PATIENCE_S = 20.0
 
 
 def image(name: str) -> ImageReceived:
     """An image whose file name tells the stage what to do with it."""
-    return ImageReceived(
-        image_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)),
-        purpose="recognize",
-        directory="acme",
-        media_type="image/jpeg",
-        sha256="0" * 64,
-        filename=name,
-    )
+    return image_received(name, filename=name)
 
 
 class Stage:
-    """Answers every image with its name. `script` has, by name, the errors to raise at the tries before that; `blocked`
-    has the images that wait.
+    """Answers every image with its name. `script`: by name, the errors that the first tries raise. `blocked`: by name,
+    what the stage waits for before it handles the image.
     """
 
     name = "stage"
@@ -116,7 +109,8 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
         await asyncio.sleep(0.005)
 
 
-async def values(log: EventLog, topic: str) -> list[Record]:
+async def read_all(log: EventLog, topic: str) -> list[Record]:
+    """All records of the topic."""
     reader = await log.reader(topic, at="start")
     expected = sum((await log.end_offsets(topic)).values())
     records: list[Record] = []
@@ -127,7 +121,7 @@ async def values(log: EventLog, topic: str) -> list[Record]:
 
 
 async def answers(log: EventLog) -> list[Answer]:
-    return [Answer.decode(record.value) for record in await values(log, RESULTS)]
+    return [Answer.decode(record.value) for record in await read_all(log, RESULTS)]
 
 
 async def answered(log: EventLog) -> dict[str, int]:

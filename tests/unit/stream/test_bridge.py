@@ -41,7 +41,7 @@ def events(tmp_path: Path, *values: bytes) -> list[ImageReceived]:
     return asyncio.run(handled())
 
 
-def test_what_is_put_is_learned_or_recognized(tmp_path: Path) -> None:
+def test_a_put_object_is_learned_or_recognized(tmp_path: Path) -> None:
     learn, recognize = "incoming/acmé/learn/Ann + Bob/2026/a b%.jpg", "incoming/acmé/recognize/x/1.jpg"
     first, second = events(
         tmp_path, notified(learn), notified(recognize, event="ObjectCreated:CompleteMultipartUpload")
@@ -81,6 +81,6 @@ def test_other_notifications_are_ignored(tmp_path: Path, value: bytes) -> None:
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", b'{"Records": [{"eventName": "s3:ObjectCreated:Put"}]}', b"\xff"])
-def test_a_record_that_no_store_writes_is_unreadable(tmp_path: Path, value: bytes) -> None:
+def test_an_invalid_notification_is_unreadable(tmp_path: Path, value: bytes) -> None:
     with pytest.raises(UnreadableRecord):
         events(tmp_path, value)

@@ -32,14 +32,14 @@ def test_the_text_of_a_note_never_changes(note: CommitNote, text: str) -> None:
 
 
 @given(st.text())
-def test_a_member_of_any_name_finds_its_own_note(member: str) -> None:
+def test_the_name_of_a_member_may_be_any_text(member: str) -> None:
     assert note_of(offset_with_note(0, Owner(member))) == Owner(member)
 
 
 @pytest.mark.parametrize(
     "text", ["", "stopped ", "Stopped", "run by", "attempt", "attempt ", "attempt -1", "attempt 1 "]
 )
-def test_what_no_worker_has_written_is_no_note(text: str) -> None:
+def test_texts_that_no_worker_writes_are_not_notes(text: str) -> None:
     assert note_of(CommittedOffset(7, text)) is None
 
 

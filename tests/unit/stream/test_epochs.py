@@ -23,8 +23,8 @@ KEYS = "ad"  # each goes to a partition of its own
 
 
 class DelayedLog(SqliteLog):
-    """A log that no group can join before `there`, and that tells no end offsets while `ends_away`. `looked`: how often
-    it was asked for the ends of the images.
+    """A log that no group can join until `there` is set, and that returns no end offsets while `ends_away` is set.
+    `looked`: how often the end offsets of the images were read.
     """
 
     there = True
@@ -177,7 +177,7 @@ async def eventually(log: SqliteLog, *names: str) -> bool:
     return lag == 0 and await answered(log) == statuses(*names)
 
 
-async def test_a_killed_worker_leaves_its_name_in_its_commits_and_a_stopped_one_that_it_stopped(
+async def test_commits_note_the_name_of_a_killed_worker_and_the_clean_stop_of_another(
     log: DelayedLog,
 ) -> None:
     async with running(worker(log, Stage(), member="one")) as task:
@@ -195,7 +195,7 @@ async def test_a_killed_worker_leaves_its_name_in_its_commits_and_a_stopped_one_
     assert sorted(offset for offset, _ in left.values()) == [1, 1]
 
 
-async def test_a_rebalance_leaves_the_count_of_what_is_in_flight_right(
+async def test_the_count_of_records_in_flight_is_right_after_a_rebalance(
     log: DelayedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the rebalance comes, some records are being handled. Others wait for another try; their wait ends when their

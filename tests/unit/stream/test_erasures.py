@@ -1,6 +1,5 @@
 """The erasures that every process knows."""
 
-import uuid
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,12 +8,13 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
-from schemas.records import Erasure
 from stream.erase.erasures import NEVER, ErasurePosition, Erasures, object_keys_of_image
 from stream.topics import ERASURES
+from tests.records import erasure_keys, erasure_record, image_id
 
-IMAGE_ID, OTHER_IMAGE_ID = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("image", "other"))
+IMAGE_ID, OTHER_IMAGE_ID = image_id("image"), image_id("other")
 FACE_ID = learned_face_id(IMAGE_ID)
+KEYS = erasure_keys("image")
 MARK = ErasurePosition(time_ms=1_000, offset=7)
 
 
@@ -27,19 +27,11 @@ async def erasures(log: SqliteLog) -> AsyncIterator[Erasures]:
 
 
 def record(key: str, mark: ErasurePosition) -> NewRecord:
-    return NewRecord(ERASURES, key, Erasure(at=mark.time_ms, partition=3, offset=mark.offset).encode())
-
-
-KEYS = {
-    "image": image_erasure_key(IMAGE_ID),
-    "face": face_erasure_key(FACE_ID),
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-}
+    return erasure_record(key, at=mark.time_ms, partition=3, offset=mark.offset)
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_an_image_falls_under_all_that_it_belongs_to(erasures: Erasures, what: str) -> None:
+async def test_an_image_falls_under_erasures_of_its_face_person_and_directory(erasures: Erasures, what: str) -> None:
     assert erasures.empty
     erasures.add(KEYS[what], MARK)
     assert not erasures.empty
@@ -60,7 +52,7 @@ async def test_a_face_falls_under_its_person_and_directory(erasures: Erasures, w
     assert erasures.last_erasure_of_face("other", "obama", learned_face_id(OTHER_IMAGE_ID)) == NEVER
 
 
-def test_names_that_look_alike_put_together_are_told_apart() -> None:
+def test_names_that_look_alike_when_joined_have_different_keys() -> None:
     keys = [
         person_erasure_key("a", "b"),
         person_erasure_key("a,b", ""),
@@ -77,14 +69,14 @@ def test_names_that_look_alike_put_together_are_told_apart() -> None:
     assert all(len(key) == 64 for key in keys)
 
 
-async def test_what_another_process_has_erased_is_known_after_a_refresh(log: SqliteLog, erasures: Erasures) -> None:
+async def test_erasures_of_another_process_are_known_after_a_refresh(log: SqliteLog, erasures: Erasures) -> None:
     await log.append([record(KEYS["person"], MARK)])
     assert erasures.empty
     await erasures.refresh()
     assert erasures.last_erasure_of_face("acme", "obama", FACE_ID) == MARK
 
 
-async def test_the_last_erasure_counts_whatever_order_they_are_heard_in(log: SqliteLog, erasures: Erasures) -> None:
+async def test_the_latest_erasure_counts_in_whatever_order_they_are_read(log: SqliteLog, erasures: Erasures) -> None:
     erasures.add(KEYS["person"], ErasurePosition(2_000, 9))  # carried out here, before the records come round
     await log.append([record(KEYS["person"], MARK), record(KEYS["person"], ErasurePosition(2_000, 9))])
     await erasures.refresh()
@@ -101,9 +93,7 @@ async def test_a_clock_that_was_set_back_between_two_erasures_loses_neither(eras
     assert erasures.last_erasure_of_image("acme", "obama", IMAGE_ID) == ErasurePosition(2_000, 9)
 
 
-async def test_a_record_that_cannot_be_read_erases_nothing_and_stops_nothing(
-    log: SqliteLog, erasures: Erasures
-) -> None:
+async def test_an_unreadable_record_is_ignored(log: SqliteLog, erasures: Erasures) -> None:
     bad = [NewRecord(ERASURES, KEYS["person"], value) for value in (b"", b"{}", b"\xff", b'{"at": -1}')]
     await log.append([*bad, record(KEYS["face"], MARK)])
     await erasures.refresh()
@@ -111,7 +101,7 @@ async def test_a_record_that_cannot_be_read_erases_nothing_and_stops_nothing(
     assert erasures.last_erasure_of_face("acme", "obama", FACE_ID) == MARK
 
 
-def test_all_that_may_be_kept_of_an_image_is_known() -> None:
+def test_object_keys_of_image_has_all_keys_of_an_image() -> None:
     kept = [
         original_key(IMAGE_ID, "learn"),
         original_key(IMAGE_ID, "recognize"),

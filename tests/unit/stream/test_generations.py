@@ -9,7 +9,7 @@ import structlog.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
 from facestream.runtime.stores import create_stores, open_stores
@@ -18,6 +18,7 @@ from schemas.errors import NotFound
 from schemas.generation_records import Generation, State
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import MODELS
+from tests.records import appended
 from tests.unit.stream.stages import until
 from weights.manifest import manifest
 
@@ -59,7 +60,7 @@ async def test_the_default_is_active_as_long_as_the_topic_is_empty(generations: 
 @pytest.mark.parametrize(
     ("state", "live"), [("added", False), ("candidate", True), ("complete", True), ("retired", False)]
 )
-async def test_learns_are_embedded_in_candidates_and_complete_ones(
+async def test_candidate_and_complete_generations_are_live(
     log: SqliteLog, generations: Generations, state: State, live: bool
 ) -> None:
     await log.append([generation_record(generation("new", state))])
@@ -70,7 +71,9 @@ async def test_learns_are_embedded_in_candidates_and_complete_ones(
     assert generations.active.name == DEFAULT
 
 
-async def test_one_record_switches_and_another_one_switches_back(log: SqliteLog, generations: Generations) -> None:
+async def test_one_record_switches_the_active_generation_and_another_switches_back(
+    log: SqliteLog, generations: Generations
+) -> None:
     await log.append([generation_record(generation("new")), active_record("new")])
     await generations.refresh()
     assert generations.active == generation("new")
@@ -80,7 +83,7 @@ async def test_one_record_switches_and_another_one_switches_back(log: SqliteLog,
     assert generations.active.name == DEFAULT
 
 
-async def test_a_generation_takes_its_own_place_when_it_changes(log: SqliteLog, generations: Generations) -> None:
+async def test_a_changed_generation_replaces_its_earlier_state(log: SqliteLog, generations: Generations) -> None:
     for state in ("added", "candidate", "complete"):
         await log.append([generation_record(generation("new", state).model_copy(update={"faces": len(state)}))])
     await generations.refresh()
@@ -95,9 +98,7 @@ async def test_the_error_about_an_unknown_generation_names_the_known_ones(genera
         await generations.get_or_refresh("gone")
 
 
-async def test_a_generation_that_another_process_uses_already_is_looked_up(
-    log: SqliteLog, generations: Generations
-) -> None:
+async def test_an_unknown_generation_is_looked_up_in_the_log(log: SqliteLog, generations: Generations) -> None:
     await log.append([generation_record(generation("new"))])
     with pytest.raises(NotFound):
         generations.get("new")
@@ -116,7 +117,7 @@ async def test_a_record_that_cannot_be_read_changes_nothing(log: SqliteLog, gene
     assert names(generations.all) == [DEFAULT, "good"]
 
 
-async def test_a_follower_learns_of_the_switch(log: SqliteLog) -> None:
+async def test_a_follower_gets_the_switch_of_the_active_generation(log: SqliteLog) -> None:
     async with follow_state(log) as state:
         following = asyncio.create_task(state.run())
         await log.append([generation_record(generation("new")), active_record("new")])
@@ -125,7 +126,7 @@ async def test_a_follower_learns_of_the_switch(log: SqliteLog) -> None:
         await asyncio.wait([following])
 
 
-async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_comes(log: SqliteLog) -> None:
+async def test_a_start_logs_the_present_state_once_and_then_each_change(log: SqliteLog) -> None:
     await log.append([generation_record(generation("new", state)) for state in ("candidate", "complete")])
     await log.append([active_record(name) for name in ("new", DEFAULT) * 3])
     for _ in range(2):
@@ -143,7 +144,7 @@ async def test_a_start_logs_the_present_state_once_and_what_comes_later_when_it_
     ]
 
 
-async def test_an_installation_starts_with_the_default_once(tmp_path: Path) -> None:
+async def test_creating_an_installation_twice_writes_the_default_once(tmp_path: Path) -> None:
     async with open_stores(Settings(data=tmp_path)) as stores:
         await create_stores(stores)
         await stores.log.append([generation_record(generation("new")), active_record("new")])
@@ -167,7 +168,7 @@ changes = st.one_of(
 
 @given(st.lists(changes, max_size=12))
 @settings(max_examples=50, deadline=None)
-def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said: list[Generation | str]) -> None:
+def test_a_reader_of_the_compacted_topic_has_the_same_state_as_a_follower(said: list[Generation | str]) -> None:
     """Compaction leaves the last record of each key, in the order of the offsets that are left."""
     known, records = {DEFAULT}, []
     for it in said:
@@ -179,7 +180,7 @@ def test_a_reader_of_the_compacted_topic_knows_what_a_follower_of_it_knows(said:
     last = {record.key: offset for offset, record in enumerate(records)}
     followed_it, reads_it = (Generations(SqliteLog(Path("unused")), manifest().generation(DEFAULT)) for _ in range(2))
     for offset, record in enumerate(records):
-        taken = Record(MODELS, 0, offset, 0, record.key, record.value)
+        taken = appended(record, offset=offset)
         followed_it.apply(taken)
         if last[record.key] == offset:
             reads_it.apply(taken)

@@ -6,10 +6,8 @@ import asyncio
 import sys
 import time
 import unicodedata
-import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,33 +17,23 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector
-from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
+from schemas.erasures import directory_erasure_key, person_erasure_key
 from schemas.errors import Erased
-from schemas.faces import Crop
 from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, Erasure, FaceLearned, ImageReceived, Source
+from schemas.records import Source
 from stream.erase.erasures import ErasurePosition, Erasures, object_keys_of_image
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
-from stream.topics import ERASURES, FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
-from tests import answers
+from stream.topics import FACES_LEARNED, IMAGES_RECEIVED, RESULTS, TOPICS
+from tests.records import answer_with_name, erasure_keys, erasure_record, face_learned, image_id, image_received
 from tests.unit.stream.dying_store import DIED, ERASED_OFFSET
 from tests.unit.stream.stages import answered
 
-IMAGE_ID, OTHER_IMAGE_ID = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("image", "other"))
+IMAGE_ID, OTHER_IMAGE_ID = image_id("image"), image_id("other")
 FACE_ID = learned_face_id(IMAGE_ID)
 MARK = ErasurePosition(time_ms=1_000, offset=7)
-KEYS = {
-    "image": image_erasure_key(IMAGE_ID),
-    "face": face_erasure_key(FACE_ID),
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-}
-TIMES = [
-    (MARK.time_ms - 1, True),
-    (MARK.time_ms, True),
-    (MARK.time_ms + 1, False),
-]  # of an image, and whether it is erased
+KEYS = erasure_keys("image")
+TIMES = [(MARK.time_ms - 1, True), (MARK.time_ms, True), (MARK.time_ms + 1, False)]  # of an image; is it erased?
 
 
 class CountingLog(SqliteLog):
@@ -57,7 +45,7 @@ class CountingLog(SqliteLog):
 
 
 class Objects(FileObjects):
-    """Where something is erased, in another process, while an object is being put."""
+    """A store in which another process erases `erased_key` during every put."""
 
     log: SqliteLog
     erased_key: str | None = None
@@ -66,8 +54,7 @@ class Objects(FileObjects):
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
         if self.erased_key is not None:
-            value = Erasure(at=MARK.time_ms, partition=0, offset=MARK.offset).encode()
-            await self.log.append([NewRecord(ERASURES, self.erased_key, value)])
+            await self.log.append([erasure_record(self.erased_key, at=MARK.time_ms, offset=MARK.offset)])
         return await super().put(key, data, metadata, if_absent=if_absent)
 
     async def keys(self) -> set[str]:
@@ -111,38 +98,13 @@ def store(objects: Objects, vectors: SqliteVectors, erasures: Erasures) -> Guard
     return GuardedStore(objects, vectors, erasures)
 
 
-def learn(image_id: str = IMAGE_ID, **members: Any) -> ImageReceived:
-    named = {"directory": "acme", "person": "obama", "media_type": "image/png", "sha256": "0" * 64} | members
-    return ImageReceived.model_validate({"image_id": image_id, "purpose": "learn"} | named)
+PORTRAIT = image_received("image", "learn")
+ANSWER = answer_with_name("image", "recognize", offset=ERASED_OFFSET - 1)
 
 
 def face_vector(name: str, person: str, timestamp: int) -> FaceVector:
-    image_id = str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-    face = Face(person, learned_face_id(image_id), image_id, "source", timestamp)
+    face = Face(person, learned_face_id(image_id(name)), image_id(name), "source", timestamp)
     return FaceVector("acme", "g1", face, np.ones(4, np.float32))
-
-
-def face_learned(image_id: str, learned_at: int) -> FaceLearned:
-    face_id = learned_face_id(image_id)
-    return FaceLearned(
-        directory="acme",
-        person="obama",
-        face_id=face_id,
-        image_id=image_id,
-        source="source",
-        crop=Crop(object_key=crop_key(face_id), landmarks=[(1.0, 1.0)] * 5),
-        detector="centerface",
-        learned_at=learned_at,
-        generations=["g1"],
-    )
-
-
-def recognized() -> Answer:
-    person = answers.recognized_person("obama", answers.candidate("obama", face_id=FACE_ID))
-    body = answers.recognized(person, image_id=IMAGE_ID)
-    return Answer(
-        image_id=IMAGE_ID, purpose="recognize", directory="acme", status=200, body=body, offset=ERASED_OFFSET - 1
-    )
 
 
 # An image that meets its erasure.
@@ -150,20 +112,20 @@ def recognized() -> Answer:
 
 @pytest.mark.parametrize("what", KEYS)
 @pytest.mark.parametrize(("received_at", "dropped"), TIMES)
-async def test_an_image_that_came_until_then_goes_and_a_later_one_stays(
+async def test_an_image_received_before_the_erasure_is_dropped_and_a_later_one_kept(
     store: GuardedStore, erasures: Erasures, objects: Objects, what: str, received_at: int, dropped: bool
 ) -> None:
-    for image_id in (IMAGE_ID, OTHER_IMAGE_ID):
-        for key in object_keys_of_image(image_id):
+    for image in (IMAGE_ID, OTHER_IMAGE_ID):
+        for key in object_keys_of_image(image):
             await objects.put(key, b"picture")
     erasures.add(KEYS[what], MARK)
     if dropped:
         with pytest.raises(Erased) as raised:
-            await store.drop_if_erased(learn(), received_at)
+            await store.drop_if_erased(PORTRAIT, received_at)
         assert (raised.value.status, raised.value.code, raised.value.retriable) == (409, "erased", False)
         assert "obama" not in raised.value.message
     else:
-        await store.drop_if_erased(learn(), received_at)
+        await store.drop_if_erased(PORTRAIT, received_at)
     left = set(object_keys_of_image(OTHER_IMAGE_ID)) | (set() if dropped else set(object_keys_of_image(IMAGE_ID)))
     assert await objects.keys() == left
 
@@ -171,27 +133,27 @@ async def test_an_image_that_came_until_then_goes_and_a_later_one_stays(
 async def test_another_persons_image_stays(store: GuardedStore, erasures: Erasures, objects: Objects) -> None:
     for what in ("image", "face", "person"):
         erasures.add(KEYS[what], MARK)
-    received = learn(OTHER_IMAGE_ID, person="biden")
+    received = image_received("other", "learn", person="biden")
     await objects.put(received.object_key, b"picture")
     await store.drop_if_erased(received, 0)
     assert (await objects.get(received.object_key)).data == b"picture"
 
 
-async def test_an_image_is_dropped_also_where_nothing_is_left_of_it(store: GuardedStore, erasures: Erasures) -> None:
+async def test_an_erased_image_is_dropped_even_if_no_object_is_left(store: GuardedStore, erasures: Erasures) -> None:
     erasures.add(KEYS["image"], MARK)
     for _ in range(2):
         with pytest.raises(Erased):
-            await store.drop_if_erased(learn(), 0)
+            await store.drop_if_erased(PORTRAIT, 0)
 
 
-async def test_an_erasure_that_this_process_has_not_heard_of_is_asked_for(
+async def test_an_erasure_unknown_to_this_process_is_read_from_the_log(
     store: GuardedStore, log: CountingLog, objects: Objects
 ) -> None:
-    await objects.put(learn().object_key, b"picture")
-    await log.append([NewRecord(ERASURES, KEYS["image"], Erasure(at=MARK.time_ms, partition=0, offset=7).encode())])
-    await store.drop_if_erased(learn(), MARK.time_ms)
+    await objects.put(PORTRAIT.object_key, b"picture")
+    await log.append([erasure_record(KEYS["image"], at=MARK.time_ms)])
+    await store.drop_if_erased(PORTRAIT, MARK.time_ms)
     with pytest.raises(Erased):
-        await store.drop_if_erased_meanwhile(learn(), MARK.time_ms)
+        await store.drop_if_erased_meanwhile(PORTRAIT, MARK.time_ms)
     assert await objects.keys() == set()
 
 
@@ -200,10 +162,10 @@ async def test_an_erasure_that_this_process_has_not_heard_of_is_asked_for(
 
 @pytest.mark.parametrize("what", KEYS)
 @pytest.mark.parametrize(("received_at", "erased"), TIMES)
-async def test_what_is_put_while_it_is_erased_is_taken_back(
+async def test_an_object_put_during_its_erasure_is_deleted_again(
     store: GuardedStore, objects: Objects, what: str, received_at: int, erased: bool
 ) -> None:
-    """With all that there is of the image by then, its source included, however its name is written."""
+    """All other objects of the image are deleted too, also its source, in whatever Unicode form its name is written."""
     decomposed = unicodedata.normalize("NFD", "acmé")
     sources = {"incoming/acmé/cms/1.png", f"incoming/{decomposed}/cms/1.png"}
     others = {original_key(OTHER_IMAGE_ID, "learn"), "incoming/acmé/cms/2.png"}
@@ -223,8 +185,8 @@ async def test_what_is_put_while_it_is_erased_is_taken_back(
     assert await objects.keys() == others | (set() if erased else kept | sources)
 
 
-async def test_what_was_there_before_is_taken_back_too(store: GuardedStore, objects: Objects) -> None:
-    """A worker that crashed has put it, and nobody has checked the erasures since."""
+async def test_an_object_put_before_a_crash_is_deleted_too(store: GuardedStore, objects: Objects) -> None:
+    """A worker put the object and crashed before it checked the erasures."""
     metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
     await objects.put(crop_key(FACE_ID), b"crop", metadata.encode())
     assert not await store.put(IMAGE_ID, crop_key(FACE_ID), b"other", metadata, if_absent=True)
@@ -251,31 +213,30 @@ async def test_only_faces_that_are_not_erased_are_stored(
 
 async def test_only_faces_that_are_not_erased_are_in_the_changelog(store: GuardedStore, erasures: Erasures) -> None:
     erasures.add(KEYS["person"], MARK)
-    before, after = face_learned(IMAGE_ID, MARK.time_ms), face_learned(OTHER_IMAGE_ID, MARK.time_ms + 1)
+    before, after = face_learned("image", learned_at=MARK.time_ms), face_learned("other", learned_at=MARK.time_ms + 1)
     assert store.changelog_records([before, after]) == [
         NewRecord("faces.learned", OTHER_IMAGE_ID, after.encode(), "acme")
     ]
     assert changelog_tombstones([IMAGE_ID], "acme") == [NewRecord(FACES_LEARNED.name, IMAGE_ID, None, "acme")]
 
 
-async def test_the_log_is_asked_once_after_each_put_that_needs_it_and_never_else(
+async def test_the_log_is_read_once_after_each_put_that_needs_it_and_never_else(
     store: GuardedStore, log: CountingLog
 ) -> None:
     """Each time is a round trip that a request waits for."""
     metadata = ObjectMetadata("acme", "obama", received_at=MARK.time_ms)
-    await store.drop_if_erased(learn(), MARK.time_ms)
-    await store.put_upload(learn().object_key, b"picture", metadata, if_absent=False)
+    await store.drop_if_erased(PORTRAIT, MARK.time_ms)
+    await store.put_upload(PORTRAIT.object_key, b"picture", metadata, if_absent=False)
     await store.put_faces([face_vector("portrait", "obama", MARK.time_ms)])
-    store.changelog_records([face_learned(IMAGE_ID, MARK.time_ms)])
+    store.changelog_records([face_learned(learned_at=MARK.time_ms)])
     assert log.asked == 0
     await store.put(IMAGE_ID, crop_key(FACE_ID), b"crop", metadata)
     assert log.asked == 1
-    answer = recognized()
-    await store.put_answers([AnswerToStore(answer, answer.encode().decode(), time.time() + 60)])
+    await store.put_answers([AnswerToStore(ANSWER, ANSWER.encode().decode(), time.time() + 60)])
     assert log.asked == 2
 
 
-# A process that dies between the put and the look.
+# A process that dies between the put and the check of the erasures.
 
 
 async def run_child(folder: Path, what: str) -> int:
@@ -286,11 +247,11 @@ async def run_child(folder: Path, what: str) -> int:
 
 
 @pytest.mark.parametrize("what", ["crop", "copy"])
-async def test_a_picture_that_was_put_before_the_process_died_is_taken_back_when_its_event_comes_again(
+async def test_a_picture_put_before_a_crash_is_deleted_when_its_event_is_repeated(
     log: CountingLog, objects: Objects, tmp_path: Path, what: str
 ) -> None:
     source = Source(bucket="objects", key="incoming/acme/1.png") if what == "copy" else None
-    received = learn(source=source)
+    received = image_received("image", "learn", source=source)
     await objects.put(source.key if source is not None else received.object_key, b"\x89PNG\r\n\x1a\n")
     await log.append([NewRecord(IMAGES_RECEIVED, received.image_id, received.encode())])
     assert await run_child(tmp_path, what) == DIED
@@ -301,10 +262,10 @@ async def test_a_picture_that_was_put_before_the_process_died_is_taken_back_when
     assert await answered(log) == {IMAGE_ID: 409}
 
 
-async def test_an_answer_that_was_stored_before_the_process_died_loses_the_name_when_it_comes_again(
+async def test_an_answer_stored_before_a_crash_loses_the_name_when_it_is_repeated(
     log: CountingLog, vectors: SqliteVectors, tmp_path: Path
 ) -> None:
-    await log.append([NewRecord(RESULTS, IMAGE_ID, recognized().encode())])
+    await log.append([NewRecord(RESULTS, IMAGE_ID, ANSWER.encode())])
     assert await run_child(tmp_path, "answer") == DIED
     stored = await vectors.answer(IMAGE_ID)
     assert stored is not None

@@ -40,7 +40,7 @@ async def broken() -> None:
         ),
     ],
 )
-async def test_readiness_says_what_is_not_there_health_that_the_process_answers(
+async def test_readiness_has_the_result_of_each_check_and_health_is_always_ok(
     checks: Checks, status: int, said: dict[str, str]
 ) -> None:
     async with TestClient(TestServer(health_app(checks))) as client:
@@ -51,7 +51,7 @@ async def test_readiness_says_what_is_not_there_health_that_the_process_answers(
             assert response.status == 200
 
 
-async def test_readiness_comes_back(tmp_path: Path) -> None:
+async def test_a_process_is_ready_again_when_its_store_is_back(tmp_path: Path) -> None:
     away = True
 
     async def store() -> None:
@@ -78,7 +78,7 @@ async def test_metrics_are_in_the_format_of_prometheus() -> None:
     assert "_created" not in text
 
 
-async def test_the_service_shows_its_metrics_to_everybody_only_while_there_are_no_keys(
+async def test_the_metrics_of_the_service_are_public_only_while_there_are_no_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ingest.keys.REFRESH_S", -1.0)

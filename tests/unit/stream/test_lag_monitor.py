@@ -62,35 +62,35 @@ async def commit(log: AgedLog, group: str, done: int) -> None:
     await consumer.close()
 
 
-def shown(metric: str, group: str = GROUP, topic: str = IMAGES_RECEIVED) -> float | None:
+def metric_value(metric: str, group: str = GROUP, topic: str = IMAGES_RECEIVED) -> float | None:
     return REGISTRY.get_sample_value(metric, {"group": group, "topic": topic})
 
 
 async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) -> None:
     watch = LagMonitor(log, [PAIR], 1.0)
     await watch.measure()
-    assert [shown("facestream_lag_records"), shown("facestream_oldest_record_age_seconds")] == [0, 0]
+    assert [metric_value("facestream_lag_records"), metric_value("facestream_oldest_record_age_seconds")] == [0, 0]
     assert watch.age_s() == 0
     await append(log, 2 * DAY_S, count=3)
     await append(log, 1 * DAY_S, count=2)
     await watch.measure()
-    assert shown("facestream_lag_records") == 5
-    assert shown("facestream_oldest_record_age_seconds") == pytest.approx(2 * DAY_S, abs=30)
-    assert shown("facestream_retention_used_ratio") == pytest.approx(2 / KEPT_DAYS, abs=1e-3)
+    assert metric_value("facestream_lag_records") == 5
+    assert metric_value("facestream_oldest_record_age_seconds") == pytest.approx(2 * DAY_S, abs=30)
+    assert metric_value("facestream_retention_used_ratio") == pytest.approx(2 / KEPT_DAYS, abs=1e-3)
     assert watch.age_s() == pytest.approx(2 * DAY_S, abs=30)
     await commit(log, GROUP, 3)
     await watch.measure()
-    assert shown("facestream_lag_records") == 2
+    assert metric_value("facestream_lag_records") == 2
     assert watch.age_s() == pytest.approx(DAY_S, abs=30)
-    assert shown("facestream_oldest_record_age_seconds") == pytest.approx(DAY_S, abs=30)
+    assert metric_value("facestream_oldest_record_age_seconds") == pytest.approx(DAY_S, abs=30)
     await commit(log, GROUP, 5)
     await watch.measure()
-    assert [shown("facestream_lag_records"), shown("facestream_oldest_record_age_seconds")] == [0, 0]
-    assert shown("facestream_retention_used_ratio") == 0
+    assert [metric_value("facestream_lag_records"), metric_value("facestream_oldest_record_age_seconds")] == [0, 0]
+    assert metric_value("facestream_retention_used_ratio") == 0
     assert watch.age_s() == 0
 
 
-async def test_the_age_is_that_of_the_oldest_of_all_pairs_and_goes_on_between_looks(
+async def test_the_age_is_that_of_the_oldest_record_and_grows_between_two_reads(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
@@ -109,12 +109,12 @@ async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:
     await append(log, 3_000 * DAY_S, topic=FACES_LEARNED.name)
     with structlog.testing.capture_logs() as logs:
         await LagMonitor(log, [("replay-of-for-ever", FACES_LEARNED.name)], 1.0).measure()
-    assert shown("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED.name) == 1
-    assert shown("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED.name) is None
+    assert metric_value("facestream_lag_records", "replay-of-for-ever", FACES_LEARNED.name) == 1
+    assert metric_value("facestream_retention_used_ratio", "replay-of-for-ever", FACES_LEARNED.name) is None
     assert logs == []
 
 
-async def test_half_of_the_retention_is_an_alarm_for_each_group_and_not_at_every_look(
+async def test_half_of_the_retention_is_logged_for_each_group_but_not_at_every_read(
     log: AgedLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = LagMonitor(log, [PAIR, ("sink", FACES_EMBEDDED)], 1.0)
@@ -153,5 +153,5 @@ async def test_a_log_that_is_away_is_asked_again(log: AgedLog) -> None:
                 await asyncio.sleep(0.01)
         task.cancel()
         await asyncio.wait([task])
-    assert shown("facestream_lag_records") == 4
+    assert metric_value("facestream_lag_records") == 4
     assert {(it["event"], it["reason"]) for it in logs} == {("reading the lag failed", "the log is away")}

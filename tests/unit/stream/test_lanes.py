@@ -97,12 +97,12 @@ async def ended(log: SqliteLog, count: int) -> bool:
     return lag == [0, 0] and sum((await log.end_offsets(RESULTS)).values()) >= count
 
 
-def named(lane: str, count: int) -> list[str]:
+def image_names(lane: str, count: int) -> list[str]:
     return [f"{lane}-{number}" for number in range(count)]
 
 
-async def test_beside_a_first_lane_that_is_always_full_bulk_gets_its_share_in_small_batches(log: SeenLog) -> None:
-    first, bulk = named("first", 600), named("bulk", 200)
+async def test_bulk_gets_a_share_in_small_batches_while_the_first_lane_is_always_full(log: SeenLog) -> None:
+    first, bulk = image_names("first", 600), image_names("bulk", 200)
     await send(log, *first)
     await send_bulk(log, *bulk)
     stage = BusyStage()
@@ -123,7 +123,7 @@ async def test_beside_a_first_lane_that_is_always_full_bulk_gets_its_share_in_sm
 
 
 async def test_while_the_first_lane_is_idle_bulk_gets_a_quarter(log: SeenLog) -> None:
-    bulk = named("bulk", 40)
+    bulk = image_names("bulk", 40)
     stage = Stage()
     gate = asyncio.Event()
     stage.blocked = dict.fromkeys(bulk, gate)
@@ -138,12 +138,10 @@ async def test_while_the_first_lane_is_idle_bulk_gets_a_quarter(log: SeenLog) ->
     assert await answered(log) == statuses(*bulk)
 
 
-async def test_bulk_alone_does_not_wait_for_a_first_lane_where_nothing_comes(
-    log: SeenLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bulk_does_not_wait_for_an_empty_first_lane(log: SeenLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poll of the first lane must not sit out its time while places of the bulk lane have become free."""
     monkeypatch.setattr("stream.lanes.POLL_S", 0.5)
-    bulk = named("bulk", 200)
+    bulk = image_names("bulk", 200)
     await send_bulk(log, *bulk)
     async with running(worker(log, BusyStage())):
         await asyncio.wait_for(until(lambda: ended(log, len(bulk))), 20)  # fifty rounds of 0.5 s would be 25 s
@@ -151,7 +149,7 @@ async def test_bulk_alone_does_not_wait_for_a_first_lane_where_nothing_comes(
 
 
 async def test_an_image_of_the_first_lane_does_not_wait_for_a_thousand_of_bulk(log: SeenLog) -> None:
-    bulk = named("bulk", 1_000)
+    bulk = image_names("bulk", 1_000)
     await send_bulk(log, *bulk)
     stage = Stage()
     gate = asyncio.Event()
@@ -174,15 +172,15 @@ async def test_an_image_of_the_first_lane_does_not_wait_for_a_thousand_of_bulk(l
     assert await answered(log) == statuses("first", "second", *bulk)
 
 
-async def test_a_first_lane_that_waits_for_another_try_leaves_bulk_its_quarter(log: SeenLog) -> None:
-    stage = Stage({name: [Unavailable("away")] * 1_000 for name in named("first", 3)})
+async def test_bulk_gets_its_quarter_while_the_first_lane_waits_to_retry(log: SeenLog) -> None:
+    stage = Stage({name: [Unavailable("away")] * 1_000 for name in image_names("first", 3)})
     stage.store_away = True
-    bulk = named("bulk", 20)
+    bulk = image_names("bulk", 20)
     gate = asyncio.Event()
     stage.blocked = dict.fromkeys(bulk, gate)
     async with running(worker(log, stage)) as task:
-        await send(log, *named("first", 3))
-        await until(lambda: all(stage.tries(name) > 1 for name in named("first", 3)))
+        await send(log, *image_names("first", 3))
+        await until(lambda: all(stage.tries(name) > 1 for name in image_names("first", 3)))
         await send_bulk(log, *bulk)
         await until(lambda: sum(name in bulk for name in stage.running) == MOST // 4)
         gate.set()
@@ -196,7 +194,7 @@ async def bulk_ended(log: SqliteLog, count: int) -> bool:
 
 
 async def test_nothing_of_either_lane_is_lost_when_workers_die_and_stop(log: SeenLog) -> None:
-    first, bulk = named("first", 300), named("bulk", 300)
+    first, bulk = image_names("first", 300), image_names("bulk", 300)
     await send(log, *first)
     await send_bulk(log, *bulk)
     for share in (0.2, 0.4, 0.6, 0.8):

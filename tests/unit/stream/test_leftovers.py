@@ -1,25 +1,20 @@
 """Data that a suspended worker has written after an erasure is deleted, and nothing else."""
 
-import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
-from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
-from schemas.errors import ProcessingFailed
-from schemas.faces import Crop
-from schemas.ids import crop_key, learned_face_id, original_key
-from schemas.records import FaceLearned, ImageReceived
-from stream.answers import dead_letter_record
+from schemas.ids import original_key
 from stream.erase.erasures import ErasurePosition, object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
-from stream.topics import FACES_LEARNED, IMAGES_RECEIVED
-from tests.unit.stream.stages import values
+from stream.topics import FACES_LEARNED
+from tests.records import dead_letter_of, erasure_keys, face_learned, image_id, image_received
+from tests.unit.stream.stages import read_all
 
 MARK = ErasurePosition(time_ms=1_000, offset=7)
 
@@ -31,24 +26,9 @@ async def objects(tmp_path: Path) -> AsyncIterator[FileObjects]:
     await store.close()
 
 
-def image_id(name: str) -> str:
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, name))
-
-
 def learned(name: str, learned_at: int, person: str = "obama") -> NewRecord:
-    face_id = learned_face_id(image_id(name))
-    value = FaceLearned(
-        directory="acme",
-        person=person,
-        face_id=face_id,
-        image_id=image_id(name),
-        source="source",
-        crop=Crop(object_key=crop_key(face_id), landmarks=[(1.0, 1.0)] * 5),
-        detector="centerface",
-        learned_at=learned_at,
-        generations=[],
-    )
-    return NewRecord(FACES_LEARNED.name, image_id(name), value.encode(), "acme")
+    value = face_learned(name, learned_at=learned_at, person=person)
+    return NewRecord(FACES_LEARNED.name, value.image_id, value.encode(), "acme")
 
 
 async def put(objects: FileObjects, *names: str) -> None:
@@ -62,20 +42,15 @@ async def kept(objects: FileObjects) -> set[str]:
 
 
 async def last(log: SqliteLog) -> dict[str, bool]:
-    """By image: whether the changelog says that it is there."""
-    return {it.key: it.value is not None for it in await values(log, FACES_LEARNED.name)}
+    """By image: whether its last record in the changelog is a face, and no tombstone."""
+    return {it.key: it.value is not None for it in await read_all(log, FACES_LEARNED.name)}
 
 
-KEYS = {
-    "person": person_erasure_key("acme", "obama"),
-    "directory": directory_erasure_key("acme"),
-    "image": image_erasure_key(image_id("behind")),
-    "face": face_erasure_key(learned_face_id(image_id("behind"))),
-}
+KEYS = erasure_keys("behind")
 
 
 @pytest.mark.parametrize("what", KEYS)
-async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
+async def test_a_face_written_after_its_erasure_is_deleted(
     log: SqliteLog, objects: FileObjects, state: SystemState, what: str
 ) -> None:
     await put(objects, "behind", "again")
@@ -84,13 +59,15 @@ async def test_a_face_that_was_written_behind_its_erasure_is_taken_back(
     state.erasures.add(KEYS[what], MARK)
     assert await delete_leftovers(log, objects, state.erasures) == 1
     assert await last(log) == {image_id("behind"): False, image_id("again"): True}
-    (tombstone,) = [it for it in await values(log, FACES_LEARNED.name) if it.value is None]
-    assert tombstone.partition == (await values(log, FACES_LEARNED.name))[0].partition  # the directory's
+    (tombstone,) = [it for it in await read_all(log, FACES_LEARNED.name) if it.value is None]
+    assert tombstone.partition == (await read_all(log, FACES_LEARNED.name))[0].partition  # the directory's
     assert await kept(objects) == set(object_keys_of_image(image_id("again")))
     assert await delete_leftovers(log, objects, state.erasures) == 0
 
 
-async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
+async def test_only_the_last_record_of_an_image_counts(
+    log: SqliteLog, objects: FileObjects, state: SystemState
+) -> None:
     """The last record is a tombstone, a new learn with the same Idempotency-Key, or unreadable."""
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
@@ -104,7 +81,7 @@ async def test_the_last_record_of_an_image_counts(log: SqliteLog, objects: FileO
     assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
 
 
-async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
+async def test_the_face_of_another_person_is_kept(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
     state.erasures.add(KEYS["person"], MARK)
     await log.append([learned("other", MARK.time_ms - 1, person="biden")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
@@ -112,21 +89,12 @@ async def test_who_is_somebody_else_stays(log: SqliteLog, objects: FileObjects, 
 
 
 @pytest.mark.parametrize(("received_at", "gone"), [(MARK.time_ms, True), (MARK.time_ms + 1, False)])
-async def test_an_image_that_was_given_up_behind_its_erasure_loses_its_pictures(
+async def test_the_pictures_of_an_erased_dead_letter_are_deleted(
     log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
 ) -> None:
     await put(objects, "portrait")
-    event = ImageReceived(
-        image_id=image_id("portrait"),
-        purpose="learn",
-        directory="acme",
-        person="obama",
-        media_type="image/png",
-        sha256="0" * 64,
-        received_at=received_at,
-    )
-    source = Record(IMAGES_RECEIVED, 0, 0, received_at, event.image_id, event.encode())
-    await log.append([dead_letter_record(source, event, ProcessingFailed("x"), 3)])
+    event = image_received("portrait", "learn", received_at=received_at)
+    await log.append([dead_letter_of(event, at=received_at)])
     state.erasures.add(KEYS["person"], MARK)
     await delete_leftovers(log, objects, state.erasures)
     assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

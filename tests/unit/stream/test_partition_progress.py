@@ -16,7 +16,7 @@ OFFSETS = st.lists(st.integers(5, 60), unique=True, min_size=1, max_size=20).map
 
 
 @given(data=st.data(), offsets=OFFSETS)
-def test_a_commit_covers_exactly_what_is_done_without_a_gap(data: st.DataObject, offsets: list[int]) -> None:
+def test_a_commit_covers_exactly_the_records_done_without_a_gap(data: st.DataObject, offsets: list[int]) -> None:
     it = progress()
     polled: list[int] = []
     done: set[int] = set()
@@ -54,5 +54,5 @@ def test_suspects_are_the_first_records_that_were_there_when_the_epoch_began() -
     assert [offset for offset in (5, 6, 7, 8) if it.claim(offset)] == [5, 6]
 
 
-def test_after_a_clean_end_nobody_is_a_suspect() -> None:
+def test_after_a_clean_stop_no_record_is_a_suspect() -> None:
     assert not Suspects(end_offset=0, remaining=3).claim(5)

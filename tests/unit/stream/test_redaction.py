@@ -1,7 +1,6 @@
 """No answer names an erased person, unless its record is after the erase command; everything else in it is kept."""
 
 import json
-import uuid
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,11 @@ from schemas.records import Answer
 from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.redaction import redact
 from tests import answers as bodies
+from tests.records import face_id, image_id
 
 PEOPLE = ["anna", "bert", "carl"]
-IMAGE_ID = str(uuid.uuid5(uuid.NAMESPACE_URL, "image"))
-FACE_IDS = {(person, i): str(uuid.uuid5(uuid.NAMESPACE_URL, f"{person} {i}")) for person in PEOPLE for i in range(2)}
+IMAGE_ID = image_id("image")
+FACE_IDS = {(person, i): face_id(f"{person} {i}") for person in PEOPLE for i in range(2)}
 
 
 def candidate(person: str, portrait: int = 0, similarity: float = 0.9) -> CandidatePerson:
@@ -82,7 +82,7 @@ def gone(marks: dict[str, int], offset: int) -> tuple[set[str], set[str]]:
 
 @given(st.lists(faces(), max_size=4), OFFSETS, marks)
 @settings(max_examples=300, deadline=None)
-def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
+def test_the_answer_to_a_photo_loses_exactly_the_people_erased_after_it(
     persons: list[RecognizedPerson], offset: int, marks: dict[str, int]
 ) -> None:
     answer = recognized(*persons, offset=offset)
@@ -115,7 +115,7 @@ def test_a_photo_shows_nobody_who_was_erased_after_it_and_everybody_else(
 
 @given(st.sampled_from(PEOPLE), st.integers(0, 1), OFFSETS, marks)
 @settings(max_examples=200, deadline=None)
-def test_a_learn_is_answered_erased_once_its_person_or_face_is(
+def test_the_answer_to_a_learn_becomes_erased_with_its_person_or_face(
     person: str, portrait: int, offset: int, marks: dict[str, int]
 ) -> None:
     answer = learned(person, portrait, offset)
@@ -136,13 +136,15 @@ def test_a_learn_is_answered_erased_once_its_person_or_face_is(
     "answer", [recognized(face([candidate("anna")], named=True)), learned("anna")], ids=["photo", "portrait"]
 )
 @pytest.mark.parametrize(("command", "hidden"), [(9, False), (10, False), (11, True)])
-def test_an_image_that_was_erased_is_answered_erased(answer: Answer, key: str, command: int, hidden: bool) -> None:
+def test_the_answer_to_an_image_becomes_erased_with_the_image(
+    answer: Answer, key: str, command: int, hidden: bool
+) -> None:
     left = redact(answer, erasures({key: command}))
     assert (left.status == 409) == hidden
     assert (left is answer) == (not hidden)
 
 
-def test_the_answer_to_an_erase_command_stays() -> None:
+def test_the_answer_to_an_erase_command_is_not_redacted() -> None:
     body = {"status": "OK", "directory": "acme", "person": None, "erased": {"faces": 1, "images": 1}}
     answer = Answer(image_id=IMAGE_ID, purpose="erase", directory="acme", status=200, body=body, offset=10)
     assert (
@@ -150,7 +152,7 @@ def test_the_answer_to_an_erase_command_stays() -> None:
     )
 
 
-def test_what_names_nobody_stays() -> None:
+def test_answers_that_name_nobody_are_not_redacted() -> None:
     """An error, a photo without a face, and a detection name nobody of a directory, and have no offset in its
     partition.
     """

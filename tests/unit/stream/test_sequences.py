@@ -18,16 +18,16 @@ from tests.unit.stream.stages import (
     image,
     kill,
     quick_and_quiet,
+    read_all,
     running,
     send,
     statuses,
     until,
-    values,
 )
 
 
 class WatchedLog(SqliteLog):
-    """Counts how often it was asked for the ends of the images."""
+    """Counts how often the end offsets of the images were read."""
 
     looked = 0
 
@@ -75,7 +75,7 @@ async def handled_and_answered(log: SqliteLog, *names: str) -> bool:
     return await answered(log) == statuses(*names)
 
 
-async def test_a_sequence_that_is_held_up_holds_up_no_other(log: SqliteLog) -> None:
+async def test_a_blocked_sequence_does_not_delay_others(log: SqliteLog) -> None:
     stage = Stage()
     stage.blocked = {"a0": asyncio.Event()}
     async with running(worker(log, stage)):
@@ -97,7 +97,7 @@ async def committed_is(log: SqliteLog, offset: int) -> bool:
     return await committed(log) == offset
 
 
-async def test_what_is_not_done_is_handled_again_after_a_kill_and_keeps_its_order(log: SqliteLog) -> None:
+async def test_unfinished_records_are_handled_again_in_order_after_a_kill(log: SqliteLog) -> None:
     stage = Stage()
     stage.blocked = {"a0": asyncio.Event()}
     async with running(worker(log, stage)) as task:
@@ -111,7 +111,7 @@ async def test_what_is_not_done_is_handled_again_after_a_kill_and_keeps_its_orde
     assert await answered(log) == statuses("a0", "a1", "b0", "b1")
 
 
-async def test_after_a_kill_some_of_a_sequence_are_tried_together_and_after_another_one_each_alone(
+async def test_suspects_are_tried_together_after_one_kill_and_alone_after_two(
     log: SqliteLog,
 ) -> None:
     names = ("a0", "a1", "a2", "b0", "a3")
@@ -136,7 +136,7 @@ async def test_after_a_kill_some_of_a_sequence_are_tried_together_and_after_anot
     assert last.calls == [["a0", "a1"], ["a2"], ["b0"], ["a3"]]
 
 
-async def test_after_the_suspects_of_a_partition_its_sequences_run_beside_each_other_again(log: SqliteLog) -> None:
+async def test_sequences_run_concurrently_again_after_the_suspects_of_the_partition(log: SqliteLog) -> None:
     async with running(worker(log, Stage())) as task:
         await kill(task)
     await send(log, "a0", "b0")
@@ -154,7 +154,7 @@ async def test_after_the_suspects_of_a_partition_its_sequences_run_beside_each_o
         await until(lambda: committed_is(log, 4))
 
 
-async def test_what_is_new_does_not_pass_a_suspect_of_its_sequence_that_waits_for_another_try(log: SqliteLog) -> None:
+async def test_a_new_record_does_not_pass_a_suspect_of_its_sequence_that_waits_to_retry(log: SqliteLog) -> None:
     async with running(worker(log, Stage())) as task:
         await kill(task)
     await send(log, "a0")
@@ -178,12 +178,12 @@ async def test_a_sequence_goes_on_in_order_after_errors(log: SqliteLog) -> None:
         await until(lambda: committed_is(log, len(names)))
     assert await answered(log) == statuses(*names)
     for sequence in "abc":
-        answers = [it.key for it in await values(log, RESULTS)]
+        answers = [it.key for it in await read_all(log, RESULTS)]
         mine = [image(f"{sequence}{number}").image_id for number in range(20)]
         assert [key for key in answers if key in mine] == mine
 
 
-async def test_a_stop_keeps_the_order_of_a_batch_whose_first_record_waits_for_another_try(log: SqliteLog) -> None:
+async def test_a_stop_keeps_the_order_of_a_batch_whose_first_record_waits_to_retry(log: SqliteLog) -> None:
     stage = Stage({"a1": [Unavailable("away")] * 1_000})
     stage.blocked = {"a0": asyncio.Event()}
     it = worker(log, stage)
@@ -204,8 +204,8 @@ async def test_a_stop_keeps_the_order_of_a_batch_whose_first_record_waits_for_an
     assert again.calls == [["a1", "a2"]]
 
 
-async def test_what_waits_in_a_sequence_is_not_handed_over_once_its_epoch_is_over(log: WatchedLog) -> None:
-    """The new epoch reads it again, and does each once, in order."""
+async def test_records_that_wait_in_a_sequence_are_not_handled_after_their_epoch(log: WatchedLog) -> None:
+    """The new epoch reads them again, and handles each once, in order."""
     stage = Stage()
     stage.blocked = {"a0": asyncio.Event()}
     async with running(worker(log, stage)):

@@ -20,7 +20,7 @@ from backends.sqlite.vectors import SqliteVectors
 from schemas.erasures import image_erasure_key
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
-from schemas.records import DeadLetter, Erasure, ImageReceived, Source
+from schemas.records import DeadLetter, ImageReceived, Purpose, Source
 from stream.answers import answer_record
 from stream.erase.erasures import ErasurePosition, Erasures
 from stream.erase.guarded_store import GuardedStore
@@ -29,9 +29,10 @@ from stream.sources import SourceCopier
 from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
+from tests.records import erasure_record, image_received
 from tests.unit.backends.s3_stand_in import answer as s3_answer
 from tests.unit.backends.s3_stand_in import error, stand_in
-from tests.unit.stream.stages import Stage, answers, quick_and_quiet, running, send, until, values
+from tests.unit.stream.stages import Stage, answers, quick_and_quiet, read_all, running, send, until
 
 LARGEST = 10_000
 OURS = "objects"
@@ -44,16 +45,11 @@ def png(colour: int = 0) -> bytes:
     return file.getvalue()
 
 
-def event(key: str, bucket: str = OURS, etag: str | None = None, **changes: Any) -> ImageReceived:
+def event(
+    key: str, bucket: str = OURS, purpose: Purpose = "learn", *, etag: str | None = None, **members: Any
+) -> ImageReceived:
     source = Source(bucket=bucket, key=key, etag=etag)
-    members = {
-        "image_id": str(uuid.uuid4()),
-        "purpose": "learn",
-        "directory": "acme",
-        "person": "Ann",
-        "source": source,
-    }
-    return ImageReceived.model_validate(members | changes)
+    return image_received(uuid.uuid4(), purpose, source=source, **members)
 
 
 @pytest.fixture
@@ -113,7 +109,9 @@ async def test_a_source_becomes_an_original(objects: FileObjects, store: Guarded
     assert await source_keys_of(original_keys(received.image_id), objects) == ["incoming/acme/cms/1.png"]
 
 
-async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: FileObjects, store: GuardedStore) -> None:
+async def test_the_first_copy_is_kept_when_the_source_changes_or_is_deleted(
+    objects: FileObjects, store: GuardedStore
+) -> None:
     sources = SourceCopier(objects, store, [], LARGEST)
     received = event("incoming/acme/1.png")
     await objects.put("incoming/acme/1.png", png())
@@ -124,7 +122,7 @@ async def test_the_first_copy_stands_whatever_becomes_of_the_source(objects: Fil
     assert (await sources.read_original(received, AT))[1].data == png()
 
 
-async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
+async def test_a_copy_made_before_a_crash_is_deleted_if_it_was_erased_since(
     objects: FileObjects, store: GuardedStore, log: SqliteLog
 ) -> None:
     """The worker that finds the copy does not know of the erasure yet."""
@@ -133,8 +131,7 @@ async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
     await objects.put("incoming/acme/1.png", png())
     await sources.read_original(received, AT)
     await objects.delete(["incoming/acme/1.png"])
-    erasure = Erasure(at=AT, partition=0, offset=0)
-    await log.append([NewRecord(ERASURES, image_erasure_key(received.image_id), erasure.encode())])
+    await log.append([erasure_record(image_erasure_key(received.image_id), at=AT)])
     with pytest.raises(Erased):
         await sources.read_original(received, AT)
     assert await objects.metadata(received.object_key) is None
@@ -153,20 +150,18 @@ async def test_a_copy_of_a_worker_that_died_goes_when_it_was_erased_since(
         ("unnamed", "1.png"),
     ],
 )
-async def test_what_an_event_may_not_refer_to(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
-    """Not even where a setting names our own bucket."""
+async def test_forbidden_sources_are_refused(objects: FileObjects, store: GuardedStore, bucket: str, key: str) -> None:
+    """They are refused even if the setting names our own bucket."""
     await objects.put(key, png())
     received = event(key, bucket)
     with pytest.raises(ForbiddenSource, match="FACESTREAM_SOURCES"):
         await SourceCopier(objects, store, [OURS, "others"], LARGEST).read_original(received, AT)
     with pytest.raises(ForbiddenSource):
-        await SourceCopier(objects, store, [], LARGEST).read_original(
-            event(key, bucket, purpose="detect", directory=None, person=None), AT
-        )
+        await SourceCopier(objects, store, [], LARGEST).read_original(event(key, bucket, "detect", directory=None), AT)
     assert await objects.metadata(received.object_key) is None
 
 
-async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedStore) -> None:
+async def test_invalid_and_missing_sources_are_refused(objects: FileObjects, store: GuardedStore) -> None:
     sources = SourceCopier(objects, store, [], LARGEST)
     await objects.put("incoming/acme/text", b"text")
     await objects.put("incoming/acme/large", png() + b"\0" * LARGEST)
@@ -180,7 +175,7 @@ async def test_what_no_original_is_made_of(objects: FileObjects, store: GuardedS
         await sources.read_original(event("incoming/acme/changed", etag="0" * 32), AT)
 
 
-async def test_what_was_erased_goes_with_its_source_but_never_anothers(
+async def test_an_erasure_deletes_the_source_but_never_one_of_another_directory(
     objects: FileObjects, store: GuardedStore, erasures: Erasures
 ) -> None:
     keys = ["incoming/acme/1.png", "incoming/other/1.png"]
@@ -194,7 +189,7 @@ async def test_what_was_erased_goes_with_its_source_but_never_anothers(
     assert [it.key async for it in objects.list()] == ["incoming/other/1.png"]
 
 
-async def test_what_other_systems_have_put_for_a_person_or_a_directory_is_found(objects: FileObjects) -> None:
+async def test_objects_that_other_systems_put_for_a_person_or_a_directory_are_found(objects: FileObjects) -> None:
     decomposed = unicodedata.normalize("NFD", "Zoë")
     of_person = ["incoming/acme/learn/Zoë/1.png", f"incoming/acme/learn/{decomposed}/deep/er/2.png"]
     of_others = ["incoming/acme/learn/Zoë 2/1.png", "incoming/acme/recognize/3.png"]
@@ -206,7 +201,7 @@ async def test_what_other_systems_have_put_for_a_person_or_a_directory_is_found(
 
 
 class Copying(Stage):
-    """Copies what events refer to, and is done."""
+    """Copies the sources of events, and answers."""
 
     def __init__(self, sources: SourceCopier) -> None:
         super().__init__()
@@ -221,7 +216,7 @@ class Copying(Stage):
 
 
 @pytest.mark.usefixtures("quick")
-async def test_a_source_that_is_away_for_ever_is_a_dead_letter_and_the_stream_goes_on(
+async def test_a_source_that_stays_unavailable_becomes_a_dead_letter_and_others_continue(
     log: SqliteLog, vectors: SqliteVectors, erasures: Erasures
 ) -> None:
     def answering(method: str, path: str) -> bytes:
@@ -259,4 +254,4 @@ async def _count(log: SqliteLog, least: int) -> bool:
 
 
 async def _letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await values(log, DEAD_LETTERS)]
+    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]

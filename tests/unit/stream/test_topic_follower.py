@@ -44,7 +44,7 @@ class AwayReader(Reader):
 
 
 class AwayLog(SqliteLog):
-    """A log that cannot be read while it is unavailable."""
+    """A log that cannot be read while `away` is set."""
 
     away = False
     polls = 0
@@ -96,14 +96,14 @@ async def running(words: Words) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("count", [0, 1, RECORDS_PER_POLL, 2 * RECORDS_PER_POLL + 1])
-async def test_start_reads_all_that_is_there(log: AwayLog, count: int) -> None:
+async def test_start_reads_all_existing_records(log: AwayLog, count: int) -> None:
     said = [f"{number}" for number in range(count)]
     await say(log, said)
     async with started(log) as words:
         assert words.taken == said
 
 
-async def test_start_waits_for_nothing_where_there_is_nothing(log: AwayLog) -> None:
+async def test_start_does_not_poll_an_empty_topic(log: AwayLog) -> None:
     async with started(log):
         assert log.polls == 0
 
@@ -126,7 +126,7 @@ async def test_refresh_sees_what_another_process_appended(log: AwayLog, elsewher
             assert words.taken[-1] == f"{number}"
 
 
-async def test_refresh_beside_run_sees_it_too_and_takes_nothing_twice(log: AwayLog, elsewhere: SqliteLog) -> None:
+async def test_refresh_during_run_takes_each_record_once(log: AwayLog, elsewhere: SqliteLog) -> None:
     async with started(log) as words, running(words):
         for number in range(20):
             await say(elsewhere, [f"{number}"])
@@ -134,7 +134,7 @@ async def test_refresh_beside_run_sees_it_too_and_takes_nothing_twice(log: AwayL
             assert words.taken == [f"{each}" for each in range(number + 1)]
 
 
-async def test_run_keeps_up(log: AwayLog, elsewhere: SqliteLog) -> None:
+async def test_run_reads_new_records(log: AwayLog, elsewhere: SqliteLog) -> None:
     async with started(log) as words, running(words):
         said = [f"{number}" for number in range(30)]
         for begin in range(0, 30, 3):
@@ -159,7 +159,7 @@ async def test_run_goes_on_after_an_outage(log: AwayLog, elsewhere: SqliteLog, m
     }
 
 
-async def test_start_and_refresh_say_that_the_log_is_away(log: AwayLog) -> None:
+async def test_start_raises_unavailable_while_the_log_is_away_and_refresh_recovers(log: AwayLog) -> None:
     await say(log, ["first"])
     words = Words(log)
     log.away = True

@@ -27,11 +27,11 @@ from tests.unit.stream.stages import (
     image,
     kill,
     quick_and_quiet,
+    read_all,
     running,
     send,
     statuses,
     until,
-    values,
 )
 
 PARTITIONS = 4
@@ -69,12 +69,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await values(log, DEAD_LETTERS)]
+    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]
 
 
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
     """The event as in a dead letter: with the time at which it was received."""
-    (record,) = [record for record in await values(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
+    (record,) = [record for record in await read_all(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
     return image(name).model_copy(update={"received_at": record.timestamp})
 
 
@@ -208,7 +208,7 @@ async def test_a_stop_finishes_and_commits_what_is_under_way(log: AwayLog, order
     assert await lag(log) == 0
 
 
-async def test_a_stop_leaves_what_waits_for_another_try_to_the_next_start(
+async def test_a_stop_leaves_records_that_wait_to_retry_to_the_next_start(
     log: AwayLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
@@ -227,9 +227,7 @@ async def test_a_stop_leaves_what_waits_for_another_try_to_the_next_start(
 
 
 @BOTH
-async def test_after_a_clean_stop_nothing_is_handled_alone_after_a_crash_everything(
-    log: AwayLog, ordered: bool
-) -> None:
+async def test_records_are_handled_alone_after_a_crash_but_not_after_a_clean_stop(log: AwayLog, ordered: bool) -> None:
     """Two partitions each: the records of both run side by side only where no crash is suspected."""
 
     async def most_at_once() -> int:
@@ -237,7 +235,7 @@ async def test_after_a_clean_stop_nothing_is_handled_alone_after_a_crash_everyth
         await send(log, f"{uuid.uuid4()}", partition_key="a")
         await send(log, f"{uuid.uuid4()}", partition_key="b")
         gate = asyncio.Event()
-        stage.blocked = {ImageReceived.decode(it.value).filename: gate for it in await values(log, IMAGES_RECEIVED)}
+        stage.blocked = {ImageReceived.decode(it.value).filename: gate for it in await read_all(log, IMAGES_RECEIVED)}
         async with running(worker(log, stage, ordered=ordered)) as task:
             await until(lambda: len(stage.running) > 0)
             await asyncio.sleep(0.15)  # three polls' time
@@ -258,7 +256,7 @@ async def test_after_a_clean_stop_nothing_is_handled_alone_after_a_crash_everyth
 
 
 @BOTH
-async def test_a_passing_error_is_tried_again_while_other_records_go_on(log: AwayLog, ordered: bool) -> None:
+async def test_a_temporary_error_is_retried_while_other_records_continue(log: AwayLog, ordered: bool) -> None:
     stage = Stage({"flaky": [Unavailable("away"), StorageFull("full"), Unavailable("away"), Unavailable("away")]})
     async with running(worker(log, stage, ordered=ordered, most=2)):
         await send(log, "flaky", partition_key="a")
@@ -270,7 +268,7 @@ async def test_a_passing_error_is_tried_again_while_other_records_go_on(log: Awa
     assert await dead_letters(log) == []
 
 
-async def test_records_between_two_tries_leave_room_for_others(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_records_that_wait_to_retry_leave_room_for_others(log: AwayLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures_module, "BACKOFF_FIRST_S", 1_000)
     monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 1_000)
     flaky = [f"flaky-{number}" for number in range(6)]
@@ -302,9 +300,7 @@ async def test_an_error_of_the_image_itself_is_answered_at_once(log: AwayLog, or
 
 
 @BOTH
-async def test_a_defect_is_tried_three_times_then_it_is_a_dead_letter_and_an_answer(
-    log: AwayLog, ordered: bool
-) -> None:
+async def test_a_defect_becomes_a_dead_letter_and_an_answer_after_three_tries(log: AwayLog, ordered: bool) -> None:
     stage = Stage({"broken": [RuntimeError("a defect")] * 9})
     async with running(worker(log, stage, ordered=ordered)):
         await send(log, "broken")
@@ -320,7 +316,7 @@ async def test_a_defect_is_tried_three_times_then_it_is_a_dead_letter_and_an_ans
 
 
 @BOTH
-async def test_an_unreadable_record_is_a_dead_letter_and_the_stream_goes_on(log: AwayLog, ordered: bool) -> None:
+async def test_an_unreadable_record_becomes_a_dead_letter_and_others_continue(log: AwayLog, ordered: bool) -> None:
     stage = Stage()
     async with running(worker(log, stage, ordered=ordered)):
         hostile = [None, b"", b"\xff\xfe", b"[" * 10_000, b'{"version": 2}']
@@ -350,7 +346,7 @@ async def test_a_dead_letter_of_a_record_without_an_image_says_what_went_wrong(l
 @pytest.mark.parametrize(
     "error", [NoFace("none"), RuntimeError("a defect"), Unavailable("away")], ids=lambda it: type(it).__name__
 )
-async def test_one_bad_record_of_a_batch_does_not_take_the_others_along(log: AwayLog, error: Exception) -> None:
+async def test_one_bad_record_of_a_batch_does_not_fail_the_others(log: AwayLog, error: Exception) -> None:
     names = [f"{number}" for number in range(8)]
     stage = Stage({"4": [error] * 50})
     stage.blocked = {"first": asyncio.Event()}
@@ -366,7 +362,9 @@ async def test_one_bad_record_of_a_batch_does_not_take_the_others_along(log: Awa
 
 
 @BOTH
-async def test_what_fails_for_too_long_although_the_store_is_there_is_given_up(log: AwayLog, ordered: bool) -> None:
+async def test_a_record_that_fails_for_too_long_is_given_up_if_the_store_is_available(
+    log: AwayLog, ordered: bool
+) -> None:
     stage = Stage({"stuck": [Unavailable("a bad sector")] * 1_000})
     async with running(worker(log, stage, ordered=ordered, give_up_after_s=0.05)):
         await send(log, "stuck", "good", partition_key="a")
@@ -378,7 +376,7 @@ async def test_what_fails_for_too_long_although_the_store_is_there_is_given_up(l
     assert (letter.event, letter.code) == (await tried_again(log, "stuck"), "unavailable")
 
 
-async def test_a_batch_whose_time_is_over_at_once_is_given_up_record_by_record(log: AwayLog) -> None:
+async def test_a_failed_batch_without_time_to_retry_is_given_up_record_by_record(log: AwayLog) -> None:
     stage = Stage({"1": [Unavailable("away")] * 50})
     stage.blocked = {"first": asyncio.Event()}
     async with running(worker(log, stage, ordered=True, give_up_after_s=0)):
@@ -391,7 +389,7 @@ async def test_a_batch_whose_time_is_over_at_once_is_given_up_record_by_record(l
 
 
 @BOTH
-async def test_what_fails_while_the_store_is_away_is_tried_without_end(log: AwayLog, ordered: bool) -> None:
+async def test_a_record_is_retried_without_end_while_the_store_is_unavailable(log: AwayLog, ordered: bool) -> None:
     stage = Stage({"waiting": [Unavailable("away")] * 1_000})
     stage.store_away = True
     async with running(worker(log, stage, ordered=ordered, give_up_after_s=0.02)):
@@ -446,7 +444,7 @@ async def test_a_stop_does_not_wait_for_a_log_that_is_away(log: AwayLog, ordered
         await until(lambda: eventually(log, answers=1, lag_=0))
 
 
-async def test_an_output_that_the_log_refuses_is_an_answer_not_the_end_of_the_worker(log: AwayLog) -> None:
+async def test_an_output_that_the_log_refuses_is_answered_with_an_error(log: AwayLog) -> None:
     class Huge(Stage):
         async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
             outputs = await super().handle(records)
@@ -599,7 +597,7 @@ async def test_a_record_that_kills_three_times_is_a_dead_letter_and_the_others_a
 
 
 @BOTH
-async def test_nothing_is_lost_when_workers_come_and_go(log: AwayLog, ordered: bool) -> None:
+async def test_no_record_is_lost_when_workers_join_and_leave(log: AwayLog, ordered: bool) -> None:
     names = [f"{number}" for number in range(200)]
     one, two = Stage(), Stage()
     first = worker(log, one, ordered=ordered, member="one")
@@ -631,9 +629,7 @@ async def eventually_lag(log: SqliteLog, expected: int) -> bool:
 
 
 @BOTH
-async def test_what_was_lost_in_a_rebalance_is_neither_handled_further_nor_committed(
-    log: AwayLog, ordered: bool
-) -> None:
+async def test_records_of_lost_partitions_are_neither_handled_nor_committed(log: AwayLog, ordered: bool) -> None:
     """The old owner is in the middle of a batch while another member takes half of its partitions."""
     old, new = Stage(), Stage()
     gate = asyncio.Event()
@@ -660,7 +656,7 @@ async def test_what_was_lost_in_a_rebalance_is_neither_handled_further_nor_commi
             await until(lambda: eventually_all(log, 20 if ordered else 4))
             await until(lambda: eventually_lag(log, 0))
             assert not task.done()
-    lost = {it.key for it in await values(log, IMAGES_RECEIVED) if it.partition not in mine}
+    lost = {it.key for it in await read_all(log, IMAGES_RECEIVED) if it.partition not in mine}
     again = [name for name in old.handled if image(name).image_id in lost and name[1] != "0"]
     assert again == []
     assert {image(name).image_id for name in new.handled} == lost

