@@ -14,7 +14,7 @@ from schemas.records import DeadLetter
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from tests.conftest import ROOT
 from tests.servers.topics import temporary_topics
-from tests.unit.stream.stages import answered, send, statuses, values
+from tests.unit.stream.stages import answered, read_all, send, statuses
 
 CHILD = ROOT / "tests" / "unit" / "stream" / "crashing_worker.py"
 PATIENCE_S = 90.0
@@ -47,7 +47,7 @@ async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(ka
         assert len(exits) < 8
     assert exits == [-9, -9, -9, -9, 0]
     assert await answered(kafka) == statuses(*names) | statuses("killer", status=500)
-    [record] = await values(kafka, DEAD_LETTERS)
+    [record] = await read_all(kafka, DEAD_LETTERS)
     assert record.value is not None
     letter = DeadLetter.decode(record.value)
     assert (letter.code, letter.attempts) == ("processing_failed", 3)
