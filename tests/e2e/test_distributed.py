@@ -118,7 +118,7 @@ async def test_a_killed_replica_does_not_affect_requests_to_others(cluster: Clus
 
 
 async def test_a_photo_with_a_thousand_faces_is_answered(cluster: Cluster, photos: Path) -> None:
-    tile, columns, rows = 110, 40, 25
+    tile, columns, rows = 80, 40, 25
     with Image.open(photos / "obama.jpg") as first:
         face = first.convert("RGB").crop((300, 30, 690, 480)).resize((tile, tile))
     canvas = Image.new("RGB", (columns * tile, rows * tile))

@@ -269,5 +269,6 @@ async def test_erasing_works_with_separate_detect_and_embed_stages(
     rounds = [Round(served, session, pictures, kind, True, random.Random(kind)) for kind in KINDS]
     await asyncio.gather(*(one.run(asyncio.Event()) for one in rounds))
     assert [line for one in rounds for line in one.wrong] == []
+    assert None not in [one.learned_again for one in rounds]
     done = await asyncio.to_thread(facestream, roles.data, "erase", "verify")
     assert done.returncode == 0, done.stdout

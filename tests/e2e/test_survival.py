@@ -100,7 +100,7 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder
 
 
 async def test_a_photo_with_a_thousand_faces_is_answered(client: Client, photos: Path) -> None:
-    tile, columns, rows = 110, 40, 25
+    tile, columns, rows = 80, 40, 25
     with Image.open(photos / "obama.jpg") as first, Image.open(photos / "biden.jpg") as second:
         faces = [
             first.convert("RGB").crop((300, 30, 690, 480)).resize((tile, tile)),
