@@ -115,8 +115,6 @@ class Worker:
                 return
             if consumer.epoch != self._epoch.number and not await self._begin_epoch(consumer):
                 return
-            if self._epoch.number != NO_EPOCH:
-                self.ready.set()
             for record in records:
                 self._epoch.add_polled(record, self._sequence_of(record) if self._sequence_of else "")
 
@@ -162,6 +160,7 @@ class Worker:
         await self._stage.on_assignment(assignment)
         if notes := notes_of_new_owner(assignment, self._member):
             await self._commit_patiently(consumer, notes)
+        self.ready.set()
         return True
 
     # Hand over.

@@ -41,12 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(name)
         if _folder(item) == "e2e":
             item.add_marker("e2e")
-    # A file with a test that stops the servers comes first in its folder, the others that need them come last: while
-    # the servers are stopped, the other worker has tests that need none.
+    # Files with tests that stop the servers come first, and of each folder those that need servers come last: while the
+    # servers are stopped, the other worker has tests that need none.
     stopping, needing = (
         {item.path for item in items if item.get_closest_marker(name)} for name in ("stops_servers", "servers")
     )
-    items.sort(key=lambda item: (FOLDERS.index(_folder(item)), item.path not in stopping, item.path in needing))
+    items.sort(key=lambda item: (item.path not in stopping, FOLDERS.index(_folder(item)), item.path in needing))
 
 
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:

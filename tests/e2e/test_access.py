@@ -26,10 +26,12 @@ def test_listening_beyond_loopback_requires_a_key(tmp_path: Path, weights_folder
     assert refused.returncode == 2
     assert "facestream keys create" in refused.stderr
     listen = f"0.0.0.0:{free_port()}"
-    with Serving(tmp_path / "open", weights_folder, listen=listen, open="1") as serving:
+    assert facestream(tmp_path / "open", "init").returncode == 0
+    with Serving(tmp_path / "open", weights_folder, command=("ingest",), listen=listen, open="1") as serving:
         assert "open to everybody" in serving.log()
     assert facestream(tmp_path / "data", "keys", "create", "--scope", "admin").returncode == 0
-    with Serving(tmp_path / "data", weights_folder, listen=listen) as serving:
+    assert facestream(tmp_path / "data", "init").returncode == 0
+    with Serving(tmp_path / "data", weights_folder, command=("ingest",), listen=listen) as serving:
         assert "open to everybody" not in serving.log()
 
 
