@@ -73,11 +73,11 @@ def test_few_people_are_ranked_as_by_a_naive_search(
 def test_many_faces_are_ranked_as_by_a_naive_search(people: int, most: int, mixed: bool) -> None:
     random = np.random.default_rng(people)
     person_of = some_people(random, people, most, mixed=mixed)
-    own = random.normal(0.5, 0.2, (people, 7))[person_of]  # how similar people are on the whole
+    own = random.normal(0.5, 0.2, (people, 4))[person_of]  # how similar people are on the whole
     similarities = np.clip(own + random.normal(0, 0.1, own.shape), -1, 1).astype(np.float32)
-    for top in (1, 5, 10):
+    for top in (1, 10):
         found = PersonIndex(person_of, people).best_matches(padded(similarities), top)
-        for probe in range(7):
+        for probe in range(4):
             require_right(found[probe], similarities[:, probe], person_of, top)
 
 
