@@ -1,4 +1,8 @@
-"""Compressed batches on the real Kafka: every codec is read."""
+"""Batches of other producers on the real Kafka: every codec is read, and one that cannot be read stops its partition
+until `facestream recover`.
+
+Which batches cannot be read is tested in tests/unit/backends/test_log_kafka_batches.py.
+"""
 
 import asyncio
 import subprocess
@@ -7,12 +11,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import NewTopic
 
+from backends.kafka import batches
 from backends.kafka.log import KafkaLog
-from backends.log import Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
+from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
 from bench.stores import admin_of
+from schemas.errors import Unavailable
 from tests.servers.topics import temporary_topics
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
@@ -96,3 +103,60 @@ async def test_our_own_records_are_read_from_a_topic_that_compresses(log: KafkaL
     await log.create_topics([TopicSpec("events", 1)])
     await log.append([NewRecord("events", "key", value) for value in VALUES])
     assert await read_twice(log, 3) == VALUES
+
+
+async def test_a_batch_that_cannot_be_read_stops_its_partition_and_no_other(
+    log: KafkaLog, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
+    await log.create_topics([TopicSpec("events", 2)])
+    await append_batch(url, "zstd", [b"before"] * 2)
+    await append_batch(url, "zstd", [b"x" * 4_000] * 3)
+    await append_batch(url, "zstd", [b"after"])
+    other = TopicPartition("events", 1)
+    await append_batch(url, "zstd", [b"other"] * 2, other)
+    consumer = await log.consumer("group", ["events"], member="one")
+    with structlog.testing.capture_logs() as logs:
+        assert sorted((it.partition, it.offset) for it in await drain(consumer, 4)) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        deadline = time.monotonic() + PATIENCE_S
+        while not consumer.unreadable:
+            assert await consumer.poll(10, 0.1) == []
+            assert time.monotonic() < deadline
+        for number in range(5):  # it stays so, and the other partition goes on at once
+            await append_batch(url, "gzip", [b"more"], other)
+            began = time.monotonic()
+            assert [(it.partition, it.offset) for it in await consumer.poll(10, 10.0)] == [(1, 2 + number)]
+            assert time.monotonic() - began < 5
+    (batch,) = consumer.unreadable.values()
+    assert consumer.unreadable.keys() == {EVENTS}
+    assert (batch.first, batch.last) == (2, 4)
+    (said,) = [it for it in logs if it["log_level"] == "error"]
+    assert "facestream recover group" in said["event"]
+    expected = {"topic": "events", "partition": 0, "first_offset": 2, "last_offset": 4, "cause": batch.cause}
+    assert expected.items() <= said.items()
+    assert "larger than 10,000 bytes" in batch.cause
+    # The group's lag and age are known.
+    await consumer.commit({EVENTS: CommittedOffset(2), other: CommittedOffset(7)})
+    assert await log.lag("group", "events") == {0: 4, 1: 0}
+    assert await log.oldest_uncommitted_ms("group", "events") == batch.timestamp
+    # Behind the batch it goes on.
+    await consumer.commit({EVENTS: CommittedOffset(5)})
+    await consumer.close()
+    consumer = await log.consumer("group", ["events"], member="one")
+    assert [it.value for it in await drain(consumer, 1)] == [b"after"]
+    assert consumer.unreadable == {}
+
+
+async def test_a_reader_fails_at_a_batch_that_cannot_be_read(
+    log: KafkaLog, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
+    await log.create_topics([TopicSpec("events", 2)])
+    await append_batch(url, "zstd", [b"before"])
+    await append_batch(url, "zstd", [b"x" * 20_000])
+    await append_batch(url, "zstd", [b"other"], TopicPartition("events", 1))
+    reader = await log.reader("events", at="start")
+    assert {it.value for it in await drain(reader, 2)} == {b"before", b"other"}
+    for _ in range(2):
+        with pytest.raises(Unavailable, match=r"topic 'events', partition 0: .* offsets 1 to 1 cannot be read"):
+            await drain(reader, 1)
