@@ -5,10 +5,12 @@ Which batches cannot be read is tested in tests/unit/backends/test_log_kafka_bat
 """
 
 import asyncio
+import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import structlog
@@ -19,8 +21,12 @@ from backends.kafka import batches
 from backends.kafka.log import KafkaLog
 from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
 from bench.stores import admin_of
+from facestream.cli import main
 from schemas.errors import Unavailable
+from schemas.records import DeadLetter
+from stream.topics import DEAD_LETTERS, RESULTS
 from tests.servers.topics import temporary_topics
+from tests.unit.stream.stages import read_all
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 PATIENCE_S = 30.0
@@ -39,6 +45,12 @@ async def log(url: str) -> AsyncIterator[KafkaLog]:
     log = KafkaLog(url)
     yield log
     await log.close()
+
+
+@pytest.fixture
+def logs_of_commands() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()  # `main` sends the logs to the stderr of the moment
 
 
 def server_and_prefix(url: str) -> tuple[str, str]:
@@ -160,3 +172,46 @@ async def test_a_reader_fails_at_a_batch_that_cannot_be_read(
     for _ in range(2):
         with pytest.raises(Unavailable, match=r"topic 'events', partition 0: .* offsets 1 to 1 cannot be read"):
             await drain(reader, 1)
+
+
+async def test_recover_skips_a_batch_that_cannot_be_read_and_leaves_a_dead_letter(
+    log: KafkaLog,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logs_of_commands: None,
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
+    await log.create_topics([TopicSpec(RESULTS, 3), TopicSpec(DEAD_LETTERS, 2)])
+    stuck, later, fine = (TopicPartition(RESULTS, number) for number in range(3))
+    await append_batch(url, "zstd", [b"x" * 4_000] * 3, stuck)
+    await append_batch(url, "zstd", [b"after"], stuck)
+    await append_batch(url, "zstd", [b"before"], later)
+    await append_batch(url, "zstd", [b"x" * 4_000] * 3, later)
+    await append_batch(url, "zstd", [b"fine"], fine)
+
+    async def recover(*flags: str) -> tuple[int, str]:
+        arguments = ["recover", "answers", *flags, "--log", url, "--data", str(tmp_path)]
+        code = await asyncio.to_thread(main, arguments)
+        return code, capsys.readouterr().out
+
+    code, out = await recover()
+    assert code == 1
+    (line,) = out.splitlines()
+    assert line.startswith(f"{RESULTS} partition 0: the batch of offsets 0 to 2 cannot be read: its zstd data")
+    assert await log.lag("answers", RESULTS) == {0: 4, 1: 4, 2: 1}
+    code, out = await recover("--yes", "--json")
+    assert code == 0
+    said = json.loads(out)
+    assert said["set"]
+    assert [(it["partition"], it["first"], it["last"]) for it in said["unreadable"]] == [(0, 0, 2)]
+    # What comes before or after such a batch is not skipped.
+    assert await log.lag("answers", RESULTS) == {0: 1, 1: 4, 2: 1}
+    [record] = await read_all(log, DEAD_LETTERS)
+    assert record.value is not None
+    letter = DeadLetter.decode(record.value)
+    assert (letter.topic, letter.partition, letter.offset) == (*stuck, 0)
+    assert (letter.event, letter.code) == (None, "unreadable_record")
+    assert "offsets 0 to 2 cannot be read" in letter.reason
+    assert await recover() == (0, "nothing is missing: the group can go on\n")
