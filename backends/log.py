@@ -67,13 +67,12 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableBatch:
-    """The records of a partition from offset `first` to `last`, which were appended together at `timestamp` and cannot
-    be read, for the reason `cause`.
+    """The records of a partition from offset `first` to `last`, which were appended together and cannot be read, for
+    the reason `cause`.
     """
 
     first: int
     last: int
-    timestamp: int
     cause: str
 
     def __str__(self) -> str:
@@ -262,7 +261,8 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        if there is none. Needs a few reads, not one for each record.
+        if there is none. Leaves out partitions where that record cannot be read: they wait for an operator, and
+        the records of other partitions do not wait for them. Needs a few reads, not one for each record.
         """
 
     @abstractmethod

@@ -101,7 +101,7 @@ def readable_batches(
                 position = _Header.of(batch).last_offset + 1
                 room -= len(plain) if plain is not batch else 0
             if data and next(_split(data), None) is None:
-                unreadable[at] = position, UnreadableBatch(position, position, 0, "it is not complete")
+                unreadable[at] = position, UnreadableBatch(position, position, "it is not complete")
             of_topic.append((*partition[:-1], b"".join(batches)))
         readable.append((topic, of_topic))
     return readable, unreadable
@@ -121,7 +121,7 @@ def _split(data: memoryview) -> Iterator[memoryview]:
 def _unreadable(batch: memoryview, position: int, cause: _CannotBeRead) -> UnreadableBatch:
     header = _Header.of(batch)
     first, last = max(header.base_offset, position), max(header.last_offset, position)
-    return UnreadableBatch(first, last, header.max_timestamp, str(cause))
+    return UnreadableBatch(first, last, str(cause))
 
 
 def _check_and_decompress(batch: memoryview) -> bytes | memoryview:

@@ -15,6 +15,8 @@ from schemas.errors import Fenced, OffsetGone, Unavailable
 
 log = structlog.get_logger(__name__)
 
+REPORT_EVERY_S = 60.0
+
 
 class KafkaConsumer(Consumer):
     """See Consumer. A commit carries the group generation that the caller knows, the one of its last poll. The group's
@@ -39,7 +41,7 @@ class KafkaConsumer(Consumer):
         self._name, self._on_close = f"the consumer '{member}' of group '{group}'", on_close
         self._changed = asyncio.Event()
         self._joined: Assignment | None = None
-        self._reported: set[TopicPartition] = set()  # of those in `unreadable`
+        self._reported: dict[TopicPartition, float] = {}  # of those in `unreadable`, and when
         self._committing = asyncio.Lock()
         self._closed = False
         self._fetcher = KafkaFetcher(servers, self._changed.set, skip_missing=False, linger_s=linger_s)
@@ -98,9 +100,11 @@ class KafkaConsumer(Consumer):
         return True
 
     def _report_unreadable(self) -> None:
-        for at in self.unreadable.keys() - self._reported:
-            self._reported.add(at)
-            batch = self.unreadable[at]
+        now = asyncio.get_running_loop().time()
+        for at, batch in self.unreadable.items():
+            if now - self._reported.get(at, float("-inf")) < REPORT_EVERY_S:
+                continue
+            self._reported[at] = now
             log.error(
                 "a partition stops at a batch that cannot be read: the others go on; stop the role, and"
                 f" `facestream recover {self._group}` skips the batch",

@@ -149,7 +149,7 @@ async def _skip(log: EventLog, consumer: Consumer, unreadable: Mapping[TopicPart
     offsets = {}
     for at, batch in unreadable.items():
         key = f"{at.topic}-{at.partition}-{batch.first}"
-        record = Record(at.topic, at.partition, batch.first, batch.timestamp, key, None)
+        record = Record(at.topic, at.partition, batch.first, 0, key, None)
         letters.append(dead_letter_record(record, None, UnreadableRecord(str(batch)), attempts=0))
         end = (await log.end_offsets(at.topic))[at.partition]
         offsets[at] = CommittedOffset(min(batch.last + 1, end))  # the header of a damaged batch may be wrong

@@ -147,10 +147,14 @@ async def test_a_batch_that_cannot_be_read_stops_its_partition_and_no_other(
     expected = {"topic": "events", "partition": 0, "first_offset": 2, "last_offset": 4, "cause": batch.cause}
     assert expected.items() <= said.items()
     assert "larger than 10,000 bytes" in batch.cause
-    # The group's lag and age are known.
-    await consumer.commit({EVENTS: CommittedOffset(2), other: CommittedOffset(7)})
-    assert await log.lag("group", "events") == {0: 4, 1: 0}
-    assert await log.oldest_uncommitted_ms("group", "events") == batch.timestamp
+    # The lag includes it, and the age is that of the other partition.
+    await consumer.commit({EVENTS: CommittedOffset(2), other: CommittedOffset(6)})
+    assert await log.lag("group", "events") == {0: 4, 1: 1}
+    newest = await log.oldest_uncommitted_ms("group", "events")
+    await consumer.commit({other: CommittedOffset(7)})
+    assert newest is not None
+    for _ in range(2):  # read, and remembered
+        assert await log.oldest_uncommitted_ms("group", "events") is None
     # Behind the batch it goes on.
     await consumer.commit({EVENTS: CommittedOffset(5)})
     await consumer.close()

@@ -133,9 +133,9 @@ def test_a_batch_that_is_cut_off_is_left_for_the_next_request_unless_it_is_the_f
 
 def test_a_batch_that_was_begun_cannot_be_read_from_the_requested_offset_on() -> None:
     data = changed(batch(7, [b"one", b"two", b"three"]), codec=6)
-    assert read(data, 8)[1] == UnreadableBatch(8, 9, APPENDED_AT, "its codec, 6, is unknown")
+    assert read(data, 8)[1] == UnreadableBatch(8, 9, "its codec, 6, is unknown")
     # Compaction and transactions leave gaps before a batch.
-    assert read(data, 4)[1] == UnreadableBatch(7, 9, APPENDED_AT, "its codec, 6, is unknown")
+    assert read(data, 4)[1] == UnreadableBatch(7, 9, "its codec, 6, is unknown")
 
 
 def test_other_partitions_are_read_and_what_has_no_room_is_left_for_the_next_request(

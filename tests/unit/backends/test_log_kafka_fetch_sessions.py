@@ -3,6 +3,7 @@
 The contract suite tests on the real server that records arrive.
 """
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from backends.kafka.batches import readable_batches
 from backends.kafka.fetch_sessions import FetchSessions
 
 INITIAL = (0, 0)
@@ -136,3 +139,21 @@ async def test_partitions_are_paused_where_the_consumer_has_come_to_an_unreadabl
     assert {at.partition: (batch.first, batch.cause) for at, batch in found.items()} == {0: (5, "it is not complete")}
     assert consumer.paused == [KafkaPartition("t", 0)]
     assert await sessions.pause_unreadable(consumer) == {}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_what_is_compressed_is_read_in_another_thread(
+    server: Server, sessions: FetchSessions, compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return readable_batches(*arguments)
+
+    monkeypatch.setattr("backends.kafka.fetch_sessions.readable_batches", reading)
+    builder = DefaultRecordBatchBuilder(2, int(compressed), False, -1, -1, -1, 1 << 20)
+    builder.append(0, 0, b"key", b"x" * 1_000, [])
+    server.topics = [("t", [(0, 0, 9, 9, 0, [], bytes(builder.build()))])]
+    await sessions.send(1, fetch(p0=0))
+    assert [thread is threading.main_thread() for thread in threads] == [not compressed]
