@@ -8,6 +8,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from schemas.errors import InvalidRequest, TopicMismatch
@@ -62,6 +63,20 @@ class Record:
     @property
     def topic_partition(self) -> TopicPartition:
         return TopicPartition(self.topic, self.partition)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableBatch:
+    """The records of a partition from offset `first` to `last`, which were appended together and cannot be read, for
+    the reason `cause`.
+    """
+
+    first: int
+    last: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"the batch of offsets {self.first} to {self.last} cannot be read: {self.cause}"
 
 
 class CommittedOffset(NamedTuple):
@@ -129,10 +144,14 @@ class Consumer(ABC):
     only inside `poll`. `assignment` has the partitions of this member in this epoch, each with what the group had
     committed when the epoch began (offset 0 or the earliest record, and metadata "", if it has committed nothing).
     Rebalances are eager: in a new epoch every partition starts again at the committed offset.
+
+    `unreadable` has the partitions that stop at a batch that cannot be read, as far as this member knows yet. The
+    records before it are polled, and the other partitions go on.
     """
 
     epoch: int
     assignment: Mapping[TopicPartition, CommittedOffset]
+    unreadable: Mapping[TopicPartition, UnreadableBatch] = MappingProxyType({})
 
     @abstractmethod
     async def poll(
@@ -175,7 +194,9 @@ class Reader(ABC):
 
     @abstractmethod
     async def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """The next records, in order of offset within each partition; [] after `timeout_s` without one."""
+        """The next records, in order of offset within each partition; [] after `timeout_s` without one. Raises
+        Unavailable in place of [] if a partition stops at a batch that cannot be read.
+        """
 
     @abstractmethod
     async def close(self) -> None: ...
@@ -240,7 +261,8 @@ class EventLog(ABC):
     @abstractmethod
     async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        if there is none. Needs a few reads, not one for each record.
+        if there is none. Leaves out partitions where that record cannot be read: they wait for an operator, and
+        the records of other partitions do not wait for them. Needs a few reads, not one for each record.
         """
 
     @abstractmethod

@@ -54,8 +54,7 @@ class LagMonitor:
                 self._oldest.pop((group, topic), None)
             else:
                 self._oldest[group, topic] = oldest
-            lag = 0 if oldest is None else sum((await self._log.lag(group, topic)).values())
-            self._publish(group, topic, lag)
+            self._publish(group, topic, sum((await self._log.lag(group, topic)).values()))
 
     def age_s(self) -> float:
         """The age of the oldest record of all pairs at the last measurement; 0 if none waits."""

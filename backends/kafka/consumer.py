@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 
+import structlog
 from aiokafka import AIOKafkaClient
 
 from backends.kafka.connect import KafkaServers
@@ -11,6 +12,10 @@ from backends.kafka.group import SESSION_S, Assignment, GroupMember
 from backends.kafka.offsets import KafkaOffsets
 from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata
 from schemas.errors import Fenced, OffsetGone, Unavailable
+
+log = structlog.get_logger(__name__)
+
+REPORT_EVERY_S = 60.0
 
 
 class KafkaConsumer(Consumer):
@@ -36,6 +41,7 @@ class KafkaConsumer(Consumer):
         self._name, self._on_close = f"the consumer '{member}' of group '{group}'", on_close
         self._changed = asyncio.Event()
         self._joined: Assignment | None = None
+        self._reported: dict[TopicPartition, float] = {}  # of those in `unreadable`, and when
         self._committing = asyncio.Lock()
         self._closed = False
         self._fetcher = KafkaFetcher(servers, self._changed.set, skip_missing=False, linger_s=linger_s)
@@ -65,6 +71,7 @@ class KafkaConsumer(Consumer):
             if assignment is not None and self._member.session_lasts():
                 if self._fetcher.gone is not None:
                     raise await self._offset_gone(*self._fetcher.gone)
+                self._report_unreadable()
                 _raise_failure(self._servers, self._fetcher)
                 if records := self._fetcher.take(max_records, topics, paused):
                     return records
@@ -88,7 +95,25 @@ class KafkaConsumer(Consumer):
         self.epoch = max(self.epoch + 1, assignment.generation)
         self.assignment = {**committed, **{at: CommittedOffset(offset) for at, offset in earliest.items()}}
         self._fetcher.seek({at: start.offset for at, start in self.assignment.items()})
+        self.unreadable = self._fetcher.unreadable
+        self._reported.clear()
         return True
+
+    def _report_unreadable(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for at, batch in self.unreadable.items():
+            if now - self._reported.get(at, float("-inf")) < REPORT_EVERY_S:
+                continue
+            self._reported[at] = now
+            log.error(
+                "a partition stops at a batch that cannot be read: the others go on; stop the role, and"
+                f" `facestream recover {self._group}` skips the batch",
+                topic=at.topic,
+                partition=at.partition,
+                first_offset=batch.first,
+                last_offset=batch.last,
+                cause=batch.cause,
+            )
 
     async def _offset_gone(self, partition: TopicPartition, offset: int) -> OffsetGone:
         earliest = (await self._offsets.bounds("start", [partition]))[partition]
@@ -143,6 +168,8 @@ class KafkaReader(Reader):
                 return records
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
+                for at, batch in self._fetcher.unreadable.items():
+                    raise Unavailable(f"topic '{at.topic}', partition {at.partition}: {batch}")
                 return []
             await _wait(self._changed, left)
 

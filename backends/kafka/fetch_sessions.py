@@ -5,16 +5,19 @@ those with new records. With all 64 partitions of two topics in every request an
 mostly for encoding and decoding.
 """
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer
+from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.client import ConnectionGroup
 from aiokafka.protocol.fetch import FetchRequest
 
+from backends.kafka.batches import Partition, any_compressed, readable_batches
 from backends.kafka.private_parts import client_of, fetch_arguments
+from backends.log import UnreadableBatch
 
-Partition = tuple[str, int]
 SESSIONS_SINCE = 7  # version of the request
 LAST_EPOCH = 2**31 - 1
 
@@ -61,9 +64,13 @@ class _SessionRequest(FetchRequest):  # type: ignore[misc]  # aiokafka has no ty
 
 
 class FetchSessions:
-    """Sends the requests of aiokafka's fetcher in sessions. The fetcher has one request at a time for each server."""
+    """Sends the requests of aiokafka's fetcher in sessions. The fetcher has one request at a time for each server.
+
+    Of what is fetched, only the readable batches reach aiokafka, up to the first of a partition that cannot be read.
+    """
 
     def __init__(self, client: AIOKafkaClient) -> None:
+        self._unreadable: dict[Partition, tuple[int, UnreadableBatch]] = {}
         self._send = client.send
         self._sessions: dict[int, _Session] = {}
 
@@ -80,10 +87,32 @@ class FetchSessions:
             self._sessions.pop(node, None)  # the server does not know this session, or keeps none
         else:
             session.id, session.epoch = response.session_id, session.epoch % LAST_EPOCH + 1
+        offsets = {(topic, number): offset for topic, parts in request.topics for number, offset, _ in parts}
+        if any_compressed(response.topics):
+            response.topics, unreadable = await asyncio.to_thread(readable_batches, response.topics, offsets)
+        else:
+            response.topics, unreadable = readable_batches(response.topics, offsets)
+        self._unreadable |= unreadable
         return response
 
+    async def pause_unreadable(self, consumer: AIOKafkaConsumer) -> dict[KafkaPartition, UnreadableBatch]:
+        """Pauses the partitions whose next batch cannot be read, and returns these batches. It forgets the others that
+        were found, which will be found again: they come after records that were not taken yet, or the consumer was
+        moved.
+        """
+        found, self._unreadable = self._unreadable, {}
+        paused = {}
+        for at, (position, batch) in found.items():
+            partition = KafkaPartition(*at)
+            if partition in consumer.assignment() and await consumer.position(partition) == position:
+                consumer.pause(partition)
+                paused[partition] = batch
+        return paused
 
-def fetch_in_sessions(consumer: AIOKafkaConsumer) -> None:
-    """Has the consumer fetch in sessions from now on."""
+
+def fetch_in_sessions(consumer: AIOKafkaConsumer) -> FetchSessions:
+    """Has the consumer fetch in these sessions from now on. It must not check checksums, which are checked here."""
     client = client_of(consumer)
-    client.send = FetchSessions(client).send
+    sessions = FetchSessions(client)
+    client.send = sessions.send
+    return sessions

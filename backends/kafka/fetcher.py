@@ -16,9 +16,9 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from backends.kafka.connect import FAILURES, KafkaServers
-from backends.kafka.fetch_sessions import fetch_in_sessions
+from backends.kafka.fetch_sessions import FetchSessions, fetch_in_sessions
 from backends.kafka.private_parts import close_connections, fetcher_has_ended
-from backends.log import Record, TopicPartition, fair_shares
+from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares
 from schemas.errors import Unavailable
 
 # Bytes that are buffered: for all partitions together and for one. One record may have 8 MB.
@@ -52,8 +52,9 @@ class _FetchedRecords:
 class KafkaFetcher:
     """Fetches in a separate task until it is closed.
 
-    `gone` is a partition and its offset that the servers no longer have. `failure` is any other reason why aiokafka
-    could not fetch. `on_change` is called when there are new records, or when `gone` or `failure` is set.
+    `unreadable` has the partitions that are no longer fetched, because their next batch cannot be read. `gone` is a
+    partition and its offset that the servers no longer have. `failure` is any other reason why aiokafka could not
+    fetch. `on_change` is called when there are new records, or when one of these has changed.
 
     With `skip_missing`, a partition whose offset no longer exists continues at its earliest record. With `linger_s`, a
     server holds records back for this long, unless there are many.
@@ -65,6 +66,7 @@ class KafkaFetcher:
         self._linger_s = linger_s
         self.gone: tuple[TopicPartition, int] | None = None
         self.failure: Exception | None = None
+        self.unreadable: dict[TopicPartition, UnreadableBatch] = {}
         self._servers, self._on_change, self._skip_missing = servers, on_change, skip_missing
         self._partitions: dict[TopicPartition, _FetchedRecords] = {}
         self._consumer: AIOKafkaConsumer | None = None
@@ -74,6 +76,7 @@ class KafkaFetcher:
         """Reads these partitions from these offsets from now on, and forgets what was fetched before."""
         self._partitions = {at: _FetchedRecords(offset) for at, offset in offsets.items()}
         self.gone = self.failure = None
+        self.unreadable = {}
         if self._consumer is not None:
             self._assign(self._consumer)
 
@@ -82,6 +85,7 @@ class KafkaFetcher:
         for at, fetched in self._partitions.items():
             consumer.seek(self._servers.to_cluster(at), fetched.next_offset)
             fetched.paused = False
+        consumer.pause(*map(self._servers.to_cluster, self.unreadable))
 
     async def _keep_fetching(self) -> None:
         """Fetches until it is cancelled, with a new aiokafka consumer after each failure: one that has failed may have
@@ -90,9 +94,9 @@ class KafkaFetcher:
         while True:
             try:
                 consumer = await self._new_consumer()
-                fetch_in_sessions(consumer)
+                sessions = fetch_in_sessions(consumer)
                 try:
-                    await self._fetch(consumer)
+                    await self._fetch(consumer, sessions)
                 finally:
                     self._consumer = None
                     await _stop(consumer)
@@ -111,6 +115,7 @@ class KafkaFetcher:
                 fetch_max_wait_ms=int((self._linger_s or LONG_POLL_S) * 1000),
                 fetch_max_bytes=REQUEST_BYTES,
                 max_partition_fetch_bytes=REQUEST_PARTITION_BYTES,
+                check_crcs=False,  # batches.py has checked them
             )
         )
         try:
@@ -124,7 +129,7 @@ class KafkaFetcher:
                 await _stop(starting.result())
             raise
 
-    async def _fetch(self, consumer: AIOKafkaConsumer) -> None:
+    async def _fetch(self, consumer: AIOKafkaConsumer, sessions: FetchSessions) -> None:
         self._assign(consumer)
         self._consumer = consumer
         while not fetcher_has_ended(consumer):  # getmany would wait for such a one for ever
@@ -137,6 +142,9 @@ class KafkaFetcher:
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:
                 self._buffer(batches)
+                for partition, batch in (await sessions.pause_unreadable(consumer)).items():
+                    self.unreadable[self._servers.from_cluster(partition)] = batch
+                    self._on_change()
 
     def _buffer(self, batches: Mapping[KafkaPartition, list[ConsumerRecord]]) -> None:
         for partition, records in batches.items():
@@ -158,7 +166,7 @@ class KafkaFetcher:
             if not fetched.paused and fetched.size > enough:
                 fetched.paused = True
                 self._consumer.pause(self._servers.to_cluster(at))
-            elif fetched.paused and fetched.size <= enough // 2:
+            elif fetched.paused and fetched.size <= enough // 2 and at not in self.unreadable:
                 fetched.paused = False
                 self._consumer.resume(self._servers.to_cluster(at))
 

@@ -2,8 +2,8 @@
 
 This file implements the port with the others of this folder: connect.py reads the URL and makes clients, topics.py
 creates and checks topics, producer.py appends, offsets.py reads offsets, and consumer.py reads records, with group.py
-for the membership and fetcher.py for the fetching. private_parts.py has what is used of aiokafka beyond its documented
-interface.
+for the membership and fetcher.py for the fetching, with fetch_sessions.py and batches.py. private_parts.py has what is
+used of aiokafka beyond its documented interface.
 """
 
 import asyncio

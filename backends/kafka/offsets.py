@@ -8,10 +8,12 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import GroupLoadInProgressError
 
-from backends.kafka.connect import CALL_TIMEOUT_S, KafkaServers, LazyClient
+from backends.kafka.connect import KafkaServers, LazyClient
+from backends.kafka.fetch_sessions import FetchSessions, fetch_in_sessions
 from backends.log import CommittedOffset, TopicPartition
 
 NEVER_COMMITTED = -1
+READ_MS = 250  # until unreadable batches are looked for
 
 
 class KafkaOffsets:
@@ -21,12 +23,18 @@ class KafkaOffsets:
         self._servers = servers
         self._admin = admin
         self._consumer: LazyClient[AIOKafkaConsumer] = LazyClient(servers.consumer)
-        # Reads only the first batch of each partition.
-        self._first_batch_reader: LazyClient[AIOKafkaConsumer] = LazyClient(
-            lambda: servers.consumer(auto_offset_reset="earliest", max_partition_fetch_bytes=4096)
+        self._first_batch_reader: LazyClient[tuple[AIOKafkaConsumer, FetchSessions]] = LazyClient(
+            self._new_first_batch_reader
         )
         self._reading_times = asyncio.Lock()
-        self._append_times: dict[tuple[str, TopicPartition], tuple[int, int]] = {}
+        self._append_times: dict[tuple[str, TopicPartition], tuple[int, int | None]] = {}
+
+    async def _new_first_batch_reader(self) -> tuple[AIOKafkaConsumer, FetchSessions]:
+        """A consumer that reads only the first batch of each partition."""
+        consumer = await self._servers.consumer(
+            auto_offset_reset="earliest", max_partition_fetch_bytes=4096, check_crcs=False
+        )
+        return consumer, fetch_in_sessions(consumer)
 
     async def bounds(
         self, at: Literal["start", "end"], partitions: Collection[TopicPartition]
@@ -73,38 +81,41 @@ class KafkaOffsets:
         return {at: (max(starts[at], committed[at].offset if at in committed else 0), ends[at]) for at in partitions}
 
     async def oldest_uncommitted_ms(self, group: str, partitions: Collection[TopicPartition]) -> int | None:
-        """The append time in ms of the oldest record that the group has not committed past.
-
-        Append times are cached, by the offset of the record.
-        """
+        """See EventLog.oldest_uncommitted_ms. Append times are cached, by the offset of the record."""
         oldest_offsets = {
             at: first for at, (first, end) in (await self.uncommitted_ranges(group, partitions)).items() if first < end
         }
-        known = {at: self._append_times.get((group, at), (NEVER_COMMITTED, 0)) for at in oldest_offsets}
+        known = {at: self._append_times.get((group, at), (NEVER_COMMITTED, None)) for at in oldest_offsets}
         read = await self._servers.call(
             "reading records",
             lambda: self._read_times({at: first for at, first in oldest_offsets.items() if known[at][0] != first}),
         )
         self._append_times |= {(group, at): (oldest_offsets[at], timestamp) for at, timestamp in read.items()}
-        return min((read[at] if at in read else known[at][1] for at in oldest_offsets), default=None)
+        times = [read[at] if at in read else known[at][1] for at in oldest_offsets]
+        return min((timestamp for timestamp in times if timestamp is not None), default=None)
 
-    async def _read_times(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
-        """The append times of the records at these offsets, or of the next ones where compaction has left gaps."""
-        times: dict[TopicPartition, int] = {}
+    async def _read_times(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int | None]:
+        """The append times of the records at these offsets, or of the next ones where compaction has left gaps; None
+        where they cannot be read.
+        """
+        times: dict[TopicPartition, int | None] = {}
         if not offsets:
             return times
-        consumer = await self._first_batch_reader()
+        consumer, sessions = await self._first_batch_reader()
         async with self._reading_times:
             consumer.assign([self._servers.to_cluster(at) for at in offsets])
             for at, offset in offsets.items():
                 consumer.seek(self._servers.to_cluster(at), offset)
             while len(times) < len(offsets):
-                for partition, records in (await consumer.getmany(timeout_ms=int(CALL_TIMEOUT_S * 1000))).items():
+                for partition, records in (await consumer.getmany(timeout_ms=READ_MS)).items():
                     times[self._servers.from_cluster(partition)] = records[0].timestamp
                     consumer.pause(partition)
+                for partition in await sessions.pause_unreadable(consumer):
+                    times.setdefault(self._servers.from_cluster(partition), None)
         return times
 
     async def close(self) -> None:
-        for consumer in (self._consumer.made, self._first_batch_reader.made):
-            if consumer is not None:
-                await consumer.stop()
+        if self._consumer.made is not None:
+            await self._consumer.made.stop()
+        if self._first_batch_reader.made is not None:
+            await self._first_batch_reader.made[0].stop()

@@ -7,6 +7,8 @@ which have public names but no documentation:
   `send`, `set_topics` (group.py, topics.py), and ConnectionGroup and CoordinationType (group.py, fetch_sessions.py);
 - the requests of aiokafka.protocol: join, sync, heartbeat, leave and commit (group.py), metadata (topics.py), and fetch
   with its `build` (fetch_sessions.py);
+- the batches of a fetch response, the last member of each of its partitions (batches.py, fetch_sessions.py), and
+  DefaultRecordBatch and `calc_crc32c` of aiokafka.record (batches.py);
 - ConsumerProtocol and StickyPartitionAssignor of aiokafka.coordinator (group.py);
 - `for_code` and `retriable` of aiokafka.errors (connect.py, group.py, topics.py).
 

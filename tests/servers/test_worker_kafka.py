@@ -1,4 +1,4 @@
-"""A worker on the real Kafka whose process is killed."""
+"""A worker on the real Kafka: its process is killed, or another system has appended what cannot be read."""
 
 import asyncio
 import os
@@ -7,14 +7,18 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
+import structlog.testing
+from aiokafka import AIOKafkaProducer
 
+from backends.kafka import batches
 from backends.kafka.log import KafkaLog
-from backends.log import EventLog, TopicSpec
+from backends.log import EventLog, TopicSpec, partition_of
 from schemas.records import DeadLetter
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
+from stream.worker import Worker
 from tests.conftest import ROOT
 from tests.servers.topics import temporary_topics
-from tests.unit.stream.stages import answered, read_all, send, statuses
+from tests.unit.stream.stages import Stage, answered, read_all, send, statuses, until
 
 CHILD = ROOT / "tests" / "unit" / "stream" / "crashing_worker.py"
 PATIENCE_S = 90.0
@@ -51,3 +55,30 @@ async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(ka
     assert record.value is not None
     letter = DeadLetter.decode(record.value)
     assert (letter.code, letter.attempts) == ("processing_failed", 3)
+
+
+async def test_images_of_other_partitions_are_answered_while_one_stops_at_a_batch_that_cannot_be_read(
+    kafka: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
+    server, _, prefix = url.removeprefix("kafka://").partition("?prefix=")
+    keys = {partition_of(key, 2): key for key in "abcdefgh"}
+    await send(kafka, "before", partition_key=keys[0])
+    producer = AIOKafkaProducer(bootstrap_servers=server, compression_type="gzip")
+    await producer.start()
+    await producer.send_and_wait(prefix + IMAGES_RECEIVED, b"x" * 20_000, partition=0)
+    await producer.stop()
+    await send(kafka, "behind", partition_key=keys[0])
+    stage = Stage()
+    worker = Worker(kafka, stage, [IMAGES_RECEIVED], member="one", max_in_flight=10)
+    with structlog.testing.capture_logs() as logs:
+        running = asyncio.create_task(worker.run())
+        others = [f"{number}" for number in range(5)]
+        for name in others:
+            await send(kafka, name, partition_key=keys[1])
+            await until(lambda name=name: name in stage.handled)
+        await until(lambda: any("recover stage" in it["event"] for it in logs))
+        worker.stop()
+        await running
+    assert await answered(kafka) == statuses("before", *others)
+    assert await kafka.lag("stage", IMAGES_RECEIVED) == {0: 2, 1: 0}

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-from backends.log import CommittedOffset, Consumer, Record, TopicPartition
+from backends.log import CommittedOffset, Consumer, Record, TopicPartition, UnreadableBatch
 
 
 class DelegatingConsumer(Consumer):
@@ -16,6 +16,10 @@ class DelegatingConsumer(Consumer):
     @property
     def assignment(self) -> Mapping[TopicPartition, CommittedOffset]:  # type: ignore[override]  # the same
         return self.inner.assignment
+
+    @property
+    def unreadable(self) -> Mapping[TopicPartition, UnreadableBatch]:  # type: ignore[override]  # the same
+        return self.inner.unreadable
 
     async def poll(
         self,

@@ -3,13 +3,17 @@
 The contract suite tests on the real server that records arrive.
 """
 
+import threading
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from backends.kafka.batches import readable_batches
 from backends.kafka.fetch_sessions import FetchSessions
 
 INITIAL = (0, 0)
@@ -20,13 +24,14 @@ class Server:
 
     def __init__(self) -> None:
         self.session_id, self.error_code, self.away = 7, 0, False
+        self.topics: list[Any] = []
         self.requests: list[Any] = []
 
     async def send(self, node: int, request: Any, *, group: Any) -> Any:
         if self.away:
             raise KafkaConnectionError("away")
         self.requests.append(request.build(FetchRequest_v11))
-        return SimpleNamespace(error_code=self.error_code, session_id=self.session_id)
+        return SimpleNamespace(error_code=self.error_code, session_id=self.session_id, topics=self.topics)
 
     @property
     def last(self) -> tuple[tuple[int, int], dict[tuple[str, int], int], list[tuple[str, list[int]]]]:
@@ -98,10 +103,57 @@ async def test_a_server_without_sessions_gets_the_whole_request(sessions: FetchS
 
     async def send(node: int, request: Any, *, group: Any) -> Any:
         seen.append(request.build(FetchRequest_v4))
-        return SimpleNamespace()
+        return SimpleNamespace(topics=[])
 
     server.send = send  # type: ignore[method-assign]
     old = FetchSessions(server)
     for _ in range(2):
         await old.send(1, fetch(p0=5, p1=6))
     assert [dict(request.topics) for request in seen] == [{"t": [(0, 5, 1 << 16), (1, 6, 1 << 16)]}] * 2
+
+
+class FakeConsumer:
+    """Has what sessions use of a consumer: where it is in the partitions that it has."""
+
+    def __init__(self, **positions: int) -> None:
+        self.positions = {KafkaPartition("t", int(name[1:])): offset for name, offset in positions.items()}
+        self.paused: list[KafkaPartition] = []
+
+    def assignment(self) -> set[KafkaPartition]:
+        return set(self.positions)
+
+    async def position(self, partition: KafkaPartition) -> int:
+        return self.positions[partition]
+
+    def pause(self, partition: KafkaPartition) -> None:
+        self.paused.append(partition)
+
+
+async def test_partitions_are_paused_where_the_consumer_has_come_to_an_unreadable_batch(
+    server: Server, sessions: FetchSessions
+) -> None:
+    server.topics = [("t", [(number, 0, 9, 9, 0, [], b"not a batch") for number in range(3)])]
+    consumer = FakeConsumer(p0=5, p1=2)  # it was moved in partition 1, and lost partition 2
+    await sessions.send(1, fetch(p0=5, p1=6, p2=7))
+    found = await sessions.pause_unreadable(consumer)
+    assert {at.partition: (batch.first, batch.cause) for at, batch in found.items()} == {0: (5, "it is not complete")}
+    assert consumer.paused == [KafkaPartition("t", 0)]
+    assert await sessions.pause_unreadable(consumer) == {}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_what_is_compressed_is_read_in_another_thread(
+    server: Server, sessions: FetchSessions, compressed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def reading(*arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return readable_batches(*arguments)
+
+    monkeypatch.setattr("backends.kafka.fetch_sessions.readable_batches", reading)
+    builder = DefaultRecordBatchBuilder(2, int(compressed), False, -1, -1, -1, 1 << 20)
+    builder.append(0, 0, b"key", b"x" * 1_000, [])
+    server.topics = [("t", [(0, 0, 9, 9, 0, [], bytes(builder.build()))])]
+    await sessions.send(1, fetch(p0=0))
+    assert [thread is threading.main_thread() for thread in threads] == [not compressed]

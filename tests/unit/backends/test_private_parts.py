@@ -18,9 +18,11 @@ from aiokafka.errors import KafkaConnectionError, UnknownError, for_code
 from aiokafka.producer.message_accumulator import MessageAccumulator
 from aiokafka.producer.sender import Sender
 from aiokafka.protocol.commit import OffsetCommitRequest
-from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11
+from aiokafka.protocol.fetch import FetchRequest, FetchRequest_v4, FetchRequest_v11, FetchResponse_v4, FetchResponse_v11
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.util import calc_crc32c
 from cassandra.cluster import Cluster, ResponseFuture, ResultSet
 from cassandra.connection import ConnectionException
 from cassandra.protocol import ErrorMessage
@@ -138,6 +140,24 @@ def test_the_requests_of_aiokafka_accept_our_arguments() -> None:
         "FetchRequest.build",
         "fetch sessions are not used, or sent to servers without them",
         "backends/kafka/fetch_sessions.py",
+    )
+
+
+def test_the_answers_to_fetches_are_as_we_change_them() -> None:
+    for response in FetchResponse_v4, FetchResponse_v11:
+        (*_, (name, topics)) = zip(response.SCHEMA.names, response.SCHEMA.fields, strict=True)
+        (_, partitions) = topics.array_of.fields
+        require(
+            name == "topics" and partitions.array_of.names[-1] == "message_set",
+            f"the members of {response.__name__}",
+            "batches are not checked, and one that cannot be read stops all partitions",
+            "backends/kafka/batches.py",
+        )
+    require(
+        calc_crc32c(memoryview(b"123456789")) == 0xE3069283 and callable(getattr(DefaultRecordBatch, "__next__", None)),
+        "calc_crc32c or DefaultRecordBatch",
+        "no batch can be read",
+        "backends/kafka/batches.py",
     )
 
 

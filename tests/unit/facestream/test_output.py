@@ -79,7 +79,9 @@ def test_weights_list_prints_all_columns_or_json(run: Run) -> None:
 
 def test_recover_and_erase_verify_print_json_without_results(run: Run) -> None:
     run("init")
-    assert lines(run("recover", "sink", "--json")) == [{"group": "sink", "set": False, "partitions": []}]
+    assert lines(run("recover", "sink", "--json")) == [
+        {"group": "sink", "set": False, "partitions": [], "unreadable": []}
+    ]
     (found,) = lines(run("erase", "verify", "--json"))
     assert found["stores"] == {"vectors": [], "answers": [], "objects": []}
     assert found["topics"]["results"] == {"records": 0, "gone_by": None}
