@@ -37,8 +37,9 @@ from backends.kafka.connect import FAILURES, RETRY_PAUSE_S, KafkaServers
 from backends.log import CommittedOffset, TopicPartition
 from schemas.errors import Fenced, InvalidRequest
 
-# A member that sends nothing for SESSION_S is removed from the group. Its heartbeats tell it that others join or leave.
-SESSION_S, HEARTBEAT_S = 10.0, 1.0
+# A member that sends nothing for SESSION_S is removed from the group, and the others wait for that when it was killed.
+# It is the least that Kafka allows (group.min.session.timeout.ms). Heartbeats tell a member that others join or leave.
+SESSION_S, HEARTBEAT_S = 6.0, 1.0
 # How long the members have to join again when the group rebalances, and how long a request to join may take.
 REBALANCE_S, JOIN_REQUEST_S = 10.0, 20.0
 LEAVE_S = 3.0
