@@ -1,7 +1,7 @@
 """A member of a consumer group of Kafka: it joins, sends heartbeats, assigns partitions when it leads, and leaves.
 
-It speaks the group protocol itself, with aiokafka's client, requests and sticky assignor, because aiokafka's own
-coordinator breaks the port's promises in four ways:
+It speaks the group protocol itself, with aiokafka's client and requests, because aiokafka's own coordinator breaks the
+port's promises in four ways:
 
 - It commits under the generation that is current when the request is built. Here a commit carries the generation that
   its caller knew, and Kafka refuses it after a rebalance.
@@ -9,6 +9,9 @@ coordinator breaks the port's promises in four ways:
   Fenced.
 - A static member never leaves. Here it does.
 - Its heartbeats stop for ever when Kafka answers that it is loading the group, as it does after a restart.
+
+On the wire a member is one of aiokafka's sticky assignor, so that members of older versions can be in the same group.
+Which partitions go where is computed in assignment.py.
 """
 
 import asyncio
@@ -29,12 +32,14 @@ from aiokafka.errors import NodeNotReadyError, StaleMetadata, for_code
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
+from backends.kafka.assignment import MemberState, assign_partitions
 from backends.kafka.connect import FAILURES, RETRY_PAUSE_S, KafkaServers
 from backends.log import CommittedOffset, TopicPartition
 from schemas.errors import Fenced, InvalidRequest
 
-# A member that sends nothing for SESSION_S is removed from the group. Its heartbeats tell it that others join or leave.
-SESSION_S, HEARTBEAT_S = 10.0, 1.0
+# A member that sends nothing for SESSION_S is removed from the group, and the others wait for that when it was killed.
+# It is the least that Kafka allows (group.min.session.timeout.ms). Heartbeats tell a member that others join or leave.
+SESSION_S, HEARTBEAT_S = 6.0, 1.0
 # How long the members have to join again when the group rebalances, and how long a request to join may take.
 REBALANCE_S, JOIN_REQUEST_S = 10.0, 20.0
 LEAVE_S = 3.0
@@ -187,16 +192,21 @@ class GroupMember:
             raise for_code(code)(f"code {code}")
 
     async def _assign_partitions(self, members: Sequence[tuple[str, str, bytes]]) -> list[tuple[str, bytes]]:
-        """Assigns the partitions, as the group's leader, so that as few as possible move."""
-        subscriptions = {member_id: ConsumerProtocol.METADATA.decode(metadata) for member_id, _, metadata in members}
-        topics = {topic for member in subscriptions.values() for topic in member.subscription}
+        """Assigns the partitions, as the group's leader."""
+        states = {
+            member_id: MemberState(*self._assignor.parse_member_metadata(ConsumerProtocol.METADATA.decode(metadata)))
+            for member_id, _, metadata in members
+        }
+        topics = {topic for member in states.values() for topic in member.topics}
         await self._client.set_topics(topics)
-        cluster = self._client.cluster
-        if any(not cluster.partitions_for_topic(topic) for topic in topics):
+        partitions = {topic: self._client.cluster.partitions_for_topic(topic) for topic in topics}
+        if not all(partitions.values()):
             await self._client.force_metadata_update()
             raise StaleMetadata(f"not all of {', '.join(topics)} are known")
-        assignments = self._assignor.assign(cluster, subscriptions)
-        return [(member_id, assigned.encode()) for member_id, assigned in assignments.items()]
+        return [
+            (member_id, ConsumerProtocol.ASSIGNMENT(0, list(shares.items()), b"").encode())
+            for member_id, shares in assign_partitions(states, partitions).items()
+        ]
 
     async def _send_heartbeats(self, assignment: Assignment) -> None:
         """Sends heartbeats. Returns when the membership is lost, or when the group rebalances."""

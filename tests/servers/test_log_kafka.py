@@ -11,6 +11,7 @@ import sys
 import textwrap
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.admin.records_to_delete import RecordsToDelete
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
 from aiokafka.protocol.group import JoinGroupRequest
 
 from backends.kafka import connect
@@ -37,6 +39,7 @@ from tests.conftest import ROOT
 from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 30.0
+LONG_SESSION_S = 20.0  # long enough to see on a busy machine that nobody waits for it
 NOBODY = "127.0.0.1:1"  # nothing listens there
 
 
@@ -666,6 +669,7 @@ async def test_a_member_that_closes_gives_its_partitions_to_the_others_at_once(
         return await send(client, node, request, **kwargs)
 
     monkeypatch.setattr(AIOKafkaClient, "send", noting_joins)
+    monkeypatch.setattr("backends.kafka.group.SESSION_S", LONG_SESSION_S)
     await log.create_topics([TopicSpec("events", 2)])
     staying = await log.consumer("group", ["events"], member="staying")
     await assigned(staying, 2)
@@ -682,30 +686,73 @@ async def test_a_member_that_closes_gives_its_partitions_to_the_others_at_once(
     while staying.epoch == epoch:
         await staying.poll(1, 0.1, topics=[])
     await assigned(staying, 2)
-    assert time.monotonic() - began < SESSION_S - 2  # which the others would wait for if it had just vanished
+    assert time.monotonic() - began < LONG_SESSION_S - 2  # which the others would wait for if it had just vanished
 
 
 async def test_members_keep_their_partitions_when_others_join_and_leave(opened: Callable[[str], KafkaLog]) -> None:
     log = opened("")
     await log.create_topics([TopicSpec("events", 12)])
     members = {name: await opened("").consumer("group", ["events"], member=name) for name in ("one", "two")}
-    await settled(members)
+    await settled(members, 12)
     before = {name: set(member.assignment) for name, member in members.items()}
     members["three"] = await opened("").consumer("group", ["events"], member="three")
-    await settled(members)
+    await settled(members, 12)
     assert [len(member.assignment) for member in members.values()] == [4, 4, 4]
     assert all(set(members[name].assignment) < before[name] for name in ("one", "two"))
     await members.pop("three").close()
-    await settled(members)
+    await settled(members, 12)
     assert sum(len(before[name] & set(members[name].assignment)) for name in members) >= 8
 
 
-async def settled(members: Mapping[str, Consumer]) -> None:
+async def test_members_that_join_one_after_the_other_share_each_topic(opened: Callable[[str], KafkaLog]) -> None:
+    log = opened("")
+    topics = ["first", "second"]
+    await log.create_topics([TopicSpec(topic, 64) for topic in topics])
+    members: dict[str, Consumer] = {}
+    for name, each in (("one", 64), ("two", 32)):
+        members[name] = await opened("").consumer("group", topics, member=name)
+        await settled(members, 128)
+        for member in members.values():
+            assert Counter(at.topic for at in member.assignment) == dict.fromkeys(topics, each)
+
+
+@pytest.mark.parametrize("leader", ["old", "new"])
+async def test_members_of_older_versions_are_in_the_same_group(
+    log: KafkaLog, url: str, prefix: str, leader: str
+) -> None:
+    """They are members of aiokafka's sticky assignor. The member that joins first leads."""
+    topics = ["first", "second"]
+    await log.create_topics([TopicSpec(topic, 4) for topic in topics])
+    old = AIOKafkaConsumer(
+        *(prefix + topic for topic in topics),
+        bootstrap_servers=url.removeprefix("kafka://").partition("?")[0],
+        group_id=f"{prefix}group",
+        partition_assignment_strategy=[type("Assignor", (StickyPartitionAssignor,), {})],
+        heartbeat_interval_ms=500,
+    )
+    async with AsyncExitStack() as running:
+        running.push_async_callback(old.stop)
+        if leader == "old":
+            await old.start()
+            await until(lambda: len(old.assignment()) == 8)
+        new = await log.consumer("group", topics, member="new")
+        if leader == "new":
+            await assigned(new, 8)
+            await asyncio.gather(old.start(), assigned(new, 4))
+        await assigned(new, 4)
+        await until(lambda: len(old.assignment()) == 4)
+        parts = {TopicPartition(at.topic.removeprefix(prefix), at.partition) for at in old.assignment()}
+        assert parts.isdisjoint(new.assignment)
+        if leader == "new":
+            assert Counter(at.topic for at in new.assignment) == {"first": 2, "second": 2}
+
+
+async def settled(members: Mapping[str, Consumer], partitions: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         await asyncio.gather(*(member.poll(1, 0.1, topics=[]) for member in members.values()))
         owned = sum(len(member.assignment) for member in members.values())
-        if owned == 12 and len({member.epoch for member in members.values()}) == 1:
+        if owned == partitions and len({member.epoch for member in members.values()}) == 1:
             return
         assert time.monotonic() < deadline
 

@@ -186,7 +186,7 @@ def test_the_client_and_the_assignor_of_aiokafka_accept_our_arguments() -> None:
     )
     assignor_methods = {
         "metadata": ["topics"],
-        "assign": ["cluster", "members"],
+        "parse_member_metadata": ["metadata"],
         "on_assignment": ["assignment"],
         "on_generation_assignment": ["generation"],
     }
