@@ -57,10 +57,10 @@ class ServerUrl:
         return value == "true"
 
     def number(self, name: str, default: int) -> int:
-        """The value of an option that is a whole number above 0."""
+        """The value of an option that is a whole number from 1 to 9999."""
         value = self.options.get(name, str(default))
-        if not value.isdecimal() or int(value) < 1:
-            raise ConfigurationError(f"{self.setting}: the option {name} is a whole number above 0, not '{value}'")
+        if not value.isdecimal() or len(value) > 4 or int(value) < 1:
+            raise ConfigurationError(f"{self.setting}: the option {name} is a number from 1 to 9999, not '{value}'")
         return int(value)
 
 
@@ -99,7 +99,7 @@ def _host_and_port(text: str, default_port: int, setting: str) -> tuple[str, int
         port = rest.removeprefix(":")
     else:
         host, _, port = text.partition(":")
-    if not host or (port and not (port.isdecimal() and 0 < int(port) < 65536)):
+    if not host or (port and not (port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536)):
         raise ConfigurationError(f"{setting}: '{text}' is not host:port")
     return host, int(port) if port else default_port
 

@@ -72,10 +72,11 @@ class Settings(BaseSettings):
     threads: int = Field(
         0,
         ge=0,
+        le=1_024,
         description="threads of the networks on a CPU (0: one for each core); with several processors on a machine give"
         " each a share",
     )
-    decoders: int = Field(0, ge=0, description="decoding processes (0: one for each core, at most 4)")
+    decoders: int = Field(0, ge=0, le=1_024, description="decoding processes (0: one for each core, at most 4)")
 
     @field_validator("data", "weights", mode="before")
     @classmethod

@@ -2,15 +2,13 @@
 6 of docs/architecture.md).
 """
 
-import asyncio
-
 import structlog
 from aiohttp import web
 
 from backends.log import NewRecord
 from ingest.problems import json_response
-from ingest.service import SERVICE, Service, access_of, normalised_name
-from ingest.waiting import requested_wait_s
+from ingest.service import SERVICE, access_of, normalised_name
+from ingest.waiting import requested_wait_s, wait_for_answer
 from schemas.answers import ErasedBody, ErasedCounts
 from schemas.erasures import (
     AnyErasure,
@@ -90,20 +88,17 @@ async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
     """Appends the command to the directory's partition, and waits until it is carried out and this replica knows about
     the erasure.
     """
-    service: Service = request.app[SERVICE]
+    service, wait_s = request.app[SERVICE], requested_wait_s(request)
     command = erase_command(erasure, new_image_id(), service.replies.reply_to)
     future = service.replies.expect(command.image_id)
     try:
         await service.log.append([NewRecord(FACES_EMBEDDED, command.image_id, command.encode(), command.directory)])
         log.info("erase requested", image_id=command.image_id, handler=request.match_info.handler.__name__)
-        async with asyncio.timeout(requested_wait_s(request)):
-            answer = await future
+        answer = await wait_for_answer(request, future, wait_s)
+        if answer is None:
+            detail = "send the request again: it answers 200 once all is erased"
+            return json_response(202, ErasingBody(status="working", detail=detail))
         await service.erasures.refresh()
         return json_response(answer.status, answer.body)
-    except TimeoutError:
-        return json_response(
-            202,
-            ErasingBody(status="working", detail="send the request again: it answers 200 once all is erased"),
-        )
     finally:
         service.replies.forget(command.image_id, future)

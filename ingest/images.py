@@ -1,6 +1,5 @@
 """The routes that accept images and return their answers: /learn, /recognize, /detect and /results/{image_id}."""
 
-import asyncio
 import time
 
 import structlog
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, normalised_name
 from ingest.uploads import Upload, read_upload
-from ingest.waiting import requested_wait_s
+from ingest.waiting import requested_wait_s, wait_for_answer
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
@@ -110,20 +109,21 @@ async def _accept_image(request: web.Request, purpose: Purpose) -> web.Response:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
         received = await service.acceptor.make_event(upload, purpose, directory, person, options, key)
         if key is None:
-            return await _store_and_wait(service, received, upload, topic, wait_s)
+            return await _store_and_wait(request, received, upload, topic, wait_s)
         async with service.acceptor.lock_of(received.image_id):
             earlier = await service.acceptor.earlier_answer(received, service.replies.recent_answer(received.image_id))
             if earlier is not None:
                 return _answer_response(service, earlier)
-            return await _store_and_wait(service, received, upload, topic, wait_s)
+            return await _store_and_wait(request, received, upload, topic, wait_s)
     finally:
         service.uploads.give_back(reserved)
 
 
 async def _store_and_wait(
-    service: Service, received: ImageReceived, upload: Upload, topic: str, wait_s: float
+    request: web.Request, received: ImageReceived, upload: Upload, topic: str, wait_s: float
 ) -> web.Response:
     """Stores the image, appends its event, then waits for the answer."""
+    service = request.app[SERVICE]
     if not wait_s:
         await service.acceptor.store(received, upload.data, topic)
         return _working_response(received.image_id)
@@ -131,8 +131,9 @@ async def _store_and_wait(
     try:
         await service.acceptor.store(received, upload.data, topic)
         upload.data = b""
-        async with asyncio.timeout(wait_s):
-            answer = await future
+        answer = await wait_for_answer(request, future, wait_s)
+        if answer is None:
+            return _working_response(received.image_id)
         log.info("answered", image_id=received.image_id, status=answer.status)
         # The answer to a learn names only the person of this request, so a concurrent erasure reveals nothing.
         return (
@@ -140,8 +141,6 @@ async def _store_and_wait(
             if received.purpose == "learn"
             else await _new_answer_response(service, answer)
         )
-    except TimeoutError:
-        return _working_response(received.image_id)
     finally:
         service.replies.forget(received.image_id, future)
 

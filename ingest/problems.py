@@ -18,7 +18,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def json_response(status: int, body: AnswerPart, headers: dict[str, str] | None = None) -> web.Response:
     content_type = "application/json" if status < LOWEST_FAILURE else "application/problem+json"
-    text = json.dumps(body.members(), ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(body.members(), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return web.Response(status=status, text=text, content_type=content_type, headers=headers)
 
 

@@ -21,7 +21,7 @@ LOWEST_FAILURE = 400  # HTTP status
 class AnswerPart(BaseModel):
     """Base of a body and of the objects in it."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     def members(self) -> dict[str, Any]:
         """The JSON object: the members that were set."""

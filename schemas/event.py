@@ -10,7 +10,7 @@ from schemas.errors import UnreadableRecord
 class EventRecord(BaseModel):
     """Base of the records in topics. A record of another version is refused; unknown members are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
     version: Literal[1] = 1
 

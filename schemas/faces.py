@@ -22,7 +22,7 @@ class Detection(BaseModel):
     detector's own.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     face_id: Uuid
     box: Box
@@ -39,7 +39,7 @@ class Detection(BaseModel):
 class Crop(BaseModel):
     """The stored picture of a learned face: 240 × 240 pixels, landmarks in its own pixels."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     object_key: str
     landmarks: Landmarks
@@ -76,6 +76,17 @@ class EmbeddedFace(Detection):
 def decode_vector(encoded: str) -> NDArray[np.float32]:
     """(D,). Raises ValueError."""
     return np.frombuffer(base64.b64decode(encoded), "<f4")
+
+
+def is_vector(encoded: str, dimension: int) -> bool:
+    """Whether it is a vector of so many finite numbers, with a length."""
+    try:
+        vector = decode_vector(encoded)
+    except ValueError:  # not base64, or not a whole number of floats
+        return False
+    with np.errstate(all="ignore"):
+        length = np.linalg.norm(vector)
+    return vector.shape == (dimension,) and bool(0 < length < np.inf)
 
 
 def encode_vector(vector: NDArray[np.float32]) -> str:

@@ -26,7 +26,8 @@ from schemas.ids import Uuid, original_key
 from schemas.names import Name
 
 Purpose = Literal["learn", "recognize", "detect"]
-Milliseconds = Annotated[int, Field(ge=0, description="since the epoch, by the log's clock")]
+# Cassandra counts microseconds in 63 bits.
+Milliseconds = Annotated[int, Field(ge=0, lt=2**53, description="since the epoch, by the log's clock")]
 Detail = Literal["normal", "high"]
 
 MOST_FACES = 1_000
@@ -36,16 +37,14 @@ MOST_CANDIDATES = 10
 class Options(BaseModel):
     """The caller's options for one image."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     top: int = Field(3, ge=1, le=MOST_CANDIDATES, description="how many candidates a face gets")
     limit: int = Field(
         MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
     )
     min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are not answered")
-    min_face: float = Field(
-        0.0, ge=0, allow_inf_nan=False, description="faces smaller than this, in pixels a side, are not answered"
-    )
+    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are not answered")
     strangers: float = Field(
         0.01,
         gt=0,
@@ -61,6 +60,14 @@ class Options(BaseModel):
     )
     force: bool = Field(False, description="learn a face under 40 pixels a side too")
     store: bool = Field(True, description="false: the picture of a probe is deleted as soon as it is answered")
+
+    @field_validator("top", "limit", "min_score", "min_face", "strangers", mode="before")
+    @classmethod
+    def _is_a_number(cls, value: object) -> object:
+        """Raises ValueError for true and false, which pydantic would take as 1 and 0."""
+        if isinstance(value, bool):
+            raise ValueError("it must be a number")
+        return value
 
 
 OPTIONS: dict[Purpose, frozenset[str]] = {

@@ -2,13 +2,10 @@
 checks.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 from backends.log import Record
 from schemas.erasures import erasure_of
 from schemas.errors import NotFound, UnreadableRecord
-from schemas.faces import decode_vector
+from schemas.faces import is_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded
 from stream.generations import Generations
@@ -55,15 +52,5 @@ async def _find_generation(name: str, generations: Generations) -> Generation:
 
 
 def _check_vector(encoded: str, generation: Generation) -> None:
-    if not _is_vector(encoded, generation.dimension):
+    if not is_vector(encoded, generation.dimension):
         raise UnreadableRecord(f"a vector of '{generation.name}' is not {generation.dimension} numbers with a length")
-
-
-def _is_vector(encoded: str, dimension: int) -> bool:
-    try:
-        vector: NDArray[np.float32] = decode_vector(encoded)
-    except ValueError:  # not base64, or not a whole number of floats
-        return False
-    with np.errstate(all="ignore"):
-        length = np.linalg.norm(vector)
-    return vector.shape == (dimension,) and bool(0 < length < np.inf)

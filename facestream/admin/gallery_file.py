@@ -43,7 +43,7 @@ class ExportedFace(BaseModel):
     little-endian float32.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     person: Name
     face_id: Uuid

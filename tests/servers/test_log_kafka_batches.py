@@ -137,8 +137,8 @@ async def test_a_batch_that_cannot_be_read_stops_its_partition_and_no_other(
         for number in range(5):  # it stays so, and the other partition goes on at once
             await append_batch(url, "gzip", [b"more"], other)
             began = time.monotonic()
-            assert [(it.partition, it.offset) for it in await consumer.poll(10, 10.0)] == [(1, 2 + number)]
-            assert time.monotonic() - began < 5
+            assert [(it.partition, it.offset) for it in await consumer.poll(10, 60.0)] == [(1, 2 + number)]
+            assert time.monotonic() - began < PATIENCE_S
     (batch,) = consumer.unreadable.values()
     assert consumer.unreadable.keys() == {EVENTS}
     assert (batch.first, batch.last) == (2, 4)

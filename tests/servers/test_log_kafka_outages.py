@@ -108,7 +108,7 @@ async def test_readers_consumers_and_appends_continue_when_a_killed_server_is_ba
     await asyncio.to_thread(servers.kill, "kafka")
     before = list(load.acknowledged)
     await asyncio.sleep(3)
-    for use, within_s in ((log.ping(), 4.0), (log.append([NewRecord("events", "probe", b"")]), 11.0)):
+    for use, within_s in ((log.ping(), 15.0), (log.append([NewRecord("events", "probe", b"")]), 30.0)):
         began = time.monotonic()
         with pytest.raises(Unavailable):
             await use
@@ -144,7 +144,7 @@ async def test_an_append_to_a_server_that_hangs_ends_in_time(log: KafkaLog, serv
             *(log.append([NewRecord("events", f"{number}", b"", "one")]) for number in range(20)),
             return_exceptions=True,
         )
-        assert time.monotonic() - began < 12
+        assert time.monotonic() - began < PATIENCE_S
         assert all(isinstance(outcome, Unavailable) and "unknown" in outcome.message for outcome in outcomes)
         with pytest.raises(Unavailable):
             await consumer.poll(1, 2)  # longer than its session lasts it has heard nothing

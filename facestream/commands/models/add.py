@@ -175,7 +175,7 @@ def _parse_range(text: str) -> tuple[float, float]:
         low, high = (float(part) for part in text.split(".."))
     except ValueError:
         low = high = math.nan
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+    if not 0 < high - low < math.inf:
         raise ConfigurationError(
             f"--range {text}: give what the pixel values 0 and 255 become, as in -1..1, 0..1 or 0..255"
         )

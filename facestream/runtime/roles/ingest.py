@@ -97,7 +97,9 @@ async def http_service(
             erasures=state.erasures,
             checks=checks,
         )
-        runner = web.AppRunner(create_app(service), shutdown_timeout=DRAIN_S, access_log=None)
+        runner = web.AppRunner(
+            create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S, access_log=None
+        )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         yield HttpService(runner, replies, lag)

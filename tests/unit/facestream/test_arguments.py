@@ -126,7 +126,7 @@ def test_errors_about_urls_of_stores_hide_the_password(capsys: pytest.CaptureFix
     assert "hunter2" not in error
 
 
-@pytest.mark.parametrize("number", ["nan", "inf", "-1", "x", ""])
+@pytest.mark.parametrize("number", ["nan", "inf", "1e400", "-1", "x", ""])
 @pytest.mark.parametrize(
     "command",
     [
@@ -135,7 +135,15 @@ def test_errors_about_urls_of_stores_hide_the_password(capsys: pytest.CaptureFix
         ("init", "--wait"),
         ("up", "--keep-probes"),
         ("up", "--max-age"),
+        ("up", "--max-upload"),
+        ("up", "--max-pixels"),
+        ("up", "--max-in-flight"),
+        ("up", "--upload-memory"),
+        ("up", "--gallery-memory"),
+        ("up", "--threads"),
+        ("up", "--decoders"),
         ("recognize", "f.jpg", "--directory", "d", "--min-score"),
+        ("recognize", "f.jpg", "--directory", "d", "--min-face"),
         ("recognize", "f.jpg", "--directory", "d", "--strangers"),
         ("recognize", "f.jpg", "--directory", "d", "--top"),
         ("recognize", "f.jpg", "--directory", "d", "--limit"),
@@ -144,6 +152,23 @@ def test_errors_about_urls_of_stores_hide_the_password(capsys: pytest.CaptureFix
 )
 def test_wrong_numbers_are_refused(capsys: pytest.CaptureFixture[str], command: tuple[str, ...], number: str) -> None:
     assert command[-1] in refused(capsys, *command, number)
+
+
+@pytest.mark.parametrize("number", ["9" * 20, "9" * 5_000], ids=len)
+@pytest.mark.parametrize(
+    ("command", "before"),
+    [
+        (("reembed", "n", "--threads"), ""),
+        (("reembed", "n", "--decoders"), ""),
+        (("init", "--wait", "0", "--log"), "kafka://127.0.0.1:9?replication="),
+        (("init", "--wait", "0", "--log"), "kafka://127.0.0.1:"),
+    ],
+    ids=str,
+)
+def test_numbers_that_are_too_large_are_refused(
+    capsys: pytest.CaptureFixture[str], command: tuple[str, ...], before: str, number: str
+) -> None:
+    assert f"FACESTREAM_{command[-1][2:].upper()}" in refused(capsys, *command, before + number)
 
 
 @pytest.mark.parametrize("listen", ["", "x", ":", "host:", "127.0.0.1:99999", "127.0.0.1:²"])

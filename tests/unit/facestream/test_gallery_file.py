@@ -79,6 +79,7 @@ GOOD_FACE = face(1).face.model_dump(mode="json")
         ([GOOD_HEAD, (f"faces/{uuid.UUID(int=1)}.json", json.dumps(GOOD_FACE).encode())], "crop"),
         ([GOOD_HEAD, ("crops/x.jpg", b""), ("faces/x.json", b"not json")], "not a ExportedFace"),
         ([GOOD_HEAD, ("faces/x.json", b" " * 1_000_001)], "does not belong"),
+        ([GOOD_HEAD, ("faces/x.json", json.dumps(GOOD_FACE).replace("1.5", "NaN").encode())], "finite"),
     ],
 )
 def test_an_invalid_export_is_refused(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:

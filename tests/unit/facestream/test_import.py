@@ -15,6 +15,7 @@ from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, Galler
 from facestream.cli import main
 from facestream.config import Settings
 from facestream.runtime.stores import Stores, create_stores, open_stores
+from schemas.arrays import Float32Array
 from schemas.erasures import PersonErasure
 from schemas.faces import encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
@@ -28,6 +29,7 @@ from weights.manifest import manifest
 GENERATION = manifest().default_generation
 IMAGE_ID = image_id("image")
 FACE_ID = learned_face_id(IMAGE_ID)
+DIMENSION = 128
 FOR_EVER = 4_000_000_000_000  # ms
 
 
@@ -39,6 +41,11 @@ def data(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    return export(tmp_path, np.ones(DIMENSION, np.float32))
+
+
+def export(folder: Path, vector: Float32Array) -> Path:
+    """A file with one face."""
     face = ExportedFace(
         person="obama",
         face_id=FACE_ID,
@@ -46,9 +53,9 @@ def file(tmp_path: Path) -> Path:
         source="source",
         detector="centerface",
         landmarks=[(1.0, 1.0)] * 5,
-        vectors={GENERATION: encode_vector(np.ones(128, np.float32))},
+        vectors={GENERATION: encode_vector(vector)},
     )
-    path = tmp_path / "gallery.tar"
+    path = folder / "gallery.tar"
     with GalleryWriter(path, GalleryHead(directory="acme", generations=[GENERATION], faces=1)) as writer:
         writer.add(FaceWithPictures(face=face, crop=b"crop", original=b"original"))
     return path
@@ -91,4 +98,15 @@ async def test_a_person_erased_during_the_import_is_not_imported(
         assert await imported(file, data) == 1
         assert "erased" in capsys.readouterr().err
         assert [it.key async for it in stores.objects.list()] == []
+        assert await read_all(stores.log, FACES_LEARNED.name) == await read_all(stores.log, FACES_EMBEDDED) == []
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 0.0])
+async def test_a_vector_without_a_length_is_refused(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], number: float
+) -> None:
+    file = export(tmp_path, np.full(DIMENSION, number, np.float32))
+    async with opened(data) as stores:
+        assert await imported(file, data) == 2
+        assert f"its vector of '{GENERATION}' is not 128 numbers" in capsys.readouterr().err
         assert await read_all(stores.log, FACES_LEARNED.name) == await read_all(stores.log, FACES_EMBEDDED) == []

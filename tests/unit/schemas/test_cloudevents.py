@@ -4,6 +4,7 @@ why.
 
 import contextlib
 import json
+import math
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -97,6 +98,10 @@ def test_the_type_is_the_purpose(kind: str, purpose: str) -> None:
         (structured(data=DATA | {"purpose": "detect"}), [], "data.purpose"),
         (structured(data=DATA | {"directory": "a\0"}), [], "directory"),
         (structured(data=DATA | {"person": None}), [], "takes a person"),
+        (structured(data=DATA | {"options": {"min_face": math.inf}}), [], "options.min_face"),
+        (structured(data=DATA | {"options": {"strangers": math.nan}}), [], "options.strangers"),
+        (structured(data=DATA | {"options": {"top": True}}), [], "options.top"),
+        (structured(data=DATA | {"received_at": 10**400}), [], "received_at"),
         (structured(data=DATA | {"source": None}), [], "media_type and sha256"),
         (structured(data=DATA | {"source": "https://elsewhere/a.jpg"}), [], "source"),
         (

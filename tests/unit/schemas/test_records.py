@@ -3,7 +3,9 @@ up to date.
 """
 
 import json
+import math
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -196,6 +198,7 @@ def test_any_value_gives_a_record_or_unreadable_record(value: bytes) -> None:
         ("image_id", IMAGE_ID + "\n"),
         ("purpose", "erase"),
         ("received_at", -1),
+        ("received_at", 2**53),
         ("directory", ""),
         ("person", "a\x00b"),
         ("sha256", "A" * 64),
@@ -206,6 +209,26 @@ def test_any_value_gives_a_record_or_unreadable_record(value: bytes) -> None:
 def test_a_member_out_of_bounds_is_named(member: str, wrong: Any) -> None:
     value = json.loads(RECEIVED.encode()) | {member: wrong}
     assert f"ImageReceived: {member}" in message(json.dumps(value).encode())
+
+
+def replace_numbers(value: Any, number: float) -> Iterator[Any]:
+    """Copies of a JSON value, in each of which one number is replaced, apart from `x`, which no release knows."""
+    if isinstance(value, dict):
+        for name, it in value.items():
+            if name != "x":
+                yield from (value | {name: changed} for changed in replace_numbers(it, number))
+    elif isinstance(value, list):
+        for i, it in enumerate(value):
+            yield from ([*value[:i], changed, *value[i + 1 :]] for changed in replace_numbers(it, number))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield number
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda it: type(it).__name__)
+def test_a_record_has_only_finite_numbers(record: EventRecord) -> None:
+    for number in (math.nan, math.inf, -math.inf):
+        for changed in replace_numbers(json.loads(record.encode()), number):
+            assert type(record).__name__ in message(json.dumps(changed).encode(), type(record))
 
 
 @pytest.mark.parametrize(
@@ -241,6 +264,12 @@ def test_the_reason_does_not_repeat_what_was_in_the_record() -> None:
         ({"min_score": "-0.1"}, "min_score"),
         ({"min_face": "-1"}, "min_face"),
         ({"min_face": "inf"}, "min_face"),
+        ({"min_face": "1e400"}, "min_face"),
+        ({"min_face": 10**400}, "min_face"),
+        ({"min_face": True}, "min_face"),
+        ({"top": True}, "top"),
+        ({"top": math.inf}, "top"),
+        ({"strangers": math.nan}, "strangers"),
         ({"detail": "highest"}, "detail"),
         ({"face": "smallest"}, "face"),
         ({"face": "1,2,3"}, "face"),
@@ -250,7 +279,7 @@ def test_the_reason_does_not_repeat_what_was_in_the_record() -> None:
         ({"force": "perhaps"}, "force"),
     ],
 )
-def test_options_out_of_bounds_are_refused_by_name(given: dict[str, str], wrong: str) -> None:
+def test_options_out_of_bounds_are_refused_by_name(given: dict[str, Any], wrong: str) -> None:
     with pytest.raises(ValidationError) as raised:
         Options.model_validate(given)
     assert raised.value.errors()[0]["loc"] == (wrong,)
