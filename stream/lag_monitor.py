@@ -50,11 +50,12 @@ class LagMonitor:
     async def measure(self) -> None:
         for group, topic in self._pairs:
             oldest = await self._log.oldest_uncommitted_ms(group, topic)
+            lag = sum((await self._log.lag(group, topic)).values())
             if oldest is None:
                 self._oldest.pop((group, topic), None)
             else:
                 self._oldest[group, topic] = oldest
-            self._publish(group, topic, sum((await self._log.lag(group, topic)).values()))
+            self._publish(group, topic, lag)
 
     def age_s(self) -> float:
         """The age of the oldest record of all pairs at the last measurement; 0 if none waits."""
