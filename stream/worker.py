@@ -121,13 +121,14 @@ class Worker:
     # Poll.
 
     async def _poll(self, consumer: Consumer) -> list[Record]:
-        """The next records of the lane whose turn it is; [] if there are none, or if no more may be in flight. If order
-        matters, a partition gets at most three quarters of the records that may be in flight, so that one slow sequence
-        leaves room for others.
+        """The next records of the lane whose turn it is; [] if there are none, or no more may be in flight. If order
+        matters, a partition gets at most three quarters of those that may be, so that a slow sequence leaves room.
         """
         epoch = self._epoch
         free = self._max_in_flight - epoch.in_flight.total()
         if free <= 0 or len(epoch.retrying) >= MOST_RETRYING:
+            if not consumer.holds_partitions():  # its records wait in `_append` until the new epoch begins
+                return await consumer.poll(1, UNSURE_S, paused=epoch.partitions.keys())
             await self._wait_for_change()
             return []
         paused: Collection[TopicPartition] = ()
@@ -262,18 +263,17 @@ class Worker:
             self._changed.set()
 
     async def _append(self, outputs: list[NewRecord], epoch: Epoch) -> bool:
-        """Appends outputs; they are durable when this returns. It retries without limit: appending twice does no harm,
-        but an output that is not appended is lost. A worker that has lost its partitions must not append, so it waits
-        while it does not know whether it still has them. Returns False if it was stopped, or has lost them, before
-        that: the records are polled again.
-
-        Raises InvalidRequest, with nothing appended, if an output is larger than the log accepts.
+        """Appends outputs, without a limit of attempts; they are durable when this returns. A worker that has lost its
+        partitions must not append, so it waits while it does not know whether it still has them. Returns False if it
+        was stopped, or has lost them, before that: the records are polled again. Raises InvalidRequest, with nothing
+        appended, if an output is larger than the log accepts.
         """
         failures = 0
         while outputs:
             if self._consumer is None or not self._consumer.holds_partitions():
                 if self._stop.is_set or not epoch.is_current:
                     return False
+                self._changed.set()
                 await self._stop.sleep(UNSURE_S)
                 continue
             try:

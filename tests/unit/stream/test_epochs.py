@@ -154,6 +154,21 @@ async def test_a_killed_member_that_joins_slowly_tries_its_records_one_at_a_time
     await joining.close()
 
 
+async def test_a_rebalance_is_noticed_while_no_more_records_may_be_in_flight(log: DelayedLog) -> None:
+    """The outputs of the records that are in flight wait for the new epoch, and may not keep it from beginning."""
+    names = [f"{number}" for number in range(6)]
+    stage, gate = Stage(), asyncio.Event()
+    stage.blocked = dict.fromkeys(names, gate)
+    async with running(worker(log, stage, most=2)):
+        await send(log, *names)
+        await until(lambda: len(stage.running) == 2)
+        other = await log.consumer(Stage.name, [IMAGES_RECEIVED], member="other")
+        gate.set()
+        await until(lambda: not stage.running)
+        await other.close()
+        await until(lambda: eventually(log, *names))
+
+
 async def test_a_worker_is_ready_only_when_it_has_joined_its_group(
     log: DelayedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
