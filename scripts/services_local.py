@@ -61,7 +61,7 @@ class LocalServers:
 
     def pause(self, name: str) -> None:
         if process := self._process(name):
-            process.send(signal.SIGSTOP)
+            process.pause()
 
     def resume(self, name: str) -> None:
         if process := self._process(name):

@@ -27,6 +27,13 @@ class Process:
         if self.alive():
             os.kill(self.pid, what)
 
+    def pause(self) -> None:
+        """Stops the process with SIGSTOP and waits until each of its threads has stopped, which takes a moment."""
+        self.send(signal.SIGSTOP)
+        until = time.monotonic() + 30
+        while self.alive() and not _all_threads_are_stopped(self.pid) and time.monotonic() < until:
+            time.sleep(0.01)
+
     def end(self, *, patience: float) -> None:
         """Ends the process with SIGTERM, or after `patience` seconds with SIGKILL, and waits until it has ended."""
         self.send(signal.SIGTERM)
@@ -76,3 +83,11 @@ def _started(pid: int) -> str | None:
         return None if state == "Z" else rest[18]
     told = subprocess.run(["ps", "-p", str(pid), "-o", "stat=,lstart="], capture_output=True, text=True).stdout.strip()  # noqa: S607
     return None if not told or told.startswith("Z") else told.partition(" ")[2].strip()
+
+
+def _all_threads_are_stopped(pid: int) -> bool:
+    try:
+        states = [stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
+    return all(state == "T" for state in states)
