@@ -13,13 +13,13 @@ from backends.log import (
     Consumer,
     EventLog,
     NewRecord,
-    Reader,
     Record,
     TopicPartition,
     TopicSpec,
     partition_of,
 )
 from schemas.errors import Fenced, InvalidRequest, TopicMismatch, Unavailable
+from tests.polling import drain
 
 # Long enough for a distributed engine's rebalance; the embedded one needs milliseconds.
 PATIENCE_S = 30.0
@@ -55,16 +55,6 @@ async def joined(log: EventLog, group: str, topics: Sequence[str], member: str) 
         yield consumer
     finally:
         await consumer.close()
-
-
-async def drain(source: Consumer | Reader, count: int) -> list[Record]:
-    """Polls at least that many records."""
-    records: list[Record] = []
-    deadline = time.monotonic() + PATIENCE_S
-    while len(records) < count:
-        assert time.monotonic() < deadline, f"{len(records)} of {count} records came"
-        records += await source.poll(100, 0.2)
-    return records
 
 
 async def settled(topic: Topic, *consumers: Consumer) -> None:

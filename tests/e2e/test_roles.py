@@ -4,10 +4,7 @@ detect and embed processes.
 
 import asyncio
 import json
-import os
 import random
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +22,6 @@ from bench.soak.erase_round import KINDS, Round
 from bench.soak.kills import SingleService
 from facestream.commands.trace import trace_image
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, PARTITIONS
-from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
 from tests.e2e.test_erase import facestream, pictures_of
 
@@ -33,9 +29,7 @@ EVEN, ODD = (next(name for name in map(str, range(99)) if partition_of(name, PAR
 
 
 def init(data: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
-    command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(data)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=60)
+    assert facestream(data, "init").returncode == 0
 
 
 @dataclass(frozen=True, slots=True)

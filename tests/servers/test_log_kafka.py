@@ -31,22 +31,17 @@ from backends.kafka import connect
 from backends.kafka.fetcher import LONG_POLL_S
 from backends.kafka.group import SESSION_S, instance_id
 from backends.kafka.log import KafkaLog
-from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec, partition_of
+from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPartition, TopicSpec, partition_of
 from backends.open import open_log
 from bench.stores import admin_of
 from schemas.errors import ConfigurationError, Fenced, InvalidRequest, OffsetGone, TopicMismatch, Unavailable
 from tests.conftest import ROOT
+from tests.polling import drain
 from tests.servers.topics import temporary_topics
 
 PATIENCE_S = 30.0
 LONG_SESSION_S = 20.0  # long enough to see on a busy machine that nobody waits for it
 NOBODY = "127.0.0.1:1"  # nothing listens there
-
-
-@pytest.fixture
-async def url(services: Mapping[str, str]) -> AsyncIterator[str]:
-    async with temporary_topics(services) as url:
-        yield url
 
 
 @pytest.fixture
@@ -76,17 +71,6 @@ async def admin(url: str) -> AsyncIterator[AIOKafkaAdminClient]:
 @pytest.fixture
 def prefix(url: str) -> str:
     return url.partition("prefix=")[2]
-
-
-async def drain(source: Consumer | Reader, count: int, *, passing: type[Exception] | None = None) -> list[Record]:
-    """Polls until there are `count` records. `passing`: an error that a poll may raise now and then."""
-    records: list[Record] = []
-    deadline = time.monotonic() + PATIENCE_S
-    while len(records) < count:
-        assert time.monotonic() < deadline, f"{len(records)} of {count} records came"
-        with suppress(*([passing] if passing else [])):
-            records += await source.poll(100, 0.2)
-    return records
 
 
 async def assigned(consumer: Consumer, count: int) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,25 +19,20 @@ from aiokafka.admin import NewTopic
 
 from backends.kafka import batches
 from backends.kafka.log import KafkaLog
-from backends.log import CommittedOffset, Consumer, NewRecord, Reader, Record, TopicPartition, TopicSpec
+from backends.log import CommittedOffset, NewRecord, TopicPartition, TopicSpec
 from bench.stores import admin_of
 from facestream.cli import main
 from schemas.errors import Unavailable
 from schemas.records import DeadLetter
 from stream.topics import DEAD_LETTERS, RESULTS
-from tests.servers.topics import temporary_topics
+from tests.polling import drain
+from tests.servers.topics import server_and_prefix
 from tests.unit.stream.stages import read_all
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 PATIENCE_S = 30.0
 VALUES = [f"{number}".encode() * 1_000 for number in range(3)]
 EVENTS = TopicPartition("events", 0)
-
-
-@pytest.fixture
-async def url(services: Mapping[str, str]) -> AsyncIterator[str]:
-    async with temporary_topics(services) as url:
-        yield url
 
 
 @pytest.fixture
@@ -51,11 +46,6 @@ async def log(url: str) -> AsyncIterator[KafkaLog]:
 def logs_of_commands() -> Iterator[None]:
     yield
     structlog.reset_defaults()  # `main` sends the logs to the stderr of the moment
-
-
-def server_and_prefix(url: str) -> tuple[str, str]:
-    server, _, prefix = url.removeprefix("kafka://").partition("?prefix=")
-    return server, prefix
 
 
 @asynccontextmanager
@@ -73,15 +63,6 @@ async def append_batch(url: str, codec: str, values: list[bytes], to: TopicParti
         for value in values:
             assert batch.append(key=b"key", value=value, timestamp=None)
         await (await producer.send_batch(batch, server_and_prefix(url)[1] + to.topic, partition=to.partition))
-
-
-async def drain(source: Consumer | Reader, count: int) -> list[Record]:
-    records: list[Record] = []
-    deadline = time.monotonic() + PATIENCE_S
-    while len(records) < count:
-        assert time.monotonic() < deadline, f"{len(records)} of {count} records came"
-        records += await source.poll(100, 0.2)
-    return records
 
 
 async def read_twice(log: KafkaLog, count: int) -> list[bytes | None]:

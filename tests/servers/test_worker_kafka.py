@@ -4,7 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import pytest
 import structlog.testing
@@ -17,17 +17,11 @@ from schemas.records import DeadLetter
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.conftest import ROOT
-from tests.servers.topics import temporary_topics
+from tests.servers.topics import server_and_prefix
 from tests.unit.stream.stages import Stage, answered, read_all, send, statuses, until
 
 CHILD = ROOT / "tests" / "unit" / "stream" / "crashing_worker.py"
 PATIENCE_S = 90.0
-
-
-@pytest.fixture
-async def url(services: Mapping[str, str]) -> AsyncIterator[str]:
-    async with temporary_topics(services) as url:
-        yield url
 
 
 @pytest.fixture
@@ -61,7 +55,7 @@ async def test_images_of_other_partitions_are_answered_while_one_stops_at_a_batc
     kafka: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
-    server, _, prefix = url.removeprefix("kafka://").partition("?prefix=")
+    server, prefix = server_and_prefix(url)
     keys = {partition_of(key, 2): key for key in "abcdefgh"}
     await send(kafka, "before", partition_key=keys[0])
     producer = AIOKafkaProducer(bootstrap_servers=server, compression_type="gzip")

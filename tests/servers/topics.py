@@ -14,3 +14,9 @@ async def temporary_topics(services: Mapping[str, str]) -> AsyncIterator[str]:
     url = services["FACESTREAM_LOG"]
     yield f"{url}?prefix={prefix}"
     await delete_topics(url, prefix)
+
+
+def server_and_prefix(url: str) -> tuple[str, str]:
+    """The address of the server and the prefix of the topics, for clients of other systems."""
+    server, _, prefix = url.removeprefix("kafka://").partition("?prefix=")
+    return server, prefix
