@@ -13,6 +13,7 @@ from minio import Minio
 from minio.deleteobjects import DeleteObject
 
 from backends.cassandra.connect import OPTIONS, PORT, cluster_of
+from backends.kafka.connect import KafkaServers
 from backends.urls import server_of
 
 DROP_S = 30.0
@@ -51,9 +52,20 @@ async def admin_of(url: str) -> AsyncIterator[AIOKafkaAdminClient]:
 
 
 async def delete_topics(url: str, prefix: str) -> None:
-    async with admin_of(url) as admin:
+    """Deletes the topics whose names start with a prefix. It waits for a server that was paused: the cluster takes it
+    back only after some seconds.
+    """
+
+    async def delete() -> None:
         if made := [topic for topic in await admin.list_topics() if topic.startswith(prefix)]:
             await admin.delete_topics(made)
+
+    servers = KafkaServers(url)
+    admin = await servers.admin()
+    try:
+        await servers.call("deleting topics", delete, DROP_S)
+    finally:
+        await admin.close()
 
 
 def remove_bucket(url: str, password: str, name: str) -> None:

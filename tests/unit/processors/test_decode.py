@@ -631,6 +631,7 @@ async def test_images_decode_side_by_side() -> None:
 
 
 async def test_a_closed_pool_leaves_no_process_and_no_open_file() -> None:
+    gc.collect()  # what tests before this one have left open
     before, descriptors = children(), len(links(os.getpid()))
     data, broken = encode(quarters(), "JPEG"), encode(quarters(), "JPEG")[:500]
     async with DecodePool(workers=2) as two:
@@ -643,9 +644,9 @@ async def test_a_closed_pool_leaves_no_process_and_no_open_file() -> None:
             with pytest.raises(UnreadableImage):
                 await two.decode(broken)
         gc.collect()
-        assert len(links(os.getpid())) == open_now
+        assert len(links(os.getpid())) <= open_now
     assert children() == before
-    assert len(links(os.getpid())) == descriptors
+    assert len(links(os.getpid())) <= descriptors
     with pytest.raises(Unavailable):
         await two.decode(data)
 
