@@ -79,6 +79,18 @@ class UnreadableBatch:
         return f"the batch of offsets {self.first} to {self.last} cannot be read: {self.cause}"
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of a consumer group and the partitions that it has: none while the group rebalances. `foreign` says that
+    it is another program; `client` is what the program calls itself, and its address.
+    """
+
+    name: str
+    partitions: frozenset[TopicPartition]
+    client: str = ""
+    foreign: bool = False
+
+
 class CommittedOffset(NamedTuple):
     """Where a group continues in a partition: the next offset to handle, and metadata that the group has stored with it
     (at most 4,000 characters).
@@ -147,6 +159,9 @@ class Consumer(ABC):
 
     `unreadable` has the partitions that stop at a batch that cannot be read, as far as this member knows yet. The
     records before it are polled, and the other partitions go on.
+
+    Not every offset has a record: there are markers of transactions, records of aborted transactions, which nobody
+    sees, and what compaction has removed. A poll moves past them.
     """
 
     epoch: int
@@ -170,6 +185,12 @@ class Consumer(ABC):
         partitions in `paused` are not read. If several partitions have records, each gets a fair share. The membership
         is kept alive meanwhile. Raises OffsetGone when a committed offset no longer exists, Fenced when another process
         has joined under this member's name, Unavailable when the log cannot be read.
+        """
+
+    @abstractmethod
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """The offset at which the next poll continues, for each partition of the assignment. All records below it have
+        been polled.
         """
 
     @abstractmethod
@@ -199,11 +220,15 @@ class Reader(ABC):
         """
 
     @abstractmethod
+    def next_offsets(self) -> Mapping[int, int]:
+        """The offset at which the next poll continues, by partition; see Consumer.next_offsets."""
+
+    @abstractmethod
     async def close(self) -> None: ...
 
 
 class EventLog(ABC):
-    """A durable partitioned log."""
+    """A durable partitioned log. Records of other systems' transactions are read once these are committed."""
 
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
@@ -255,14 +280,31 @@ class EventLog(ABC):
         """For each partition, the offset that its next record will get."""
 
     @abstractmethod
+    async def held_offsets(self, topic: str) -> dict[int, int]:
+        """The partitions in which a transaction that another system has not finished holds back records, each with the
+        offset of the first of them. They are read when the transaction ends.
+        """
+
+    @abstractmethod
+    async def group_members(self, group: str) -> list[Member]:
+        """The members of a group now; [] for a group that nobody has joined. Those whose session has ended are not
+        among them.
+        """
+
+    @abstractmethod
+    async def group_offsets(self, group: str, topic: str) -> dict[int, int]:
+        """For each partition, the offset at which the group continues: what it has committed, or the start."""
+
+    @abstractmethod
     async def lag(self, group: str, topic: str) -> dict[int, int]:
-        """For each partition, how many records the group has not committed past."""
+        """For each partition, how many offsets the group has not committed past, without those that are held back."""
 
     @abstractmethod
     async def oldest_uncommitted_ms(self, group: str, topic: str) -> int | None:
         """The append time, in ms since the epoch, of the oldest record that the group has not committed past; None
-        if there is none. Leaves out partitions where that record cannot be read: they wait for an operator, and
-        the records of other partitions do not wait for them. Needs a few reads, not one for each record.
+        if there is none. Leaves out records that are held back, and partitions where that record cannot be
+        read: they wait for an operator, and the records of other partitions do not wait for them. Needs a few reads,
+        not one for each record.
         """
 
     @abstractmethod

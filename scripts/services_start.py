@@ -40,6 +40,7 @@ def kafka_settings(port: int, controller_port: int, data: str) -> dict[str, str]
         "replica.fetch.max.bytes": str(RECORD_BYTES),
         "offsets.topic.num.partitions": "8",
         "offsets.topic.replication.factor": "1",
+        "log.cleaner.backoff.ms": "1000",
         "transaction.state.log.num.partitions": "8",
         "transaction.state.log.replication.factor": "1",
         "transaction.state.log.min.isr": "1",

@@ -9,12 +9,9 @@ LOOK_EVERY_S = 0.2
 
 
 async def remaining_lag(log: EventLog, group: str, topic: str, ends: Mapping[int, int]) -> int:
-    """How many offsets below `ends` the group has not committed past. Offsets whose records were removed by compaction
-    count too, and so may records that are committed meanwhile. The number is never too small.
-    """
-    now = await log.end_offsets(topic)
-    lag = await log.lag(group, topic)
-    return sum(max(0, end - (now[partition] - lag.get(partition, now[partition]))) for partition, end in ends.items())
+    """How many offsets below `ends` the group has not committed past, with those that have no record."""
+    offsets = await log.group_offsets(group, topic)
+    return sum(max(0, end - offsets[partition]) for partition, end in ends.items())
 
 
 async def wait_until_caught_up(log: EventLog, group: str, topic: str) -> None:

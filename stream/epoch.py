@@ -49,6 +49,13 @@ class Epoch:
         else:
             progress.waiting.setdefault(sequence, deque()).append(record)
 
+    def move_to(self, next_offsets: Mapping[TopicPartition, int]) -> bool:
+        """Notes the offsets at which the next poll continues. Between the records that were polled and these are only
+        offsets without records, which a commit can pass. Returns whether there are any.
+        """
+        moved = [self.partitions[at].move_to(offset) for at, offset in next_offsets.items()]
+        return any(moved)
+
     def take_suspects(self, sequence_of: Callable[[Record], str] | None) -> list[Record]:
         """The suspects to try next, together. They are from one partition in which all records before them are done.
         Empty if there are none.

@@ -26,6 +26,15 @@ class PartitionProgress:
     def add_polled(self, offset: int) -> None:
         self._polled.append(offset)
 
+    def move_to(self, next_poll: int) -> bool:
+        """Notes the offset at which the next poll continues: if no polled record is undone, a commit can pass what is
+        before it. Returns whether that moves `next_offset`.
+        """
+        if self._polled or next_poll <= self.next_offset:
+            return False
+        self.next_offset = next_poll
+        return True
+
     def mark_done(self, offset: int) -> None:
         """Marks a record as done. A commit can pass it once all records before it are done."""
         self._done.add(offset)

@@ -21,7 +21,7 @@ class TopicFollower(ABC):
     """Passes each record of a topic to `apply`. Call `start` before use, keep `run` running, and call `close` at the
     end.
 
-    The topic is compacted and never has tombstones, so its last record is always kept.
+    The topic is compacted and never has tombstones.
     """
 
     def __init__(self, log_: EventLog, topic: str) -> None:
@@ -64,4 +64,4 @@ class TopicFollower(ABC):
         assert self._reader is not None
         for record in await self._reader.poll(RECORDS_PER_POLL, WAIT_S):
             self.apply(record)
-            self._next_offset = record.offset + 1
+        self._next_offset = self._reader.next_offsets()[0]

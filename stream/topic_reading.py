@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from backends.log import EventLog, Record
+from schemas.errors import Unavailable
 
 RECORDS_PER_POLL = 1_000
 POLL_S = 1.0
@@ -29,21 +30,31 @@ async def offset_ranges(log: EventLog, topic: str, partitions: Collection[int]) 
 async def read_ranges(
     log: EventLog, topic: str, ranges: dict[int, OffsetRange], take: Callable[[Sequence[Record]], None]
 ) -> None:
-    """Passes all records of these ranges to `take`, in order within each partition. Raises Unavailable."""
+    """Passes all records of these ranges to `take`, in order within each partition. Raises Unavailable, also if an open
+    transaction holds records back.
+    """
     left = set(ranges)
     if not left:
         return
     reader = await log.reader(topic, at="start", partitions=sorted(left))
-    deadline = time.monotonic() + POLL_S
+    deadline = time.monotonic() + PATIENCE_S
     try:
         while left:
             records = await reader.poll(RECORDS_PER_POLL, POLL_S)
             take([record for record in records if record.offset < ranges[record.partition].end])
-            left -= {record.partition for record in records if record.offset >= ranges[record.partition].end - 1}
+            offsets = reader.next_offsets()
+            left = {each for each in left if offsets[each] < ranges[each].end}
             if records:
                 deadline = time.monotonic() + PATIENCE_S
             elif time.monotonic() > deadline:
-                break  # compaction or retention has deleted the last records
+                starts = await log.start_offsets(topic)  # retention may have deleted what was left
+                left = {each for each in left if starts[each] < ranges[each].end}
+                if left:
+                    held = min(left)
+                    raise Unavailable(
+                        f"topic '{topic}', partition {held}, cannot be read beyond offset {offsets[held]}:"
+                        " perhaps a transaction of another system is open"
+                    )
     finally:
         await reader.close()
 

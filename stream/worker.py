@@ -7,14 +7,15 @@ once.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 import structlog
 
-from backends.log import CommittedOffset, Consumer, EventLog, NewRecord, Record, TopicPartition
-from schemas.errors import FacestreamError, Fenced, ProcessingFailed, StorageFull, Unavailable
-from stream.commit_notes import CleanStop, CommitNote, Owner, SuspectAttempt, notes_of_new_owner, offset_with_note
+from backends.log import Consumer, EventLog, NewRecord, Record, TopicPartition
+from schemas.errors import FacestreamError, ProcessingFailed, StorageFull, Unavailable
+from stream.commit_notes import CleanStop, Owner, SuspectAttempt, notes_of_new_owner, offset_with_note
+from stream.committer import Committer
 from stream.epoch import NO_EPOCH, Epoch, end_offsets
 from stream.failures import GIVE_UP_AFTER_S, MOST_ATTEMPTS, Attempts, backoff_s, outputs_of_failure, process_ended_error
 from stream.lanes import LaneScheduler
@@ -26,8 +27,6 @@ from stream.suspects import suspects_of_assignment
 
 log = structlog.get_logger(__name__)
 
-COMMIT_EVERY_S = 0.2  # a commit costs as much as a record's hop; repeating work after a crash does no harm
-COMMIT_RETRY_S = 0.1
 UNSURE_S = 0.1  # between two checks whether this member still has its partitions
 MOST_RETRYING = 1_000  # while more records than this wait for another try, nothing is polled
 
@@ -64,8 +63,8 @@ class Worker:
         self._epoch = Epoch(NO_EPOCH, {}, {})
         self._handling = 0  # running calls of the stage's `handle`
         self._stop = StopSignal(stage.name)
+        self._committer = Committer(stage.name, self._stop)
         self._changed = asyncio.Event()  # set when something happens for which the loop may be waiting
-        self._done_since_commit = asyncio.Event()
         self.ready = asyncio.Event()
 
     @property
@@ -73,9 +72,19 @@ class Worker:
         return self._stage.name
 
     async def check(self) -> None:
-        """Raises Unavailable as long as the worker has not joined its group."""
+        """Raises Unavailable as long as the worker has not joined its group, while its polls, appends or commits fail,
+        and while another program has partitions of its group.
+        """
         if not self.ready.is_set():
             raise Unavailable("joining its consumer group")
+        for purpose, reason in self._stop.failing.items():
+            raise Unavailable(f"{purpose} failed: {reason}")
+        for member in await self._log.group_members(self._stage.name):
+            if member.foreign and member.partitions:
+                raise Unavailable(
+                    f"another program ({member.client}) has partitions of the consumer group '{self._stage.name}':"
+                    " its records are not processed; stop that program"
+                )
 
     def stop(self) -> None:
         """Ends the loop. Records that are being handled are finished and committed, those that wait for a retry are
@@ -93,11 +102,11 @@ class Worker:
             return
         try:
             async with asyncio.TaskGroup() as tasks:
-                committing = tasks.create_task(self._keep_committing(consumer))
+                committing = tasks.create_task(self._committer.run(consumer, lambda: self._epoch, self._owner_note))
                 async with asyncio.TaskGroup() as handling:
                     await self._loop(consumer, handling)
                 committing.cancel()
-            await self._commit(consumer, CleanStop())
+            await self._committer.commit(consumer, self._epoch, CleanStop())
         finally:
             await consumer.close()
 
@@ -117,6 +126,8 @@ class Worker:
                 return
             for record in records:
                 self._epoch.add_polled(record, self._sequence_of(record) if self._sequence_of else "")
+            if not records and self._epoch.move_to(consumer.next_offsets()):
+                self._committer.notice()
 
     # Poll.
 
@@ -160,7 +171,7 @@ class Worker:
         self._epoch = Epoch(consumer.epoch, assignment, suspects)
         await self._stage.on_assignment(assignment)
         if notes := notes_of_new_owner(assignment, self._member):
-            await self._commit_patiently(consumer, notes)
+            await self._committer.commit_patiently(consumer, notes)
         self.ready.set()
         return True
 
@@ -203,13 +214,14 @@ class Worker:
                 continue
             epoch.mark_committed({partition: offset})  # a later commit of the same offset must not overwrite the note
             note = offset_with_note(offset, SuspectAttempt(attempt))
-            if not await self._commit_patiently(consumer, {partition: note}):
+            if not await self._committer.commit_patiently(consumer, {partition: note}):
                 continue
             trial = tasks.create_task(self._process(records, epoch))
             trial.add_done_callback(lambda _: self._changed.set())
             while not trial.done() and epoch.retrying.isdisjoint(records):
                 await self._wait_for_change()
-            await self._commit(consumer, self._owner_note)  # immediately, because the next suspect may end the process
+            # immediately, because the next suspect may end the process
+            await self._committer.commit(consumer, epoch, self._owner_note)
 
     # Handle and append.
 
@@ -278,8 +290,10 @@ class Worker:
                 continue
             try:
                 await self._log.append(outputs)
+                self._stop.failing.pop("append", None)
                 return True
             except (Unavailable, StorageFull) as error:
+                self._stop.failing["append"] = error.message
                 log.warning("append failed", stage=self._stage.name, reason=error.message)
                 if self._stop.is_set:
                     return False
@@ -296,38 +310,8 @@ class Worker:
 
     def _mark_done(self, records: Sequence[Record], epoch: Epoch) -> None:
         epoch.mark_done(records)
-        self._done_since_commit.set()
+        self._committer.notice()
         self._changed.set()
-
-    # Commit.
-
-    async def _keep_committing(self, consumer: Consumer) -> None:
-        while True:
-            await self._done_since_commit.wait()
-            await asyncio.sleep(COMMIT_EVERY_S)
-            self._done_since_commit.clear()
-            await self._commit(consumer, self._owner_note)
-
-    async def _commit(self, consumer: Consumer, note: CommitNote) -> None:
-        """Commits what was done since the last commit. At a clean stop it commits every partition, so that the next
-        start knows that the stop was clean. A failure is logged, and another commit follows.
-        """
-        epoch = self._epoch
-        offsets = epoch.committable_offsets() if note == CleanStop() else epoch.uncommitted_offsets()
-        if not offsets:
-            return
-        commits = {at: offset_with_note(offset, note) for at, offset in offsets.items()}
-        try:
-            if await _commit_unless_fenced(consumer, commits):
-                epoch.mark_committed(offsets)
-        except (Unavailable, StorageFull) as error:
-            log.warning("commit failed", stage=self._stage.name, reason=error.message)
-            await asyncio.sleep(COMMIT_RETRY_S)
-            self._done_since_commit.set()
-
-    async def _commit_patiently(self, consumer: Consumer, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
-        """Commits; retries while the log is unavailable. False if the worker was stopped or the group rebalanced."""
-        return bool(await self._stop.retry_until_set("commit", partial(_commit_unless_fenced, consumer, offsets)))
 
     # Wait.
 
@@ -339,12 +323,3 @@ class Worker:
         """Waits until the stage is handling nothing. Records may still wait for another try."""
         while self._handling:
             await self._wait_for_change()
-
-
-async def _commit_unless_fenced(consumer: Consumer, offsets: Mapping[TopicPartition, CommittedOffset]) -> bool:
-    """Commits. Returns False if the group has rebalanced: the next poll begins the new epoch."""
-    try:
-        await consumer.commit(offsets)
-    except Fenced:
-        return False
-    return True

@@ -59,6 +59,17 @@ class _Header(NamedTuple):
         return cls(*HEADER.unpack_from(batch))
 
 
+class ReadableBatches(NamedTuple):
+    """The checked answer of a fetch. topics: with the readable batches of each partition, decompressed, up to the first
+    that cannot be read; ends: the offset after these, for the partitions that have any; unreadable: those that cannot
+    be read, each with the offset after what is before it.
+    """
+
+    topics: Topics
+    ends: dict[Partition, int]
+    unreadable: dict[Partition, tuple[int, UnreadableBatch]]
+
+
 class _CannotBeRead(Exception):
     """Its message is the cause."""
 
@@ -73,14 +84,10 @@ def any_compressed(topics: Topics) -> bool:
     )
 
 
-def readable_batches(
-    topics: Topics, fetch_offsets: Mapping[Partition, int]
-) -> tuple[Topics, dict[Partition, tuple[int, UnreadableBatch]]]:
-    """The answer with the readable batches of each partition, decompressed, up to the first that cannot be read; and
-    those, each with the offset after what is before it. Batches for which there is no room are left out: they are
-    fetched again.
-    """
+def readable_batches(topics: Topics, fetch_offsets: Mapping[Partition, int]) -> ReadableBatches:
+    """Checks and decompresses an answer. Batches for which there is no room are left out: they are fetched again."""
     readable: list[tuple[str, list[tuple[Any, ...]]]] = []
+    ends: dict[Partition, int] = {}
     unreadable: dict[Partition, tuple[int, UnreadableBatch]] = {}
     room = LARGEST_DECOMPRESSED
     for topic, partitions in topics:
@@ -102,9 +109,11 @@ def readable_batches(
                 room -= len(plain) if plain is not batch else 0
             if data and next(_split(data), None) is None:
                 unreadable[at] = position, UnreadableBatch(position, position, "it is not complete")
+            if batches:
+                ends[at] = position
             of_topic.append((*partition[:-1], b"".join(batches)))
         readable.append((topic, of_topic))
-    return readable, unreadable
+    return ReadableBatches(readable, ends, unreadable)
 
 
 def _split(data: memoryview) -> Iterator[memoryview]:

@@ -22,6 +22,7 @@ from schemas.errors import ConfigurationError, Unavailable
 
 SETTING = "FACESTREAM_LOG"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
+CLIENT_ID = "facestream"
 CONNECT_TIMEOUT_S = 5.0
 # For one call, with its retries: a broker that restarts is unavailable for some seconds.
 CALL_TIMEOUT_S = 10.0
@@ -98,7 +99,7 @@ class KafkaServers:
         forward_driver_logs("aiokafka")
         settings: dict[str, Any] = {
             "bootstrap_servers": self._hosts(),
-            "client_id": "facestream",
+            "client_id": CLIENT_ID,
             "request_timeout_ms": int(CALL_TIMEOUT_S * 1000),
             "retry_backoff_ms": int(RETRY_PAUSE_S * 1000),
             "metadata_max_age_ms": 60_000,

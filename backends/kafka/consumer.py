@@ -123,6 +123,9 @@ class KafkaConsumer(Consumer):
             " `facestream recover` shows what was lost and continues from there"
         )
 
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        return self._fetcher.next_offsets()
+
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         assignment = self._joined
         check_metadata(offsets)
@@ -172,6 +175,9 @@ class KafkaReader(Reader):
                     raise Unavailable(f"topic '{at.topic}', partition {at.partition}: {batch}")
                 return []
             await _wait(self._changed, left)
+
+    def next_offsets(self) -> Mapping[int, int]:
+        return {at.partition: offset for at, offset in self._fetcher.next_offsets().items()}
 
     async def close(self) -> None:
         if not self._closed:

@@ -71,6 +71,7 @@ class FetchSessions:
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._unreadable: dict[Partition, tuple[int, UnreadableBatch]] = {}
+        self._ends: dict[Partition, int] = {}
         self._send = client.send
         self._sessions: dict[int, _Session] = {}
 
@@ -89,11 +90,28 @@ class FetchSessions:
             session.id, session.epoch = response.session_id, session.epoch % LAST_EPOCH + 1
         offsets = {(topic, number): offset for topic, parts in request.topics for number, offset, _ in parts}
         if any_compressed(response.topics):
-            response.topics, unreadable = await asyncio.to_thread(readable_batches, response.topics, offsets)
+            checked = await asyncio.to_thread(readable_batches, response.topics, offsets)
         else:
-            response.topics, unreadable = readable_batches(response.topics, offsets)
-        self._unreadable |= unreadable
+            checked = readable_batches(response.topics, offsets)
+        response.topics = checked.topics
+        self._ends |= checked.ends
+        self._unreadable |= checked.unreadable
         return response
+
+    async def positions(self, consumer: AIOKafkaConsumer) -> dict[KafkaPartition, int]:
+        """The consumer's positions in the partitions that batches have come for, until it is past these. It moves past
+        batches that have no records to return.
+        """
+        positions = {}
+        for at, end in list(self._ends.items()):
+            partition = KafkaPartition(*at)
+            if partition not in consumer.assignment():
+                del self._ends[at]
+                continue
+            positions[partition] = await consumer.position(partition)
+            if positions[partition] >= end:
+                del self._ends[at]
+        return positions
 
     async def pause_unreadable(self, consumer: AIOKafkaConsumer) -> dict[KafkaPartition, UnreadableBatch]:
         """Pauses the partitions whose next batch cannot be read, and returns these batches. It forgets the others that

@@ -40,7 +40,8 @@ log = structlog.get_logger(__name__)
 class _FetchedRecords:
     """The records of a partition that were fetched and not yet returned, `size` bytes of them.
 
-    `next_offset` is the offset after the last of them. `paused`: the partition is left out of requests.
+    `next_offset` is the offset after the last of them, and after offsets without records that follow. `paused`: the
+    partition is left out of requests.
     """
 
     next_offset: int
@@ -116,6 +117,7 @@ class KafkaFetcher:
                 fetch_max_bytes=REQUEST_BYTES,
                 max_partition_fetch_bytes=REQUEST_PARTITION_BYTES,
                 check_crcs=False,  # batches.py has checked them
+                isolation_level="read_committed",
             )
         )
         try:
@@ -142,9 +144,19 @@ class KafkaFetcher:
                 await asyncio.sleep(RESTART_PAUSE_S)
             else:
                 self._buffer(batches)
+                for partition, position in (await sessions.positions(consumer)).items():
+                    if (fetched := self._partitions.get(self._servers.from_cluster(partition))) is not None:
+                        fetched.next_offset = max(fetched.next_offset, position)
                 for partition, batch in (await sessions.pause_unreadable(consumer)).items():
                     self.unreadable[self._servers.from_cluster(partition)] = batch
                     self._on_change()
+
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        """For each partition the offset after the records that were taken, and after offsets without records."""
+        return {
+            at: fetched.records[0].offset if fetched.records else fetched.next_offset
+            for at, fetched in self._partitions.items()
+        }
 
     def _buffer(self, batches: Mapping[KafkaPartition, list[ConsumerRecord]]) -> None:
         for partition, records in batches.items():

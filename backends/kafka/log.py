@@ -13,10 +13,11 @@ from typing import Literal
 from backends.kafka.connect import KafkaServers, LazyClient
 from backends.kafka.consumer import KafkaConsumer, KafkaReader
 from backends.kafka.group import JOIN_REQUEST_S
+from backends.kafka.group_members import read_group_members
 from backends.kafka.offsets import KafkaOffsets
 from backends.kafka.producer import KafkaProducer, RoutedRecord
 from backends.kafka.topics import KafkaTopics
-from backends.log import Consumer, EventLog, NewRecord, Reader, TopicPartition, TopicSpec, partition_of_record
+from backends.log import Consumer, EventLog, Member, NewRecord, Reader, TopicPartition, TopicSpec, partition_of_record
 from schemas.errors import InvalidRequest, Unavailable
 
 PING_S = 3.0
@@ -104,6 +105,18 @@ class KafkaLog(EventLog):
 
     async def end_offsets(self, topic: str) -> dict[int, int]:
         offsets = await self._offsets.bounds("end", await self._partitions_of(topic))
+        return {at.partition: offset for at, offset in offsets.items()}
+
+    async def held_offsets(self, topic: str) -> dict[int, int]:
+        held = await self._offsets.held_offsets(await self._partitions_of(topic))
+        return {at.partition: offset for at, offset in held.items()}
+
+    async def group_members(self, group: str) -> list[Member]:
+        self._check_open()
+        return await read_group_members(self._servers, self._admin, group)
+
+    async def group_offsets(self, group: str, topic: str) -> dict[int, int]:
+        offsets = await self._offsets.group_offsets(group, await self._partitions_of(topic))
         return {at.partition: offset for at, offset in offsets.items()}
 
     async def lag(self, group: str, topic: str) -> dict[int, int]:

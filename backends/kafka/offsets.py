@@ -30,9 +30,12 @@ class KafkaOffsets:
         self._append_times: dict[tuple[str, TopicPartition], tuple[int, int | None]] = {}
 
     async def _new_first_batch_reader(self) -> tuple[AIOKafkaConsumer, FetchSessions]:
-        """A consumer that reads only the first batch of each partition."""
+        """A consumer that reads only the first batch of each partition, and the last stable offsets."""
         consumer = await self._servers.consumer(
-            auto_offset_reset="earliest", max_partition_fetch_bytes=4096, check_crcs=False
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=4096,
+            check_crcs=False,
+            isolation_level="read_committed",
         )
         return consumer, fetch_in_sessions(consumer)
 
@@ -50,6 +53,30 @@ class KafkaOffsets:
             return {self._servers.from_cluster(partition): offset for partition, offset in offsets.items()}
 
         return await self._servers.call("reading offsets", read)
+
+    async def stable_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """The last stable offset of each partition: the end of what is read. It is below the end offset while a
+        transaction is open.
+        """
+        wanted = [self._servers.to_cluster(each) for each in partitions]
+
+        async def read() -> dict[TopicPartition, int]:
+            consumer, _ = await self._first_batch_reader()
+            offsets = await consumer.end_offsets(wanted)
+            return {self._servers.from_cluster(partition): offset for partition, offset in offsets.items()}
+
+        return await self._servers.call("reading offsets", read)
+
+    async def held_offsets(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """See EventLog.held_offsets."""
+        stable = await self.stable_ends(partitions)
+        ends = await self.bounds("end", partitions)
+        held = {at: offset for at, offset in stable.items() if offset < ends[at]}
+        if not held:
+            return {}
+        # Records may have been appended between the two requests. Then the stable ends have moved too.
+        now = await self.stable_ends(held)
+        return {at: offset for at, offset in held.items() if now[at] == offset}
 
     async def committed_offsets(
         self, group: str, partitions: Collection[TopicPartition]
@@ -71,47 +98,64 @@ class KafkaOffsets:
 
         return await self._servers.call("reading committed offsets", read) if wanted else {}
 
+    async def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
+        """See EventLog.group_offsets."""
+        committed, starts = await asyncio.gather(
+            self.committed_offsets(group, partitions), self.bounds("start", partitions)
+        )
+        return {at: max(starts[at], committed[at].offset if at in committed else 0) for at in partitions}
+
     async def uncommitted_ranges(
         self, group: str, partitions: Collection[TopicPartition]
     ) -> dict[TopicPartition, tuple[int, int]]:
-        """For each partition the first offset that the group has not committed past, and the end offset."""
-        committed, starts, ends = await asyncio.gather(
-            self.committed_offsets(group, partitions), self.bounds("start", partitions), self.bounds("end", partitions)
-        )
-        return {at: (max(starts[at], committed[at].offset if at in committed else 0), ends[at]) for at in partitions}
+        """For each partition the first offset that the group has not committed past, and the last stable offset, or the
+        first one again if that is larger.
+        """
+        firsts, ends = await asyncio.gather(self.group_offsets(group, partitions), self.stable_ends(partitions))
+        return {at: (first, max(first, ends[at])) for at, first in firsts.items()}
 
     async def oldest_uncommitted_ms(self, group: str, partitions: Collection[TopicPartition]) -> int | None:
         """See EventLog.oldest_uncommitted_ms. Append times are cached, by the offset of the record."""
-        oldest_offsets = {
-            at: first for at, (first, end) in (await self.uncommitted_ranges(group, partitions)).items() if first < end
+        ranges = {
+            at: (first, end)
+            for at, (first, end) in (await self.uncommitted_ranges(group, partitions)).items()
+            if first < end
         }
-        known = {at: self._append_times.get((group, at), (NEVER_COMMITTED, None)) for at in oldest_offsets}
+        known = {
+            at: self._append_times[group, at][1]
+            for at, (first, _) in ranges.items()
+            if self._append_times.get((group, at), (NEVER_COMMITTED, None))[0] == first
+        }
         read = await self._servers.call(
-            "reading records",
-            lambda: self._read_times({at: first for at, first in oldest_offsets.items() if known[at][0] != first}),
+            "reading records", lambda: self._read_times({at: it for at, it in ranges.items() if at not in known})
         )
-        self._append_times |= {(group, at): (oldest_offsets[at], timestamp) for at, timestamp in read.items()}
-        times = [read[at] if at in read else known[at][1] for at in oldest_offsets]
-        return min((timestamp for timestamp in times if timestamp is not None), default=None)
+        self._append_times |= {(group, at): (ranges[at][0], timestamp) for at, timestamp in read.items()}
+        return min((each for each in (known | read).values() if each is not None), default=None)
 
-    async def _read_times(self, offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int | None]:
-        """The append times of the records at these offsets, or of the next ones where compaction has left gaps; None
-        where they cannot be read.
+    async def _read_times(self, ranges: Mapping[TopicPartition, tuple[int, int]]) -> dict[TopicPartition, int | None]:
+        """The append times of the first records of these ranges of offsets; None where they cannot be read. Without
+        ranges that have no records, but only markers of transactions, for example.
         """
         times: dict[TopicPartition, int | None] = {}
-        if not offsets:
+        if not ranges:
             return times
         consumer, sessions = await self._first_batch_reader()
         async with self._reading_times:
-            consumer.assign([self._servers.to_cluster(at) for at in offsets])
-            for at, offset in offsets.items():
-                consumer.seek(self._servers.to_cluster(at), offset)
-            while len(times) < len(offsets):
+            consumer.assign([self._servers.to_cluster(at) for at in ranges])
+            for at, (first, _) in ranges.items():
+                consumer.seek(self._servers.to_cluster(at), first)
+            left = set(ranges)
+            while left:
                 for partition, records in (await consumer.getmany(timeout_ms=READ_MS)).items():
                     times[self._servers.from_cluster(partition)] = records[0].timestamp
                     consumer.pause(partition)
                 for partition in await sessions.pause_unreadable(consumer):
                     times.setdefault(self._servers.from_cluster(partition), None)
+                left -= times.keys()
+                for partition, position in (await sessions.positions(consumer)).items():
+                    at = self._servers.from_cluster(partition)
+                    if position >= ranges[at][1]:
+                        left.discard(at)
         return times
 
     async def close(self) -> None:

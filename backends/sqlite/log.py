@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 from backends.log import (
     Consumer,
     EventLog,
+    Member,
     NewRecord,
     Reader,
     TopicPartition,
@@ -25,7 +26,7 @@ from backends.log import (
     partition_of_record,
 )
 from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
-from backends.sqlite.log_groups import Membership, read_commits, read_start_offsets
+from backends.sqlite.log_groups import Membership, read_commits, read_members, read_start_offsets
 from backends.sqlite.log_retention import enforce
 from backends.sqlite.log_schema import record_id
 from backends.sqlite.log_view import LogView
@@ -129,16 +130,28 @@ class SqliteLog(EventLog):
         ends = await self._reads.run(lambda connection: _read_end_offsets(connection, first_id, count))
         return {partition_id - first_id: end for partition_id, end in ends.items()}
 
+    async def held_offsets(self, topic: str) -> dict[int, int]:
+        """Empty: there are no transactions of other systems."""
+        await self._topic(topic)
+        return {}
+
+    async def group_members(self, group: str) -> list[Member]:
+        await self._open()
+        now = self._writer.now()
+        return await self._reads.run(lambda connection: read_members(connection, group, now))
+
+    async def group_offsets(self, group: str, topic: str) -> dict[int, int]:
+        first_id, count = await self._topic(topic)
+        offsets = await self._reads.run(lambda connection: _read_group_offsets(connection, group, first_id, count))
+        return {partition_id - first_id: offset for partition_id, offset in offsets.items()}
+
     async def lag(self, group: str, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)
 
         def read(connection: sqlite3.Connection) -> dict[int, int]:
-            committed = read_commits(connection, group)
-            starts = read_start_offsets(connection, first_id, count)
-            return {
-                each - first_id: end - max(starts[each], committed[each].offset if each in committed else 0)
-                for each, end in _read_end_offsets(connection, first_id, count).items()
-            }
+            offsets = _read_group_offsets(connection, group, first_id, count)
+            ends = _read_end_offsets(connection, first_id, count)
+            return {each - first_id: end - offsets[each] for each, end in ends.items()}
 
         return await self._reads.run(read)
 
@@ -194,6 +207,14 @@ class SqliteLog(EventLog):
         if name not in self._topics:
             raise InvalidRequest(f"there is no topic '{name}': create the topics first (facestream init)")
         return self._topics[name]
+
+
+def _read_group_offsets(connection: sqlite3.Connection, group: str, first_id: int, count: int) -> dict[int, int]:
+    committed = read_commits(connection, group)
+    return {
+        each: max(start, committed[each].offset if each in committed else 0)
+        for each, start in read_start_offsets(connection, first_id, count).items()
+    }
 
 
 def _read_end_offsets(connection: sqlite3.Connection, first_id: int, count: int) -> dict[int, int]:

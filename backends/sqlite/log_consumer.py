@@ -90,6 +90,9 @@ class _Positions:
         self._positions.sort(key=lambda position: position.partition_id in served_ids)
         return [record for position, _ in served for record in taken[position.partition_id]]
 
+    def next_offsets(self) -> dict[TopicPartition, int]:
+        return {position.topic_partition: position.offset for position in self._positions}
+
 
 def _read(connection: sqlite3.Connection, wanted: Sequence[tuple[_Position, int]]) -> list[_PartitionRead]:
     results = []
@@ -153,6 +156,9 @@ class SqliteReader(Reader):
                 return []
             await self._view.wait((self._topic,), left, change_count)
 
+    def next_offsets(self) -> Mapping[int, int]:
+        return {at.partition: offset for at, offset in self._positions.next_offsets().items()}
+
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -214,6 +220,9 @@ class SqliteConsumer(Consumer):
             if left <= 0:
                 return []
             await self._view.wait(self._topics if topics is None else topics, left, change_count)
+
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        return self._positions.next_offsets()
 
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         session, group, epoch = self._membership.session, self._membership.group, self.epoch

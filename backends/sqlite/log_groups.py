@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from backends.log import CommittedOffset, TopicPartition
+from backends.log import CommittedOffset, Member, TopicPartition
 from schemas.errors import Fenced
 
 # No lease is longer. A lease that ends later was written before the clock was set back, and its member is removed.
@@ -123,6 +123,20 @@ def read_assignment(connection: sqlite3.Connection, me: Membership) -> Assignmen
             partitions.append(AssignedPartition(partition_id, TopicPartition(topic, partition), start))
     (epoch,) = connection.execute("SELECT epoch FROM groups WHERE name = ?", (me.group,)).fetchone()
     return Assignment(epoch, partitions)
+
+
+def read_members(connection: sqlite3.Connection, group: str, now: int) -> list[Member]:
+    """The members whose lease lasts. Their shares are those that each of them computes, see `read_assignment`."""
+    rows = connection.execute(
+        "SELECT name, session, topics FROM members WHERE group_name = ? AND lease_until BETWEEN ? AND ?",
+        (group, now, now + LONGEST_LEASE_MS),
+    )
+    members = []
+    for name, session, topics in rows.fetchall():
+        assignment = read_assignment(connection, Membership(session, group, name, topics))
+        if assignment is not None:
+            members.append(Member(name, frozenset(each.topic_partition for each in assignment.partitions)))
+    return members
 
 
 def read_commits(connection: sqlite3.Connection, group: str) -> dict[int, CommittedOffset]:

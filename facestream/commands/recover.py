@@ -24,7 +24,7 @@ or to the end of each of these batches, for which it leaves a dead letter. Stop 
 was found and nothing was changed.
 """
 JOIN_S = 60.0
-READ_S, QUIET_POLLS = 1.0, 5  # a partition with nothing but the markers of transactions gives no records
+READ_S, QUIET_POLLS = 1.0, 5  # a partition that a transaction of another system holds back gives no records
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +136,7 @@ async def _find_unreadable_batches(
     while waiting - consumer.unreadable.keys() and quiet < QUIET_POLLS:
         records = await consumer.poll(len(waiting), READ_S, paused=consumer.assignment.keys() - waiting)
         waiting -= {record.topic_partition for record in records}
+        waiting = {at for at in waiting if consumer.next_offsets()[at] < ends[at.topic][at.partition]}
         quiet = 0 if records else quiet + 1
     # The records before an unreadable batch are there before it is known to be unreadable.
     while records := await consumer.poll(len(waiting) or 1, 0, paused=consumer.assignment.keys() - waiting):

@@ -31,6 +31,9 @@ class DelegatingConsumer(Consumer):
     ) -> list[Record]:
         return await self.inner.poll(max_records, timeout_s, topics=topics, paused=paused)
 
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        return self.inner.next_offsets()
+
     async def commit(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         await self.inner.commit(offsets)
 

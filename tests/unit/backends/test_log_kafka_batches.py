@@ -47,13 +47,14 @@ def partition(number: int, data: bytes | None) -> tuple[Any, ...]:
 
 def read(data: bytes, fetch_offset: int = 0) -> tuple[list[tuple[int, bytes]], UnreadableBatch | None]:
     """Offsets and values as aiokafka reads them from one partition, and the batch that cannot be read."""
-    [(_, [answered])], unreadable = readable_batches([("t", [partition(0, data)])], {("t", 0): fetch_offset})
+    [(_, [answered])], ends, unreadable = readable_batches([("t", [partition(0, data)])], {("t", 0): fetch_offset})
     assert answered[:-1] == partition(0, data)[:-1]
     assert not any_compressed([("t", [answered])])
     records = MemoryRecords(answered[-1])
     found: list[tuple[int, bytes]] = []
     while records.has_next():
         found += [(record.offset, record.value) for record in records.next_batch()]
+    assert ends == ({("t", 0): found[-1][0] + 1} if found else {})
     if not unreadable:
         return found, None
     ((position, unread),) = unreadable.values()
@@ -149,11 +150,12 @@ def test_other_partitions_are_read_and_what_has_no_room_is_left_for_the_next_req
         ("u", [partition(0, compressed), partition(1, None)]),
     ]
     offsets = {("t", 0): 0, ("t", 1): 0, ("u", 0): 0, ("u", 1): 0}
-    readable, unreadable = readable_batches(topics, offsets)
+    readable, ends, unreadable = readable_batches(topics, offsets)
+    assert ends == {("t", 1): 2}
     assert unreadable.keys() == {("t", 0)}
     lengths = {(topic, answered[0]): len(answered[-1]) for topic, parts in readable for answered in parts}
     assert lengths[("t", 0)] == lengths[("u", 0)] == lengths[("u", 1)] == 0
     assert 1_800 < lengths[("t", 1)] < 2_000
     # What was left out comes when it is asked for alone.
-    [(_, [alone, _])], _ = readable_batches(topics[1:], offsets)
+    [(_, [alone, _])], *_ = readable_batches(topics[1:], offsets)
     assert len(alone[-1]) > 900

@@ -1,7 +1,7 @@
 """Waiting requests get the answers from their replica's partition of `results`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -174,6 +174,9 @@ class AwayReader(Reader):
             self.failures -= 1
             raise Unavailable("away")
         return await self.inner.poll(max_records, timeout_s)
+
+    def next_offsets(self) -> Mapping[int, int]:
+        return self.inner.next_offsets()
 
     async def close(self) -> None:
         await self.inner.close()

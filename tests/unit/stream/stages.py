@@ -12,10 +12,10 @@ import structlog.testing
 from backends.log import CommittedOffset, EventLog, NewRecord, Record, TopicPartition
 from schemas.errors import Unavailable
 from schemas.records import Answer, ImageReceived
+from stream import committer as committer_module
 from stream import failures as failures_module
 from stream import lanes as lanes_module
 from stream import stop_signal as stop_signal_module
-from stream import worker as worker_module
 from stream.answers import answer_record
 from stream.topics import IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
@@ -90,7 +90,7 @@ def quick_and_quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(failures_module, "BACKOFF_MOST_S", 0.02)
     monkeypatch.setattr(stop_signal_module, "LOG_AWAY_S", 0.02)
     monkeypatch.setattr(lanes_module, "POLL_S", 0.05)
-    monkeypatch.setattr(worker_module, "COMMIT_EVERY_S", 0.005)
+    monkeypatch.setattr(committer_module, "COMMIT_EVERY_S", 0.005)
     with structlog.testing.capture_logs():
         yield
 

@@ -1,7 +1,7 @@
 """A topic that represents a state is read from its start, and followed as it grows, even across an outage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,9 @@ class AwayReader(Reader):
         if self.log.away:
             raise Unavailable("the log is away")
         return await self.inner.poll(max_records, timeout_s)
+
+    def next_offsets(self) -> Mapping[int, int]:
+        return self.inner.next_offsets()
 
     async def close(self) -> None:
         await self.inner.close()
