@@ -22,6 +22,7 @@ from schemas.answers import Models
 from schemas.faces import Crop, EmbeddedFace, encode_vector
 from schemas.ids import crop_key, learned_face_id, probe_face_id, source_of_face
 from schemas.records import FacesEmbedded, ImageReceived
+from stream.health_routes import health_app
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.manifest import Manifest, manifest
@@ -94,7 +95,7 @@ async def main() -> None:
         )
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(worker.run())
-            await serve_health(settings, {"worker": worker.check}, stack, always=True)
+            await serve_health(settings, health_app({"worker": worker.check}), stack, always=True)
             await stop.wait()
             worker.stop()
 

@@ -16,7 +16,7 @@ from backends.objects import ObjectReader
 from backends.vectors import VectorReader
 from ingest.metrics import UPLOADED
 from ingest.uploads import Upload
-from schemas.errors import IdempotencyKeyReused, StorageFull
+from schemas.errors import IdempotencyKeyReused, StorageFull, Unavailable
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
@@ -27,6 +27,7 @@ from stream.erase.guarded_store import GuardedStore
 log = structlog.get_logger(__name__)
 
 HASH_IN_THREAD = 1 << 20
+FAILED_S = 10.0
 
 
 class UploadAcceptor:
@@ -44,6 +45,7 @@ class UploadAcceptor:
         self._log, self._objects, self._vectors = log, objects, vectors
         self._store, self._erasures = store, erasures
         self._reply_to = reply_to
+        self._failed: tuple[float, str] | None = None  # when an upload could not be stored, and why
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def make_event(
@@ -105,7 +107,21 @@ class UploadAcceptor:
             _require_same(ObjectMetadata.decode(metadata).request_digest, received)
         return None
 
+    async def check(self) -> None:
+        """Raises Unavailable for some seconds after an upload could not be stored, if none was stored since."""
+        if self._failed is not None and time.monotonic() - self._failed[0] < FAILED_S:
+            raise Unavailable(f"an upload could not be stored: {self._failed[1]}")
+
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
+        """Stores an upload and appends its event; `check` tells of a failure. Raises as `_store_and_append` does."""
+        try:
+            await self._store_and_append(received, data, topic)
+        except (Unavailable, StorageFull) as error:
+            self._failed = time.monotonic(), error.message
+            raise
+        self._failed = None
+
+    async def _store_and_append(self, received: ImageReceived, data: bytes, topic: str) -> None:
         """Returns once the original is in the object store and the event is acknowledged. Raises Unavailable,
         StorageFull, and IdempotencyKeyReused when another replica has accepted another body under the same key
         meanwhile.

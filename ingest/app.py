@@ -22,5 +22,5 @@ def create_app(service: Service) -> web.Application:
     app.add_routes(browse.routes)
     app.add_routes(erase.routes)
     app.add_routes(docs.routes)
-    app.add_routes(health_routes(service.checks))
+    app.add_routes(health_routes(service.checks, service.flow.degraded))
     return app

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from ingest.problems import json_response
 from ingest.service import SERVICE, Service, access_of, normalised_name
 from ingest.uploads import Upload, read_upload
-from ingest.waiting import requested_wait_s, wait_for_answer
+from ingest.waiting import LEFT, requested_wait_s, wait_for_answer
 from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooMuchInFlight, Unavailable
 from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
@@ -127,11 +127,14 @@ async def _store_and_wait(
     if not wait_s:
         await service.acceptor.store(received, upload.data, topic)
         return _working_response(received.image_id)
+    service.flow.check(received, topic)
     future = service.replies.expect(received.image_id)
     try:
         await service.acceptor.store(received, upload.data, topic)
         upload.data = b""
         answer = await wait_for_answer(request, future, wait_s)
+        if answer is not None or not request[LEFT].done():
+            service.flow.note_wait(received, topic, answered=answer is not None)
         if answer is None:
             return _working_response(received.image_id)
         log.info("answered", image_id=received.image_id, status=answer.status)

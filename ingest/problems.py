@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import Counter
 
 from schemas.answers import LOWEST_FAILURE, AnswerPart, Problem, problem
-from schemas.errors import FacestreamError, TooMuchInFlight, Unauthorized
+from schemas.errors import FacestreamError, Unauthorized
 
 log = structlog.get_logger(__name__)
 ERRORS = Counter("facestream_http_errors_total", "Requests that the service itself has refused, by code", ["code"])
@@ -25,8 +25,8 @@ def json_response(status: int, body: AnswerPart, headers: dict[str, str] | None 
 def error_response(error: FacestreamError) -> web.Response:
     ERRORS.labels(error.code).inc()
     headers = {}
-    if isinstance(error, TooMuchInFlight):
-        headers["Retry-After"] = str(error.details.get("retry_after", 1))
+    if "retry_after" in error.details:
+        headers["Retry-After"] = str(error.details["retry_after"])
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
     return json_response(error.status, problem(error), headers)

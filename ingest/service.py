@@ -9,6 +9,7 @@ from backends.objects import ObjectDeleter
 from backends.vectors import VectorDeleter
 from ingest.acceptor import UploadAcceptor
 from ingest.backpressure import Backpressure
+from ingest.flow import Flow
 from ingest.keys import Access, KeyChecker
 from ingest.problems import Handler
 from ingest.replies import Replies
@@ -42,6 +43,7 @@ class Service:
     acceptor: UploadAcceptor
     replies: Replies
     backpressure: Backpressure
+    flow: Flow
     uploads: UploadMemory
     limits: Limits
     generations: Generations

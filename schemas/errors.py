@@ -121,6 +121,24 @@ class Unavailable(FacestreamError):
     code, status, retriable = "unavailable", 503, True
 
 
+class NoProcessor(FacestreamError):
+    """No processor takes the image, so its request would wait in vain."""
+
+    code, status = "no_processor", 503
+
+
+class NoSink(FacestreamError):
+    """No sink takes the faces of the directory, so the request would wait in vain."""
+
+    code, status = "no_sink", 503
+
+
+class HeldBack(FacestreamError):
+    """A transaction of another system is open in a partition that the image would pass."""
+
+    code, status = "held_back", 503
+
+
 class StorageFull(FacestreamError):
     code, status, retriable = "storage_full", 507, True
 

@@ -63,3 +63,6 @@ class HealthBody(AnswerPart):
 class ReadinessBody(AnswerPart):
     status: Literal["OK", "not ready"]
     checks: dict[str, str] = Field(description="OK, or what is wrong, by name")
+    degraded: dict[str, str] | None = Field(
+        None, description="The topics with partitions in which images are not finished, and why; only the HTTP service"
+    )

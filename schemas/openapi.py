@@ -64,6 +64,8 @@ OF_UPLOADS: Errors = (
     errors.NotAnImage,
     errors.IdempotencyKeyReused,
     errors.TooMuchInFlight,
+    errors.NoProcessor,
+    errors.HeldBack,
     errors.StorageFull,
 )
 OF_ERASING: Errors = (errors.InvalidRequest, errors.StorageFull, errors.ProcessingFailed, errors.UnreadableRecord)
@@ -226,7 +228,8 @@ def _upload(
         _header("Prefer", "`wait=N`: seconds until 202, 30 by default; `respond-async`: 202 at once", "wait=30"),
         _header("Idempotency-Key", "A request with the same key and the same content has one effect", None),
     ]
-    raised = (*WITH_KEY, *OF_UPLOADS, *OF_IMAGES, *further)
+    of_purpose = further if purpose == "detect" else (*further, errors.NoSink)
+    raised = (*WITH_KEY, *OF_UPLOADS, *OF_IMAGES, *of_purpose)
     operation = _operation(purpose, summary, "images", parameters, bodies, raised)
     operation["responses"]["202"] = _working()
     options = Options.model_json_schema()["properties"]

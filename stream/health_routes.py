@@ -8,10 +8,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, gene
 from schemas.http_bodies import HealthBody, ReadinessBody
 
 Checks = Mapping[str, Callable[[], Awaitable[None]]]
+Degraded = Callable[[], dict[str, str]]
 
 
-def health_routes(checks: Checks) -> list[web.RouteDef]:
-    """checks: the conditions of readiness, by name; each raises if it is not met."""
+def health_routes(checks: Checks, degraded: Degraded | None = None) -> list[web.RouteDef]:
+    """checks: the conditions of readiness, by name; each raises if it is not met. degraded: what else is wrong, by
+    topic, which another process has to mend.
+    """
     # The creation time of each series is not needed, and would double the number of series.
     disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -20,8 +23,8 @@ def health_routes(checks: Checks) -> list[web.RouteDef]:
         return web.json_response(HealthBody(status="OK").members())
 
     async def readyz(request: web.Request) -> web.Response:
-        """Answers 200 if the models are loaded, the groups joined and the stores reachable; else 503 with the failed
-        checks.
+        """Answers 200 if this process can do its work: the models are loaded, the stores reachable, and its polls and
+        commits succeed; else 503 with the failed checks.
         """
         states = {}
         for name, check in checks.items():
@@ -31,7 +34,9 @@ def health_routes(checks: Checks) -> list[web.RouteDef]:
             except Exception as error:
                 states[name] = str(error)
         well = all(state == "OK" for state in states.values())
-        body = ReadinessBody(status="OK" if well else "not ready", checks=states)
+        body = ReadinessBody(
+            status="OK" if well else "not ready", checks=states, degraded=(degraded and degraded()) or None
+        )
         return web.json_response(body.members(), status=200 if well else 503)
 
     async def metrics(request: web.Request) -> web.Response:
@@ -41,8 +46,8 @@ def health_routes(checks: Checks) -> list[web.RouteDef]:
     return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
 
 
-def health_app(checks: Checks) -> web.Application:
+def health_app(checks: Checks, degraded: Degraded | None = None) -> web.Application:
     """An app with these routes alone."""
     app = web.Application()
-    app.add_routes(health_routes(checks))
+    app.add_routes(health_routes(checks, degraded))
     return app

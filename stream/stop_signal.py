@@ -17,10 +17,13 @@ T = TypeVar("T")
 
 
 class StopSignal:
-    """Set once, to stop a worker. stage: the name for the process's log."""
+    """Set once, to stop a worker. stage: the name for the process's log. `failing` has the reasons for which calls that
+    are being repeated fail now, by purpose.
+    """
 
     def __init__(self, stage: str) -> None:
         self._stage, self._event = stage, asyncio.Event()
+        self.failing: dict[str, str] = {}
 
     def set(self) -> None:
         self._event.set()
@@ -40,8 +43,12 @@ class StopSignal:
         """
         while not self.is_set:
             try:
-                return await call()
+                result = await call()
             except (Unavailable, StorageFull) as error:
+                self.failing[purpose] = error.message
                 log.warning(f"{purpose} failed", stage=self._stage, reason=error.message)
                 await self.sleep(LOG_AWAY_S)
+            else:
+                self.failing.pop(purpose, None)
+                return result
         return None

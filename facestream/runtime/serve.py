@@ -87,8 +87,10 @@ async def serve(
             gc.collect()
             gc.freeze()  # later collections skip the permanent objects loaded so far, and block the loop for less time
             stack.callback(gc.unfreeze)
-            url = await serve_health(settings, checks, stack, always=service is None)
-            if service is not None:
+            if service is None:
+                url = await serve_health(settings, health_app(checks), stack, always=True)
+            else:
+                await serve_health(settings, health_app(service.checks, service.degraded), stack, always=False)
                 url = await service.listen(settings.listen, owners_socket)
             log.info("serving", roles=list(roles), url=url, member=member)
             on_started(url)
@@ -120,11 +122,11 @@ def _checks(stores: Stores, workers: Sequence[Worker]) -> Checks:
     }
 
 
-async def serve_health(settings: Settings, checks: Checks, stack: AsyncExitStack, *, always: bool) -> str:
+async def serve_health(settings: Settings, app: web.Application, stack: AsyncExitStack, *, always: bool) -> str:
     """Serves health and metrics on their own address; the service also has them on its address. Returns the URL."""
     if not settings.watch and not always:
         return ""
-    runner = web.AppRunner(health_app(checks), access_log=None)
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     sock = listening_socket(settings.watch or "127.0.0.1:0", "watch")

@@ -16,6 +16,7 @@ from facestream.runtime.system_state import SystemState
 from ingest.acceptor import UploadAcceptor
 from ingest.app import create_app
 from ingest.backpressure import Backpressure
+from ingest.flow import Flow
 from ingest.keys import Access, KeyChecker
 from ingest.replies import Replies
 from ingest.service import Limits, Service
@@ -40,14 +41,18 @@ class NoKeyNeeded(KeyChecker):
 
 
 class HttpService:
-    """The service. `listen` starts it, `run` must keep running, and `drain` ends it."""
+    """The service. `listen` starts it, `run` must keep running, and `drain` ends it. `checks` and `degraded` are for
+    /readyz.
+    """
 
-    def __init__(self, runner: web.AppRunner, replies: Replies, lag: LagMonitor) -> None:
-        self._runner, self._replies, self._lag = runner, replies, lag
+    def __init__(self, runner: web.AppRunner, service: Service, lag: LagMonitor) -> None:
+        self.checks, self.degraded = service.checks, service.flow.degraded
+        self._runner, self._service, self._lag = runner, service, lag
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._replies.run())
+            tasks.create_task(self._service.replies.run())
+            tasks.create_task(self._service.flow.run())
             tasks.create_task(self._lag.run())
 
     async def listen(self, listen: str, owners_socket: Path | None) -> str:
@@ -61,7 +66,7 @@ class HttpService:
 
     async def drain(self) -> None:
         """Accepts no more requests and answers the open ones."""
-        log.info("stopping", in_flight=self._replies.in_flight)
+        log.info("stopping", in_flight=self._service.replies.in_flight)
         await self._runner.cleanup()
 
 
@@ -81,28 +86,28 @@ async def http_service(
         lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         store = GuardedStore(stores.objects, stores.vectors, state.erasures)
+        acceptor = UploadAcceptor(stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to)
         service = Service(
             log=stores.log,
             objects=stores.objects,
             vectors=stores.vectors,
             keys=KeyChecker(stores.vectors) if owners_socket is None else NoKeyNeeded(stores.vectors),
-            acceptor=UploadAcceptor(
-                stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to
-            ),
+            acceptor=acceptor,
             replies=replies,
             backpressure=Backpressure(lag.age_s, settings.max_age),
+            flow=Flow(stores.log, replies.reply_to),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
             limits=limits,
             generations=state.generations,
             erasures=state.erasures,
-            checks=checks,
+            checks={**checks, "uploads": acceptor.check},
         )
         runner = web.AppRunner(
             create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S, access_log=None
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        yield HttpService(runner, replies, lag)
+        yield HttpService(runner, service, lag)
 
 
 async def _require_keys(settings: Settings, vectors: VectorReader) -> None:
