@@ -172,7 +172,7 @@ class Flow:
                 numbers = [partition for partition, seen in enumerate(partitions) if seen.reason == reason]
                 DEGRADED.labels(topic, reason).set(len(numbers))
                 if numbers:
-                    texts.append(f"{_explained(reason)} {_named(numbers)}")
+                    texts.append(f"{_explained(reason)} {in_ranges(numbers)}")
             if client := self._foreign.get(groups.get(topic, "")):
                 texts.append(f"another program ({client}) is in the group '{groups[topic]}' and has partitions")
             if texts:
@@ -208,7 +208,7 @@ def _explained(reason: Reason | None) -> str:
             return "a transaction of another system holds back"
 
 
-def _named(partitions: Sequence[int]) -> str:
+def in_ranges(partitions: Sequence[int]) -> str:
     """Partitions for a reader: all of them, or their numbers with ranges."""
     if len(partitions) == PARTITIONS:
         return "all partitions"

@@ -34,9 +34,9 @@ def health_routes(checks: Checks, degraded: Degraded | None = None) -> list[web.
             except Exception as error:
                 states[name] = str(error)
         well = all(state == "OK" for state in states.values())
-        body = ReadinessBody(
-            status="OK" if well else "not ready", checks=states, degraded=(degraded and degraded()) or None
-        )
+        body = ReadinessBody(status="OK" if well else "not ready", checks=states)
+        if degraded is not None and (topics := degraded()):
+            body = body.model_copy(update={"degraded": topics})
         return web.json_response(body.members(), status=200 if well else 503)
 
     async def metrics(request: web.Request) -> web.Response:

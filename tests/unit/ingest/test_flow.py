@@ -11,7 +11,7 @@ import pytest
 from backends.log import CommittedOffset, Consumer, EventLog, Member, NewRecord, TopicPartition, partition_of
 from backends.sqlite.log import SqliteLog
 from ingest import flow as flow_module
-from ingest.flow import HELD_S, NO_OWNER_S, NO_PROGRESS_S, Flow
+from ingest.flow import HELD_S, NO_OWNER_S, NO_PROGRESS_S, Flow, in_ranges
 from schemas.errors import HeldBack, NoProcessor, NoSink, Unavailable
 from schemas.records import ImageReceived
 from stream.topics import (
@@ -227,7 +227,7 @@ async def test_time_in_which_the_log_was_away_does_not_count(
     [([3], "partition 3"), ([0, 1, 2, 9, 62, 63], "partitions 0-2, 9, 62-63"), (range(PARTITIONS), "all partitions")],
 )
 def test_partitions_are_named_in_ranges(partitions: Sequence[int], text: str) -> None:
-    assert flow_module._named(partitions) == text
+    assert in_ranges(partitions) == text
 
 
 async def test_only_requests_that_wait_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

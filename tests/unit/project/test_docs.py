@@ -193,7 +193,7 @@ def test_the_topics_are_those_of_the_code() -> None:
 
 
 def test_the_routes_are_all_described() -> None:
-    app = create_app(cast(Service, SimpleNamespace(checks={})))
+    app = create_app(cast(Service, SimpleNamespace(checks={}, flow=SimpleNamespace(degraded=dict))))
     served = {
         (route.method, route.resource.canonical)
         for route in app.router.routes()

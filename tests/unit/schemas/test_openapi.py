@@ -25,7 +25,7 @@ NOT_ANSWERED = {"OffsetGone", "Fenced", "TopicMismatch", "WeightsInvalid", "Conf
 
 
 def routes() -> dict[tuple[str, str], web.AbstractRoute]:
-    app = create_app(cast(Service, SimpleNamespace(checks={})))
+    app = create_app(cast(Service, SimpleNamespace(checks={}, flow=SimpleNamespace(degraded=dict))))
     return {
         (route.method, route.resource.canonical): route
         for route in app.router.routes()
