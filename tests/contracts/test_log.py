@@ -396,6 +396,54 @@ async def test_lag_counts_what_is_not_committed(topic: Topic, unique: Unique) ->
         assert await topic.log.end_offsets(topic.name) == {**nothing, partition: 5}
 
 
+async def test_the_offsets_of_a_group_are_those_at_which_it_continues(topic: Topic, unique: Unique) -> None:
+    await topic.append(*["a"] * 5)
+    partition = partition_of("a", 4)
+    nothing = dict.fromkeys(range(4), 0)
+    assert await topic.log.group_offsets(unique("group"), topic.name) == nothing
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        await drain(consumer, 5)
+        await consumer.commit({TopicPartition(topic.name, partition): CommittedOffset(4)})
+    assert await topic.log.group_offsets(unique("group"), topic.name) == {**nothing, partition: 4}
+    assert await topic.log.held_offsets(topic.name) == {}
+
+
+async def test_the_next_poll_continues_after_what_was_polled(topic: Topic, unique: Unique) -> None:
+    await topic.append(*["a"] * 5)
+    at, nothing = TopicPartition(topic.name, partition_of("a", 4)), dict.fromkeys(range(4), 0)
+    reader = await topic.log.reader(topic.name, at="start")
+    assert reader.next_offsets() == nothing
+    await drain(reader, 5)
+    assert reader.next_offsets() == {**nothing, at.partition: 5}
+    await reader.close()
+    async with joined(topic.log, unique("group"), [topic.name], "one") as consumer:
+        assert consumer.next_offsets() == {}
+        await settled(topic, consumer)
+        assert set(consumer.next_offsets().values()) == {0}
+        records: list[Record] = []
+        while len(records) < 5:
+            records += await consumer.poll(2, 0.5)
+            assert consumer.next_offsets()[at] == len(records)
+
+
+async def test_the_members_of_a_group_and_their_partitions_are_known(topic: Topic, unique: Unique) -> None:
+    everything = {TopicPartition(topic.name, each) for each in range(4)}
+    assert await topic.log.group_members(unique("group")) == []
+    async with joined(topic.log, unique("group"), [topic.name], "one") as one:
+        await settled(topic, one)
+        (member,) = await topic.log.group_members(unique("group"))
+        assert member.name.startswith("one")
+        assert member.partitions == everything
+        assert not member.foreign
+        async with joined(topic.log, unique("group"), [topic.name], "two") as two:
+            await settled(topic, one, two)
+            members = await topic.log.group_members(unique("group"))
+            assert {it.partitions for it in members} == {frozenset(one.assignment), frozenset(two.assignment)}
+        await settled(topic, one)
+        assert [it.partitions for it in await topic.log.group_members(unique("group"))] == [everything]
+    assert await topic.log.group_members(unique("group")) == []
+
+
 async def test_the_oldest_record_that_is_not_committed_is_known(topic: Topic, unique: Unique) -> None:
     assert await topic.log.oldest_uncommitted_ms(unique("group"), topic.name) is None
     before = time.time() * 1000
