@@ -115,6 +115,7 @@ async def test_every_role_is_ready_and_has_its_own_member_name(roles: Roles, ses
     stores = {"log", "objects", "vectors"}
     of_sink = {"sink", "answers", "bridge"}
     workers = {"detect": {"processors"}, "embed": {"embedders"}, "sink-a": of_sink, "sink-b": of_sink}
+    workers |= {"ingest-a": {"uploads"}, "ingest-b": {"uploads"}}
     members = []
     for name, serving in roles.running.items():
         status, body, _ = await client(session, serving).get("/readyz")
