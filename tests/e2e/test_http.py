@@ -354,4 +354,4 @@ async def test_health(client: Client, serving: Serving) -> None:
     assert (await client.get("/healthz"))[0] == 200
     status, body, _ = await client.get("/readyz")
     assert status == 200
-    assert set(body["checks"]) == {"log", "objects", "vectors", "processors", "sink", "answers", "bridge"}
+    assert set(body["checks"]) == {"log", "objects", "vectors", "processors", "sink", "answers", "bridge", "uploads"}
