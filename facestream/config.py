@@ -1,19 +1,28 @@
 """Settings, from the environment (FACESTREAM_*) or the flags of a command."""
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlsplit
 
+import structlog
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+log = structlog.get_logger(__name__)
+
 MEBI = 1 << 20
+PREFIX = "FACESTREAM_"
+OF_CLIENTS = ("URL", "KEY")  # facestream/client/flags.py
+PASSWORDS = ("LOG_PASSWORD", "OBJECTS_PASSWORD", "VECTORS_PASSWORD")  # backends/urls.py
+OF_DEVELOPERS = ("SERVICES", "SERVICES_CACHE", "REQUIRE_SERVICES", "NO_SKIPS", "IMAGE")  # scripts/, tests/, Compose
 
 
 class Settings(BaseSettings):
     """Every field is read from FACESTREAM_<NAME>; `facestream up --help` lists them."""
 
-    model_config = SettingsConfigDict(env_prefix="FACESTREAM_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     listen: str = Field("127.0.0.1:8080", description="address and port of the HTTP service")
     data: Path = Field(Path("data"), description="folder of the embedded stores and of the weights")
@@ -114,3 +123,16 @@ class Settings(BaseSettings):
     @property
     def weights_folder(self) -> Path:
         return self.weights or self.data / "weights"
+
+
+def warn_of_unknown_variables(environment: Mapping[str, str]) -> None:
+    """Logs a warning for each variable FACESTREAM_<NAME> that nothing reads, with the setting it may be meant for. Its
+    value, which may be a password, is not logged.
+    """
+    known = [*(name.upper() for name in Settings.model_fields), *OF_CLIENTS, *PASSWORDS]
+    for variable in environment:
+        name = variable.upper().removeprefix(PREFIX)
+        if variable.upper().startswith(PREFIX) and name not in (*known, *OF_DEVELOPERS):
+            near = difflib.get_close_matches(name, known, n=1)
+            meant = {"did_you_mean": PREFIX + near[0]} if near else {}
+            log.warning("unknown setting", variable=variable, **meant)

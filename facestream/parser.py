@@ -2,13 +2,10 @@
 
 import argparse
 import difflib
-import logging
-import sys
+import os
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
-
-import structlog
 
 from facestream.commands import (
     dead_letters,
@@ -31,6 +28,8 @@ from facestream.commands import (
     watch,
     weights,
 )
+from facestream.config import warn_of_unknown_variables
+from facestream.logs import log_to_stderr
 
 COMMANDS = (
     up,
@@ -83,7 +82,8 @@ def run_command(argv: Sequence[str] | None) -> int:
     --help.
     """
     arguments = _parser().parse_args(argv)
-    _log_to_stderr()
+    log_to_stderr()
+    warn_of_unknown_variables(os.environ)
     code: int = arguments.run(arguments)
     return code
 
@@ -100,21 +100,3 @@ def _parser() -> Parser:
     for command in COMMANDS:
         command.add_parser(commands)
     return parser
-
-
-def _log_to_stderr() -> None:
-    renderer = (
-        structlog.dev.ConsoleRenderer()
-        if sys.stderr.isatty()
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

@@ -1,9 +1,12 @@
 """The routes that list and return what is stored: files, faces, directories and people."""
 
+import re
+
 from aiohttp import web
 
 from ingest.problems import json_response
 from ingest.service import SERVICE, access_of, normalised_name
+from ingest.uploads import query_fields
 from schemas.errors import InvalidRequest, NotFound, ObjectMissing
 from schemas.http_bodies import (
     DEFAULT_PAGE,
@@ -67,11 +70,9 @@ async def directories(request: web.Request) -> web.Response:
 async def persons(request: web.Request) -> web.Response:
     """A page of people with their face counts; `next` is the `after` of the next page, absent on the last."""
     service, directory = request.app[SERVICE], _directory_of(request)
-    after = request.query.get("after", "")
-    try:
-        limit = int(request.query.get("limit", DEFAULT_PAGE))
-    except ValueError:
-        limit = 0
+    fields = query_fields(request)
+    after, number = fields.get("after", ""), fields.get("limit", str(DEFAULT_PAGE))
+    limit = int(number) if re.fullmatch("[0-9]{1,4}", number) else 0
     if not 1 <= limit <= LARGEST_PAGE:
         raise InvalidRequest(f"limit: a number from 1 to {LARGEST_PAGE}", field="limit")
     page = await service.vectors.persons(directory, service.generations.active.name, after=after, limit=limit + 1)

@@ -107,6 +107,8 @@ async def _accept_image(request: web.Request, purpose: Purpose) -> web.Response:
         key = request.headers.get("Idempotency-Key")
         if key is not None and not 0 < len(key) <= LONGEST_KEY:
             raise InvalidRequest(f"an Idempotency-Key has 1 to {LONGEST_KEY} characters")
+        if len(request.headers.getall("Idempotency-Key", [])) > 1:
+            raise InvalidRequest("there are two Idempotency-Keys: send one a request")
         received = await service.acceptor.make_event(upload, purpose, directory, person, options, key)
         if key is None:
             return await _store_and_wait(request, received, upload, topic, wait_s)

@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 
 import structlog
 from aiohttp import web
 from prometheus_client import Counter
 
-from schemas.answers import LOWEST_FAILURE, AnswerPart, Problem, problem
-from schemas.errors import FacestreamError, Unauthorized
+from schemas.answers import LOWEST_FAILURE, AnswerPart, problem
+from schemas.errors import (
+    ExpectationFailed,
+    FacestreamError,
+    MethodNotAllowed,
+    NotFound,
+    Unauthorized,
+    UnsupportedEncoding,
+)
 
 log = structlog.get_logger(__name__)
 ERRORS = Counter("facestream_http_errors_total", "Requests that the service itself has refused, by code", ["code"])
@@ -29,6 +35,10 @@ def error_response(error: FacestreamError) -> web.Response:
         headers["Retry-After"] = str(error.details["retry_after"])
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, MethodNotAllowed):
+        headers["Allow"] = ", ".join(error.details["allowed"])
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = "identity"
     return json_response(error.status, problem(error), headers)
 
 
@@ -44,16 +54,21 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except web.HTTPException as error:
         if error.status < LOWEST_FAILURE:
             raise
-        phrase = HTTPStatus(error.status).phrase
-        body = Problem(
-            type="about:blank",
-            title=phrase,
-            status=error.status,
-            code=phrase.lower().replace(" ", "_"),
-            detail=f"{request.method} {request.path}: {phrase}",
-        )
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return json_response(error.status, body, headers)
+        return error_response(refusal(error, request))
     except Exception:
         log.exception("request failed", path=request.path)
-        return error_response(FacestreamError("an unexpected error occurred: see the log of the service"))
+        return error_response(unexpected_error())
+
+
+def refusal(error: web.HTTPException, request: web.BaseRequest) -> FacestreamError:
+    """The error for a request that aiohttp itself refuses: because of its path, its method or its header Expect."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = sorted(error.allowed_methods)
+        return MethodNotAllowed(f"{request.path} takes {', '.join(allowed)}, not {request.method}", allowed=allowed)
+    if isinstance(error, web.HTTPExpectationFailed):
+        return ExpectationFailed("only Expect: 100-continue is known: leave out the header Expect")
+    return NotFound(f"there is no {request.path}: see /docs for what there is")
+
+
+def unexpected_error() -> FacestreamError:
+    return FacestreamError("an unexpected error occurred: see the log of the service")

@@ -1,11 +1,23 @@
-"""Reads a multipart upload: one file and a few text fields, in any order, within limits."""
+"""Reads a multipart upload: one file and a few text fields, in any order, within limits.
 
+Compressed bodies are refused: a picture is compressed already, and a small body that expands to gigabytes would keep
+the event loop busy.
+"""
+
+import asyncio
 from dataclasses import dataclass, field
 
 from aiohttp import BodyPartReader, web
 from aiohttp.http import HttpProcessingError
 
-from schemas.errors import InvalidRequest, MissingField, TooMuchInFlight, UploadTooLarge
+from schemas.errors import (
+    InvalidRequest,
+    MissingField,
+    NotAnImage,
+    TooMuchInFlight,
+    UnsupportedEncoding,
+    UploadTooLarge,
+)
 
 LONGEST_FIELD = 4_096
 MOST_PARTS = 32
@@ -46,11 +58,16 @@ class UploadMemory:
 
 
 async def read_upload(request: web.Request, largest: int) -> Upload:
-    """Reads the body and the query. Raises MissingField, InvalidRequest, UploadTooLarge."""
+    """Reads the body and the query. Raises MissingField, InvalidRequest, NotAnImage (an empty file), UploadTooLarge,
+    UnsupportedEncoding; CancelledError if the caller has left.
+    """
+    encoding = ", ".join(request.headers.getall("Content-Encoding", []))
+    if encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedEncoding("a body with a Content-Encoding is not read: send it as it is")
     if not request.content_type.startswith("multipart/form-data"):
         raise InvalidRequest("send multipart/form-data: curl -F directory=acme -F file=@photo.jpg")
     upload: Upload | None = None
-    fields = dict(request.query)
+    fields = query_fields(request)
     try:
         parts = 0
         async for part in await request.multipart():
@@ -62,17 +79,37 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
                     raise InvalidRequest("there are two files: send one image a request")
                 upload = Upload(await _read_bytes(part, largest), _decode_header(part.filename or ""))
             elif part.name:
-                fields[_decode_header(part.name)] = await _read_text(part)
+                _add(fields, _decode_header(part.name), await _read_text(part))
+            else:
+                raise InvalidRequest("a part has no name: the picture's is 'file'")
+    except ConnectionError:  # nobody is there to be answered
+        raise asyncio.CancelledError("the caller has left") from None
     except HttpProcessingError as error:  # bad headers of a part
         raise InvalidRequest(f"the multipart body is malformed: {_decode_header(error.message)}") from None
-    except (ValueError, AssertionError) as error:
+    except (ValueError, AssertionError, RuntimeError) as error:
         raise InvalidRequest(f"the multipart body is malformed: {_decode_header(str(error))}") from None
     if upload is None:
         raise MissingField("the field 'file' is missing: curl -F file=@photo.jpg", field="file")
     if not upload.data:
-        raise MissingField("the file is empty", field="file")
+        raise NotAnImage("the file is empty: send a picture")
     upload.fields = fields
     return upload
+
+
+def query_fields(request: web.Request) -> dict[str, str]:
+    """The fields of the query. Raises InvalidRequest for one that is there twice."""
+    fields: dict[str, str] = {}
+    for name, text in request.query.items():
+        _add(fields, name, text)
+    return fields
+
+
+def _add(fields: dict[str, str], name: str, text: str) -> None:
+    if name in fields:
+        raise InvalidRequest(
+            f"the field '{name}' is there twice: send it once, in the form or in the query", field=name
+        )
+    fields[name] = text
 
 
 def _decode_header(header: str) -> str:

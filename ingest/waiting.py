@@ -1,7 +1,7 @@
 """How long a caller waits for an answer (RFC 7240), and the end of the wait when the caller has left."""
 
 import asyncio
-import math
+import re
 from typing import Any
 
 from aiohttp import web
@@ -16,21 +16,18 @@ LEFT = web.RequestKey("left", asyncio.Future[Any])  # is done when the caller ha
 
 
 def requested_wait_s(request: web.Request) -> float:
-    """Seconds that the caller waits (RFC 7240): `Prefer: wait=N`, 0 for `Prefer: respond-async`."""
-    wait_s = DEFAULT_WAIT_S
+    """Seconds that the caller waits (RFC 7240): the first `Prefer: wait=N`, 0 for `Prefer: respond-async`."""
+    wait_s = None
     for preference in ",".join(request.headers.getall("Prefer", [])).replace(";", ",").split(","):
         name, _, value = preference.strip().partition("=")
         if name.lower() == "respond-async":
             return 0.0
-        if name.lower() == "wait":
-            try:
-                seconds = float(value.strip('" '))
-            except ValueError:
-                seconds = math.nan
-            if not 0 <= seconds < math.inf:
-                raise InvalidRequest("Prefer: wait=N takes a number of seconds, 0 or more")
-            wait_s = min(seconds, LONGEST_WAIT_S)
-    return wait_s
+        if name.lower() == "wait" and wait_s is None:
+            seconds = value.strip('" ')
+            if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", seconds):
+                raise InvalidRequest("Prefer: wait=N takes a number of seconds, for example wait=5")
+            wait_s = min(float(seconds), LONGEST_WAIT_S)
+    return DEFAULT_WAIT_S if wait_s is None else wait_s
 
 
 async def wait_for_answer(request: web.Request, answer: asyncio.Future[Answer], wait_s: float) -> Answer | None:

@@ -43,6 +43,16 @@ class NotFound(FacestreamError):
     code, status = "not_found", 404
 
 
+class MethodNotAllowed(FacestreamError):
+    """`allowed`, a detail, lists the methods that the path takes."""
+
+    code, status = "method_not_allowed", 405
+
+
+class ExpectationFailed(FacestreamError):
+    code, status = "expectation_failed", 417
+
+
 class Erased(FacestreamError):
     code, status = "erased", 409
 
@@ -61,6 +71,10 @@ class TooManyPixels(FacestreamError):
 
 class NotAnImage(FacestreamError):
     code, status = "not_an_image", 415
+
+
+class UnsupportedEncoding(FacestreamError):
+    code, status = "unsupported_encoding", 415
 
 
 class UnreadableImage(FacestreamError):

@@ -62,6 +62,7 @@ OF_UPLOADS: Errors = (
     errors.MissingField,
     errors.UploadTooLarge,
     errors.NotAnImage,
+    errors.UnsupportedEncoding,
     errors.IdempotencyKeyReused,
     errors.TooMuchInFlight,
     errors.NoProcessor,

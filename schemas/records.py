@@ -2,6 +2,7 @@
 them.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -55,7 +56,7 @@ class Options(BaseModel):
     detail: Detail = Field("normal", description="high: looks at every pixel of a large photo, in tiles")
     face: str | None = Field(
         None,
-        pattern=r"^(largest|\d{1,6}(\.\d+)?,\d{1,6}(\.\d+)?)$",
+        pattern=r"^(largest|[0-9]{1,6}(\.[0-9]+)?,[0-9]{1,6}(\.[0-9]+)?)$",
         description="which face to learn: `largest`, or `x,y`, a point inside it",
     )
     force: bool = Field(False, description="learn a face under 40 pixels a side too")
@@ -64,8 +65,8 @@ class Options(BaseModel):
     @field_validator("top", "limit", "min_score", "min_face", "strangers", mode="before")
     @classmethod
     def _is_a_number(cls, value: object) -> object:
-        """Raises ValueError for true and false, which pydantic would take as 1 and 0."""
-        if isinstance(value, bool):
+        """Raises ValueError for what pydantic would take as a number: true and false, underscores, blanks."""
+        if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(r"[0-9.eE+-]+", value)):
             raise ValueError("it must be a number")
         return value
 

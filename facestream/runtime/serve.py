@@ -13,10 +13,11 @@ from aiohttp import web
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, listening_socket, url_of
 from facestream.runtime.member import member_name
-from facestream.runtime.roles.ingest import HttpService, http_service
+from facestream.runtime.roles.ingest import HttpService, http_service, require_keys
 from facestream.runtime.roles.sink import sink_workers
 from facestream.runtime.stores import Stores, open_stores, wait_for_stores
 from facestream.runtime.system_state import follow_state
+from ingest.connections import Runner
 from stream.health_routes import Checks, health_app
 from stream.lag_monitor import LagMonitor
 from stream.topics import GROUPS, INTERACTIVE
@@ -56,6 +57,8 @@ async def serve(
         await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
+        if "ingest" in roles and owners_socket is None:
+            await require_keys(settings, stores.vectors)  # before the models are loaded
         state = await stack.enter_async_context(follow_state(stores.log))
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
@@ -126,7 +129,7 @@ async def serve_health(settings: Settings, app: web.Application, stack: AsyncExi
     """Serves health and metrics on their own address; the service also has them on its address. Returns the URL."""
     if not settings.watch and not always:
         return ""
-    runner = web.AppRunner(app, access_log=None)
+    runner = Runner(app)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
     sock = listening_socket(settings.watch or "127.0.0.1:0", "watch")

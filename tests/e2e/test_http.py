@@ -302,7 +302,7 @@ async def test_names_are_unicode_in_nfc(client: Client, photos: Path) -> None:
     [
         ("/learn", {"directory": "bad"}, plain_picture(), (400, "missing_field")),
         ("/recognize", {}, plain_picture(), (400, "missing_field")),
-        ("/recognize", {"directory": "bad"}, b"", (400, "missing_field")),
+        ("/recognize", {"directory": "bad"}, b"", (415, "not_an_image")),
         ("/recognize", {"directory": "bad"}, b"this is no picture at all", (415, "not_an_image")),
         ("/recognize", {"directory": "bad"}, b"%!PS-Adobe-3.0 EPSF-3.0", (415, "not_an_image")),
         ("/recognize", {"directory": "bad"}, plain_picture()[:2000], (422, "unreadable_image")),
@@ -346,6 +346,7 @@ async def test_too_large_is_refused(client: Client) -> None:
 async def test_unknown_routes_and_methods(client: Client) -> None:
     status, body, _ = await client.get("/nowhere")
     assert (status, body["code"]) == (404, "not_found")
+    assert "/docs" in body["detail"]
     status, body, headers = await client.get("/learn")
     assert (status, body["code"], headers["Allow"]) == (405, "method_not_allowed", "POST")
 

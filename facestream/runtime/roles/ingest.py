@@ -16,6 +16,7 @@ from facestream.runtime.system_state import SystemState
 from ingest.acceptor import UploadAcceptor
 from ingest.app import create_app
 from ingest.backpressure import Backpressure
+from ingest.connections import Runner
 from ingest.flow import Flow
 from ingest.keys import Access, KeyChecker
 from ingest.replies import Replies
@@ -74,11 +75,7 @@ class HttpService:
 async def http_service(
     settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
 ) -> AsyncIterator[HttpService]:
-    """Yields the service when its reader of answers is positioned. It does not listen yet. Raises
-    ConfigurationError.
-    """
-    if owners_socket is None:
-        await _require_keys(settings, stores.vectors)
+    """Yields the service when its reader of answers is positioned. It does not listen yet."""
     async with AsyncExitStack() as stack:
         replies = Replies(stores.log)
         await replies.start()
@@ -102,15 +99,13 @@ async def http_service(
             erasures=state.erasures,
             checks={**checks, "uploads": acceptor.check},
         )
-        runner = web.AppRunner(
-            create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S, access_log=None
-        )
+        runner = Runner(create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         yield HttpService(runner, service, lag)
 
 
-async def _require_keys(settings: Settings, vectors: VectorReader) -> None:
+async def require_keys(settings: Settings, vectors: VectorReader) -> None:
     """Raises ConfigurationError when other machines could use the service without any key."""
     host, _ = host_and_port(settings.listen)
     if is_loopback(host) or await vectors.api_keys():

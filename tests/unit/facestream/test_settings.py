@@ -2,14 +2,18 @@
 
 import argparse
 import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from backends.open import open_log, open_objects, open_vectors
-from facestream.config import MEBI, Settings
+from facestream.config import MEBI, Settings, warn_of_unknown_variables
 from facestream.flags import add_settings, settings_from
 from schemas.errors import ConfigurationError
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +151,35 @@ def test_the_error_about_an_unknown_scheme_hides_the_password() -> None:
             opening("mysql://root:hunter2@host/db")
         assert "mysql" in raised.value.message
         assert "hunter2" not in raised.value.message
+
+
+def warnings_of(**environment: str) -> list[dict[str, str]]:
+    with structlog.testing.capture_logs() as logs:
+        warn_of_unknown_variables(environment)
+    assert {it["log_level"] for it in logs} <= {"warning"}
+    return [{k: v for k, v in it.items() if k not in ("event", "log_level")} for it in logs]
+
+
+def test_a_mistyped_setting_is_warned_of_with_the_nearest_one() -> None:
+    mistyped = {
+        "FACESTREAM_LISTENN": "FACESTREAM_LISTEN",
+        "FACESTREAM_OBJECT_PASSWORD": "FACESTREAM_OBJECTS_PASSWORD",
+        "FACESTREAM_MAXUPLOAD": "FACESTREAM_MAX_UPLOAD",
+        "FACESTREAM_ULR": "FACESTREAM_URL",
+        "facestream_kepe_probes": "FACESTREAM_KEEP_PROBES",
+    }
+    warnings = warnings_of(**dict.fromkeys(mistyped, "sesame"))
+    assert {it["variable"]: it["did_you_mean"] for it in warnings} == mistyped
+    assert "sesame" not in str(warnings)
+    assert warnings_of(FACESTREAM_QZX="sesame") == [{"variable": "FACESTREAM_QZX"}]
+    assert warnings_of(OTHER="x", facestream_listen="127.0.0.1:1") == []
+
+
+def test_every_variable_of_the_project_is_known() -> None:
+    """The whole project is searched, but for the tests and what explains or examines mistakes."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    paths = [ROOT / name for name in listed if not name.startswith(("tests/unit/", "tests/compatibility/"))]
+    texts = [path.read_text(errors="ignore") for path in paths if path.is_file()]
+    variables = {name for text in texts for name in re.findall(r"\bFACESTREAM_[A-Z_]*[A-Z]\b", text)}
+    assert {"FACESTREAM_NO_SKIPS", "FACESTREAM_IMAGE", "FACESTREAM_LISTEN"} <= variables
+    assert warnings_of(**dict.fromkeys(variables, "x")) == []

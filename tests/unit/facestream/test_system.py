@@ -12,7 +12,7 @@ from backends.log import Consumer
 from backends.sqlite.log import SqliteLog
 from facestream.config import Settings
 from facestream.runtime.run_roles import run_roles
-from facestream.runtime.serve import Role, serve
+from facestream.runtime.serve import ALL, Role, serve
 from facestream.runtime.stores import create_stores, open_stores
 from schemas.errors import Unavailable
 from stream.topics import BUCKET_EVENTS, FACES_EMBEDDED, INTERACTIVE, RESULTS
@@ -112,3 +112,11 @@ def test_a_failed_start_prints_one_message_and_no_traceback(
     assert len(errors) == 1
     assert errors[0].startswith("facestream: ")
     assert said in errors[0]
+
+
+def test_a_missing_key_is_noticed_before_the_models_are_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = Settings(data=tmp_path / "data", listen="0.0.0.0:0", weights=tmp_path / "none")
+    assert run_roles(chosen, ALL, lambda url: None) == 2
+    assert "facestream keys create" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from schemas.http_bodies import DirectoriesBody
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED
 from tests.unit.ingest.served import Served, picture, served
 
-WRONG = ["nan", "NaN", "inf", "-inf", "Infinity", "1e400", "-1", "true", "1" + "0" * 400 + "e", ""]
+WRONG = ["nan", "NaN", "inf", "-inf", "Infinity", "1e400", "-1", "true", "1" + "0" * 400 + "e", "", "1_0", "٣", "٠.٥"]
 HUGE = "9" * 4_000
 
 
@@ -32,7 +32,7 @@ async def is_untouched(service: Served) -> bool:
 @pytest.mark.parametrize("in_query", [False, True], ids=["form", "query"])
 @pytest.mark.parametrize("field", ["top", "limit", "min_score", "min_face", "strangers"])
 async def test_a_wrong_number_in_a_field_is_refused_by_name(service: Served, field: str, in_query: bool) -> None:
-    for number in [*WRONG, HUGE]:
+    for number in [*WRONG, HUGE, " 1", "1 ", "1\n"]:
         given = {field: number}
         form = aiohttp.FormData({"directory": "acme"} | ({} if in_query else given))
         form.add_field("file", picture(), filename="a.png")
@@ -55,11 +55,38 @@ async def test_a_wait_that_is_no_time_is_refused_before_anything_is_accepted(ser
     assert await is_untouched(service)
 
 
+@pytest.mark.parametrize(("number", "status"), [("0", 202), ("0.01", 202), ('"0.01"', 202), ("0.01, wait=60", 202)])
+async def test_a_wait_is_a_number_of_seconds(service: Served, number: str, status: int) -> None:
+    async with asyncio.timeout(10):
+        assert (await service.detect(Prefer=f"wait={number}"))[0] == status
+
+
+@pytest.mark.parametrize("point", ["1_0,10", "٣,٣", "1,1\n", "1e1,1"])
+async def test_a_wrong_point_of_a_face_is_refused_by_name(service: Served, point: str) -> None:
+    form = aiohttp.FormData({"person": "ann", "directory": "acme", "face": point})
+    form.add_field("file", picture(), filename="a.png")
+    async with service.session.post("/learn", data=form) as response:
+        body = await response.json()
+    assert (response.status, body["code"], body["field"]) == (400, "invalid_request", "face")
+    assert await is_untouched(service)
+
+
+async def test_an_idempotency_key_is_given_once(service: Served) -> None:
+    form = aiohttp.FormData()
+    form.add_field("file", picture(), filename="a.png")
+    keys = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    async with service.session.post("/detect", data=form, headers=keys) as response:
+        assert (response.status, (await response.json())["code"]) == (400, "invalid_request")
+    assert await is_untouched(service)
+
+
 async def test_a_page_has_a_size_within_its_bounds(service: Served) -> None:
-    for number in [*WRONG, HUGE, "0", "1001", "1.5"]:
+    for number in [*WRONG, HUGE, "0", "1001", "1.5", " 1", "+1"]:
         async with service.session.get("/directories/acme/persons", params={"limit": number}) as response:
             body = await response.json()
         assert (response.status, body["field"]) == (400, "limit"), number
+    assert (await service.get("/directories/acme/persons?limit=1&limit=2"))[0] == 400
+    assert (await service.get("/directories/acme/persons?limit=1000"))[0] == 200
 
 
 def test_a_response_never_has_a_number_that_is_no_json() -> None:

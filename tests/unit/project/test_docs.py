@@ -14,7 +14,7 @@ from typing import cast
 
 import pytest
 
-from facestream.config import Settings
+from facestream.config import OF_CLIENTS, PASSWORDS, Settings
 from facestream.parser import COMMANDS
 from ingest.app import create_app
 from ingest.service import Service
@@ -27,14 +27,10 @@ DOCUMENTS = documents()
 LONGEST_LINE = 120
 README_LINES = 250
 COMMENTED = ("Dockerfile", *(path.name for path in ROOT.glob("docker-compose*.yml")))
-PASSWORDS = {f"{store}_PASSWORD" for store in ("LOG", "OBJECTS", "VECTORS")}  # backends/urls.py
-OF_COMMANDS = {"URL", "KEY"}  # facestream/client/flags.py
 OF_SERVERS = {"FACESTREAM"}  # the name of MinIO's target in its own variables
 SHELL_WORDS = {"bash", "curl", "docker", "do", "done", "eval", "for"}
 TOOLS = {"lint-imports", "mypy", "ruff"}
 INSIDE = {  # errors that no client gets
-    "internal_error",
-    "unreadable_record",
     "offset_gone",
     "fenced",
     "topic_mismatch",
@@ -105,7 +101,8 @@ def test_every_command_and_setting_that_is_named_exists(document: str) -> None:
     names = {command.split()[0] for command in re.findall(r"[`.]facestream ([a-z][a-z -]*)", read(document))}
     assert names <= set(command_names()) | {"bench"}, document  # which the changelog says is gone
     settings = set(re.findall(r"FACESTREAM_([A-Z_]+)", read(document)))
-    assert settings <= {it.upper() for it in Settings.model_fields} | PASSWORDS | OF_COMMANDS | OF_SERVERS, document
+    known = {it.upper() for it in Settings.model_fields} | {*OF_CLIENTS, *PASSWORDS} | OF_SERVERS
+    assert settings <= known, document
     assert set(re.findall(r"`make ([a-z-]+)", read(document))) <= targets(), document
     for module in re.findall(r"python -m ([\w.]+)", read(document)):
         assert importlib.util.find_spec(module), f"{document}: {module}"
