@@ -43,15 +43,10 @@ def test_a_plan_has_everything_in_it(plans: Plans) -> None:
 def test_lost_repeated_and_unwanted_answers_are_found(plans: Plans) -> None:
     answers = right_answers(plans)
     assert wrong_answers(plans, answers) == []
-    learned, recognized, lost, aborted = (
-        next(it.image_id for it in sent(plans) if wanted(it))
-        for wanted in (
-            lambda it: it.commit and it.person is not None,
-            lambda it: it.commit and it.person is None,
-            lambda it: it.commit and it.transaction is not None,
-            lambda it: not it.commit,
-        )
-    )
+    committed = [it for it in sent(plans) if it.commit]
+    learned = next(it.image_id for it in committed if it.person is not None)
+    recognized, lost, *_ = (it.image_id for it in committed if it.person is None)
+    aborted = next(it.image_id for it in sent(plans) if not it.commit)
     answers |= {learned: {"409 {}"}, recognized: {"200 {}", '200 {"a": 1}'}, aborted: {"200 {}"}, "x": {"200 {}"}}
     del answers[lost]
     wrong = wrong_answers(plans, answers)
