@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -41,7 +41,7 @@ from stream.topics import GROUPS as TOPICS_OF
 from weights.manifest import manifest
 
 COUNTS = {"ingest": 0, "process": 2, "sink": 2}
-KILL_EVERY_S = 15.0
+KILL_EVERY_S = 20.0
 KNOWN = 20  # people in each directory in which faces are recognized
 STUCK_S = 120.0  # without any progress
 REPORT_S = 15.0
@@ -157,6 +157,7 @@ async def soak(
     programs: Mapping[str, Program],
     records: int,
     *,
+    counts: dict[str, int] = COUNTS,
     kill_every_s: float = KILL_EVERY_S,
     seed: int = 0,
     lag_of: Callable[[str, str], dict[str, int]] = lag_by_kafka,
@@ -165,7 +166,7 @@ async def soak(
     from Kafka's servers and the prefix.
     """
     to, plans, stop = Addresses(stores), make_plans(programs, records, random.Random(seed)), asyncio.Event()
-    async with Cluster(stores, data, data, COUNTS, processor=STAND_IN) as cluster:
+    async with Cluster(stores, data, data, counts, processor=STAND_IN) as cluster:
         await asyncio.to_thread(put_pictures, stores)
         await write_galleries(stores["vectors"])
         began = time.monotonic()
@@ -189,6 +190,15 @@ async def soak(
     return wrong
 
 
+def messages(errors: BaseExceptionGroup) -> Iterator[str]:
+    """Of a group of errors and of the groups in it."""
+    for error in errors.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from messages(error)
+        else:
+            yield str(error)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--records", type=int, default=100_000)
@@ -206,7 +216,7 @@ def main() -> int:
         try:
             wrong = asyncio.run(run())
         except* ServiceFailed as errors:
-            wrong = [str(error) for error in errors.exceptions]
+            wrong = list(messages(errors))
     return verdict(wrong)
 
 

@@ -2,8 +2,8 @@
 
 A plan has the events of one client with one codec. Each has its own image_id. Half of them go to the bulk lane. A tenth
 is learned: each as another person. The others are recognized, in directories in which nobody is learned meanwhile, so
-that a repeated answer is the same. Runs of records outside a transaction and transactions alternate; a quarter of the
-transactions is aborted.
+that a repeated answer is the same. Runs of records outside a transaction and transactions alternate; the first of each
+four transactions is aborted.
 """
 
 import json
@@ -11,7 +11,7 @@ import random
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 
 from bench.soak.foreign_programs import Program
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
@@ -21,8 +21,8 @@ DIRECTORIES = 8  # of each kind
 LEARNING = [f"learned-{number}" for number in range(DIRECTORIES)]
 RECOGNIZING = [f"seen-{number}" for number in range(DIRECTORIES)]
 PICTURES = 4
-LEARNS, ABORTS = 0.1, 0.25  # shares: of the records, of the transactions
-OUTSIDE, INSIDE = (20, 80), (5, 40)  # records in a row outside and inside of a transaction
+LEARNS = 0.1  # share of the records
+OUTSIDE, INSIDE = (10, 50), (5, 40)  # records in a row outside and inside of a transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,13 @@ def picture_keys(directory: str) -> list[str]:
 
 
 def _planned(chance: random.Random, has_transactions: bool) -> Iterator[PlannedRecord]:
-    while True:
+    for number in count():
         for _ in range(chance.randint(*OUTSIDE)):
             yield _record(chance, None, True)
         if has_transactions:
-            transaction, commit = str(uuid.UUID(int=chance.getrandbits(128))), chance.random() >= ABORTS
+            transaction = str(uuid.UUID(int=chance.getrandbits(128)))
             for _ in range(chance.randint(*INSIDE)):
-                yield _record(chance, transaction, commit)
+                yield _record(chance, transaction, number % 4 != 0)
 
 
 def _record(chance: random.Random, transaction: str | None, commit: bool) -> PlannedRecord:
