@@ -1,7 +1,8 @@
 """A processor without models: `python -m bench.stand_in_processor`, with the settings of `facestream process`.
 
-It reads each original, as a processor does, and answers with one face. The face's vector is random, with the file's
-hash as seed, so that the same file gives the same face. So a request costs only what the stream costs.
+It reads each original or copies its source, as a processor does, and answers with one face. The face's vector is
+random, with the file's hash as seed, so that the same file gives the same face. So a request costs only what the stream
+costs.
 """
 
 import asyncio
@@ -18,11 +19,14 @@ from facestream.config import Settings
 from facestream.runtime.roles.process import IN_FLIGHT
 from facestream.runtime.serve import serve_health
 from facestream.runtime.stores import open_stores, wait_for_stores
+from facestream.runtime.system_state import follow_state
 from schemas.answers import Models
 from schemas.faces import Crop, EmbeddedFace, encode_vector
 from schemas.ids import crop_key, learned_face_id, probe_face_id, source_of_face
 from schemas.records import FacesEmbedded, ImageReceived
+from stream.erase.guarded_store import GuardedStore
 from stream.health_routes import health_app
+from stream.sources import SourceCopier
 from stream.topics import FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from stream.worker import Worker
 from weights.manifest import Manifest, manifest
@@ -36,8 +40,8 @@ class StandInStage:
 
     name = "processors"
 
-    def __init__(self, objects: ObjectReader, known: Manifest) -> None:
-        self._objects = objects
+    def __init__(self, objects: ObjectReader, sources: SourceCopier, known: Manifest) -> None:
+        self._objects, self._sources = objects, sources
         generation = known.generation(known.default_generation)
         self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
         self._generation, self._dimension = generation.name, generation.dimension
@@ -56,7 +60,8 @@ class StandInStage:
 
     async def _embed(self, record: Record) -> NewRecord:
         received = self.event_of(record)
-        await self._objects.get(received.object_key)
+        received_at = received.first_received_at(record.timestamp)
+        received, _ = await self._sources.read_original(received, received_at)
         vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
         learn = received.purpose == "learn"
         face_id = learned_face_id(received.image_id) if learn else probe_face_id(received.image_id, 0)
@@ -72,7 +77,7 @@ class StandInStage:
         )
         value = FacesEmbedded(
             received=received,
-            received_at=received.first_received_at(record.timestamp),
+            received_at=received_at,
             faces=[face],
             models=self._models,
         )
@@ -85,19 +90,24 @@ async def main() -> None:
     settings = Settings()
     async with open_stores(settings) as stores, AsyncExitStack() as stack:
         await wait_for_stores(stores, stop)
+        state = await stack.enter_async_context(follow_state(stores.log))
+        store = GuardedStore(stores.objects, stores.vectors, state.erasures)
+        sources = SourceCopier(stores.objects, store, settings.source_buckets, settings.max_upload)
         worker = Worker(
             stores.log,
-            StandInStage(stores.objects, manifest()),
+            StandInStage(stores.objects, sources, manifest()),
             [IMAGES_RECEIVED],
             bulk_topics=[IMAGES_RECEIVED_BULK],
             member=settings.member or socket.gethostname(),
             max_in_flight=IN_FLIGHT,
         )
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(worker.run())
+            working, following = tasks.create_task(worker.run()), tasks.create_task(state.run())
             await serve_health(settings, health_app({"worker": worker.check}), stack, always=True)
             await stop.wait()
             worker.stop()
+            await working
+            following.cancel()
 
 
 if __name__ == "__main__":

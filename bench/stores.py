@@ -70,13 +70,18 @@ async def delete_topics(url: str, prefix: str) -> None:
 
 def remove_bucket(url: str, password: str, name: str) -> None:
     """Removes a bucket with its objects, if there is one."""
-    server = server_of(url, setting="FACESTREAM_OBJECTS", default_port=9000, options=())
-    client = Minio("{}:{}".format(*server.hosts[0]), server.user, password, secure=False)
+    client = s3_client(url, password)
     if client.bucket_exists(name):
         objects = [DeleteObject(each.object_name or "") for each in client.list_objects(name, recursive=True)]
         for error in client.remove_objects(name, objects):
             raise RuntimeError(f"the bucket {name} cannot be emptied: {error}")
         client.remove_bucket(name)
+
+
+def s3_client(url: str, password: str) -> Minio:
+    """The client of another system for the server in a URL."""
+    server = server_of(url, setting="FACESTREAM_OBJECTS", default_port=9000, options=())
+    return Minio("{}:{}".format(*server.hosts[0]), server.user, password, secure=False)
 
 
 def drop_keyspace(url: str, name: str) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]  # run as a file, only its folder is in the path
 
-from scripts import services_compose  # noqa: E402
+from scripts import services_compose, services_packages  # noqa: E402
 from scripts.services_compose import ComposeServers  # noqa: E402
 from scripts.services_local import LocalServers  # noqa: E402
 from scripts.services_lock import locked  # noqa: E402
@@ -140,8 +140,7 @@ class Services:
         state = state or self._state()
         if state.way == "compose":
             return ComposeServers(state, self.folder / "run")
-        cache = Path(os.environ.get("FACESTREAM_SERVICES_CACHE") or ROOT / ".services" / "packages").resolve()
-        return LocalServers(self._state_file, self.folder / "run", cache)
+        return LocalServers(self._state_file, self.folder / "run", services_packages.folder())
 
     def _state(self) -> State:
         state = State.read(self._state_file)

@@ -19,10 +19,16 @@ CASSANDRA = ("org.apache.cassandra", "cassandra-all", "5.0.6")
 LOG4J = ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.24.3")
 MINIO = "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c"
 ATTEMPTS = 3
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class MissingTools(ServiceFailed):
     """This machine lacks a program that is needed to get or to start the servers."""
+
+
+def folder() -> Path:
+    """The folder of the packages: $FACESTREAM_SERVICES_CACHE, else .services/packages."""
+    return Path(os.environ.get("FACESTREAM_SERVICES_CACHE") or ROOT / ".services" / "packages").resolve()
 
 
 def missing(cache: Path) -> list[str]:
@@ -47,12 +53,12 @@ def get(cache: Path) -> None:
 
 def kafka(cache: Path) -> Path:
     """The folder with Kafka's jars."""
-    return _maven(cache, KAFKA, LOG4J)
+    return maven(cache, KAFKA, LOG4J)
 
 
 def cassandra(cache: Path) -> Path:
     """The folder with Cassandra's jars."""
-    return _maven(cache, CASSANDRA)
+    return maven(cache, CASSANDRA)
 
 
 def minio(cache: Path) -> Path:
@@ -63,12 +69,13 @@ def minio(cache: Path) -> Path:
         unfinished = program.parent.with_name(f"{program.parent.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        _run(["go", "install", MINIO], unfinished, {"GOBIN": str(unfinished)})
+        run(["go", "install", MINIO], unfinished, {"GOBIN": str(unfinished)})
         unfinished.rename(program.parent)
     return program
 
 
-def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
+def maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
+    """The folder with the jars of Maven artifacts (group, name, version) and of all that they need."""
     jars = _jars(cache, artifacts[0])
     if not jars.exists():
         print(f"getting {artifacts[0][1]} {artifacts[0][2]}", file=sys.stderr)
@@ -83,7 +90,7 @@ def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
             "<project><modelVersion>4.0.0</modelVersion><groupId>facestream</groupId><artifactId>services</artifactId>"
             f"<version>1</version><packaging>pom</packaging><dependencies>{dependencies}</dependencies></project>"
         )
-        _run(
+        run(
             ["mvn", "-q", "-B", "-Dstyle.color=never", "dependency:copy-dependencies", "-DoutputDirectory=."],
             unfinished,
             {},
@@ -92,7 +99,7 @@ def _maven(cache: Path, *artifacts: tuple[str, str, str]) -> Path:
     return jars
 
 
-def _run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     """Runs a command, and repeats it if it fails, because the network is the usual cause. Raises ServiceFailed after
     the last attempt.
     """
