@@ -200,7 +200,6 @@ def _operation(
     bodies: Responses,
     raised: Errors = (),
 ) -> dict[str, Any]:
-
     responses = {
         status: {
             "description": description,

@@ -21,12 +21,13 @@ from backends.kafka.private_parts import close_connections, fetcher_has_ended
 from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares
 from schemas.errors import Unavailable
 
-# Bytes that are buffered: for all partitions together and for one. One record may have 8 MB.
-BUFFER_BYTES, BUFFER_PARTITION_BYTES = 32 << 20, 4 << 20
+# Bytes that are buffered: for all partitions together and for one. One record may have 8 MB. A rebalance drops what is
+# buffered, and fetching and decoding it again delays the first records of the new epoch.
+BUFFER_BYTES, BUFFER_PARTITION_BYTES = 8 << 20, 1 << 20
 # Bytes that one poll returns, unless its first record alone is larger.
 POLL_BYTES = 32 << 20
 # Bytes that one request asks for: for all partitions together and for one.
-REQUEST_BYTES, REQUEST_PARTITION_BYTES = 16 << 20, 1 << 20
+REQUEST_BYTES, REQUEST_PARTITION_BYTES = 4 << 20, 1 << 18
 # A server holds a request open for this long if there is nothing new. The first request from a new position waits until
 # the previous request has ended.
 LONG_POLL_S = 0.25
