@@ -476,7 +476,7 @@ async def test_some_megabytes_are_fetched_ahead_and_the_rest_while_they_are_poll
 
     monkeypatch.setattr(connect, "AIOKafkaConsumer", FetchingConsumer)
     await log.create_topics([TopicSpec("events", 2)])
-    await log.append([NewRecord("events", f"{number}", b"x" * 1_000_000, "one") for number in range(40)])
+    await log.append([NewRecord("events", f"{number}", b"x" * 250_000, "one") for number in range(40)])
     reader = await log.reader("events", at="start")
     await until(lambda: len(fetched) > 4)
     await asyncio.sleep(4 * LONG_POLL_S)  # long enough to fetch all of them, if it went on
