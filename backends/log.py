@@ -263,9 +263,11 @@ class EventLog(ABC):
 
     @abstractmethod
     async def reader(
-        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+        self, topic: str, *, at: Literal["start", "end"] | Mapping[int, int], partitions: Collection[int] | None = None
     ) -> Reader:
-        """A reader, positioned when this returns: from "end" it sees every record that is appended afterwards."""
+        """A reader, positioned when this returns: from "end" it sees every record that is appended afterwards. at: with
+        offsets, by partition, it reads these partitions from there.
+        """
 
     @abstractmethod
     async def partitions(self, topic: str) -> int:
@@ -309,7 +311,8 @@ class EventLog(ABC):
 
     @abstractmethod
     async def enforce_retention(self) -> None:
-        """Deletes records past their topic's retention, and compacts compacted topics: the last record of each key
+        """Deletes records past their topic's retention that every group of the partition has committed past (an engine
+        that deletes on its own may not wait for the groups), and compacts compacted topics: the last record of each key
         stays, a tombstone for a day. Offsets never change. Does nothing if the engine does this on its own.
         """
 

@@ -21,7 +21,7 @@ from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, ImageReceived, Options, Purpose
-from stream.erase.erasures import NEVER, Erasures
+from stream.erase.erasures import NO_OFFSET, Erasures, last_offset
 from stream.erase.guarded_store import GuardedStore
 
 log = structlog.get_logger(__name__)
@@ -84,8 +84,8 @@ class UploadAcceptor:
         another one, so that records of the erased image that are still in flight do not affect it.
         """
         await self._erasures.refresh()
-        image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NEVER.offset
-        while (offset := self._erasures.last_erasure_of_image(directory, person, image_id).offset) > erased:
+        image_id, erased = image_id_of_request(directory or "", purpose, idempotency_key), NO_OFFSET
+        while (offset := last_offset(self._erasures.of_image(directory, person, image_id))) > erased:
             erased = offset
             image_id = image_id_of_request(directory or "", purpose, idempotency_key, erased)
         return image_id
@@ -131,6 +131,7 @@ class UploadAcceptor:
             person=received.person,
             request_digest=received.request_digest,
             received_at=math.ceil(time.time() * 1000),
+            erasures_seen=self._erasures.seen,
         )
         repeatable = received.request_digest is not None
         if not await self._store.put_upload(received.object_key, data, metadata, if_absent=repeatable):

@@ -22,6 +22,7 @@ from schemas.errors import NotFound
 from schemas.http_bodies import ErasingBody
 from schemas.ids import crop_key, is_image_id, learned_face_id, new_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
+from stream.erase.cuts import make_cut
 from stream.topics import FACES_EMBEDDED
 
 log = structlog.get_logger(__name__)
@@ -89,7 +90,8 @@ async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
     the erasure.
     """
     service, wait_s = request.app[SERVICE], requested_wait_s(request)
-    command = erase_command(erasure, new_image_id(), service.replies.reply_to)
+    cut = await make_cut(service.log)
+    command = erase_command(erasure, new_image_id(), cut, service.replies.reply_to)
     future = service.replies.expect(command.image_id)
     try:
         await service.log.append([NewRecord(FACES_EMBEDDED, command.image_id, command.encode(), command.directory)])

@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 
 from schemas.errors import UnreadableRecord
+from schemas.origins import Cut
 from schemas.records import EraseRequested
 
 
@@ -64,9 +65,9 @@ class ImageErasure:
 AnyErasure = DirectoryErasure | PersonErasure | FaceErasure | ImageErasure
 
 
-def erase_command(erasure: AnyErasure, request_id: str, reply_to: str | None) -> EraseRequested:
-    """The record of a command, which is answered under `request_id`."""
-    command = EraseRequested(image_id=request_id, directory=erasure.directory, reply_to=reply_to)
+def erase_command(erasure: AnyErasure, request_id: str, cut: Cut, reply_to: str | None) -> EraseRequested:
+    """The record of a command, which is answered under `request_id`. Images that came before `cut` are erased."""
+    command = EraseRequested(image_id=request_id, directory=erasure.directory, cut=cut, reply_to=reply_to)
     match erasure:
         case PersonErasure():
             return command.model_copy(update={"person": erasure.person})

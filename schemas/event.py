@@ -1,10 +1,13 @@
 """The base of every record: versioned, frozen, read from JSON and written as JSON."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import UnreadableRecord
+
+# Cassandra counts microseconds in 63 bits.
+Milliseconds = Annotated[int, Field(ge=0, lt=2**53, description="since the epoch, by the log's clock")]
 
 
 class EventRecord(BaseModel):

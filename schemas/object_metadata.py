@@ -11,10 +11,10 @@ from typing import Self
 class ObjectMetadata:
     """The metadata of an original, a sheet of crops or the crop of a learned face.
 
-    `received_at`: when the image was received, in ms. `image_id`: set only for a crop, because the key of any other
+    `received_at`: when the image was uploaded, in ms. `image_id`: set only for a crop, because the key of any other
     object contains it. `request_digest`: see ImageReceived. `source`: for an original that was copied from our own
-    bucket, the part after `incoming/{directory}/` of its source's key. A field is None if the object has no such
-    metadata.
+    bucket, the part after `incoming/{directory}/` of its source's key. `erasures_seen`: the offset in `erasures` up to
+    which the process that stored it knew the erasures. A field is None if the object has no such metadata.
     """
 
     directory: str | None = None
@@ -23,6 +23,7 @@ class ObjectMetadata:
     request_digest: str | None = None
     received_at: int | None = None
     source: str | None = None
+    erasures_seen: int | None = None
 
     def encode(self) -> dict[str, str]:
         """The names and texts in the store. Older versions rely on the first three being there."""
@@ -37,12 +38,14 @@ class ObjectMetadata:
             metadata["image_id"] = self.image_id
         if self.source is not None:
             metadata["source"] = self.source
+        if self.erasures_seen is not None:
+            metadata["erasures"] = str(self.erasures_seen)
         return metadata
 
     @classmethod
     def decode(cls, metadata: Mapping[str, str]) -> Self:
-        """The inverse of `encode`. Raises ValueError if the time is no number."""
-        received = metadata.get("received")
+        """The inverse of `encode`. Raises ValueError if one of the numbers is none."""
+        received, erasures = metadata.get("received"), metadata.get("erasures")
         return cls(
             directory=metadata.get("directory") or None,
             person=metadata.get("person") or None,
@@ -50,6 +53,7 @@ class ObjectMetadata:
             request_digest=metadata.get("request") or None,
             received_at=None if received is None else _milliseconds(received),
             source=metadata.get("source"),
+            erasures_seen=None if erasures is None else int(erasures),
         )
 
 

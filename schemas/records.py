@@ -19,16 +19,16 @@ from pydantic import (
 
 from schemas.answers import Body, Models, body_type
 from schemas.bucket_events import BucketNotified
+from schemas.erasure_records import Erasure, LogIdentity
 from schemas.errors import UnreadableRecord
-from schemas.event import EventRecord, schema_mismatch
+from schemas.event import EventRecord, Milliseconds, schema_mismatch
 from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
 from schemas.ids import Uuid, original_key
 from schemas.names import Name
+from schemas.origins import Cut, Origin
 
 Purpose = Literal["learn", "recognize", "detect"]
-# Cassandra counts microseconds in 63 bits.
-Milliseconds = Annotated[int, Field(ge=0, lt=2**53, description="since the epoch, by the log's clock")]
 Detail = Literal["normal", "high"]
 
 MOST_FACES = 1_000
@@ -120,6 +120,7 @@ class ImageReceived(EventRecord):
     filename: str = ""
     reply_to: str | None = Field(None, description="the ingest replica that waits; its results go to one partition")
     received_at: Milliseconds | None = Field(None, description="when it was first received; only in a retried event")
+    origin: Origin | None = Field(None, description="the first record of the image; set by facestream itself")
     options: Options = Options()
 
     @model_validator(mode="after")
@@ -138,10 +139,17 @@ class ImageReceived(EventRecord):
         return original_key(self.image_id, self.purpose)
 
     def first_received_at(self, appended_at: int) -> int:
-        """When the image was first received, in ms. An erasure compares its own time with this. appended_at: the append
-        time of the record. The earlier of it and `received_at` counts.
-        """
+        """When the image was first received, in ms. appended_at: the append time of the record."""
         return appended_at if self.received_at is None else min(appended_at, self.received_at)
+
+    def with_origin(self, here: Origin) -> Self:
+        """The event with its origin, which erasures are compared with. here: the position of its record. Events that
+        are sent again carry their origin in another partition; in the same one, the earlier of both counts.
+        """
+        given = self.origin
+        if given is not None and (given.topic != here.topic or given.partition != here.partition):
+            return self
+        return self.model_copy(update={"origin": min(given or here, here, key=lambda it: it.offset)})
 
 
 class FacesDetected(EventRecord):
@@ -172,7 +180,8 @@ class FacesEmbedded(EventRecord):
 class EraseRequested(EventRecord):
     """`faces.embedded`: the command to erase a person, a face (with its person), an image or, with none of them, a
     directory. It is handled in the order of the directory's partition. `image_id` is the id of the request, under which
-    it is answered.
+    it is answered. Images that came before `cut` are erased, wherever they are; it is None in a record of an older
+    version.
     """
 
     kind: Literal["erase"] = "erase"
@@ -182,6 +191,7 @@ class EraseRequested(EventRecord):
     person: Name | None = None
     face_id: Uuid | None = None
     erased_image_id: Uuid | None = None
+    cut: Cut | None = None
     reply_to: str | None = None
 
 
@@ -262,16 +272,6 @@ class Answer(EventRecord):
         return body.members()
 
 
-class Erasure(EventRecord):
-    """`erasures`: what was erased. The key is its digest (schemas/erasures.py). It covers everything received until
-    `at`, the append time of the erase command in `faces.embedded`. `partition` and `offset` are those of the command.
-    """
-
-    at: Milliseconds
-    partition: int
-    offset: int
-
-
 class DeadLetter(EventRecord):
     """`dead-letters`: an event that could not be processed, without vectors, with the time at which it was first
     received. `event` is None if the record was unreadable or an erase command. `topic`, `partition` and `offset` are
@@ -305,7 +305,7 @@ RECORDS: dict[str, tuple[type[EventRecord], ...]] = {
     "faces.learned": (FaceLearned,),
     "results": (Answer,),
     "models": (Generation, ActiveGeneration),
-    "erasures": (Erasure,),
+    "erasures": (Erasure, LogIdentity),
     "dead-letters": (DeadLetter, DeadLetterClosed),
 }
 

@@ -34,15 +34,16 @@ class AnswerStage:
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         answers: list[AnswerToStore] = []
         answered: set[str] = set()
+        now = time.time()  # an append time may be ahead, if a clock was
         for record in records:
             answer = Answer.decode(record.value)
             if answer.purpose == "erase":
                 continue  # it names the erased person; the waiting request gets it from `results`
             if not await self._was_answered_before(answer, answered):
                 value = (record.value or b"").decode()
-                answers.append(AnswerToStore(answer, value, record.timestamp / 1000 + ANSWER_KEPT_S))
+                answers.append(AnswerToStore(answer, value, min(record.timestamp / 1000, now) + ANSWER_KEPT_S))
                 answered.add(answer.image_id)
-        await self._store.put_answers([it for it in answers if it.expires_at > time.time()])
+        await self._store.put_answers([it for it in answers if it.expires_at > now])
         await self._objects.delete([key for it in answers for key in self._unneeded_pictures(it.answer)])
         return []
 

@@ -9,7 +9,7 @@ from schemas.faces import is_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FacesEmbedded, FacesReembedded
 from stream.generations import Generations
-from stream.topics import FACES_EMBEDDED
+from stream.topics import FACES_EMBEDDED, ORIGIN_TOPICS, PARTITIONS
 
 
 async def check_event(
@@ -26,6 +26,9 @@ async def check_event(
         await _check_faces(event, generations)
     else:
         erasure_of(event)
+        partitions = {topic: len(offsets) for topic, offsets in event.cut.next_offsets.items()} if event.cut else {}
+        if event.cut is not None and partitions != dict.fromkeys(ORIGIN_TOPICS, PARTITIONS):
+            raise UnreadableRecord("a cut has an offset for every partition in which images come in")
 
 
 async def _check_faces(event: FacesEmbedded, generations: Generations) -> None:

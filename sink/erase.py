@@ -15,6 +15,7 @@ from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, VectorDeleter
 from schemas.answers import ErasedBody, ErasedCounts
+from schemas.erasure_records import Erasure
 from schemas.erasures import (
     AnyErasure,
     DirectoryErasure,
@@ -24,18 +25,19 @@ from schemas.erasures import (
     erasure_of,
 )
 from schemas.errors import UnreadableRecord
-from schemas.ids import original_key, original_keys
+from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, EraseRequested, Erasure
+from schemas.records import Answer, EraseRequested
 from sink.match.galleries import Galleries
 from stream.answers import answer_record
 from stream.dead_letters import open_letters
-from stream.erase.erasures import ErasurePosition, Erasures, is_erased, object_keys_of_image
+from stream.erase.cuts import images_after, make_cut
+from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
 from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import incoming_keys, source_keys_of
-from stream.object_listing import delete_all, list_with_metadata
+from stream.object_listing import OBJECTS_PER_DELETE, list_with_metadata
 from stream.topics import ERASURES
 
 log = structlog.get_logger(__name__)
@@ -59,48 +61,72 @@ class Eraser:
         self._log, self._objects, self._vectors, self._store = log_, objects, vectors, store
         self._generations, self._erasures, self._galleries = generations, erasures, galleries
 
-    async def erase(self, record: Record, command: EraseRequested) -> list[NewRecord]:
-        """Deletes everything and returns the answer. Raises UnreadableRecord, Unavailable, StorageFull."""
+    async def erase(self, record: Record, command: EraseRequested, version: int) -> list[NewRecord]:
+        """Deletes everything and returns the answer. A command that was carried out before is only answered again.
+        version: the highest that a row of an earlier record in this partition may have. Raises UnreadableRecord,
+        Unavailable, StorageFull.
+        """
         erasure = erasure_of(command)
+        known = [self._erasures.get(key) for key in erasure.keys]
+        done = [it.erasure for it in known if it is not None and _is_done(it.erasure, record)]
+        if len(done) == len(known):
+            mine = done[0] if done[0].offset == record.offset else done[0].model_copy(update={"faces": 0, "images": 0})
+            return [_answer(record, command, erasure, mine)]
         await self._generations.refresh()
         faces: dict[str, Face] = {}
         for generation in self._generations.all:
             faces |= await self._find_faces(erasure, generation.name)
-        erased_at = await self._announce(record, erasure, faces.values())
-        later = {it.image_id for it in faces.values() if it.timestamp > erased_at}
-        faces = {face_id: it for face_id, it in faces.items() if it.timestamp <= erased_at}
+        announced = await self._announce(record, command, erasure, version, faces.values())
+        faces = {face_id: it for face_id, it in faces.items() if it.timestamp <= announced.at}
         images = {it.image_id for it in faces.values()}
         if isinstance(erasure, FaceErasure | ImageErasure):
             images.add(erasure.image_id)
-        dead_letters = await self._find_images_of_dead_letters(record, erasure.directory)
-        await self._delete_images(erasure.directory, sorted((images | dead_letters) - later))
-        await self._delete_pictures(erasure, erased_at, later)
+        dead_letters = await self._find_images_of_dead_letters(erasure.directory)
+        await self._delete_images(erasure.directory, sorted(images | dead_letters))
+        await self._delete_pictures(record, erasure, announced)
         self._galleries.drop(lambda directory: directory == erasure.directory)
-        await self._delete_faces(erasure, erased_at)
+        await self._delete_faces(erasure, announced.at)
         await self._redact_answers(erasure)
-        body = ErasedBody(
-            status="OK",
-            directory=erasure.directory,
-            person=erasure.person if isinstance(erasure, PersonErasure) else None,
-            erased=ErasedCounts(faces=len(faces), images=len(images)),
+        finished = announced.model_copy(
+            update={
+                "done": True,
+                "faces": len(faces),
+                "images": len(images),
+                "first_record": self._first_record(erasure),
+            }
         )
-        return [answer_record(command, 200, body, record.offset)]
+        await self._append(erasure, finished)
+        return [_answer(record, command, erasure, finished)]
 
-    async def _announce(self, record: Record, erasure: AnyErasure, faces: Collection[Face]) -> int:
-        """Announces the erasure to every role. Returns the time up to which faces are erased, in ms. It is determined
-        only once, so that a command that is carried out again does not delete faces that were learned after it.
+    async def _announce(
+        self, record: Record, command: EraseRequested, erasure: AnyErasure, version: int, faces: Collection[Face]
+    ) -> Erasure:
+        """Announces the erasure to every role, with the version up to which rows are erased. It is determined only
+        once, so that a command that is carried out again deletes nothing that was learned after it.
         """
-        known = [self._erasures.last_erasure(key) for key in erasure.keys]
-        if all(it.offset >= record.offset for it in known):
-            return max(it.time_ms for it in known)
-        # if a clock was set back, or another server's clock differs, a row that was written before must be deleted
-        # nevertheless
-        erased_at = max([record.timestamp, *(it.timestamp for it in faces)])
-        value = Erasure(at=erased_at, partition=record.partition, offset=record.offset).encode()
-        await self._log.append([NewRecord(ERASURES, key, value) for key in erasure.keys])
-        for key in erasure.keys:
-            self._erasures.add(key, ErasurePosition(erased_at, record.offset))
-        return erased_at
+        known = [self._erasures.get(key) for key in erasure.keys]
+        before = [it.erasure for it in known if it is not None and it.offset == record.offset]
+        announced_before = len(before) == len(known)
+        if announced_before and before[0].done is not None:
+            return before[0]
+        announced = Erasure(  # or again, if an older version has announced it, which knew no cuts
+            at=before[0].at if announced_before else max([version, *(it.timestamp for it in faces)]),
+            partition=record.partition,
+            offset=record.offset,
+            log=self._erasures.log_id,
+            cut=command.cut or await make_cut(self._log),
+            done=False,
+        )
+        await self._append(erasure, announced)
+        return announced
+
+    async def _append(self, erasure: AnyErasure, value: Erasure) -> None:
+        await self._log.append([NewRecord(ERASURES, key, value.encode()) for key in erasure.keys])
+        await self._erasures.refresh()
+
+    def _first_record(self, erasure: AnyErasure) -> int | None:
+        known = (self._erasures.get(key) for key in erasure.keys)
+        return min((it.first_record for it in known if it is not None), default=None)
 
     async def _find_faces(self, erasure: AnyErasure, generation: str) -> dict[str, Face]:
         """The faces of a generation to erase, by face_id."""
@@ -116,13 +142,11 @@ class Eraser:
             case ImageErasure():
                 return {}
 
-    async def _find_images_of_dead_letters(self, record: Record, directory: str) -> set[str]:
+    async def _find_images_of_dead_letters(self, directory: str) -> set[str]:
         """The erased images among the dead letters, whose pictures are kept for another try."""
         events = [it.event for it in await open_letters(self._log)]
         of_directory = [it for it in events if it is not None and it.directory == directory]
-        return {
-            it.image_id for it in of_directory if is_erased(it, it.first_received_at(record.timestamp), self._erasures)
-        }
+        return {it.image_id for it in of_directory if self._erasures.cover_image(it)}
 
     async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
         """Deletes these images from the changelog, and everything that is stored for them."""
@@ -132,24 +156,32 @@ class Eraser:
             sources = await source_keys_of([key for image in part for key in original_keys(image)], self._objects)
             await self._objects.delete([*sources, *(key for image in part for key in object_keys_of_image(image))])
 
-    async def _delete_pictures(self, erasure: AnyErasure, erased_at: int, later: Collection[str]) -> None:
-        """Deletes the pictures that no face refers to. later: the images that were learned after the command, although
-        by the clock of the ingest that accepted them they came before it.
-        """
+    async def _delete_pictures(self, record: Record, erasure: AnyErasure, announced: Erasure) -> None:
+        """Deletes the pictures that no face refers to. Those of images that came after the command are kept."""
         match erasure:
             case DirectoryErasure(directory):
-                await self._delete_pictures_of_directory(directory, erased_at, later)
-                await self._objects.delete(await incoming_keys(directory, None, erased_at / 1000, self._objects))
+                keys = [
+                    *await self._pictures_of_directory(directory),
+                    *await incoming_keys(directory, None, self._objects),
+                ]
             case PersonErasure(directory, person):
-                await self._objects.delete(await incoming_keys(directory, person, erased_at / 1000, self._objects))
+                keys = await incoming_keys(directory, person, self._objects)
+            case _:
+                return
+        if not keys or announced.cut is None:
+            return
+        later = await images_after(self._log, announced.cut, record.topic_partition, record.offset)
+        kept = {key for image_id in later.image_ids for key in object_keys_of_image(image_id)}
+        kept |= {key for source in later.sources if (key := self._objects.key_of(*source)) is not None}
+        left = [key for key in keys if key not in kept]
+        for begin in range(0, len(left), OBJECTS_PER_DELETE):
+            await self._objects.delete(left[begin : begin + OBJECTS_PER_DELETE])
 
-    async def _delete_pictures_of_directory(self, directory: str, erased_at: int, later: Collection[str]) -> None:
-        """Deletes probes, and portraits that were not learned."""
-        keep = {original_key(it, "learn") for it in later}
+    async def _pictures_of_directory(self, directory: str) -> list[str]:
+        """The keys of probes and portraits, learned or not."""
         pictures = list_with_metadata(self._objects, "probes/", "originals/")
         described = ((info.key, ObjectMetadata.decode(it)) async for info, it in pictures)
-        of_directory = ((key, it) async for key, it in described if it.directory == directory and key not in keep)
-        await delete_all(self._objects, (key async for key, it in of_directory if (it.received_at or 0) <= erased_at))
+        return [key async for key, it in described if it.directory == directory]
 
     async def _delete_faces(self, erasure: AnyErasure, erased_at: int) -> None:
         names = [it.name for it in self._generations.all]
@@ -186,3 +218,18 @@ class Eraser:
                 await self._store.put_answers(changed)
             if unreadable:
                 await self._vectors.delete_answers(unreadable)
+
+
+def _is_done(erasure: Erasure, record: Record) -> bool:
+    """Whether the command in this record was carried out, or a later one of the same."""
+    return erasure.offset > record.offset or (erasure.offset == record.offset and erasure.done is True)
+
+
+def _answer(record: Record, command: EraseRequested, erasure: AnyErasure, done: Erasure) -> NewRecord:
+    body = ErasedBody(
+        status="OK",
+        directory=erasure.directory,
+        person=erasure.person if isinstance(erasure, PersonErasure) else None,
+        erased=ErasedCounts(faces=done.faces, images=done.images),
+    )
+    return answer_record(command, 200, body, record.offset)

@@ -58,6 +58,7 @@ class Sink:
         self._next_offsets: dict[int, int] = {}  # by partition: the offset up to which the galleries are complete
         self._decoded: dict[tuple[int, int], Event] = {}  # from `sequence_of` until `handle`
         self._may_have_missed_erasures = True
+        self._versions: dict[int, int] = {}  # by partition: the highest version that a row of its records may have
 
     @property
     def is_leader(self) -> bool:
@@ -95,9 +96,12 @@ class Sink:
             part = list(group)
             if erases:
                 for record, event in part:
+                    self._raise_version(record, event)
                     assert isinstance(event, EraseRequested)
-                    outputs += await self._eraser.erase(record, event)
+                    outputs += await self._eraser.erase(record, event, self._versions[record.partition])
                 continue
+            for record, event in part:
+                self._raise_version(record, event)
             await self._store_reembedded([event for _, event in part if isinstance(event, FacesReembedded)])
             images = [(record, event) for record, event in part if isinstance(event, FacesEmbedded)]
             outputs += await self._learn([it for it in images if it[1].received.purpose == "learn"])
@@ -105,6 +109,10 @@ class Sink:
         last = records[-1]
         self._next_offsets[last.partition] = max(self._next_offsets.get(last.partition, 0), last.offset + 1)
         return outputs
+
+    def _raise_version(self, record: Record, event: Event) -> None:
+        received_at = event.received_at if isinstance(event, FacesEmbedded) else 0
+        self._versions[record.partition] = max(self._versions.get(record.partition, 0), record.timestamp, received_at)
 
     def _take_decoded(self, record: Record) -> Event:
         return self._decoded.pop((record.partition, record.offset), None) or decode_embedded(record.value)
@@ -127,7 +135,7 @@ class Sink:
         for record, event in events:
             received, face = event.received, event.faces[0]
             directory, person = received.directory or "", received.person or ""
-            if erased := await self._erasure_error(event):
+            if erased := await self._erasure_error(record, event):
                 outputs.append(error_answer_record(received, erased))
                 continue
             generations = [it for it in map(self._generations.get, face.vectors) if it.is_live]
@@ -138,9 +146,13 @@ class Sink:
             if (directory, person) not in known:
                 known[directory, person] = await self._faces_by_source(directory, person, generations)
             source = face.source or ""
-            timestamp = max(record.timestamp, event.received_at)
+            version = max(
+                record.timestamp,
+                event.received_at,
+                self._erasures.next_version(directory, person, received.image_id),
+            )
             same = known[directory, person].setdefault(
-                source, Face(person, face.face_id, received.image_id, source, timestamp)
+                source, Face(person, face.face_id, received.image_id, source, version)
             )
             if same.image_id != received.image_id:
                 await self._delete_second_copy(received, face)
@@ -171,10 +183,10 @@ class Sink:
             listed = self._galleries.loaded_with_faces({(it.directory, it.generation) for it in new})
             self._galleries.add_learned(await self._store.put_faces(new, listed=listed))
 
-    async def _erasure_error(self, event: FacesEmbedded) -> Erased | None:
-        """The error to answer with if the image was erased after it was received."""
+    async def _erasure_error(self, record: Record, event: FacesEmbedded) -> Erased | None:
+        """The error to answer with if the image was erased after it came."""
         try:
-            await self._store.drop_if_erased(event.received, event.received_at)
+            await self._store.drop_if_erased(event.received, record.offset)
         except Erased as erased:
             return erased
         return None
@@ -198,7 +210,7 @@ class Sink:
         by_gallery: dict[tuple[str, str], list[tuple[Record, FacesEmbedded]]] = {}
         for record, event in events:
             received = event.received
-            if erased := await self._erasure_error(event):
+            if erased := await self._erasure_error(record, event):
                 outputs.append(error_answer_record(received, erased))
             else:
                 by_gallery.setdefault((received.directory or "", event.models.generation or ""), []).append(

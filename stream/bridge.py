@@ -20,6 +20,7 @@ from schemas.bucket_events import BucketNotified, Notification
 from schemas.errors import UnreadableRecord
 from schemas.ids import image_id_of_object
 from schemas.records import ImageReceived, Source
+from stream.erase.erasures import position_of
 from stream.incoming import read_incoming_key
 from stream.topics import IMAGES_RECEIVED_BULK
 
@@ -43,7 +44,7 @@ class Bridge:
         outputs: list[NewRecord] = []
         for record in records:
             for notification in BucketNotified.decode(record.value).records:
-                event = self._event(notification, record.timestamp)
+                event = self._event(notification, record)
                 NOTIFIED.labels("ignored" if event is None else "announced").inc()
                 if event is not None:
                     outputs.append(NewRecord(IMAGES_RECEIVED_BULK, event.image_id, event.encode()))
@@ -55,8 +56,8 @@ class Bridge:
     async def check_stores(self) -> None:
         """Does nothing: the stage needs only the log."""
 
-    def _event(self, notification: Notification, notified_at: int) -> ImageReceived | None:
-        """The event of an object. notified_at: ms; an erasure after that time covers the picture."""
+    def _event(self, notification: Notification, record: Record) -> ImageReceived | None:
+        """The event of an object. The record of the notification is its origin."""
         bucket, name, etag = notification.s3.bucket.name, notification.s3.object.name, notification.s3.object.etag
         key = self._objects.key_of(bucket, name) if notification.created else None
         read = None if key is None else read_incoming_key(key)
@@ -70,7 +71,8 @@ class Bridge:
                 directory=directory,
                 person=person,
                 source=Source(bucket=bucket, key=name, etag=etag or None),
-                received_at=notified_at,
+                received_at=record.timestamp,
+                origin=position_of(record),
             )
         except ValidationError as error:
             log.warning("no event is made of an object", key=key, reason=error.errors(include_url=False)[0]["msg"])

@@ -12,9 +12,10 @@ import structlog
 
 from backends.log import EventLog, NewRecord, Record
 from schemas.errors import UnreadableRecord
+from schemas.origins import Origin
 from schemas.records import DeadLetter, DeadLetterClosed, ImageReceived, decode_dead_letter
 from stream.topic_reading import read_topic
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, ORIGIN_TOPICS
 
 log = structlog.get_logger(__name__)
 
@@ -33,11 +34,16 @@ class Letter:
 
     @property
     def event(self) -> ImageReceived | None:
-        """The event to append for a retry. It has the time at which it was first received, so that what was erased
-        since stays erased.
+        """The event to append for a retry. It has the origin of the image, so that what was erased since stays
+        erased, and the time at which it was first received.
         """
-        event = self.content.event
-        return event and event.model_copy(update={"received_at": event.first_received_at(self.record.timestamp)})
+        event, content = self.content.event, self.content
+        if event is None:
+            return None
+        if event.origin is None and content.topic in ORIGIN_TOPICS:  # an older version has written the letter
+            here = Origin(topic=content.topic, partition=content.partition, offset=content.offset)
+            event = event.with_origin(here)
+        return event.model_copy(update={"received_at": event.first_received_at(self.record.timestamp)})
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:

@@ -62,13 +62,11 @@ async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) 
     ]
 
 
-async def incoming_keys(directory: str, person: str | None, until_s: float, objects: ObjectReader) -> list[str]:
-    """The keys below `incoming/` of a directory, or of a person to learn in it, that were put until then (s since the
-    epoch).
-    """
+async def incoming_keys(directory: str, person: str | None, objects: ObjectReader) -> list[str]:
+    """The keys below `incoming/` of a directory, or of a person to learn in it."""
     of_person = [""] if person is None else [f"learn/{form}/" for form in _unicode_forms(person)]
     prefixes = {f"{INCOMING}{form}/{rest}" for form in _unicode_forms(directory) for rest in of_person}
-    return [it.key for prefix in prefixes async for it in objects.list(prefix) if it.modified <= until_s]
+    return [it.key for prefix in prefixes async for it in objects.list(prefix)]
 
 
 def _unicode_forms(name: str) -> set[str]:

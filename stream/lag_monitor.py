@@ -37,6 +37,8 @@ class LagMonitor:
         self._log, self._pairs, self._every_s = log_, pairs, every_s
         self._retention = {spec.name: spec.retention_s for spec in TOPICS}
         self._oldest: dict[tuple[str, str], int] = {}  # append time in ms
+        self._measured_at: dict[tuple[str, str], float] = {}
+        self._ahead_s = 0.0  # of this computer's clock: how far it is ahead of the log's
         self._warned: dict[tuple[str, str], float] = {}
 
     async def run(self) -> None:
@@ -49,17 +51,31 @@ class LagMonitor:
 
     async def measure(self) -> None:
         for group, topic in self._pairs:
+            now = time.monotonic()
             oldest = await self._log.oldest_uncommitted_ms(group, topic)
             lag = sum((await self._log.lag(group, topic)).values())
             if oldest is None:
                 self._oldest.pop((group, topic), None)
             else:
+                if (group, topic) not in self._oldest and (group, topic) in self._measured_at:
+                    self._compare_clocks(oldest, time.monotonic() - self._measured_at[group, topic])
                 self._oldest[group, topic] = oldest
+            self._measured_at[group, topic] = now
             self._publish(group, topic, lag)
 
     def age_s(self) -> float:
-        """The age of the oldest record of all pairs at the last measurement; 0 if none waits."""
-        return max(0.0, time.time() - min(self._oldest.values()) / 1000) if self._oldest else 0.0
+        """The age of the oldest record of all pairs at the last measurement; 0 if none waits. It is not too large by
+        more than a second or two, although the log's clock is another one.
+        """
+        if not self._oldest:
+            return 0.0
+        return max(0.0, time.time() - self._ahead_s - min(self._oldest.values()) / 1000)
+
+    def _compare_clocks(self, appended_ms: int, within_s: float) -> None:
+        """Compares the clocks by a record that was appended within the last seconds: the log has a clock of its own. If
+        that is ahead, an age is too small, and nobody is refused for it.
+        """
+        self._ahead_s = max(0.0, time.time() - appended_ms / 1000 - within_s)
 
     def _publish(self, group: str, topic: str, lag: int) -> None:
         oldest, retention = self._oldest.get((group, topic)), self._retention[topic]

@@ -13,7 +13,6 @@ from pathlib import PurePosixPath
 from backends.objects import ObjectReader, StoredObject
 from schemas.errors import ForbiddenSource, ObjectMissing
 from schemas.media import media_type_of
-from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
 from stream.erase.guarded_store import GuardedStore
 from stream.incoming import INCOMING, own_source_key, source_of_original
@@ -49,21 +48,16 @@ class SourceCopier:
         try:
             data = await self._objects.fetch(source.bucket, source.key, etag=source.etag, largest=self._largest)
         except ObjectMissing as missing:
-            return await self._read_earlier_copy(received, received_at, missing)
+            return await self._read_earlier_copy(received, missing)
         completed = await asyncio.to_thread(_complete, received, data)
-        metadata = ObjectMetadata(
-            directory=received.directory,
-            person=received.person,
-            request_digest=received.request_digest,
-            received_at=received_at,
-            source=source_of_original(key) if key is not None else None,
-        )
-        if not await self._store.put(received.image_id, received.object_key, data, metadata, if_absent=True):
-            return await self._read_earlier_copy(received, received_at, ObjectMissing("it was just deleted"))
+        of_source = source_of_original(key) if key is not None else None
+        metadata = self._store.metadata(received, received_at, source=of_source)
+        if not await self._store.put(received, received.object_key, data, metadata, if_absent=True):
+            return await self._read_earlier_copy(received, ObjectMissing("it was just deleted"))
         return completed, StoredObject(data, metadata.encode())
 
     async def _read_earlier_copy(
-        self, received: ImageReceived, received_at: int, missing: ObjectMissing
+        self, received: ImageReceived, missing: ObjectMissing
     ) -> tuple[ImageReceived, StoredObject]:
         """The copy that an earlier event has left. It is the picture, even if the source has changed since. The worker
         that made it may have crashed before it checked the erasures.
@@ -72,7 +66,7 @@ class SourceCopier:
             stored = await self._objects.get(received.object_key)
         except ObjectMissing:
             raise missing from None
-        await self._store.drop_if_erased_meanwhile(received, received_at)
+        await self._store.drop_if_erased_meanwhile(received)
         return await asyncio.to_thread(_complete, received, stored.data), stored
 
 

@@ -36,7 +36,7 @@ async def read_ranges(
     left = set(ranges)
     if not left:
         return
-    reader = await log.reader(topic, at="start", partitions=sorted(left))
+    reader = await log.reader(topic, at={each: ranges[each].start for each in sorted(left)})
     deadline = time.monotonic() + PATIENCE_S
     try:
         while left:

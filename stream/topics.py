@@ -52,6 +52,9 @@ def topics(keep_probes: float) -> list[TopicSpec]:
     return [replace(it, retention_s=kept_s) if it.name in IMAGE_TOPICS else it for it in TOPICS]
 
 
+# The topics in which images come into the stream: their records are the origins of images.
+ORIGIN_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, BUCKET_EVENTS)
+
 # Consumer groups and the topics they read. The images of the first lane pass through the pairs of INTERACTIVE.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bridge": (BUCKET_EVENTS,),

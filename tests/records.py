@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from backends.log import NewRecord, Record
+from schemas.erasure_records import Erasure
 from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.errors import FacestreamError, ProcessingFailed
 from schemas.faces import Crop, EmbeddedFace
 from schemas.ids import crop_key, learned_face_id
-from schemas.records import Answer, Erasure, FaceLearned, FacesEmbedded, ImageReceived, Purpose
+from schemas.origins import Cut, Origin
+from schemas.records import Answer, FaceLearned, FacesEmbedded, ImageReceived, Purpose
 from stream.answers import dead_letter_record
-from stream.topics import ERASURES, IMAGES_RECEIVED
+from stream.topics import ERASURES, IMAGES_RECEIVED, ORIGIN_TOPICS, PARTITIONS
 from tests import answers
 
 LANDMARKS = [(1.0, 1.0)] * 5
@@ -98,8 +100,25 @@ def erasure_keys(name: object) -> dict[str, str]:
     }
 
 
-def erasure_record(key: str, *, at: int = 1_000, partition: int = 0, offset: int = 0) -> NewRecord:
-    return NewRecord(ERASURES, key, Erasure(at=at, partition=partition, offset=offset).encode())
+def origin_at(offset: int, topic: str = IMAGES_RECEIVED, partition: int = 0) -> Origin:
+    return Origin(topic=topic, partition=partition, offset=offset)
+
+
+def cut_at(offset: int) -> Cut:
+    """The cut at this offset of every partition: images whose origins have smaller offsets came before it."""
+    return Cut(next_offsets={topic: [offset] * PARTITIONS for topic in ORIGIN_TOPICS})
+
+
+def erasure(*, at: int = 1_000, partition: int = 0, offset: int = 0, before: int = 1_000, log: str = "") -> Erasure:
+    """An erasure that was carried out. at: the version of rows up to which it erases them; before: the offset of its
+    cut in every partition; log: the id of the log, "" for one that was made without `create_stores`.
+    """
+    return Erasure(at=at, partition=partition, offset=offset, log=log, cut=cut_at(before), done=True)
+
+
+def erasure_record(key: str, **members: Any) -> NewRecord:
+    """members: those of `erasure`."""
+    return NewRecord(ERASURES, key, erasure(**members).encode())
 
 
 def dead_letter_of(

@@ -7,7 +7,7 @@ used of aiokafka beyond its documented interface.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 from backends.kafka.connect import KafkaServers, LazyClient
@@ -81,16 +81,20 @@ class KafkaLog(EventLog):
         return consumer
 
     async def reader(
-        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+        self, topic: str, *, at: Literal["start", "end"] | Mapping[int, int], partitions: Collection[int] | None = None
     ) -> Reader:
         every = await self._partitions_of(topic)
+        if not isinstance(at, str):
+            partitions = at.keys()
         wanted = (
             every if partitions is None else [TopicPartition(topic, partition) for partition in sorted(set(partitions))]
         )
         if not set(wanted) <= set(every):
             named = ", ".join(str(each.partition) for each in wanted)
             raise InvalidRequest(f"topic '{topic}' has partitions 0 to {len(every) - 1}, not {named}")
-        offsets = await self._offsets.bounds(at, wanted)
+        offsets = (
+            await self._offsets.bounds(at, wanted) if isinstance(at, str) else {it: at[it.partition] for it in wanted}
+        )
         reader = KafkaReader(self._servers, offsets, on_close=self._open_readers.discard)
         self._open_readers.add(reader)
         return reader

@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -94,9 +94,11 @@ class SqliteLog(EventLog):
         return SqliteConsumer(self._writer, self._view, self._reads, membership, topics, linger_s)
 
     async def reader(
-        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+        self, topic: str, *, at: Literal["start", "end"] | Mapping[int, int], partitions: Collection[int] | None = None
     ) -> Reader:
         first_id, count = await self._topic(topic)
+        if not isinstance(at, str):
+            partitions = at.keys()
         wanted = range(count) if partitions is None else sorted(set(partitions))
         if not set(wanted) <= set(range(count)):
             raise InvalidRequest(f"topic '{topic}' has partitions 0 to {count - 1}, not {', '.join(map(str, wanted))}")
@@ -104,13 +106,11 @@ class SqliteLog(EventLog):
         try:
             # In this empty transaction the writer notices what other processes have appended.
             await self._writer.run(lambda connection: None)
-            offsets = await self._reads.run(
-                lambda connection: (
-                    read_start_offsets(connection, first_id, count)
-                    if at == "start"
-                    else _read_end_offsets(connection, first_id, count)
-                )
-            )
+            if isinstance(at, str):
+                read = read_start_offsets if at == "start" else _read_end_offsets
+                offsets = await self._reads.run(lambda connection: read(connection, first_id, count))
+            else:
+                offsets = {first_id + partition: offset for partition, offset in at.items()}
         except BaseException:
             self._writer.reader_count -= 1
             raise

@@ -42,7 +42,10 @@ async def enforce(writer: LogWriter, reads: ReadThread) -> bool:
 
 
 def _find_expired(connection: sqlite3.Connection, now: int) -> list[_ExpiredRange]:
-    """The expired records, no more than one step may delete."""
+    """The expired records, no more than one step may delete. Records that a group has not committed past are kept: a
+    clock that is wrong for a moment must not delete them.
+    """
+    commits = dict(connection.execute("SELECT partition_id, MIN(next_offset) FROM commits GROUP BY partition_id"))
     expired = []
     records, size = 0, 0
     for first_id, count, retention_s in connection.execute(
@@ -51,10 +54,12 @@ def _find_expired(connection: sqlite3.Connection, now: int) -> list[_ExpiredRang
         before = now - int(retention_s * 1000)
         for partition_id in range(first_id, first_id + count):
             last = None
+            committed = commits.get(partition_id)
+            end = record_id(partition_id + 1, 0) if committed is None else record_id(partition_id, committed)
             # Append times never decrease within a partition: the first record that is young enough ends the search.
             for row, timestamp, length in connection.execute(
                 "SELECT id, timestamp, COALESCE(LENGTH(value), 0) FROM records WHERE id >= ? AND id < ? ORDER BY id",
-                (record_id(partition_id, 0), record_id(partition_id + 1, 0)),
+                (record_id(partition_id, 0), end),
             ):
                 if timestamp >= before or records >= STEP_RECORDS or size >= STEP_BYTES:
                     break

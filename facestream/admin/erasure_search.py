@@ -19,9 +19,11 @@ from schemas.records import (
     FaceLearned,
     FacesDetected,
     FacesEmbedded,
+    ImageReceived,
     decode_embedded,
 )
-from stream.erase.erasures import Erasures, is_erased
+from stream.dead_letters import Letter
+from stream.erase.erasures import Erasures, position_of
 from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import INCOMING, read_incoming_key
@@ -38,17 +40,26 @@ from stream.topics import (
     RESULTS,
 )
 
-PICTURES = ("originals/", "probes/")
+PROBES = "probes/"
+PICTURES = ("originals/", PROBES)
 CROPS = "crops/"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
-    """An object that was stored before its image, person or directory was erased. put_at: seconds since the epoch."""
+    """An object whose image, person or directory was erased at some time. `began_before`: the process that stored it
+    did not know of the last of these erasures yet.
+    """
 
     key: str
     image_id: str
-    put_at: float
+    directory: str
+    person: str | None
+    began_before: bool
+
+    @property
+    def is_crop(self) -> bool:
+        return self.key.startswith(CROPS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ async def find_erased_vectors(vectors: VectorReader, generations: Generations, e
         for directory in await vectors.directories(generation.name):
             async for page in vectors.read_faces(directory, generation.name):
                 found += [
-                    it.face_id for it in page if erasures.erased_since(directory, it.person, it.image_id, it.timestamp)
+                    it.face_id for it in page if erasures.cover_row(directory, it.person, it.image_id, it.timestamp)
                 ]
     return found
 
@@ -82,25 +93,42 @@ async def find_erased_answers(vectors: VectorReader, erasures: Erasures) -> list
     return found
 
 
-async def find_erased_pictures(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
+async def find_pictures(objects: ObjectReader, erasures: Erasures) -> list[StoredPicture]:
+    """The objects that may have been erased: what the topics and the rows say of their images decides."""
     found: list[StoredPicture] = []
     with progress_bar("objects", 0, always=False) as advance:
         async for info, stored in list_with_metadata(objects, *PICTURES, CROPS):
             advance(1)
             metadata = ObjectMetadata.decode(stored)
-            if metadata.received_at is None:
-                continue
             image_id = metadata.image_id or info.key.partition("/")[2].removesuffix(".crops")
-            if erasures.erased_since(metadata.directory, metadata.person, image_id, metadata.received_at):
-                found.append(StoredPicture(info.key, image_id, metadata.received_at / 1000))
+            if known := erasures.of_image(metadata.directory, metadata.person, image_id):
+                last, seen = max(it.first_record for it in known), metadata.erasures_seen
+                # An older version does not say. Its probes may be older than all events, which tell more.
+                began_before = seen <= last if seen is not None else not info.key.startswith(PROBES)
+                found.append(StoredPicture(info.key, image_id, metadata.directory or "", metadata.person, began_before))
     return found
+
+
+async def is_learned(
+    picture: StoredPicture, vectors: VectorReader, generations: Generations, erasures: Erasures
+) -> bool:
+    """Whether a face of the picture is in a gallery, and was not erased."""
+    if picture.person is None:
+        return False
+    for generation in generations.all:
+        for it in await vectors.faces(picture.directory, generation.name, picture.person):
+            if it.image_id == picture.image_id and not erasures.cover_row(
+                picture.directory, it.person, it.image_id, it.timestamp
+            ):
+                return True
+    return False
 
 
 async def search_topic(
     log: EventLog, topic: str, erasures: Erasures, announced: dict[str, bool | None]
 ) -> TopicMatches:
-    """Searches a topic. announced: by image_id. It is set to whether all events of the image in this topic are covered
-    by an erasure, and stays None if there is no event.
+    """Searches a topic. announced: by image_id. It is set to whether all events of the image are covered by an erasure,
+    and stays None if there is no event. A face in the changelog that is not covered counts as such an event.
     """
     found = TopicMatches()
 
@@ -120,18 +148,25 @@ async def search_topic(
 
 def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool | None]) -> bool:
     """Whether a record names erased data. Raises UnreadableRecord."""
+    event: ImageReceived | None
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
-        event = decode_image_received(record.value, record.headers)
-        erased = is_erased(event, event.first_received_at(record.timestamp), erasures)
-        if event.image_id in announced:
-            announced[event.image_id] = erased and announced[event.image_id] is not False
+        event = decode_image_received(record.value, record.headers).with_origin(position_of(record))
+    elif record.topic == DEAD_LETTERS:
+        event = Letter(record, DeadLetter.decode(record.value)).event
+    else:
+        erased = RECORD_CHECKS[record.topic](record, erasures)
+        if record.topic == FACES_LEARNED.name and record.key in announced and not erased:
+            announced[record.key] = False
         return erased
-    return RECORD_CHECKS[record.topic](record, erasures)
+    erased = event is not None and erasures.cover_image(event)
+    if event is not None and event.image_id in announced:
+        announced[event.image_id] = erased and announced[event.image_id] is not False
+    return erased
 
 
 def _detected_names_erased(record: Record, erasures: Erasures) -> bool:
     event = FacesDetected.decode(record.value)
-    return is_erased(event.received, event.received_at, erasures)
+    return erasures.cover_image(event.received)
 
 
 def _embedded_names_erased(record: Record, erasures: Erasures) -> bool:
@@ -139,23 +174,18 @@ def _embedded_names_erased(record: Record, erasures: Erasures) -> bool:
     if isinstance(event, EraseRequested):
         return True  # its key names a person or a directory
     if isinstance(event, FacesEmbedded):
-        return is_erased(event.received, event.received_at, erasures)
-    return any(erasures.erased_since(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
+        return erasures.cover_image(event.received, record.offset)
+    return any(erasures.cover_row(event.directory, it.person, it.image_id, it.learned_at) for it in event.faces)
 
 
 def _learned_names_erased(record: Record, erasures: Erasures) -> bool:
     face = FaceLearned.decode(record.value)
-    return erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
+    return erasures.cover_row(face.directory, face.person, face.image_id, face.learned_at)
 
 
 def _result_names_erased(record: Record, erasures: Erasures) -> bool:
     answer = Answer.decode(record.value)
     return answer.purpose == "erase" or redact(answer, erasures) is not answer
-
-
-def _dead_letter_names_erased(record: Record, erasures: Erasures) -> bool:
-    event = DeadLetter.decode(record.value).event
-    return event is not None and is_erased(event, event.first_received_at(record.timestamp), erasures)
 
 
 def _notification_names_erased(record: Record, erasures: Erasures) -> bool:
@@ -167,7 +197,7 @@ def _notification_names_erased(record: Record, erasures: Erasures) -> bool:
         read = read_incoming_key(name[max(0, name.find(INCOMING)) :])
         if read is not None:
             _, directory, person = read
-            if erasures.erased_since(directory, person, image_id_of_object(bucket, name, etag), record.timestamp):
+            if erasures.cover_origin(directory, person, image_id_of_object(bucket, name, etag), position_of(record)):
                 return True
     return False
 
@@ -177,7 +207,6 @@ RECORD_CHECKS: dict[str, Callable[[Record, Erasures], bool]] = {
     FACES_EMBEDDED: _embedded_names_erased,
     FACES_LEARNED.name: _learned_names_erased,
     RESULTS: _result_names_erased,
-    DEAD_LETTERS: _dead_letter_names_erased,
     BUCKET_EVENTS: _notification_names_erased,
 }
-SEARCHED_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, *RECORD_CHECKS)
+SEARCHED_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, DEAD_LETTERS, *RECORD_CHECKS)

@@ -15,7 +15,7 @@ from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalise_name
 from stream.dead_letters import Letter, drop, open_letters, retry
-from stream.erase.erasures import Erasures, is_erased
+from stream.erase.erasures import Erasures
 from stream.topics import TOPICS
 
 DESCRIPTION = """\
@@ -192,7 +192,7 @@ def _check_retry(letter: Letter, erasures: Erasures) -> None:
             f"it holds no image to retry: its record in {letter.content.topic} cannot be read or is a command. Let its"
             f" sender send it again, then `facestream dead-letters drop {letter.id}`"
         )
-    if is_erased(event, event.first_received_at(letter.record.timestamp), erasures):
+    if erasures.cover_image(event):
         raise Erased("it was erased after it was received, and is not processed again: the dead letter is dropped")
 
 

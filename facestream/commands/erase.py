@@ -11,13 +11,12 @@ from typing import Any
 
 from backends.log import EventLog
 from facestream.admin.erasure_search import (
-    CROPS,
     SEARCHED_TOPICS,
-    StoredPicture,
     TopicMatches,
     find_erased_answers,
-    find_erased_pictures,
     find_erased_vectors,
+    find_pictures,
+    is_learned,
     search_topic,
 )
 from facestream.flags import STORES, add_settings, settings_from
@@ -27,7 +26,7 @@ from facestream.runtime.system_state import SystemState, follow_state
 from facestream.terminal import log_warnings_only, printable
 from stream.catch_up import LOOK_EVERY_S, remaining_lag
 from stream.erase.leftovers import delete_leftovers
-from stream.topics import FACES_LEARNED, GROUPS, IMAGES_RECEIVED, topics
+from stream.topics import FACES_LEARNED, GROUPS, topics
 
 DESCRIPTION = """\
 Search every store and topic for erased data. Exit code 1: something is left in a store, where nothing may be left.
@@ -38,7 +37,6 @@ These requests erase: DELETE /directories/DIRECTORY/persons/PERSON, /faces/FACE_
 /directories/DIRECTORY. Images that are still being processed are waited for.
 """
 COMPACTED_S = 3_600.0  # after this time a superseded record of a compacted topic has been deleted
-UPLOADING_S = 900.0  # after this time the event of a stored picture exists, or never will
 HANDLED_S = 60.0  # how long to wait for images in the topics
 STUCK_S = 10.0  # and how long without any progress
 
@@ -69,14 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
-    unannounced: pictures without an event, which no stage will handle. uploading: pictures whose event may still be
-    appended.
+    unannounced: pictures without an event, which no stage will handle.
     """
 
     left: dict[str, list[str]]
     in_topics: dict[str, TopicMatches]
     unannounced: list[str]
-    uploading: list[str]
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -84,11 +80,11 @@ async def _run(arguments: argparse.Namespace) -> int:
     retention = {it.name: it.retention_s or COMPACTED_S for it in topics(settings.keep_probes)}
     async with open_stores(settings) as stores, follow_state(stores.log) as state:
         taken_back = await delete_leftovers(stores.log, stores.objects, state.erasures)
-        found = await _search(stores, state, retention[IMAGES_RECEIVED])
+        found = await _search(stores, state)
         if any(found.left.values()):
             await _wait_until_handled(stores.log)
             await state.erasures.refresh()
-            found = await _search(stores, state, retention[IMAGES_RECEIVED])
+            found = await _search(stores, state)
         await stores.objects.delete(found.unannounced)
     gone_by = {topic: _deletion_time(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
     if arguments.json:
@@ -117,7 +113,6 @@ def _print_json(found: SearchResult, taken_back: int, gone_by: dict[str, datetim
         "topics": topics,
         "taken_back": taken_back,
         "deleted": found.unannounced,
-        "uploading": found.uploading,
     }
     print(json.dumps(line))
 
@@ -127,8 +122,6 @@ def _print_lines(found: SearchResult, taken_back: int, gone_by: dict[str, dateti
         print(f"{taken_back} faces that a suspended process had written were deleted from {FACES_LEARNED.name}")
     if found.unannounced:
         print(f"{len(found.unannounced)} pictures of uploads that were never acknowledged were deleted")
-    if found.uploading:
-        print(f"{len(found.uploading)} pictures of uploads that may still be under way: verify again later")
     for store, keys in found.left.items():
         some = ", ".join(map(printable, keys[:SOME_KEYS])) + (" …" if len(keys) > SOME_KEYS else "")
         print(f"{store}: {len(keys)} left: {some}" if keys else f"{store}: nothing left")
@@ -139,32 +132,24 @@ def _print_lines(found: SearchResult, taken_back: int, gone_by: dict[str, dateti
             print(f"{topic}: nothing left")
 
 
-async def _search(stores: Stores, state: SystemState, kept_s: float) -> SearchResult:
-    """kept_s: how long events are kept."""
-    pictures = await find_erased_pictures(stores.objects, state.erasures)
+async def _search(stores: Stores, state: SystemState) -> SearchResult:
+    pictures = await find_pictures(stores.objects, state.erasures)
     left = {
         "vectors": await find_erased_vectors(stores.vectors, state.generations, state.erasures),
         "answers": await find_erased_answers(stores.vectors, state.erasures),
+        "objects": [],
     }
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
     in_topics = {topic: await search_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED_TOPICS}
-    # a picture is stored before its event, which may be appended after the erasure
-    pictures = [it for it in pictures if announced[it.image_id] is not False]
-    unannounced = [it for it in pictures if _is_unannounced(it, announced, kept_s)]
-    left["objects"] = [it.key for it in pictures if it not in unannounced]
-    before = time.time() - UPLOADING_S
-    return SearchResult(
-        left,
-        in_topics,
-        [it.key for it in unannounced if it.put_at < before],
-        [it.key for it in unannounced if it.put_at >= before],
-    )
-
-
-def _is_unannounced(picture: StoredPicture, announced: dict[str, bool | None], kept_s: float) -> bool:
-    """Whether a picture never had an event: the upload failed before that, and the caller got an error."""
-    is_crop = picture.key.startswith(CROPS)
-    return announced[picture.image_id] is None and not is_crop and picture.put_at > time.time() - kept_s + UPLOADING_S
+    unannounced: list[str] = []
+    for it in pictures:
+        erased = announced[it.image_id]
+        if erased is None and it.began_before:  # nothing in a topic; a row tells that it was learned long ago
+            erased = not await is_learned(it, stores.vectors, state.generations, state.erasures)
+        if erased:
+            to = left["objects"] if announced[it.image_id] or it.is_crop else unannounced
+            to.append(it.key)
+    return SearchResult(left, in_topics, unannounced)
 
 
 async def _wait_until_handled(log: EventLog) -> None:

@@ -7,9 +7,10 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from backends.log import EventLog, NewRecord
+from backends.objects import ObjectReader
 from facestream.admin.gallery_file import ExportedFace, FaceWithPictures, read_faces, read_head
 from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.interrupt import run_interruptibly
@@ -23,6 +24,7 @@ from schemas.ids import NAMESPACE, crop_key, learned_face_id, original_key
 from schemas.names import normalise_name
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import FaceLearned, FacesReembedded, ReembeddedFace
+from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_EMBEDDED
 
@@ -61,7 +63,16 @@ async def _run(arguments: argparse.Namespace) -> int:
         with progress_bar("imported", head.faces) as advance:
             faces = read_faces(arguments.file)
             while batch := list(islice(faces, FACES_PER_APPEND)):
-                await _import(stores.log, store, batch, directory, moved=directory != head.directory, generations=live)
+                await _import(
+                    stores.log,
+                    stores.objects,
+                    store,
+                    state.erasures,
+                    batch,
+                    directory,
+                    moved=directory != head.directory,
+                    generations=live,
+                )
                 advance(len(batch))
         active = state.generations.active.name
     if active not in head.generations:
@@ -70,9 +81,21 @@ async def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _Picture(NamedTuple):
+    """The arguments of GuardedStore.put_of_row."""
+
+    image_id: str
+    version: int
+    key: str
+    data: bytes
+    metadata: ObjectMetadata
+
+
 async def _import(
     log: EventLog,
+    objects: ObjectReader,
     store: GuardedStore,
+    erasures: Erasures,
     faces: Sequence[FaceWithPictures],
     directory: str,
     *,
@@ -83,16 +106,23 @@ async def _import(
     and images get other ids. Raises Erased if one is erased meanwhile.
     """
     now = int(time.time() * 1000)
+    await erasures.refresh()
     vectors: dict[str, list[ReembeddedFace]] = {}
+    pictures: list[_Picture] = []
     learned: list[FaceLearned] = []
     for it in faces:
         face = it.face
         image_id = str(uuid.uuid5(NAMESPACE, f"{directory}\0{face.image_id}")) if moved else face.image_id
         face_id = learned_face_id(image_id) if moved else face.face_id
-        metadata = ObjectMetadata(directory=directory, person=face.person, received_at=now)
+        version = max(now, erasures.next_version(directory, face.person, image_id))
+        metadata = ObjectMetadata(directory=directory, person=face.person, received_at=now, erasures_seen=erasures.seen)
+        of_crop = replace(metadata, image_id=image_id)
+        of_face = [_Picture(image_id, version, crop_key(face_id), it.crop, of_crop)]
         if it.original is not None:
-            await store.put(image_id, original_key(image_id, "learn"), it.original, metadata)
-        await store.put(image_id, crop_key(face_id), it.crop, replace(metadata, image_id=image_id))
+            of_face.insert(0, _Picture(image_id, version, original_key(image_id, "learn"), it.original, metadata))
+        for picture in of_face:
+            await store.put_of_row(*picture)
+        pictures += of_face
         known = {name: vector for name, vector in face.vectors.items() if name in generations}
         for name, vector in known.items():
             _check(face, name, vector, generations[name])
@@ -103,7 +133,7 @@ async def _import(
                     face_id=face_id,
                     image_id=image_id,
                     source=face.source,
-                    learned_at=now,
+                    learned_at=version,
                     vector=vector,
                 )
             )
@@ -117,12 +147,15 @@ async def _import(
                 crop=Crop(object_key=crop_key(face_id), landmarks=face.landmarks),
                 detector=face.detector,
                 box=face.box,
-                learned_at=now,
+                learned_at=version,
                 generations=sorted(known),
             )
         )
     await log.append([_reembedded_record(directory, name, of_one) for name, of_one in vectors.items()])
     await log.append(store.changelog_records(learned))
+    for picture in pictures:  # again, if an erasure has deleted it before its records were there
+        if await objects.metadata(picture.key) is None:
+            await store.put_of_row(*picture)
 
 
 def _check(face: ExportedFace, generation: str, vector: str, dimension: int) -> None:

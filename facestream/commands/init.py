@@ -10,6 +10,7 @@ from facestream.flags import STORES, add_settings, argument_type, parse_number, 
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, create_stores, open_stores, wait_for_stores
 from schemas.errors import ConfigurationError
+from stream.erase.erasures import identity_record
 
 DESCRIPTION = """\
 Create topics, bucket, keyspace and tables; those that exist stay. Run it once before the roles, and again after
@@ -38,6 +39,12 @@ def add_parser(commands: Any) -> None:
         help="have the bucket announce what is put below incoming/ to this Kafka target of MinIO (default: FACESTREAM);"
         " see docs/events.md",
     )
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="the log was restored from a copy, and its offsets have begun anew: erasures of the former log then refuse"
+        " no image of this one",
+    )
     add_settings(parser, (*STORES, "keep_probes"))
     parser.set_defaults(run=run)
 
@@ -55,6 +62,9 @@ async def _run(arguments: argparse.Namespace) -> int:
         except TimeoutError:
             await create_stores(stores, settings.keep_probes)  # its error names the server that is unavailable
         print("topics, bucket and tables exist", file=sys.stderr)
+        if arguments.restored:
+            await stores.log.append([identity_record()])
+            print("the log has a new id", file=sys.stderr)
         if arguments.bucket_events is not None:
             await _announce_incoming(stores, arguments.bucket_events)
         if arguments.key:

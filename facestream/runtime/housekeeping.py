@@ -15,7 +15,9 @@ from schemas.ids import crop_key, learned_face_id
 from schemas.object_metadata import ObjectMetadata
 from stream.erase.erasures import object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
+from stream.erase.old_cuts import drop_old_cuts
 from stream.object_listing import delete_all
+from stream.unfinished import UnfinishedImages
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +45,7 @@ class Housekeeping:
         is_mine: Callable[[], bool] = lambda: True,
     ) -> None:
         self._log, self._objects, self._vectors, self._state, self._is_mine = log_, objects, vectors, state, is_mine
-        self._daily_at = 0.0
+        self._daily_at = time.monotonic()
         self._keep_s = max(keep_probes * DAY_S, DAY_S if keep_probes == 0 else 0)
 
     async def run(self) -> None:
@@ -59,11 +61,13 @@ class Housekeeping:
         await self._log.enforce_retention()
         await self._vectors.sweep_answers(time.time() - EXPIRED_KEPT_S)
         await self._vectors.sweep_erasures()
-        await delete_all(self._objects, self._old_probes())
-        if time.time() >= self._daily_at:
+        unfinished = UnfinishedImages(self._log)
+        await delete_all(self._objects, unfinished.without(self._old_probes()))
+        if time.monotonic() >= self._daily_at:
             await delete_leftovers(self._log, self._objects, self._state.erasures)
-            await delete_all(self._objects, self._unlearned_images())
-            self._daily_at = time.time() + DAY_S
+            await drop_old_cuts(self._log, self._state.erasures)
+            await delete_all(self._objects, unfinished.without(self._unlearned_images()))
+            self._daily_at = time.monotonic() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:
         async for info in self._objects.list("probes/"):

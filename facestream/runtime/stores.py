@@ -14,8 +14,9 @@ from backends.vectors import VectorStore
 from facestream.config import Settings
 from facestream.runtime.data_folder import make_data_folder
 from schemas.errors import Unavailable
+from stream.erase.erasures import identity_record
 from stream.generations import active_record, generation_record
-from stream.topics import MODELS, TOPICS, topics
+from stream.topics import ERASURES, MODELS, TOPICS, topics
 from weights.manifest import manifest
 
 log = structlog.get_logger(__name__)
@@ -54,6 +55,8 @@ async def create_stores(stores: Stores, keep_probes: float = 7.0) -> None:
     if not any((await stores.log.end_offsets(MODELS)).values()):
         first = manifest().generation(manifest().default_generation)
         await stores.log.append([generation_record(first), active_record(first.name)])
+    if not any((await stores.log.end_offsets(ERASURES)).values()):
+        await stores.log.append([identity_record()])
 
 
 async def wait_for_stores(stores: Stores, stop: asyncio.Event, *, create_for: float | None = None) -> None:

@@ -30,9 +30,9 @@ from schemas.errors import ObjectMissing
 from schemas.faces import Crop, Detection
 from schemas.generation_records import Generation
 from schemas.ids import crop_key, learned_face_id, source_of_face
-from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
 from stream.answers import answer_record, detected_body, recognized_body
+from stream.erase.erasures import position_of
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import SourceCopier
 from stream.topics import IMAGES_RECEIVED_BULK
@@ -107,7 +107,7 @@ class ImageStage(ABC):
         return [record for of_one in outputs for record in of_one]
 
     def event_of(self, record: Record) -> ImageReceived:
-        return decode_image_received(record.value, record.headers)
+        return decode_image_received(record.value, record.headers).with_origin(position_of(record))
 
     async def check_stores(self) -> None:
         await self._objects.ping()
@@ -147,11 +147,11 @@ class ImageStage(ABC):
 
     async def _read_original(self, received: ImageReceived, received_at: int) -> tuple[ImageReceived, StoredObject]:
         """The completed event and its picture. Raises Erased, and what Sources.original raises."""
-        await self._store.drop_if_erased(received, received_at)
+        await self._store.drop_if_erased(received)
         try:
             return await self._sources.read_original(received, received_at)
         except ObjectMissing:
-            await self._store.drop_if_erased_meanwhile(received, received_at)
+            await self._store.drop_if_deleted(received)
             raise
 
     async def _crop_face(self, image: ImageInProgress, face: Detection) -> FaceToLearn:
@@ -173,13 +173,8 @@ class ImageStage(ABC):
 
     async def _store_crop(self, image: ImageInProgress, face: FaceToLearn) -> None:
         received = image.received
-        metadata = ObjectMetadata(
-            directory=received.directory,
-            person=received.person,
-            image_id=received.image_id,
-            received_at=image.received_at,
-        )
-        await self._store.put(received.image_id, face.crop.object_key, face.jpeg, metadata)
+        metadata = self._store.metadata(received, image.received_at, image_id=received.image_id)
+        await self._store.put(received, face.crop.object_key, face.jpeg, metadata)
 
 
 def models_of(generation: Generation) -> Models:

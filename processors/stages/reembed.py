@@ -116,7 +116,7 @@ class ReembedStage:
             return self._opened_redetector
 
     def _is_erased(self, face: FaceLearned) -> bool:
-        return self._erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at)
+        return self._erasures.cover_row(face.directory, face.person, face.image_id, face.learned_at)
 
     def _record(self, directory: str, faces: list[ReembeddedFace]) -> NewRecord:
         value = FacesReembedded(directory=directory, generation=self._generation.name, faces=faces)

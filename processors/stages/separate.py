@@ -24,7 +24,6 @@ from schemas.arrays import Float32Array
 from schemas.errors import UnreadableRecord
 from schemas.faces import DetectedFace, Detection, EmbeddedFace, encode_vector
 from schemas.ids import sheet_key
-from schemas.object_metadata import ObjectMetadata
 from schemas.records import FacesDetected, FacesEmbedded, ImageReceived
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED
@@ -64,9 +63,8 @@ class DetectStage(ImageStage):
     async def _store_sheet(self, image: ImageInProgress, crops: Sequence[Pixels]) -> str:
         received = image.received
         key = sheet_key(received.image_id)
-        metadata = ObjectMetadata(directory=received.directory, person=received.person, received_at=image.received_at)
         sheet = await self._crop_threads.run(encode_sheet, crops)
-        await self._store.put(received.image_id, key, sheet, metadata)
+        await self._store.put(received, key, sheet, self._store.metadata(received, image.received_at))
         return key
 
     def _detected_record(
@@ -115,7 +113,7 @@ class EmbedStage:
     async def _handle_record(self, record: Record) -> NewRecord:
         event = FacesDetected.decode(record.value)
         received, since = event.received, time.monotonic()
-        await self._store.drop_if_erased(received, event.received_at)
+        await self._store.drop_if_erased(received)
         of_face = await (
             self._embed_crops(event, since) if received.purpose == "learn" else self._embed_sheet(event, since)
         )

@@ -19,7 +19,7 @@ from schemas.errors import Erased
 from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, FaceLearned, ImageReceived
-from stream.erase.erasures import Erasures, is_erased, object_keys_of_image
+from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.erase.redaction import redact
 from stream.incoming import own_source_key, source_keys_of
 from stream.topics import FACES_LEARNED
@@ -40,32 +40,61 @@ class GuardedStore:
     def __init__(self, objects: ObjectStore, vectors: VectorStore, erasures: Erasures) -> None:
         self._objects, self._vectors, self._erasures = objects, vectors, erasures
 
-    async def drop_if_erased(self, received: ImageReceived, received_at: int) -> None:
-        """Deletes everything that is stored for an image if, as far as this process knows, it was erased after it was
-        received. Raises Erased in that case. received_at: ms.
+    def metadata(
+        self, received: ImageReceived, received_at: int, *, image_id: str | None = None, source: str | None = None
+    ) -> ObjectMetadata:
+        """The metadata of an object of an image. image_id: only for a crop; the others: see ObjectMetadata."""
+        return ObjectMetadata(
+            directory=received.directory,
+            person=received.person,
+            request_digest=received.request_digest,
+            received_at=received_at,
+            image_id=image_id,
+            source=source,
+            erasures_seen=self._erasures.seen,
+        )
+
+    async def drop_if_erased(self, received: ImageReceived, offset: int | None = None) -> None:
+        """Deletes everything that is stored for an image if, as far as this process knows, it was erased after it came.
+        Raises Erased in that case. The arguments are those of Erasures.cover_image.
         """
-        if is_erased(received, received_at, self._erasures):
+        if self._erasures.cover_image(received, offset):
             source = own_source_key(received, self._objects)
             await self._delete_erased(received.image_id, [source] if source is not None else [])
 
-    async def drop_if_erased_meanwhile(self, received: ImageReceived, received_at: int) -> None:
+    async def drop_if_erased_meanwhile(self, received: ImageReceived) -> None:
         """As `drop_if_erased`, after reading the latest erasures from the log."""
         await self._erasures.refresh()
-        await self.drop_if_erased(received, received_at)
+        await self.drop_if_erased(received)
+
+    async def drop_if_deleted(self, received: ImageReceived) -> None:
+        """For an image whose original is missing: as `drop_if_erased_meanwhile`, and also if it was uploaded while its
+        directory or person was being erased: the eraser has found an upload without a record.
+        """
+        await self.drop_if_erased_meanwhile(received)
+        if received.source is None and self._erasures.of_image(received.directory, received.person, received.image_id):
+            await self._delete_erased(received.image_id, [])
 
     async def put(
-        self, image_id: str, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool = False
+        self, received: ImageReceived, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool = False
     ) -> bool:
-        """Stores a picture of an image, then reads from the log whether the image was erased since it was received.
-        Returns what ObjectStore.put returns. Raises Erased, after everything of the image is deleted; Unavailable,
-        StorageFull.
+        """Stores a picture of an image, then reads from the log whether the image was erased since it came. Returns
+        what ObjectStore.put returns. Raises Erased, after everything of the image is deleted; Unavailable, StorageFull.
         """
-        assert metadata.received_at is not None
         stored = await self._objects.put(key, data, metadata.encode(), if_absent=if_absent)
         await self._erasures.refresh()
-        if self._erasures.erased_since(metadata.directory, metadata.person, image_id, metadata.received_at):
-            await self._delete_erased(image_id, await source_keys_of(original_keys(image_id), self._objects))
+        if self._erasures.cover_image(received):
+            await self._delete_erased(
+                received.image_id, await source_keys_of(original_keys(received.image_id), self._objects)
+            )
         return stored
+
+    async def put_of_row(self, image_id: str, version: int, key: str, data: bytes, metadata: ObjectMetadata) -> None:
+        """Stores a picture of a face whose row has this version. Raises as `put` does."""
+        await self._objects.put(key, data, metadata.encode())
+        await self._erasures.refresh()
+        if self._erasures.cover_row(metadata.directory or "", metadata.person or "", image_id, version):
+            await self._delete_erased(image_id, [])
 
     async def put_upload(self, key: str, data: bytes, metadata: ObjectMetadata, *, if_absent: bool) -> bool:
         """Stores the original of an image whose event is appended next. The stage that handles the event checks the
@@ -80,7 +109,7 @@ class GuardedStore:
     async def put_faces(
         self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()
     ) -> list[FaceVector]:
-        """Stores the faces that were not erased since their timestamp, and returns them. Only the sink that has the
+        """Stores the faces that no erasure covers, and returns them. Only the sink that has the
         directory's partition stores its faces. It carries out the erase commands itself, in order, so that the erasures
         need not be read from the log. `listed`: see VectorStore.put_faces.
         """
@@ -90,13 +119,13 @@ class GuardedStore:
         return left
 
     def changelog_records(self, faces: Sequence[FaceLearned]) -> list[NewRecord]:
-        """The records of `faces.learned` for the faces that were not erased since they were learned, as far as this
-        process knows. Records that are appended after an erasure nevertheless are deleted by stream.erase.leftovers.
+        """The records of `faces.learned` for the faces that no erasure covers, as far as this process knows. Records
+        that are appended after an erasure nevertheless are deleted by stream.erase.leftovers.
         """
         return [
             NewRecord(FACES_LEARNED.name, it.image_id, it.encode(), it.directory)
             for it in faces
-            if not self._erasures.erased_since(it.directory, it.person, it.image_id, it.learned_at)
+            if not self._erasures.cover_row(it.directory, it.person, it.image_id, it.learned_at)
         ]
 
     async def put_answers(self, answers: Sequence[AnswerToStore]) -> None:
@@ -120,9 +149,8 @@ class GuardedStore:
         return stored
 
     def _is_erased(self, face_vector: FaceVector) -> bool:
-        return self._erasures.erased_since(
-            face_vector.directory, face_vector.face.person, face_vector.face.image_id, face_vector.face.timestamp
-        )
+        face = face_vector.face
+        return self._erasures.cover_row(face_vector.directory, face.person, face.image_id, face.timestamp)
 
     async def _delete_erased(self, image_id: str, sources: Sequence[str]) -> None:
         await self._objects.delete([*object_keys_of_image(image_id), *sources])

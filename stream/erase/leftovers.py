@@ -9,7 +9,7 @@ from backends.objects import ObjectDeleter
 from schemas.errors import UnreadableRecord
 from schemas.records import FaceLearned
 from stream.dead_letters import open_letters
-from stream.erase.erasures import Erasures, is_erased, object_keys_of_image
+from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.erase.guarded_store import changelog_tombstones
 from stream.topic_reading import read_topic
 from stream.topics import FACES_LEARNED
@@ -28,7 +28,7 @@ async def delete_leftovers(log: EventLog, objects: ObjectDeleter, erasures: Eras
                 face = FaceLearned.decode(record.value)
             except UnreadableRecord:
                 continue
-            if erasures.erased_since(face.directory, face.person, face.image_id, face.learned_at):
+            if erasures.cover_row(face.directory, face.person, face.image_id, face.learned_at):
                 erased[record.key] = face
 
     await read_topic(log, FACES_LEARNED.name, take)
@@ -38,6 +38,6 @@ async def delete_leftovers(log: EventLog, objects: ObjectDeleter, erasures: Eras
         await objects.delete([key for face in erased.values() for key in object_keys_of_image(face.image_id)])
     for letter in await open_letters(log):
         event = letter.event
-        if event is not None and is_erased(event, event.first_received_at(letter.record.timestamp), erasures):
+        if event is not None and erasures.cover_image(event):
             await objects.delete(object_keys_of_image(event.image_id))
     return len(erased)

@@ -8,7 +8,7 @@ answers only records with earlier offsets.
 from schemas.answers import Body, LearnedBody, RecognizedBody, RecognizedPerson, problem
 from schemas.errors import Erased
 from schemas.records import Answer
-from stream.erase.erasures import Erasures
+from stream.erase.erasures import Erasures, last_offset
 
 
 def redact(answer: Answer, erasures: Erasures) -> Answer:
@@ -31,17 +31,15 @@ def redact(answer: Answer, erasures: Erasures) -> Answer:
 
 def _is_erased(body: Body, image_id: str, directory: str, offset: int, erasures: Erasures) -> bool:
     """Whether the image itself, or the face that was learned from it, was erased after the answer."""
-    if erasures.last_erasure_of_image(directory, None, image_id).offset > offset:
+    if last_offset(erasures.of_image(directory, None, image_id)) > offset:
         return True
     return isinstance(body, LearnedBody) and any(
-        erasures.last_erasure_of_face(directory, it.id, it.face_id).offset > offset for it in body.persons
+        last_offset(erasures.of_face(directory, it.id, it.face_id)) > offset for it in body.persons
     )
 
 
 def _without_erased(person: RecognizedPerson, directory: str, offset: int, erasures: Erasures) -> RecognizedPerson:
-    left = [
-        it for it in person.candidates if erasures.last_erasure_of_face(directory, it.id, it.face_id).offset <= offset
-    ]
+    left = [it for it in person.candidates if last_offset(erasures.of_face(directory, it.id, it.face_id)) <= offset]
     if len(left) == len(person.candidates):
         return person
     best = left[0] if left else None

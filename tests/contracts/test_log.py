@@ -426,6 +426,20 @@ async def test_the_next_poll_continues_after_what_was_polled(topic: Topic, uniqu
             assert consumer.next_offsets()[at] == len(records)
 
 
+async def test_a_reader_begins_at_the_given_offsets(topic: Topic) -> None:
+    await topic.append(*["a"] * 5, *(f"{number}" for number in range(20)))
+    partition = partition_of("a", 4)
+    reader = await topic.log.reader(topic.name, at={partition: 3})
+    ends = await topic.log.end_offsets(topic.name)
+    records = await drain(reader, ends[partition] - 3)
+    assert [record.offset for record in records] == list(range(3, ends[partition]))
+    assert {record.partition for record in records} == {partition}
+    assert reader.next_offsets() == {partition: ends[partition]}
+    await reader.close()
+    with pytest.raises(InvalidRequest):
+        await topic.log.reader(topic.name, at={4: 0})
+
+
 async def test_the_members_of_a_group_and_their_partitions_are_known(topic: Topic, unique: Unique) -> None:
     everything = {TopicPartition(topic.name, each) for each in range(4)}
     assert await topic.log.group_members(unique("group")) == []

@@ -38,14 +38,14 @@ from schemas.ids import sheet_key
 from schemas.records import Answer, FacesDetected, FacesEmbedded, FacesReembedded, ImageReceived, Purpose
 from sink.answers import AnswerStage
 from stream.answers import answer_record
-from stream.erase.erasures import ErasurePosition
+from stream.erase.erasures import position_of
 from stream.erase.guarded_store import GuardedStore
 from stream.generations import generation_record
 from stream.sources import SourceCopier
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED, FACES_LEARNED, IMAGES_RECEIVED, RESULTS
 from tests.answers import learned as learned_body
 from tests.answers import recognized
-from tests.records import appended, erasure_record, face_learned, image_received
+from tests.records import appended, erasure, erasure_record, face_learned, image_received
 from weights.manifest import manifest
 
 ACTIVE, CANDIDATE = "dlib-resnet29-mirror", "dlib-resnet29"
@@ -337,7 +337,7 @@ async def test_a_deleted_sheet_raises_object_missing(stages: Stages, photos: Pat
     with pytest.raises(ObjectMissing):
         await stages.embed.handle([appended(detected)])
     assert stages.embed.event_of(appended(detected)) == ImageReceived.decode(record.value).model_copy(
-        update={"received_at": record.timestamp}
+        update={"received_at": record.timestamp, "origin": position_of(record)}
     )
 
 
@@ -356,10 +356,12 @@ async def test_a_learned_face_is_embedded_in_every_live_generation_and_a_probe_i
     assert {it.models.generation for it in (learned, learned_apart, probe, probe_apart)} == {ACTIVE}
 
 
-async def test_every_stage_drops_an_image_that_was_erased_after_it_was_received(
-    stages: Stages, log: SqliteLog, state: SystemState, photos: Path
+async def test_every_stage_drops_an_image_that_was_erased_after_it_came(
+    stages: Stages, state: SystemState, photos: Path
 ) -> None:
-    """Its objects are deleted, also a sheet that a slow stage has written after the erasure."""
+    """Its objects are deleted, also a sheet that a slow stage has written after the erasure. An image that came after
+    it is processed, although a clock says that it came at the same time.
+    """
     cases: list[tuple[Purpose, str]] = [
         ("learn", person_erasure_key("acme", "obama")),
         ("recognize", directory_erasure_key("acme")),
@@ -368,16 +370,18 @@ async def test_every_stage_drops_an_image_that_was_erased_after_it_was_received(
         record = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
         (detected,) = await stages.detect.handle([record])
         assert len(await stages.stored()) == 2
-        state.erasures.add(key, ErasurePosition(record.timestamp, 0))
+        state.erasures.add(key, erasure(at=record.timestamp, before=record.offset + 1))
         with pytest.raises(Erased):
-            await stages.embed.handle([appended(detected)])
+            await stages.embed.handle([appended(detected, offset=record.offset + 1)])
         assert await stages.stored() == set()
         for stage in (stages.fused, stages.detect):
             with pytest.raises(Erased):
                 await stage.handle([record])
         later = await stages.announce((photos / "biden.jpg").read_bytes(), purpose)
-        later = replace(later, timestamp=record.timestamp + 1)
+        later = replace(later, offset=record.offset + 1)
         assert len(await stages.fused.handle([later])) == 1
+        (detected,) = await stages.detect.handle([later])
+        assert len(await stages.embed.handle([appended(detected, offset=record.offset)])) == 1
         await stages.objects.delete(list(await stages.stored()))
 
 
@@ -388,6 +392,37 @@ async def test_an_image_deleted_by_an_erasure_still_unknown_to_the_stage_is_repo
     await stages.objects.delete(list(await stages.stored()))
     with pytest.raises(ObjectMissing):
         await stages.fused.handle([record])
-    await log.append([erasure_record(image_erasure_key(record.key), at=record.timestamp)])
+    await log.append([erasure_record(image_erasure_key(record.key), before=record.offset + 1)])
     with pytest.raises(Erased):
         await stages.fused.handle([record])
+
+
+async def test_an_upload_deleted_by_an_erasure_that_began_before_its_event_is_reported_as_erased(
+    stages: Stages, log: SqliteLog, photos: Path
+) -> None:
+    """The eraser has found the picture before its event was appended."""
+    record = await stages.announce((photos / "biden.jpg").read_bytes(), "recognize")
+    await stages.objects.delete(list(await stages.stored()))
+    await log.append([erasure_record(directory_erasure_key("another directory"), before=record.offset)])
+    with pytest.raises(ObjectMissing):
+        await stages.fused.handle([record])
+    await log.append([erasure_record(directory_erasure_key("acme"), before=record.offset)])
+    with pytest.raises(Erased):
+        await stages.fused.handle([record])
+
+
+async def test_an_image_whose_origin_an_older_version_did_not_note_is_older_than_any_erasure(
+    stages: Stages, state: SystemState, photos: Path
+) -> None:
+    """The embed stage gets a record without the image's origin."""
+    record = await stages.announce((photos / "biden.jpg").read_bytes(), "learn")
+    (detected,) = await stages.detect.handle([record])
+    event = FacesDetected.decode(detected.value)
+    assert event.received.origin == position_of(record)
+    older = event.model_copy(update={"received": event.received.model_copy(update={"origin": None})})
+    record = appended(NewRecord(FACES_DETECTED, detected.key, older.encode()))
+    assert len(await stages.embed.handle([record])) == 1
+    state.erasures.add(person_erasure_key("acme", "obama"), erasure(before=0))
+    with pytest.raises(Erased):
+        await stages.embed.handle([record])
+    assert await stages.stored() == set()

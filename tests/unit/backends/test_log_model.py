@@ -49,7 +49,12 @@ class Model:
     def enforce_retention(self) -> None:
         for place, records in self.records.items():
             if place.topic == "events":
-                kept = [each for each in records if each.timestamp >= (self.now - RETENTION_S) * 1000]
+                committed = self.committed.get(place, CommittedOffset(self.ends[place])).offset
+                kept = [
+                    each
+                    for each in records
+                    if each.timestamp >= (self.now - RETENTION_S) * 1000 or each.offset >= committed
+                ]
                 gone = len(records) - len(kept)
                 if gone:
                     self.starts[place] = records[gone - 1].offset + 1

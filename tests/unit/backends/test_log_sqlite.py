@@ -535,13 +535,13 @@ async def test_a_committed_offset_that_was_deleted_stops_the_group(path: Path) -
     async with opened(path, clock=clock) as log:
         await log.create_topics([TopicSpec("events", 1, retention_s=60.0)])
         await log.append([NewRecord("events", f"{number}", b"") for number in range(10)])
+        clock.now += 100
+        await log.append([NewRecord("events", "young", b"")])
+        await log.enforce_retention()
         consumer = await log.consumer("group", ["events"], member="one")
         await assigned(consumer, 1)
         await consumer.commit({TopicPartition("events", 0): CommittedOffset(4)})
         await consumer.close()
-        clock.now += 100
-        await log.append([NewRecord("events", "young", b"")])
-        await log.enforce_retention()
         consumer = await log.consumer("group", ["events"], member="one")
         await assigned(consumer, 1)
         assert consumer.assignment[TopicPartition("events", 0)].offset == 4
@@ -555,6 +555,27 @@ async def test_a_committed_offset_that_was_deleted_stops_the_group(path: Path) -
             consumer = await log.consumer(group, ["events"], member="one")
             await assigned(consumer, 1)
             assert [record.key for record in await consumer.poll(10, 1)] == ["young"]
+
+
+async def test_what_a_group_has_not_committed_is_kept_however_old_it_seems(path: Path) -> None:
+    """A clock may be wrong for a moment. Of several groups the slowest counts, and in other partitions none."""
+    clock = Clock()
+    async with opened(path, clock=clock) as log:
+        await log.create_topics([TopicSpec("events", 1, retention_s=60.0), TopicSpec("others", 1, retention_s=60.0)])
+        for topic in ("events", "others"):
+            await log.append([NewRecord(topic, f"{number}", b"") for number in range(10)])
+        for group, offset in (("fast", 9), ("slow", 4)):
+            consumer = await log.consumer(group, ["events"], member="one")
+            await assigned(consumer, 1)
+            await consumer.commit({TopicPartition("events", 0): CommittedOffset(offset)})
+        clock.now += 400 * 86_400
+        await log.enforce_retention()
+        assert [record.offset for record in await read_all(log, "events")] == list(range(4, 10))
+        assert await read_all(log, "others") == []
+        assert await log.lag("slow", "events") == {0: 6}
+        await consumer.commit({TopicPartition("events", 0): CommittedOffset(10)})
+        await log.enforce_retention()
+        assert [record.offset for record in await read_all(log, "events")] == [9]
 
 
 async def test_deleting_records_below_the_committed_offset_loses_nothing(path: Path) -> None:

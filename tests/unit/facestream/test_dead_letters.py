@@ -21,13 +21,31 @@ from backends.sqlite.log import SqliteLog
 from facestream.cli import main
 from facestream.commands.trace import trace_image
 from schemas.errors import ObjectMissing, ProcessingFailed, Unavailable
-from schemas.records import ImageReceived
+from schemas.origins import Origin
+from schemas.records import DeadLetter, ImageReceived
 from sink.sink import Sink
 from stream.answers import dead_letter_record
 from stream.dead_letters import drop, open_letters, retry
-from stream.topics import DEAD_LETTERS, FACES_EMBEDDED, IMAGES_RECEIVED, TOPICS
+from stream.erase.erasures import identity_record, position_of
+from stream.topics import (
+    BUCKET_EVENTS,
+    DEAD_LETTERS,
+    FACES_DETECTED,
+    FACES_EMBEDDED,
+    IMAGES_RECEIVED,
+    IMAGES_RECEIVED_BULK,
+    TOPICS,
+)
 from stream.worker import Worker
-from tests.records import appended, dead_letter_of, erasure_keys, erasure_record, faces_embedded, image_received
+from tests.records import (
+    appended,
+    dead_letter_of,
+    erasure_keys,
+    erasure_record,
+    faces_embedded,
+    image_received,
+    origin_at,
+)
 from tests.servers.topics import temporary_topics
 from tests.unit.stream.stages import (
     Stage,
@@ -158,6 +176,7 @@ class TestInBothSettings:
             shown = json.loads((await run("show", second, "--json")).out)
             assert (shown["partition"], shown["event"]["received_at"]) == (original.partition, original.timestamp)
             assert shown["offset"] > original.offset
+            assert Origin.model_validate(shown["event"]["origin"]) == position_of(original)
 
             stage.is_broken = False
             everything = await run("retry", "--all")
@@ -336,7 +355,7 @@ async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -
     done = await run("retry", "--all", "--code", "processing_failed", "--directory", "acme")
     assert (done.code, done.err) == (0, "1 retried, 0 dropped, 0 left\n")
     (again,) = await received(log)
-    assert again == image("a").model_copy(update={"received_at": 1_000})
+    assert again == image("a").model_copy(update={"received_at": 1_000, "origin": origin_at(1, partition=3)})
     assert {it.content.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
 
 
@@ -357,15 +376,17 @@ async def test_a_dead_letter_without_an_image_can_be_dropped_but_not_retried(log
     assert await ids(log) == []
 
 
-LEARNED = learn("erased")
+BEFORE = 100  # the offset of the cut of an erasure
+LEARNED = learn("erased", origin=origin_at(BEFORE - 1))
+KEYS = erasure_keys("erased")
 
 
-@pytest.mark.parametrize("key", [pytest.param(key, id=what) for what, key in erasure_keys("erased").items()])
-async def test_an_image_erased_after_it_was_received_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
-    await log.append(
-        [dead_letter_of(LEARNED, at=1_000, offset=1), dead_letter_of(learn("other", directory="b"), offset=2)]
-    )
-    await log.append([erasure_record(key, at=1_000)])
+@pytest.mark.parametrize("key", [pytest.param(key, id=what) for what, key in KEYS.items()])
+async def test_an_image_erased_after_it_came_is_not_retried(log: SqliteLog, run: Run, key: str) -> None:
+    """Its first record counts, not the one that failed, and no time."""
+    other = learn("other", directory="b", origin=origin_at(BEFORE - 1))
+    await log.append([dead_letter_of(LEARNED, at=9_000, offset=BEFORE + 1), dead_letter_of(other, offset=BEFORE + 2)])
+    await log.append([erasure_record(key, at=1_000, before=BEFORE)])
     done = await run("retry", "--all")
     assert done.code == 1
     assert ": erased: " in done.err
@@ -374,11 +395,68 @@ async def test_an_image_erased_after_it_was_received_is_not_retried(log: SqliteL
     assert await ids(log) == []
 
 
-async def test_an_image_received_after_the_erasure_is_retried(log: SqliteLog, run: Run) -> None:
-    await log.append([dead_letter_of(LEARNED, at=1_001)])
-    await log.append([erasure_record(erasure_keys("erased")["person"], at=1_000)])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        origin_at(BEFORE, partition=3),
+        origin_at(BEFORE, partition=4),
+        origin_at(BEFORE, IMAGES_RECEIVED_BULK),
+        origin_at(BEFORE, BUCKET_EVENTS),
+    ],
+)
+async def test_an_image_that_came_after_the_erasure_is_retried_with_its_origin(
+    log: SqliteLog, run: Run, origin: Origin
+) -> None:
+    """A clock may say that it came before."""
+    await log.append([dead_letter_of(learn("erased", origin=origin), at=1_000, offset=BEFORE + 7)])
+    await log.append([erasure_record(key, at=9_000, before=BEFORE) for key in KEYS.values()])
     assert (await run("retry", "--all")).code == 0
-    assert [it.received_at for it in await received(log)] == [1_001]
+    assert [(it.received_at, it.origin) for it in await received(log)] == [(1_000, origin)]
+
+
+@pytest.mark.parametrize(
+    ("topic", "offset", "retried"),
+    [
+        (IMAGES_RECEIVED, BEFORE - 1, False),
+        (IMAGES_RECEIVED, BEFORE, True),
+        (IMAGES_RECEIVED_BULK, BEFORE - 1, False),
+        (IMAGES_RECEIVED_BULK, BEFORE, True),
+        (FACES_DETECTED, BEFORE, False),  # of a later stage: nobody knows when the image came
+        (FACES_EMBEDDED, BEFORE, False),
+    ],
+)
+async def test_of_a_dead_letter_of_an_older_version_the_failed_record_is_the_origin(
+    log: SqliteLog, run: Run, topic: str, offset: int, retried: bool
+) -> None:
+    await log.append([dead_letter_from(topic, offset, learn("erased"))])
+    await log.append([erasure_record(KEYS["person"], before=BEFORE)])
+    assert (await run("retry", "--all")).code == (0 if retried else 1)
+    origins = [it.origin for it in await received(log)]
+    assert origins == ([origin_at(offset, topic, partition=3)] if retried else [])
+
+
+def dead_letter_from(topic: str, offset: int, event: ImageReceived) -> NewRecord:
+    """The dead letter of a record of this topic, which was at this offset of partition 3."""
+    failed = Record(topic, 3, offset, 1_000, event.image_id, b"")
+    return dead_letter_record(failed, event, ProcessingFailed("a defect"), 3)
+
+
+async def test_an_erasure_of_a_former_log_keeps_no_image_of_this_one_from_a_retry(log: SqliteLog, run: Run) -> None:
+    """The log was restored from a copy, and its offsets have begun anew."""
+    await log.append([identity_record(), erasure_record(KEYS["person"], before=BEFORE, log="the former one")])
+    await log.append([dead_letter_of(LEARNED)])
+    assert (await run("retry", "--all")).code == 0
+    assert [it.origin for it in await received(log)] == [LEARNED.origin]
+
+
+async def test_an_image_that_fails_again_after_a_retry_keeps_its_first_origin(log: SqliteLog, run: Run) -> None:
+    await log.append([dead_letter_of(LEARNED)])
+    assert (await run("retry", "--all")).code == 0
+    (record,) = await read_all(log, IMAGES_RECEIVED)
+    again = ImageReceived.decode(record.value)
+    await log.append([dead_letter_record(record, again, ProcessingFailed("a defect"), 3)])
+    assert (await run("retry", "--all")).code == 0
+    assert [it.origin for it in await received(log)] == [LEARNED.origin] * 2
 
 
 class CutOff(SqliteLog):
@@ -491,11 +569,12 @@ async def test_invalid_records_in_the_topic_are_skipped(log: EventLog) -> None:
 
 def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
     value = faces_embedded(LEARNED, received_at=1_000).encode()
-    record = appended(NewRecord(FACES_EMBEDDED, LEARNED.image_id, value), at=9_000)
+    record = appended(NewRecord(FACES_EMBEDDED, LEARNED.image_id, value), at=9_000, offset=BEFORE + 7)
     event = Sink.event_of(Sink.__new__(Sink), record)  # it needs nothing of the sink
     assert isinstance(event, ImageReceived)
-    made = dead_letter_record(record, event, ProcessingFailed("a defect"), 3)
-    assert json.loads(made.value or b"")["event"]["received_at"] == 1_000
+    made = DeadLetter.decode(dead_letter_record(record, event, ProcessingFailed("a defect"), 3).value).event
+    assert made is not None
+    assert (made.received_at, made.origin) == (1_000, LEARNED.origin)
 
 
 def test_a_received_at_later_than_its_record_is_not_believed() -> None:

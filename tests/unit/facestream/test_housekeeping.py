@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, TopicSpec
+from backends.log import CommittedOffset, NewRecord, TopicSpec
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
@@ -21,11 +21,13 @@ from facestream.runtime.system_state import SystemState
 from schemas.errors import Unavailable
 from schemas.ids import crop_key, learned_face_id, original_key
 from stream import object_listing
-from stream.erase.erasures import Erasures
+from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.generations import Generations, active_record, generation_record
-from stream.topics import TOPICS
-from tests.records import appended, image_id
+from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, TOPICS
+from tests.records import appended, erasure_keys, erasure_record, image_id, image_received
 from weights.manifest import manifest
+
+ERASED = erasure_keys("image")["person"]
 
 
 class Stores:
@@ -54,12 +56,31 @@ class Stores:
     async def keys(self) -> set[str]:
         return {it.key async for it in self.objects.list()}
 
+    async def finish(self, group: str, topic: str) -> None:
+        """Commits all that is in the topic."""
+        ends = await self.log.end_offsets(topic)
+        consumer = await self.log.consumer(group, [topic], member="test")
+        async with asyncio.timeout(10):
+            while not consumer.assignment:
+                await consumer.poll(1, 0.1)
+        await consumer.commit({at: CommittedOffset(ends[at.partition]) for at in consumer.assignment})
+        await consumer.close()
+
+    async def has_cut(self) -> bool:
+        """Whether the erasure of ERASED has its cut still."""
+        await self.state.erasures.refresh()
+        known = self.state.erasures.get(ERASED)
+        assert known is not None
+        return known.erasure.cut is not None
+
 
 @pytest.fixture
 async def stores(tmp_path: Path) -> AsyncIterator[Stores]:
     made = Stores(tmp_path)
     await made.log.create_topics([TopicSpec("events", 1, retention_s=0.05), TopicSpec("kept", 1), *TOPICS])
+    await made.state.erasures.start()
     yield made
+    await made.state.erasures.close()
     await made.log.close()
     await made.objects.close()
     await made.vectors.close()
@@ -120,6 +141,51 @@ async def test_pictures_that_were_never_learned_are_deleted_after_their_time(sto
             kept |= keys
     await stores.housekeeping(7).clean()
     assert await stores.keys() == kept
+
+
+RECOGNIZE, LEARN = image_received("unfinished", "recognize"), image_received("unfinished", "learn")
+UNFINISHED = {  # by consumer group: records that it has not handled yet
+    "an upload": ("processors", NewRecord(IMAGES_RECEIVED, RECOGNIZE.image_id, RECOGNIZE.encode())),
+    "one of the second lane": ("processors", NewRecord(IMAGES_RECEIVED_BULK, "a key", RECOGNIZE.encode())),
+    "a portrait": ("processors", NewRecord(IMAGES_RECEIVED, LEARN.image_id, LEARN.encode())),
+    "a detected face": ("embedders", NewRecord(FACES_DETECTED, LEARN.image_id, b"")),
+    "an embedded face": ("sink", NewRecord(FACES_EMBEDDED, LEARN.image_id, b"", "acme")),
+}
+
+
+@pytest.mark.parametrize("what", UNFINISHED)
+async def test_the_pictures_of_an_image_are_kept_until_it_is_finished(stores: Stores, what: str) -> None:
+    """However old they are: the system may have been away for long, and a clock may be wrong."""
+    group, record = UNFINISHED[what]
+    pictures = object_keys_of_image(image_id("unfinished"))
+    for key in (*pictures, *object_keys_of_image(image_id("other"))):
+        image = "unfinished" if key in pictures else "other"
+        await stores.put(key, age_days=16, directory="acme", person="obama", image_id=image_id(image))
+    await stores.log.append([record])
+    await stores.housekeeping(7).clean()
+    assert await stores.keys() == set(pictures)
+    await stores.finish(group, record.topic)
+    await stores.housekeeping(7).clean()
+    assert await stores.keys() == set()
+
+
+async def test_an_erasure_loses_its_cut_when_nothing_from_before_it_is_left(stores: Stores) -> None:
+    """The next time housekeeping looks, because the topics behind may have had records from before it until then."""
+    await stores.log.append([erasure_record(ERASED, before=0)])
+    cuts = [await stores.has_cut()]
+    for _ in range(3):
+        await stores.housekeeping(7).clean()
+        cuts.append(await stores.has_cut())
+    assert cuts == [True, True, False, False]
+
+
+@pytest.mark.parametrize("left", ["an upload", "a detected face", "an embedded face"])
+async def test_an_erasure_keeps_its_cut_while_an_image_from_before_it_may_still_come(stores: Stores, left: str) -> None:
+    before = 1 if left == "an upload" else 0
+    await stores.log.append([UNFINISHED[left][1], erasure_record(ERASED, before=before)])
+    for _ in range(4):
+        assert await stores.has_cut()
+        await stores.housekeeping(7).clean()
 
 
 async def test_an_expired_answer_is_known_for_a_week(stores: Stores) -> None:

@@ -42,7 +42,7 @@ from weights.manifest import manifest
 
 IMAGE_ID = image_id("portrait")
 CROP_KEY = crop_key(learned_face_id(IMAGE_ID))
-RECEIVED_AT = 1_000
+OFFSET = 5  # of the image's first record
 DIMENSION = manifest().generation(manifest().default_generation).dimension
 
 
@@ -59,7 +59,7 @@ class Objects(FileObjects):
     """A store during whose puts a person is erased by another process."""
 
     log: SqliteLog
-    at: int
+    before: int
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -69,7 +69,7 @@ class Objects(FileObjects):
         self, key: str, data: bytes, metadata: Mapping[str, str] | None = None, *, if_absent: bool = False
     ) -> bool:
         self.put_keys.append(key)
-        await self.log.append([erasure_record(person_erasure_key("acme", "obama"), at=self.at)])
+        await self.log.append([erasure_record(person_erasure_key("acme", "obama"), before=self.before)])
         return await super().put(key, data, metadata, if_absent=if_absent)
 
 
@@ -123,7 +123,7 @@ async def processor(objects: Objects, state: SystemState) -> AsyncIterator[Fused
 
 async def handled(processor: FusedStage, received: ImageReceived, *, erased: bool) -> None:
     record = NewRecord(IMAGES_RECEIVED, IMAGE_ID, received.encode())
-    handling = processor.handle([appended(record, at=RECEIVED_AT)])
+    handling = processor.handle([appended(record, offset=OFFSET)])
     if erased:
         with pytest.raises(Erased):
             await handling
@@ -131,26 +131,26 @@ async def handled(processor: FusedStage, received: ImageReceived, *, erased: boo
         await handling
 
 
-@pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
+@pytest.mark.parametrize(("before", "erased"), [(OFFSET + 1, True), (OFFSET, False)])
 async def test_a_crop_stored_while_its_person_is_erased_is_deleted(
-    objects: Objects, processor: FusedStage, at: int, erased: bool
+    objects: Objects, processor: FusedStage, before: int, erased: bool
 ) -> None:
     received = image_received("portrait", "learn", sha256=hashlib.sha256(PNG).hexdigest())
     await FileObjects.put(objects, received.object_key, PNG)
-    objects.at = at
+    objects.before = before
     await handled(processor, received, erased=erased)
     assert objects.put_keys == [CROP_KEY]
     assert {it.key async for it in objects.list()} == (set() if erased else {received.object_key, CROP_KEY})
 
 
-@pytest.mark.parametrize(("at", "erased"), [(RECEIVED_AT, True), (RECEIVED_AT - 1, False)])
+@pytest.mark.parametrize(("before", "erased"), [(OFFSET + 1, True), (OFFSET, False)])
 async def test_the_copy_of_a_source_made_while_its_person_is_erased_is_deleted(
-    objects: Objects, processor: FusedStage, at: int, erased: bool
+    objects: Objects, processor: FusedStage, before: int, erased: bool
 ) -> None:
     name = "incoming/acme/1.png"
     await FileObjects.put(objects, name, PNG)
     received = image_received("portrait", "learn", source=Source(bucket="objects", key=name))
-    objects.at = at
+    objects.before = before
     await handled(processor, received, erased=erased)
     assert objects.put_keys == [received.object_key] + ([] if erased else [CROP_KEY])
     kept = {name, received.object_key, CROP_KEY}

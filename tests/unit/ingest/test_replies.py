@@ -186,7 +186,7 @@ class AwayLog(SqliteLog):
     """A log that is unavailable at the first reads."""
 
     async def reader(
-        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+        self, topic: str, *, at: Literal["start", "end"] | Mapping[int, int], partitions: Collection[int] | None = None
     ) -> Reader:
         return AwayReader(await super().reader(topic, at=at, partitions=partitions))
 

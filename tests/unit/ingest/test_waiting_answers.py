@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from facestream.runtime.system_state import follow_state
 from schemas.answers import Body
 from schemas.erasures import person_erasure_key
 from schemas.records import ImageReceived
@@ -37,7 +38,10 @@ async def ask(service: Served, purpose: str, status: int, body: Body, **fields: 
     while not (records := await reader.poll(1, 1.0)):
         pass
     await reader.close()
-    await service.stores.log.append([erasure_record(person_erasure_key("acme", "ann"), offset=ERASED_AT)])
+    async with follow_state(service.stores.log) as state:
+        log_id = state.erasures.log_id
+    erased = erasure_record(person_erasure_key("acme", "ann"), offset=ERASED_AT, log=log_id)
+    await service.stores.log.append([erased])
     received = ImageReceived.decode(records[0].value)
     body = body.model_copy(update={"image_id": received.image_id})
     await service.stores.log.append([answer_record(received, status, body, ANSWERED_AT)])

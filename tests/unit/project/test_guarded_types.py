@@ -31,7 +31,7 @@ from processors.stages.base import ImageStage
 from processors.stages.reembed import ReembedStage
 from processors.stages.separate import DetectStage, EmbedStage
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import FaceLearned
+from schemas.records import FaceLearned, ImageReceived
 from sink.answers import AnswerStage
 from sink.erase import Eraser
 from sink.sink import Sink
@@ -42,7 +42,12 @@ from stream.topics import FACES_EMBEDDED, FACES_LEARNED
 
 
 async def a_stage_puts_an_object(
-    image: ImageStage, detect: DetectStage, embed: EmbedStage, reembed: ReembedStage, sources: SourceCopier
+    image: ImageStage,
+    detect: DetectStage,
+    embed: EmbedStage,
+    reembed: ReembedStage,
+    sources: SourceCopier,
+    received: ImageReceived,
 ) -> None:
     await image._objects.put("key", b"data")  # refused
     await image._objects.delete(["key"])  # refused
@@ -50,8 +55,8 @@ async def a_stage_puts_an_object(
     await embed._objects.put("key", b"data")  # refused
     await reembed._objects.put("key", b"data")  # refused
     await sources._objects.put("key", b"data")  # refused
-    await image._store.put("image", "key", b"data", {"directory": "acme"})  # refused
-    await image._store.put("image", "key", b"data", ObjectMetadata("acme", received_at=1))
+    await image._store.put(received, "key", b"data", {"directory": "acme"})  # refused
+    await image._store.put(received, "key", b"data", ObjectMetadata("acme", received_at=1))
 
 
 async def a_route_puts(acceptor: UploadAcceptor, service: Service, answer: StoredAnswer) -> None:

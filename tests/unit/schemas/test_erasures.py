@@ -17,6 +17,7 @@ from schemas.erasures import (
 )
 from schemas.errors import UnreadableRecord
 from schemas.ids import learned_face_id
+from schemas.origins import Cut
 from schemas.records import EraseRequested
 
 REQUEST_ID = "8d9e4c1e-5d2b-4a57-9d6d-0a2a4f0f3b11"
@@ -50,9 +51,10 @@ KINDS: dict[str, tuple[AnyErasure, bytes, tuple[str, ...]]] = {  # with its comm
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_comes_back_from_its_record(kind: str) -> None:
     erasure, members, keys = KINDS[kind]
-    value = erase_command(erasure, REQUEST_ID, "ingest-1").encode()
+    value = erase_command(erasure, REQUEST_ID, Cut(next_offsets={"images.received": [5, 7]}), "ingest-1").encode()
     head = f'{{"version":1,"kind":"erase","purpose":"erase","image_id":"{REQUEST_ID}",'.encode()
-    assert value == head + members + b',"reply_to":"ingest-1"}'
+    cut = b',"cut":{"next_offsets":{"images.received":[5,7]}}'
+    assert value == head + members + cut + b',"reply_to":"ingest-1"}'
     assert erasure_of(EraseRequested.decode(value)) == erasure
     assert erasure.keys == keys
 

@@ -19,6 +19,7 @@ TIMES = st.integers(0, 10**15)  # ms; the year 33658
         request_digest=NAMES,
         received_at=st.none() | TIMES,
         source=NAMES,
+        erasures_seen=st.none() | st.integers(0, 2**40),
     )
 )
 def test_what_is_encoded_is_decoded(metadata: ObjectMetadata) -> None:

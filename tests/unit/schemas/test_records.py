@@ -18,6 +18,7 @@ from schemas import generate, ids
 from schemas.answers import ErasedBody, ErasedCounts, Models
 from schemas.bucket_events import BucketNotified
 from schemas.calibration import Threshold
+from schemas.erasure_records import Erasure, LogIdentity
 from schemas.errors import UnreadableRecord
 from schemas.event import EventRecord
 from schemas.faces import Crop, DetectedFace, Detection, EmbeddedFace, encode_vector
@@ -28,7 +29,6 @@ from schemas.records import (
     DeadLetter,
     DeadLetterClosed,
     EraseRequested,
-    Erasure,
     FaceLearned,
     FacesDetected,
     FacesEmbedded,
@@ -42,6 +42,7 @@ from schemas.records import (
 )
 from stream.topics import TOPICS
 from tests.answers import detected, learned, recognized, recognized_person, refused
+from tests.records import erasure
 
 IMAGE_ID = str(uuid.UUID(int=1))
 LANDMARKS = [(1.5, 2.5)] * 5
@@ -116,6 +117,8 @@ EXAMPLES: list[EventRecord] = [
     ),
     ActiveGeneration(active="one"),
     Erasure(at=1, partition=63, offset=1 << 40),
+    erasure(offset=1 << 40, log="5f").model_copy(update={"kept_until": {"faces.embedded": [7]}, "faces": 3}),
+    LogIdentity(id="5f"),
     DeadLetter(event=RECEIVED, topic="images.received", partition=3, offset=1 << 40, code="c", reason="r", attempts=3),
     DeadLetter(topic="images.received", partition=0, offset=0, code="c", reason="r", attempts=1),
     DeadLetterClosed(closed="retried", letter=1 << 40),

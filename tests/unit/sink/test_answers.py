@@ -25,11 +25,10 @@ from stream.answers import (
     error_answer_record,
     learned_body,
 )
-from stream.erase.erasures import ErasurePosition
 from stream.erase.guarded_store import GuardedStore
 from stream.topics import DEAD_LETTERS, RESULTS
 from tests.answers import candidate, detected, learned, recognized, recognized_person
-from tests.records import face_id, image_id, image_received
+from tests.records import erasure, face_id, image_id, image_received
 
 
 @pytest.fixture
@@ -75,6 +74,18 @@ async def test_an_answer_is_kept_for_a_day_from_its_append_time(
     assert found is not None
     assert Answer.decode(found.value.encode()).body == body
     assert found.expires_at == pytest.approx(given.timestamp / 1000 + 86_400)
+
+
+async def test_an_answer_whose_append_time_is_ahead_is_kept_for_a_day_from_now(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
+) -> None:
+    """The clock of the log was ahead when the answer was appended, and was set right since."""
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    begun = time.time()
+    await stage.handle([good("photo", age_s=-30 * ANSWER_KEPT_S)])
+    found = await vectors.answer(image_id("photo"))
+    assert found is not None
+    assert begun + ANSWER_KEPT_S <= found.expires_at <= time.time() + ANSWER_KEPT_S
 
 
 async def test_a_later_answer_takes_the_place_of_an_earlier_one(
@@ -178,7 +189,7 @@ async def test_an_answer_that_names_an_erased_person_is_stored_without_the_name(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState
 ) -> None:
     body = recognized(recognized_person("obama", candidate("obama", face_id=face_id("face"))))
-    state.erasures.add(person_erasure_key("acme", "obama"), ErasurePosition(time_ms=1, offset=10))
+    state.erasures.add(person_erasure_key("acme", "obama"), erasure(offset=10))
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     before, after = (
         answer_record(image_received(name), 200, body, offset) for name, offset in (("before", 9), ("after", 11))

@@ -20,17 +20,31 @@ from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
 from schemas.faces import Crop, encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
+from schemas.origins import Cut, Origin
 from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options
 from sink.match.matching import match_photos
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
-from stream.topics import FACES_EMBEDDED, FACES_LEARNED, PARTITIONS, RESULTS
+from stream.topics import FACES_EMBEDDED, FACES_LEARNED, ORIGIN_TOPICS, PARTITIONS, RESULTS
 from tests.answers import MODELS
-from tests.records import LANDMARKS, embedded_face, face_id, faces_embedded, image_id, image_received
+from tests.records import (
+    LANDMARKS,
+    cut_at,
+    embedded_face,
+    erasure_keys,
+    erasure_record,
+    face_id,
+    faces_embedded,
+    image_id,
+    image_received,
+    origin_at,
+)
 from weights.manifest import manifest
 
 GENERATION = manifest().default_generation
 DIMENSION = 128
+BEFORE = 10  # the cut of all erasures here
+EARLY, LATER = origin_at(BEFORE - 1), origin_at(BEFORE)
 
 
 def vector(seed: int) -> Float32Array:
@@ -66,6 +80,7 @@ class Stream:
         *,
         source: str | None = None,
         directory: str = "acme",
+        origin: Origin | None = EARLY,
         received_at: int = 500,
         generations: Sequence[str] = (GENERATION,),
     ) -> Record:
@@ -75,18 +90,20 @@ class Stream:
             crop=Crop(object_key=crop_of(name), landmarks=LANDMARKS),
             source=source or f"source of {name}",
         )
-        received = image_received(name, "learn", person=person, directory=directory, reply_to="ingest-1")
+        received = image_received(name, "learn", person=person, directory=directory, origin=origin, reply_to="ingest-1")
         return self.record(faces_embedded(received, face, received_at=received_at), directory)
 
     def recognize(
-        self, name: str, *seeds: int, directory: str = "acme", received_at: int = 500, **options: Any
+        self, name: str, *seeds: int, directory: str = "acme", origin: Origin | None = EARLY, **options: Any
     ) -> Record:
         faces = [
             embedded_face(face_id(f"{name} {i}"), vectors={GENERATION: encode_vector(vector(seed))})
             for i, seed in enumerate(seeds)
         ]
-        received = image_received(name, directory=directory, reply_to="ingest-1", options=Options(**options))
-        return self.record(faces_embedded(received, *faces, received_at=received_at), directory)
+        received = image_received(
+            name, directory=directory, origin=origin, reply_to="ingest-1", options=Options(**options)
+        )
+        return self.record(faces_embedded(received, *faces), directory)
 
 
 class AwayVectors(SqliteVectors):
@@ -202,9 +219,9 @@ async def test_a_directory_is_listed_with_its_first_face_and_again_after_an_eras
     await sink.handle([stream.learn("second", "biden", 2)])
     await sink.handle([stream.learn("of another", "obama", 1, directory="other")])
     assert vectors.listed == [False, True, False]
-    command = EraseRequested(image_id=image_id("erase"), directory="acme", reply_to="ingest-1")
+    command = EraseRequested(image_id=image_id("erase"), directory="acme", cut=cut_at(BEFORE), reply_to="ingest-1")
     await sink.handle([stream.record(command.encode())])
-    await sink.handle([stream.learn("third", "biden", 3, received_at=5_000)])  # after the erase command
+    await sink.handle([stream.learn("third", "biden", 3, origin=LATER)])
     assert vectors.listed[3:] == [False]
 
 
@@ -271,6 +288,105 @@ async def test_a_repeated_record_has_one_effect(
     assert (await objects.get(crop_of("portrait"))).data == b"crop"
 
 
+ORIGINS = {"below the cut": (EARLY, True), "at the cut": (LATER, False), "of an older version": (None, True)}
+
+
+@pytest.mark.parametrize(("origin", "erased"), ORIGINS.values(), ids=ORIGINS)
+@pytest.mark.parametrize("what", erasure_keys("portrait"))
+async def test_a_portrait_whose_origin_lies_below_the_cut_of_an_erasure_is_not_learned(
+    log: SqliteLog,
+    sink: Sink,
+    vectors: AwayVectors,
+    objects: FileObjects,
+    stream: Stream,
+    what: str,
+    origin: Origin | None,
+    erased: bool,
+) -> None:
+    """The sink that had the partition before has carried out the erasure."""
+    await log.append([erasure_record(erasure_keys("portrait")[what], at=2_000, before=BEFORE)])
+    pictures = {original_of("portrait"), crop_of("portrait")}
+    for key in pictures:
+        await objects.put(key, b"picture")
+    outputs = await sink.handle([stream.learn("portrait", "obama", 1, origin=origin)])
+    assert answers(outputs)[image_id("portrait")].status == (409 if erased else 201)
+    assert len([it for it in outputs if it.topic == FACES_LEARNED.name]) == (0 if erased else 1)
+    assert await people(vectors) == ({} if erased else {"obama": 1})
+    assert {it.key async for it in objects.list()} == (set() if erased else pictures)
+
+
+@pytest.mark.parametrize(("origin", "erased"), ORIGINS.values(), ids=ORIGINS)
+@pytest.mark.parametrize("what", ["directory", "image"])
+async def test_a_photo_whose_origin_lies_below_the_cut_of_an_erasure_is_answered_as_erased(
+    log: SqliteLog, sink: Sink, objects: FileObjects, stream: Stream, what: str, origin: Origin | None, erased: bool
+) -> None:
+    await log.append([erasure_record(erasure_keys("photo")[what], before=BEFORE)])
+    picture = original_key(image_id("photo"), "recognize")
+    await objects.put(picture, b"picture")
+    outputs = await sink.handle([stream.recognize("photo", 1, origin=origin)])
+    assert answers(outputs)[image_id("photo")].status == (409 if erased else 200)
+    assert {it.key async for it in objects.list()} == (set() if erased else {picture})
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_an_image_that_came_after_the_cut_is_erased_if_its_record_stands_before_the_command(
+    log: SqliteLog, sink: Sink, vectors: AwayVectors, stream: Stream, together: bool
+) -> None:
+    """The records before a command are handled again, by a sink that knows the erasure already."""
+    records = [stream.learn("before", "obama", 1, origin=LATER), stream.recognize("photo before", 1, origin=LATER)]
+    command = EraseRequested(image_id=image_id("erase"), directory="acme", cut=cut_at(BEFORE))
+    offset = stream.record(command.encode()).offset
+    await log.append([erasure_record(erasure_keys("before")["directory"], offset=offset, before=BEFORE)])
+    records += [stream.learn("after", "obama", 1, origin=LATER), stream.recognize("photo after", 1, origin=LATER)]
+    batches = [records] if together else [[it] for it in records]
+    outputs = [it for batch in batches for it in await sink.handle(batch)]
+    expected = {"before": 409, "photo before": 409, "after": 201, "photo after": 200}
+    assert {it: answers(outputs)[image_id(it)].status for it in expected} == expected
+    assert await people(vectors) == {"obama": 1}
+
+
+@pytest.mark.parametrize(
+    ("erased_at", "received_at", "version"),
+    [
+        pytest.param(900, 500, 1_000, id="the record's append time"),
+        pytest.param(900, 5_000, 5_000, id="when the image was received, by a clock that was ahead"),
+        pytest.param(1_000, 500, 1_001, id="after an erasure of the same millisecond"),
+        pytest.param(9_000, 500, 9_001, id="after an erasure by a clock that was ahead"),
+    ],
+)
+@pytest.mark.parametrize("what", erasure_keys("portrait"))
+async def test_a_learned_face_has_a_version_that_no_earlier_erasure_covers(
+    log: SqliteLog,
+    sink: Sink,
+    vectors: AwayVectors,
+    stream: Stream,
+    what: str,
+    erased_at: int,
+    received_at: int,
+    version: int,
+) -> None:
+    await log.append([erasure_record(erasure_keys("portrait")[what], at=erased_at, before=BEFORE)])
+    record = stream.learn("portrait", "obama", 1, origin=LATER, received_at=received_at)
+    outputs = await sink.handle([record])
+    assert answers(outputs)[image_id("portrait")].status == 201
+    (changed,) = [FaceLearned.decode(it.value) for it in outputs if it.topic == FACES_LEARNED.name]
+    (row,) = await vectors.faces("acme", GENERATION, "obama")
+    assert (changed.learned_at, row.timestamp) == (version, version)
+    assert names(await sink.handle([stream.recognize("photo", 1, origin=LATER)]), "photo") == ["obama"]
+
+
+async def test_an_erasure_of_another_log_refuses_no_image(
+    log: SqliteLog, sink: Sink, vectors: AwayVectors, stream: Stream
+) -> None:
+    """The log was restored: its offsets have begun anew, and rows of the former log keep their versions."""
+    key = erasure_keys("portrait")["directory"]
+    await log.append([erasure_record(key, at=9_000, offset=50, before=50, log="former")])
+    outputs = await sink.handle([stream.learn("portrait", "obama", 1), stream.recognize("photo", 1)])
+    assert names(outputs, "photo") == ["obama"]
+    (row,) = await vectors.faces("acme", GENERATION, "obama")
+    assert row.timestamp == 9_001
+
+
 @pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
 async def test_the_same_picture_of_the_same_person_is_kept_once(
     sink: Sink, vectors: AwayVectors, objects: FileObjects, stream: Stream, together: bool
@@ -330,6 +446,10 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
         del good["received"][member]
         return json.dumps(good).encode()
 
+    def with_cut(next_offsets: dict[str, list[int]]) -> bytes:
+        cut = Cut(next_offsets=next_offsets)
+        return EraseRequested(image_id=image_id("erase"), directory="acme", cut=cut).encode()
+
     infinite = number.copy()
     infinite[3] = np.inf
     return {
@@ -355,6 +475,8 @@ def broken() -> dict[str, FacesEmbedded | bytes]:
         "erase a face without its image": EraseRequested(
             image_id=image_id("erase"), directory="acme", person="obama", face_id=face_id("face")
         ).encode(),
+        "erase before a cut of other topics": with_cut({"images": [0] * PARTITIONS}),
+        "erase before a cut of fewer partitions": with_cut({it: [0] for it in ORIGIN_TOPICS}),
     }
 
 

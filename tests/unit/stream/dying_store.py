@@ -18,12 +18,11 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import StoredAnswer
 from schemas.erasures import PersonErasure
 from schemas.ids import crop_key, learned_face_id
-from schemas.object_metadata import ObjectMetadata
 from schemas.records import ImageReceived
 from sink.answers import AnswerStage
 from stream import lanes
 from stream.answers import answer_record
-from stream.erase.erasures import Erasures
+from stream.erase.erasures import Erasures, position_of
 from stream.erase.guarded_store import GuardedStore
 from stream.sources import SourceCopier
 from stream.topics import IMAGES_RECEIVED, RESULTS
@@ -33,7 +32,7 @@ from tests.records import erasure_record
 
 DIED = 77
 ERASED = PersonErasure("acme", "obama")
-ERASED_AT, ERASED_OFFSET = 4_000_000_000_000, 1_000  # ms and offset: after all images, and after all answers
+ERASED_OFFSET = 1_000  # after all images, and after all answers
 
 
 class Death:
@@ -46,7 +45,7 @@ class Death:
         return what == self._what and not self._marker.exists()
 
     async def erase(self) -> None:
-        await self._log.append([erasure_record(key, at=ERASED_AT, offset=ERASED_OFFSET) for key in ERASED.keys])
+        await self._log.append([erasure_record(key, offset=ERASED_OFFSET) for key in ERASED.keys])
 
     def die(self) -> None:
         self._marker.touch()
@@ -95,16 +94,16 @@ class KeepingStage:
         outputs: list[NewRecord] = []
         for record in records:
             received, received_at = self.event_of(record), record.timestamp
-            await self._store.drop_if_erased(received, received_at)
+            await self._store.drop_if_erased(received)
             received, _ = await self._sources.read_original(received, received_at)
-            metadata = ObjectMetadata(received.directory, received.person, received.image_id, received_at=received_at)
             key = crop_key(learned_face_id(received.image_id))
-            await self._store.put(received.image_id, key, b"crop", metadata)
+            metadata = self._store.metadata(received, received_at, image_id=received.image_id)
+            await self._store.put(received, key, b"crop", metadata)
             outputs.append(answer_record(received, 201, answers.learned()))
         return outputs
 
     def event_of(self, record: Record) -> ImageReceived:
-        return ImageReceived.decode(record.value)
+        return ImageReceived.decode(record.value).with_origin(position_of(record))
 
     async def check_stores(self) -> None:
         """Does nothing: the store is available."""

@@ -73,6 +73,7 @@ async def test_lag_age_and_the_share_of_the_retention_are_shown(log: AgedLog) ->
     assert watch.age_s() == 0
     await append(log, 2 * DAY_S, count=3)
     await append(log, 1 * DAY_S, count=2)
+    watch = LagMonitor(log, [PAIR], 1.0)  # a service that starts now
     await watch.measure()
     assert metric_value("facestream_lag_records") == 5
     assert metric_value("facestream_oldest_record_age_seconds") == pytest.approx(2 * DAY_S, abs=30)
@@ -103,6 +104,25 @@ async def test_the_age_is_that_of_the_oldest_record_and_grows_between_two_reads(
     assert watch.age_s() == pytest.approx(1_300, abs=30)
     monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now - 1_000)  # a clock that is behind the log's
     assert watch.age_s() == 0
+
+
+@pytest.mark.parametrize(("ahead_s", "later"), [(420, 100), (400 * DAY_S, 100), (-50, 50), (-420, 0)])
+async def test_the_log_may_have_another_clock(
+    log: AgedLog, monkeypatch: pytest.MonkeyPatch, ahead_s: float, later: float
+) -> None:
+    """A record that was just appended is not old, whatever the clocks say. ahead_s: how far this computer's clock is
+    ahead of the log's; later: how old the record seems after 100 s: too young if the log's clock is ahead.
+    """
+    watch = LagMonitor(log, [PAIR], 1.0)
+    await watch.measure()
+    await append(log, ahead_s)
+    await watch.measure()
+    assert watch.age_s() == pytest.approx(0, abs=5)
+    now = time.time()
+    monkeypatch.setattr("stream.lag_monitor.time.time", lambda: now + 100)
+    await append(log, ahead_s)
+    await watch.measure()
+    assert watch.age_s() == pytest.approx(later, abs=5)
 
 
 async def test_a_topic_that_is_kept_for_ever_has_no_share(log: AgedLog) -> None:

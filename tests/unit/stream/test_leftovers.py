@@ -10,13 +10,14 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from facestream.runtime.system_state import SystemState
 from schemas.ids import original_key
-from stream.erase.erasures import ErasurePosition, object_keys_of_image
+from stream.erase.erasures import object_keys_of_image
 from stream.erase.leftovers import delete_leftovers
 from stream.topics import FACES_LEARNED
-from tests.records import dead_letter_of, erasure_keys, face_learned, image_id, image_received
+from tests.records import dead_letter_of, erasure, erasure_keys, face_learned, image_id, image_received, origin_at
 from tests.unit.stream.stages import read_all
 
-MARK = ErasurePosition(time_ms=1_000, offset=7)
+VERSION, BEFORE = 1_000, 100
+ERASURE = erasure(at=VERSION, before=BEFORE)
 
 
 @pytest.fixture
@@ -54,9 +55,9 @@ async def test_a_face_written_after_its_erasure_is_deleted(
     log: SqliteLog, objects: FileObjects, state: SystemState, what: str
 ) -> None:
     await put(objects, "behind", "again")
-    await log.append([learned("behind", MARK.time_ms), learned("again", MARK.time_ms + 1)])
+    await log.append([learned("behind", VERSION), learned("again", VERSION + 1)])
     assert await delete_leftovers(log, objects, state.erasures) == 0
-    state.erasures.add(KEYS[what], MARK)
+    state.erasures.add(KEYS[what], ERASURE)
     assert await delete_leftovers(log, objects, state.erasures) == 1
     assert await last(log) == {image_id("behind"): False, image_id("again"): True}
     (tombstone,) = [it for it in await read_all(log, FACES_LEARNED.name) if it.value is None]
@@ -71,30 +72,28 @@ async def test_only_the_last_record_of_an_image_counts(
     """The last record is a tombstone, a new learn with the same Idempotency-Key, or unreadable."""
     names = ("erased", "again", "unreadable")
     await put(objects, *names)
-    state.erasures.add(KEYS["person"], MARK)
-    await log.append([learned(name, MARK.time_ms - 1) for name in names])
-    await log.append(
-        [NewRecord(FACES_LEARNED.name, image_id("erased"), None, "acme"), learned("again", MARK.time_ms + 1)]
-    )
+    state.erasures.add(KEYS["person"], ERASURE)
+    await log.append([learned(name, VERSION - 1) for name in names])
+    await log.append([NewRecord(FACES_LEARNED.name, image_id("erased"), None, "acme"), learned("again", VERSION + 1)])
     await log.append([NewRecord(FACES_LEARNED.name, image_id("unreadable"), b"{}", "acme")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     assert await kept(objects) == {key for name in names for key in object_keys_of_image(image_id(name))}
 
 
 async def test_the_face_of_another_person_is_kept(log: SqliteLog, objects: FileObjects, state: SystemState) -> None:
-    state.erasures.add(KEYS["person"], MARK)
-    await log.append([learned("other", MARK.time_ms - 1, person="biden")])
+    state.erasures.add(KEYS["person"], ERASURE)
+    await log.append([learned("other", VERSION - 1, person="biden")])
     assert await delete_leftovers(log, objects, state.erasures) == 0
     assert await last(log) == {image_id("other"): True}
 
 
-@pytest.mark.parametrize(("received_at", "gone"), [(MARK.time_ms, True), (MARK.time_ms + 1, False)])
+@pytest.mark.parametrize(("offset", "gone"), [(BEFORE - 1, True), (BEFORE, False)])
 async def test_the_pictures_of_an_erased_dead_letter_are_deleted(
-    log: SqliteLog, objects: FileObjects, state: SystemState, received_at: int, gone: bool
+    log: SqliteLog, objects: FileObjects, state: SystemState, offset: int, gone: bool
 ) -> None:
     await put(objects, "portrait")
-    event = image_received("portrait", "learn", received_at=received_at)
-    await log.append([dead_letter_of(event, at=received_at)])
-    state.erasures.add(KEYS["person"], MARK)
+    event = image_received("portrait", "learn", origin=origin_at(offset))
+    await log.append([dead_letter_of(event)])
+    state.erasures.add(KEYS["person"], ERASURE)
     await delete_leftovers(log, objects, state.erasures)
     assert (original_key(event.image_id, "learn") not in await kept(objects)) == gone

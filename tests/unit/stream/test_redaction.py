@@ -12,10 +12,10 @@ from schemas.answers import CandidatePerson, Problem, RecognizedBody, Recognized
 from schemas.erasures import directory_erasure_key, face_erasure_key, image_erasure_key, person_erasure_key
 from schemas.ids import learned_face_id
 from schemas.records import Answer
-from stream.erase.erasures import ErasurePosition, Erasures
+from stream.erase.erasures import Erasures
 from stream.erase.redaction import redact
 from tests import answers as bodies
-from tests.records import face_id, image_id
+from tests.records import erasure, face_id, image_id
 
 PEOPLE = ["anna", "bert", "carl"]
 IMAGE_ID = image_id("image")
@@ -50,7 +50,7 @@ def erasures(marks: dict[str, int]) -> Erasures:
     """marks: the offset of the command, by key."""
     made = Erasures(SqliteLog(Path("unused")))
     for key, offset in marks.items():
-        made.add(key, ErasurePosition(time_ms=offset, offset=offset))
+        made.add(key, erasure(offset=offset))
     return made
 
 

@@ -53,7 +53,7 @@ class AwayLog(SqliteLog):
     polls = 0
 
     async def reader(
-        self, topic: str, *, at: Literal["start", "end"], partitions: Collection[int] | None = None
+        self, topic: str, *, at: Literal["start", "end"] | Mapping[int, int], partitions: Collection[int] | None = None
     ) -> Reader:
         return AwayReader(self, await super().reader(topic, at=at, partitions=partitions))
 
