@@ -81,7 +81,7 @@ bench-bulk: install-dev photos
 # make bench-services  what facestream adds to its servers, and many processes that come and go (minutes)
 bench-services: install-dev photos
 	@$(BIN)/facestream weights get
-	eval "$$($(BIN)/python scripts/services.py up)" && for each in speed.stream_overhead speed.efficiency speed.cassandra soak.scaling; do $(BIN)/python -m bench.$$each || failed=1; done; test -z "$$failed"
+	eval "$$($(BIN)/python scripts/services.py up)" && for each in speed.stream_overhead speed.efficiency speed.cassandra speed.scaling_out soak.scaling; do $(BIN)/python -m bench.$$each || failed=1; done; test -z "$$failed"
 
 install:
 	@$(PYTHON) scripts/install.py

@@ -20,7 +20,7 @@ class Cluster:
     """The processes of all roles. As an async context manager it sets the stores up, and starts and stops the roles.
 
     stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process",
-    or STAND_IN.
+    or STAND_IN. wait_s: how long an image takes in a stand-in, one at a time; 0 for many at once.
     """
 
     def __init__(
@@ -31,10 +31,11 @@ class Cluster:
         counts: dict[str, int],
         *,
         processor: str = "process",
+        wait_s: float = 0.0,
         **settings: str,
     ) -> None:
         self.data = data
-        self._weights, self._processor = weights, processor
+        self._weights, self._processor, self._wait_s = weights, processor, wait_s
         self._settings = stores | settings
         self._numbers = 0
         self.running: dict[str, list[Serving]] = {role: [] for role in ROLES}
@@ -93,7 +94,13 @@ class Cluster:
         if role == "process" and self._processor == STAND_IN:
             module = "bench.stand_in_processor"
             return Serving(
-                self.data, self._weights, command=(), name=name, module=module, member=name, **self._settings
+                self.data,
+                self._weights,
+                command=("--wait", f"{self._wait_s}"),
+                name=name,
+                module=module,
+                member=name,
+                **self._settings,
             )
         return Serving(self.data, self._weights, command=(role,), name=name, **self._settings)
 

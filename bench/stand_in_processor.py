@@ -2,9 +2,10 @@
 
 It reads each original or copies its source, as a processor does, and answers with one face. The face's vector is
 random, with the file's hash as seed, so that the same file gives the same face. So a request costs only what the stream
-costs.
+costs. With `--wait SECONDS` each image takes that long in addition, as on a GPU elsewhere, one image at a time.
 """
 
+import argparse
 import asyncio
 import signal
 import socket
@@ -24,6 +25,7 @@ from schemas.answers import Models
 from schemas.faces import Crop, EmbeddedFace, encode_vector
 from schemas.ids import crop_key, learned_face_id, probe_face_id, source_of_face
 from schemas.records import FacesEmbedded, ImageReceived
+from stream.erase.erasures import position_of
 from stream.erase.guarded_store import GuardedStore
 from stream.health_routes import health_app
 from stream.sources import SourceCopier
@@ -40,8 +42,8 @@ class StandInStage:
 
     name = "processors"
 
-    def __init__(self, objects: ObjectReader, sources: SourceCopier, known: Manifest) -> None:
-        self._objects, self._sources = objects, sources
+    def __init__(self, objects: ObjectReader, sources: SourceCopier, known: Manifest, wait_s: float) -> None:
+        self._objects, self._sources, self._wait_s = objects, sources, wait_s
         generation = known.generation(known.default_generation)
         self._models = Models(detector=generation.detector, embedder=generation.embedder, generation=generation.name)
         self._generation, self._dimension = generation.name, generation.dimension
@@ -53,7 +55,7 @@ class StandInStage:
         return list(await asyncio.gather(*(self._embed(record) for record in records)))
 
     def event_of(self, record: Record) -> ImageReceived:
-        return ImageReceived.decode(record.value)
+        return ImageReceived.decode(record.value).with_origin(position_of(record))
 
     async def check_stores(self) -> None:
         await self._objects.ping()
@@ -62,6 +64,7 @@ class StandInStage:
         received = self.event_of(record)
         received_at = received.first_received_at(record.timestamp)
         received, _ = await self._sources.read_original(received, received_at)
+        await asyncio.sleep(self._wait_s)
         vector = np.random.default_rng(int(received.sha256[:16], 16)).normal(size=self._dimension).astype(np.float32)
         learn = received.purpose == "learn"
         face_id = learned_face_id(received.image_id) if learn else probe_face_id(received.image_id, 0)
@@ -85,6 +88,9 @@ class StandInStage:
 
 
 async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--wait", metavar="SECONDS", type=float, default=0.0)
+    wait_s = parser.parse_args().wait
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = Settings()
@@ -95,11 +101,11 @@ async def main() -> None:
         sources = SourceCopier(stores.objects, store, settings.source_buckets, settings.max_upload)
         worker = Worker(
             stores.log,
-            StandInStage(stores.objects, sources, manifest()),
+            StandInStage(stores.objects, sources, manifest(), wait_s),
             [IMAGES_RECEIVED],
             bulk_topics=[IMAGES_RECEIVED_BULK],
             member=settings.member or socket.gethostname(),
-            max_in_flight=IN_FLIGHT,
+            max_in_flight=1 if wait_s else IN_FLIGHT,
         )
         async with asyncio.TaskGroup() as tasks:
             working, following = tasks.create_task(worker.run()), tasks.create_task(state.run())

@@ -16,6 +16,7 @@ from schemas.errors import (
     NotAnImage,
     TooMuchInFlight,
     UnsupportedEncoding,
+    UploadStalled,
     UploadTooLarge,
 )
 
@@ -23,6 +24,7 @@ LONGEST_FIELD = 4_096
 MOST_PARTS = 32
 FIELDS_ROOM = 64 * 1024
 CHUNK = 256 * 1024
+SILENCE_S = 60.0  # after which an upload is given up of which nothing more comes: it holds memory
 
 
 @dataclass
@@ -59,7 +61,7 @@ class UploadMemory:
 
 async def read_upload(request: web.Request, largest: int) -> Upload:
     """Reads the body and the query. Raises MissingField, InvalidRequest, NotAnImage (an empty file), UploadTooLarge,
-    UnsupportedEncoding; CancelledError if the caller has left.
+    UnsupportedEncoding, UploadStalled; CancelledError if the caller has left.
     """
     encoding = ", ".join(request.headers.getall("Content-Encoding", []))
     if encoding.strip().lower() not in ("", "identity"):
@@ -70,18 +72,22 @@ async def read_upload(request: web.Request, largest: int) -> Upload:
     fields = query_fields(request)
     try:
         parts = 0
-        async for part in await request.multipart():
-            parts += 1
-            if parts > MOST_PARTS or not isinstance(part, BodyPartReader):
-                raise InvalidRequest(f"at most {MOST_PARTS} plain parts are read")
-            if part.name == "file":
-                if upload is not None:
-                    raise InvalidRequest("there are two files: send one image a request")
-                upload = Upload(await _read_bytes(part, largest), _decode_header(part.filename or ""))
-            elif part.name:
-                _add(fields, _decode_header(part.name), await _read_text(part))
-            else:
-                raise InvalidRequest("a part has no name: the picture's is 'file'")
+        async with asyncio.timeout(SILENCE_S) as silence:
+            async for part in await request.multipart():
+                parts += 1
+                if parts > MOST_PARTS or not isinstance(part, BodyPartReader):
+                    raise InvalidRequest(f"at most {MOST_PARTS} plain parts are read")
+                if part.name == "file":
+                    if upload is not None:
+                        raise InvalidRequest("there are two files: send one image a request")
+                    data = await _read_bytes(part, largest, silence)
+                    upload = Upload(data, _decode_header(part.filename or ""))
+                elif part.name:
+                    _add(fields, _decode_header(part.name), await _read_text(part))
+                else:
+                    raise InvalidRequest("a part has no name: the picture's is 'file'")
+    except TimeoutError:
+        raise UploadStalled(f"nothing of the upload came for {SILENCE_S:.0f} s: send it again") from None
     except ConnectionError:  # nobody is there to be answered
         raise asyncio.CancelledError("the caller has left") from None
     except HttpProcessingError as error:  # bad headers of a part
@@ -119,9 +125,10 @@ def _decode_header(header: str) -> str:
     return header.encode(errors="surrogateescape").decode(errors="replace")
 
 
-async def _read_bytes(part: BodyPartReader, largest: int) -> bytes:
+async def _read_bytes(part: BodyPartReader, largest: int, silence: asyncio.Timeout) -> bytes:
     chunks, size = [], 0
     while chunk := await part.read_chunk(CHUNK):
+        silence.reschedule(asyncio.get_running_loop().time() + SILENCE_S)
         size += len(chunk)
         if size > largest:
             raise UploadTooLarge(f"the file has more than {largest:,} bytes, which is the limit", limit=largest)

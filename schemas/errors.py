@@ -61,6 +61,12 @@ class Expired(FacestreamError):
     code, status = "expired", 410
 
 
+class UploadStalled(FacestreamError):
+    """The caller has sent nothing more of an upload for too long."""
+
+    code, status = "upload_stalled", 408
+
+
 class UploadTooLarge(FacestreamError):
     code, status = "upload_too_large", 413
 

@@ -60,6 +60,7 @@ OF_PORTRAITS: Errors = (errors.NoFace, errors.NotOneFace, errors.FaceTooSmall)
 OF_UPLOADS: Errors = (
     errors.InvalidRequest,
     errors.MissingField,
+    errors.UploadStalled,
     errors.UploadTooLarge,
     errors.NotAnImage,
     errors.UnsupportedEncoding,
@@ -130,10 +131,7 @@ def _listing_paths() -> dict[str, Any]:
     directory, person = _path("directory", examples.DIRECTORY), _path("person", examples.PERSON)
     limit = {"type": "integer", "minimum": 1, "maximum": LARGEST_PAGE, "default": DEFAULT_PAGE}
     after = {"type": "string", "default": ""}
-    page = [
-        _query("after", after, "the `next` of the page before"),
-        _query("limit", limit, "people a page"),
-    ]
+    page = [_query("after", after, "the `next` of the page before"), _query("limit", limit, "people a page")]
     directories = {"200": ("The directories that the key may see", DirectoriesBody, None)}
     persons = {"200": ("A page of people", PersonsBody, None)}
     faces = {"200": ("The learned faces of a person", FacesBody, None)}

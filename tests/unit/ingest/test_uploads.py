@@ -300,6 +300,36 @@ async def test_memory_is_released_when_a_client_disconnects(uploads: Uploads) ->
     await until(lambda: uploads.room == MOST)
 
 
+@pytest.mark.parametrize("sent", [b"", part("file", b"x" * 1_000)[:-2]], ids=["nothing", "half"])
+async def test_an_upload_of_which_nothing_more_comes_is_given_up(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr("ingest.uploads.SILENCE_S", 0.3)
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield sent
+        await asyncio.sleep(60)
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    status, answer = await asyncio.wait_for(uploads.post(stalling(), headers=headers), 10)
+    assert (status, answer["code"]) == (408, "upload_stalled")
+
+
+async def test_a_slow_upload_is_read_to_its_end(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.uploads.SILENCE_S", 0.5)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield part("file", b"x" * 1_000)[:-2]
+        for _ in range(8):
+            await asyncio.sleep(0.1)
+            yield b"y" * 100
+        yield b"\r\n" + END
+
+    headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+    status, answer = await uploads.post(slow(), headers=headers)
+    assert (status, answer["size"]) == (200, 1_800)
+
+
 async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 5
     while not condition():
