@@ -135,9 +135,17 @@ class Flow:
             waits = lag[partition] > 0
             missing = partition not in owned and (waits or not pair.optional)
             seen.no_owner_s = seen.no_owner_s + elapsed_s if missing else 0.0
-            stands = waits and seen.position is not None and positions[partition] == seen.position
+            stands = waits and partition in owned and positions[partition] == seen.position
             seen.no_progress_s = seen.no_progress_s + elapsed_s if stands else 0.0
             seen.position = positions.get(partition)
+
+    def check_topic(self, topic: str) -> None:
+        """Raises NoProcessor if nobody at all reads the topic."""
+        if all(seen.reason == "no_owner" for seen in self._seen[topic]):
+            raise self._errors[topic](
+                f"no process reads {topic}: try again in {RETRY_AFTER_S} s, or send Prefer: respond-async",
+                retry_after=RETRY_AFTER_S,
+            )
 
     def check(self, received: ImageReceived, topic: str) -> None:
         """Raises NoProcessor, NoSink or HeldBack if a request that waits for this image would wait for nobody. topic:

@@ -88,6 +88,8 @@ async def _accept_image(request: web.Request, purpose: Purpose) -> web.Response:
     if lane not in LANES:
         raise InvalidRequest(f"lane: one of {', '.join(LANES)}", field="lane")
     topic = LANES[lane]
+    if wait_s:
+        service.flow.check_topic(topic)
     if wait_s and topic == IMAGES_RECEIVED:  # a bulk request may wait for any time
         service.backpressure.check()
     reserved = service.uploads.reserve(request.content_length)

@@ -169,6 +169,18 @@ async def test_a_group_without_progress_refuses_once_a_request_has_waited_in_vai
     assert watched.flow.degraded() == {}  # nothing waits
 
 
+async def test_an_owner_that_comes_back_has_its_time(log: SeenLog, watched: Watched) -> None:
+    """Without an owner there is no progress either; it is not the fault of the one that comes."""
+    await log.append([NewRecord(FACES_EMBEDDED, "a", b"", "acme")])
+    await watched.after(NO_PROGRESS_S + NO_OWNER_S)
+    await join(log, "processors", "sink")
+    watched.flow.note_wait(LEARN, IMAGES_RECEIVED, answered=False)
+    await watched.after(NO_PROGRESS_S - 1)
+    assert watched.flow.degraded() == {}
+    await watched.after(1)
+    assert watched.errors(LEARN) == [NoSink]
+
+
 @pytest.mark.parametrize(
     ("topic", "image", "partition"),
     [
@@ -238,6 +250,10 @@ async def test_only_requests_that_wait_are_refused(tmp_path: Path, monkeypatch: 
             pass
         status, body, headers = await service.detect()
         assert "send Prefer: respond-async" in body["detail"]
+        # Nobody is there: that is said, and not that there is too much to do.
+        with pytest.MonkeyPatch.context() as old:
+            old.setattr("stream.lag_monitor.LagMonitor.age_s", lambda monitor: 600.0)
+            assert (await service.detect())[1]["code"] == "no_processor"
         assert (status, body["code"], headers["Retry-After"]) == (503, "no_processor", "5")
         assert sum((await service.stores.log.end_offsets(IMAGES_RECEIVED)).values()) >= 1
         status, body, _ = await service.detect(Prefer="respond-async")
