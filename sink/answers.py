@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorReader
-from schemas.answers import Problem
+from schemas.answers import LearnedBody, Problem
 from schemas.errors import ObjectMissing, UnreadableRecord
-from schemas.ids import original_key, sheet_key
+from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
 from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.guarded_store import AnswerToStore, GuardedStore
 
+KNOWN = 200  # to a learn: the same picture of this person was learned before
 REFUSED, FAILED = 400, 500  # HTTP statuses: an image that failed may be tried again, so its picture is kept
 
 
@@ -48,11 +49,14 @@ class AnswerStage:
         return []
 
     def _unneeded_pictures(self, answer: Answer) -> list[str]:
-        """The keys of pictures that are not needed after the answer: probes that are not kept, and refused
-        portraits.
+        """The keys of pictures that are not needed after the answer: probes that are not kept, refused portraits, and
+        portraits that are stored as another image of the same person. Until the answer is stored, the picture tells
+        that the image was accepted.
         """
         if answer.status >= FAILED:
             return []
+        if isinstance(answer.body, LearnedBody) and answer.status == KNOWN and answer.body.image_id != answer.image_id:
+            return [original_key(answer.image_id, "learn"), crop_key(learned_face_id(answer.image_id))]
         if answer.purpose == "learn":
             return [original_key(answer.image_id, "learn")] if answer.status >= REFUSED else []
         kept = self._keep_probes and answer.store

@@ -17,7 +17,7 @@ from backends.objects import ObjectDeleter
 from backends.vectors import Face, FaceVector, VectorDeleter
 from schemas.answers import IgnoredFace, LearnedBody, LearnedPerson
 from schemas.errors import Erased, GenerationRetired, UnreadableRecord
-from schemas.faces import EmbeddedFace, decode_vector
+from schemas.faces import decode_vector
 from schemas.generation_records import Generation
 from schemas.records import EraseRequested, FaceLearned, FacesEmbedded, FacesReembedded, ImageReceived, decode_embedded
 from sink.checks import check_event
@@ -51,7 +51,7 @@ class Sink:
         erasures: Erasures,
         gallery_memory: int,
     ) -> None:
-        self._objects, self._vectors, self._store = objects, vectors, store
+        self._vectors, self._store = vectors, store
         self._generations, self._erasures = generations, erasures
         self._galleries = Galleries(vectors, gallery_memory)
         self._eraser = Eraser(log_, objects, vectors, store, generations, erasures, self._galleries)
@@ -155,7 +155,6 @@ class Sink:
                 source, Face(person, face.face_id, received.image_id, source, version)
             )
             if same.image_id != received.image_id:
-                await self._delete_second_copy(received, face)
                 outputs.append(
                     answer_record(received, 200, _learned_body(event, same.image_id, same.face_id), record.offset)
                 )
@@ -200,10 +199,6 @@ class Sink:
         if not (await self._galleries.get(directory, generation.name, generation.dimension)).has_person(person):
             return {}
         return {it.source: it for it in await self._vectors.faces(directory, generation.name, person)}
-
-    async def _delete_second_copy(self, received: ImageReceived, face: EmbeddedFace) -> None:
-        """Deletes a picture that is already stored as another image of the same person."""
-        await self._objects.delete([received.object_key, *([face.crop.object_key] if face.crop else [])])
 
     async def _recognize(self, events: list[tuple[Record, FacesEmbedded]]) -> list[NewRecord]:
         outputs: list[NewRecord] = []

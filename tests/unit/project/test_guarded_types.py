@@ -70,7 +70,6 @@ async def a_route_puts(acceptor: UploadAcceptor, service: Service, answer: Store
 async def the_sink_puts(
     sink: Sink, eraser: Eraser, answers: AnswerStage, face: FaceVector, answer: StoredAnswer
 ) -> None:
-    await sink._objects.put("key", b"data")  # refused
     await sink._vectors.put_faces([face])  # refused
     await sink._vectors.put_answers([answer])  # refused
     await answers._vectors.put_answers([answer])  # refused
@@ -78,7 +77,6 @@ async def the_sink_puts(
     await eraser._objects.put("key", b"data")  # refused
     await eraser._vectors.put_answers([answer])  # refused
     await eraser._objects.delete(["key"])
-    await sink._objects.delete(["key"])
     await sink._store.put_faces([face])
 
 

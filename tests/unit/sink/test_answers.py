@@ -14,7 +14,7 @@ from facestream.runtime.system_state import SystemState
 from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import person_erasure_key
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
-from schemas.ids import sheet_key
+from schemas.ids import crop_key, learned_face_id, sheet_key
 from schemas.records import Answer, EraseRequested, Options
 from sink.answers import AnswerStage
 from stream.answers import (
@@ -51,7 +51,10 @@ def record(value: bytes | None, *, age_s: float = 0) -> Record:
 
 def good(name: str, purpose: Any = "recognize", *, body: Body | None = None, age_s: float = 0) -> Record:
     bodies: dict[str, Body] = {"learn": learned(), "recognize": recognized(), "detect": detected()}
-    return record(answer_record(image_received(name, purpose), 200, body or bodies[purpose]).value, age_s=age_s)
+    return record(
+        answer_record(image_received(name, purpose), 201 if purpose == "learn" else 200, body or bodies[purpose]).value,
+        age_s=age_s,
+    )
 
 
 def missing(name: str) -> Record:
@@ -173,6 +176,21 @@ async def test_a_refused_portrait_is_deleted_and_a_retriable_one_is_kept(
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
     await stage.handle([record(error_answer_record(portrait, error).value)])
     assert {it.key async for it in objects.list()} == ({portrait.object_key} if kept else set())
+
+
+async def test_the_second_copy_of_a_portrait_is_deleted_once_its_answer_is_stored(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
+) -> None:
+    first, second = image_received("first", "learn"), image_received("second", "learn")
+    kept = {first.object_key, crop_key(learned_face_id(first.image_id))}
+    for key in (*kept, second.object_key, crop_key(learned_face_id(second.image_id))):
+        await objects.put(key, b"picture")
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    of_first = learned("obama", image_id=first.image_id)
+    answers_ = [answer_record(first, 201, of_first), answer_record(second, 200, of_first)]
+    await stage.handle([record(it.value) for it in answers_])
+    assert {it.key async for it in objects.list()} == kept
+    assert await stored(vectors, "second") is not None
 
 
 async def test_the_answer_to_an_erase_command_is_not_stored(
