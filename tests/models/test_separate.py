@@ -316,7 +316,7 @@ async def test_if_probes_are_not_kept_the_photo_and_its_sheet_are_deleted_with_t
     vectors = SqliteVectors(tmp_path / "vectors.db")
     store = GuardedStore(stages.objects, vectors, state.erasures)
     keeping, forgetting = (AnswerStage(vectors, stages.objects, store, keep_probes=keep) for keep in (True, False))
-    answers = [answer_record(probe.received, 200, recognized()), answer_record(learned.received, 200, learned_body())]
+    answers = [answer_record(probe.received, 200, recognized()), answer_record(learned.received, 201, learned_body())]
     fresh = [appended(it, at=4_000_000_000_000, offset=offset) for offset, it in enumerate(answers)]
     await keeping.handle(fresh)
     assert len(await stages.stored()) == 4

@@ -54,9 +54,8 @@ async def polling(log: KafkaLog, group: str, topics: list[str], member: str) -> 
 
 
 async def test_members_that_come_and_go_are_no_alarm(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 rebalances. No partition is without an owner for a quarter of the time after which requests are refused."""
+    """20 rebalances. A member that leaves while the servers are slow is missed only after its session, 6 s."""
     monkeypatch.setattr(flow_module, "LOOK_EVERY_S", 0.05)
-    monkeypatch.setattr(flow_module, "NO_OWNER_S", flow_module.NO_OWNER_S / 4)
     flow, seen = Flow(log, "ingest-1"), set[str]()
     both = [IMAGES_RECEIVED, IMAGES_RECEIVED_BULK]
     async with polling(log, "processors", both, "one"), polling(log, "sink", [FACES_EMBEDDED], "one"):
