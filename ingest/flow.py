@@ -7,6 +7,7 @@ although records wait, or a transaction of another system holds its records back
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -175,12 +176,11 @@ class Flow:
         found: dict[str, str] = {}
         groups = {pair.topic: pair.group for pair in PAIRS}
         for topic, partitions in self._seen.items():
-            texts = []
-            for reason in get_args(Reason):
-                numbers = [partition for partition, seen in enumerate(partitions) if seen.reason == reason]
-                DEGRADED.labels(topic, reason).set(len(numbers))
-                if numbers:
-                    texts.append(f"{_explained(reason)} {in_ranges(numbers)}")
+            texts = [
+                f"{_explained(reason)} {in_ranges(numbers)}"
+                for reason in get_args(Reason)
+                if (numbers := [partition for partition, seen in enumerate(partitions) if seen.reason == reason])
+            ]
             if client := self._foreign.get(groups.get(topic, "")):
                 texts.append(f"another program ({client}) is in the group '{groups[topic]}' and has partitions")
             if texts:
@@ -188,7 +188,11 @@ class Flow:
         return found
 
     def _say(self) -> None:
-        """Logs what has changed."""
+        """Publishes the metric, and logs what has changed."""
+        for topic, partitions in self._seen.items():
+            counts = Counter(seen.reason for seen in partitions)
+            for reason in get_args(Reason):
+                DEGRADED.labels(topic, reason).set(counts[reason])
         now = self.degraded()
         for topic in now.keys() | self._said.keys():
             if topic not in now:

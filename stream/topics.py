@@ -55,7 +55,8 @@ def topics(keep_probes: float) -> list[TopicSpec]:
 # The topics in which images come into the stream: their records are the origins of images.
 ORIGIN_TOPICS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, BUCKET_EVENTS)
 
-# Consumer groups and the topics they read. The images of the first lane pass through the pairs of INTERACTIVE.
+# Consumer groups and the topics they read. Images pass through the pairs of OF_IMAGES, those of the first lane through
+# the pairs of INTERACTIVE.
 GROUPS: dict[str, tuple[str, ...]] = {
     "bridge": (BUCKET_EVENTS,),
     "processors": (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK),
@@ -63,4 +64,5 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "sink": (FACES_EMBEDDED,),
     "answers": (RESULTS,),
 }
+OF_IMAGES = tuple((group, topic) for group in ("processors", "embedders", "sink") for topic in GROUPS[group])
 INTERACTIVE = (("processors", IMAGES_RECEIVED), ("embedders", FACES_DETECTED), ("sink", FACES_EMBEDDED))

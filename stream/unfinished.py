@@ -7,14 +7,7 @@ from schemas.cloudevents import decode_image_received
 from schemas.errors import UnreadableRecord
 from stream.erase.erasures import object_keys_of_image
 from stream.topic_reading import OffsetRange, read_ranges
-from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
-
-PAIRS = (
-    ("processors", IMAGES_RECEIVED),
-    ("processors", IMAGES_RECEIVED_BULK),
-    ("embedders", FACES_DETECTED),
-    ("sink", FACES_EMBEDDED),
-)
+from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, OF_IMAGES
 
 
 class UnfinishedImages:
@@ -39,7 +32,7 @@ class UnfinishedImages:
             for record in records:
                 keys.update(object_keys_of_image(_image_id(record)))
 
-        for group, topic in PAIRS:
+        for group, topic in OF_IMAGES:
             starts, ends = await self._log.group_offsets(group, topic), await self._log.end_offsets(topic)
             if not any((await self._log.lag(group, topic)).values()):
                 continue
