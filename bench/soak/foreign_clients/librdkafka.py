@@ -1,11 +1,11 @@
 """Sends a plan with librdkafka (confluent-kafka); see __init__.py."""
 
-import json
 import sys
-from itertools import groupby
 from typing import Any
 
 from confluent_kafka import KafkaError, Message, Producer
+
+from bench.soak.foreign_clients.sending import send_plan
 
 acknowledged = 0
 
@@ -30,21 +30,7 @@ def send(producer: Producer, line: dict[str, Any]) -> None:
 def main(servers: str, codec: str, name: str) -> None:
     settings = {"bootstrap.servers": servers, "compression.type": codec, "enable.idempotence": True}
     plain, transactional = Producer(settings), Producer(settings | {"transactional.id": name})
-    transactional.init_transactions()
-    for transaction, lines in groupby(map(json.loads, sys.stdin), key=lambda it: it["transaction"]):
-        if transaction is None:
-            for line in lines:
-                send(plain, line)
-            continue
-        transactional.begin_transaction()
-        for line in lines:
-            send(transactional, line)
-        transactional.flush()
-        if line["commit"]:
-            transactional.commit_transaction()
-        else:
-            transactional.abort_transaction()
-    plain.flush()
+    send_plan(plain, transactional, send)
     print(acknowledged)
 
 
