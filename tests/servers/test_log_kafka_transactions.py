@@ -20,7 +20,7 @@ from stream import topic_reading
 from stream.catch_up import wait_until_caught_up
 from stream.topic_follower import TopicFollower
 from stream.topic_reading import read_topic
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, MODELS, RESULTS
+from stream.topics import IMAGES_RECEIVED, MODELS
 from stream.worker import Worker
 from tests.polling import drain
 from tests.servers.topics import server_and_prefix
@@ -199,14 +199,6 @@ async def test_topics_are_read_to_their_end_although_markers_are_last(
     with pytest.raises(Unavailable, match=r"'models', partition 0, cannot be read beyond offset 4"):
         await read_topic(log, MODELS, lambda _: None)
     await transactions.commit()
-
-
-@pytest.fixture
-async def images(url: str) -> AsyncIterator[KafkaLog]:
-    log = KafkaLog(url)
-    await log.create_topics([TopicSpec(name, 2) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS)])
-    yield log
-    await log.close()
 
 
 def worker(log: KafkaLog, stage: Stage) -> Worker:

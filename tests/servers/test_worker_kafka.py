@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 
 import pytest
 import structlog.testing
@@ -12,9 +11,9 @@ from aiokafka import AIOKafkaProducer
 
 from backends.kafka import batches
 from backends.kafka.log import KafkaLog
-from backends.log import EventLog, TopicSpec, partition_of
+from backends.log import partition_of
 from schemas.records import DeadLetter
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED
 from stream.worker import Worker
 from tests.conftest import ROOT
 from tests.servers.topics import server_and_prefix
@@ -24,18 +23,10 @@ CHILD = ROOT / "tests" / "unit" / "stream" / "crashing_worker.py"
 PATIENCE_S = 90.0
 
 
-@pytest.fixture
-async def kafka(url: str) -> AsyncIterator[EventLog]:
-    log = KafkaLog(url)
-    await log.create_topics([TopicSpec(name, 2) for name in (IMAGES_RECEIVED, RESULTS, DEAD_LETTERS)])
-    yield log
-    await log.close()
-
-
-async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(kafka: EventLog, url: str) -> None:
+async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(images: KafkaLog, url: str) -> None:
     """At first, the records are handled side by side. After the kill, the worker tries each of them alone."""
     names = [f"{number}" for number in range(6)] + ["killer", *(f"{number}" for number in range(6, 10))]
-    await send(kafka, *names)
+    await send(images, *names)
     command = [sys.executable, str(CHILD), url, "killer", "unordered"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     exits = []
@@ -44,35 +35,35 @@ async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(ka
         exits.append(done.returncode)
         assert len(exits) < 8
     assert exits == [-9, -9, -9, -9, 0]
-    assert await answered(kafka) == statuses(*names) | statuses("killer", status=500)
-    [record] = await read_all(kafka, DEAD_LETTERS)
+    assert await answered(images) == statuses(*names) | statuses("killer", status=500)
+    [record] = await read_all(images, DEAD_LETTERS)
     assert record.value is not None
     letter = DeadLetter.decode(record.value)
     assert (letter.code, letter.attempts) == ("processing_failed", 3)
 
 
 async def test_images_of_other_partitions_are_answered_while_one_stops_at_a_batch_that_cannot_be_read(
-    kafka: EventLog, url: str, monkeypatch: pytest.MonkeyPatch
+    images: KafkaLog, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "LARGEST_DECOMPRESSED", 10_000)
     server, prefix = server_and_prefix(url)
     keys = {partition_of(key, 2): key for key in "abcdefgh"}
-    await send(kafka, "before", partition_key=keys[0])
+    await send(images, "before", partition_key=keys[0])
     producer = AIOKafkaProducer(bootstrap_servers=server, compression_type="gzip")
     await producer.start()
     await producer.send_and_wait(prefix + IMAGES_RECEIVED, b"x" * 20_000, partition=0)
     await producer.stop()
-    await send(kafka, "behind", partition_key=keys[0])
+    await send(images, "behind", partition_key=keys[0])
     stage = Stage()
-    worker = Worker(kafka, stage, [IMAGES_RECEIVED], member="one", max_in_flight=10)
+    worker = Worker(images, stage, [IMAGES_RECEIVED], member="one", max_in_flight=10)
     with structlog.testing.capture_logs() as logs:
         running = asyncio.create_task(worker.run())
         others = [f"{number}" for number in range(5)]
         for name in others:
-            await send(kafka, name, partition_key=keys[1])
+            await send(images, name, partition_key=keys[1])
             await until(lambda name=name: name in stage.handled)
         await until(lambda: any("recover stage" in it["event"] for it in logs))
         worker.stop()
         await running
-    assert await answered(kafka) == statuses("before", *others)
-    assert await kafka.lag("stage", IMAGES_RECEIVED) == {0: 2, 1: 0}
+    assert await answered(images) == statuses("before", *others)
+    assert await images.lag("stage", IMAGES_RECEIVED) == {0: 2, 1: 0}
