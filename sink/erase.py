@@ -24,21 +24,22 @@ from schemas.erasures import (
     PersonErasure,
     erasure_of,
 )
-from schemas.errors import UnreadableRecord
+from schemas.errors import Erased, UnreadableRecord
 from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, EraseRequested
+from schemas.records import Answer, EraseRequested, ImageReceived
 from sink.match.galleries import Galleries
-from stream.answers import answer_record
+from stream.answers import answer_record, error_answer_record
 from stream.dead_letters import open_letters
 from stream.erase.cuts import images_after, make_cut
 from stream.erase.erasures import Erasures, object_keys_of_image
-from stream.erase.guarded_store import AnswerToStore, GuardedStore, changelog_tombstones
+from stream.erase.guarded_store import ERASED_AFTER_IT_CAME, AnswerToStore, GuardedStore, changelog_tombstones
 from stream.erase.redaction import redact
 from stream.generations import Generations
 from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import OBJECTS_PER_DELETE, list_with_metadata
 from stream.topics import ERASURES
+from stream.unfinished import images_before_sink
 
 log = structlog.get_logger(__name__)
 
@@ -82,7 +83,8 @@ class Eraser:
         if isinstance(erasure, FaceErasure | ImageErasure):
             images.add(erasure.image_id)
         dead_letters = await self._find_images_of_dead_letters(erasure.directory)
-        await self._delete_images(erasure.directory, sorted(images | dead_letters))
+        waiting = await self._find_waiting_images(erasure)
+        await self._delete_images(erasure.directory, sorted({*images, *dead_letters, *(it.image_id for it in waiting)}))
         await self._delete_pictures(record, erasure, announced)
         self._galleries.drop(lambda directory: directory == erasure.directory)
         await self._delete_faces(erasure, announced.at)
@@ -96,7 +98,8 @@ class Eraser:
             }
         )
         await self._append(erasure, finished)
-        return [_answer(record, command, erasure, finished)]
+        refused = [error_answer_record(it, Erased(ERASED_AFTER_IT_CAME)) for it in waiting]
+        return [*refused, _answer(record, command, erasure, finished)]
 
     async def _announce(
         self, record: Record, command: EraseRequested, erasure: AnyErasure, version: int, faces: Collection[Face]
@@ -147,6 +150,13 @@ class Eraser:
         events = [it.event for it in await open_letters(self._log)]
         of_directory = [it for it in events if it is not None and it.directory == directory]
         return {it.image_id for it in of_directory if self._erasures.cover_image(it)}
+
+    async def _find_waiting_images(self, erasure: AnyErasure) -> list[ImageReceived]:
+        """The erased images that no processor has handled. One will refuse them again when it comes to them."""
+        if not isinstance(erasure, DirectoryErasure | PersonErasure):
+            return []  # the others name their image
+        waiting = await images_before_sink(self._log)
+        return [it for it in waiting if it.directory == erasure.directory and self._erasures.cover_image(it)]
 
     async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
         """Deletes these images from the changelog, and everything that is stored for them."""

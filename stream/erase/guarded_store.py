@@ -24,6 +24,8 @@ from stream.erase.redaction import redact
 from stream.incoming import own_source_key, source_keys_of
 from stream.topics import FACES_LEARNED
 
+ERASED_AFTER_IT_CAME = "this was erased after the image came: send it again if it is wanted after all"
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerToStore:
@@ -154,7 +156,7 @@ class GuardedStore:
 
     async def _delete_erased(self, image_id: str, sources: Sequence[str]) -> None:
         await self._objects.delete([*object_keys_of_image(image_id), *sources])
-        raise Erased("this was erased after the image came: send it again if it is wanted after all")
+        raise Erased(ERASED_AFTER_IT_CAME)
 
 
 def changelog_tombstones(image_ids: Sequence[str], directory: str) -> list[NewRecord]:

@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from backends.files.objects import FileObjects
-from backends.log import CommittedOffset, NewRecord, TopicSpec
+from backends.log import NewRecord, TopicSpec
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import EXPIRED_KEPT_S, Face, FaceVector, StoredAnswer
@@ -25,6 +25,7 @@ from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.generations import Generations, active_record, generation_record
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, TOPICS
 from tests.records import appended, erasure_keys, erasure_record, image_id, image_received
+from tests.unit.stream.stages import commit_all
 from weights.manifest import manifest
 
 ERASED = erasure_keys("image")["person"]
@@ -55,16 +56,6 @@ class Stores:
 
     async def keys(self) -> set[str]:
         return {it.key async for it in self.objects.list()}
-
-    async def finish(self, group: str, topic: str) -> None:
-        """Commits all that is in the topic."""
-        ends = await self.log.end_offsets(topic)
-        consumer = await self.log.consumer(group, [topic], member="test")
-        async with asyncio.timeout(10):
-            while not consumer.assignment:
-                await consumer.poll(1, 0.1)
-        await consumer.commit({at: CommittedOffset(ends[at.partition]) for at in consumer.assignment})
-        await consumer.close()
 
     async def has_cut(self) -> bool:
         """Whether the erasure of ERASED has its cut still."""
@@ -164,7 +155,7 @@ async def test_the_pictures_of_an_image_are_kept_until_it_is_finished(stores: St
     await stores.log.append([record])
     await stores.housekeeping(7).clean()
     assert await stores.keys() == set(pictures)
-    await stores.finish(group, record.topic)
+    await commit_all(stores.log, group, record.topic)
     await stores.housekeeping(7).clean()
     assert await stores.keys() == set()
 

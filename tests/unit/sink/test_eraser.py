@@ -25,7 +25,15 @@ from schemas.faces import encode_vector
 from schemas.ids import crop_key, image_id_of_object, learned_face_id, new_image_id, original_key
 from schemas.object_metadata import ObjectMetadata
 from schemas.origins import Cut, Origin
-from schemas.records import Answer, EraseRequested, FacesReembedded, ImageReceived, ReembeddedFace, Source
+from schemas.records import (
+    Answer,
+    EraseRequested,
+    FacesDetected,
+    FacesReembedded,
+    ImageReceived,
+    ReembeddedFace,
+    Source,
+)
 from sink.answers import AnswerStage
 from sink.sink import Sink
 from stream.answers import dead_letter_record
@@ -36,6 +44,7 @@ from stream.generations import generation_record
 from stream.topics import (
     BUCKET_EVENTS,
     ERASURES,
+    FACES_DETECTED,
     FACES_EMBEDDED,
     FACES_LEARNED,
     IMAGES_RECEIVED,
@@ -43,6 +52,7 @@ from stream.topics import (
     RESULTS,
     TOPICS,
 )
+from tests.answers import MODELS
 from tests.records import appended, cut_at, erasure, erasure_keys, image_id, image_received
 from tests.unit.sink.test_sink import (
     BEFORE,
@@ -56,7 +66,7 @@ from tests.unit.sink.test_sink import (
     original_of,
     vector,
 )
-from tests.unit.stream.stages import read_all
+from tests.unit.stream.stages import commit_all, read_all
 from tests.unit.stream.test_bridge import notified
 from weights.manifest import manifest
 
@@ -495,7 +505,7 @@ async def test_erasing_a_directory_deletes_its_pictures_and_keeps_those_of_later
     await stores.send(image_received("later"))
     await stores.send(image_received("later bulk", "learn"), IMAGES_RECEIVED_BULK)
     kept |= await keep("elsewhere", "other", "0.1")
-    assert statuses(await sink.handle([erase(stream, cut=cut)])) == [200]
+    assert statuses(await sink.handle([erase(stream, cut=cut)])) == [409, 200]
     assert await stores.keys() == kept
 
 
@@ -515,8 +525,39 @@ async def test_an_event_that_carries_an_origin_below_the_cut_keeps_no_picture(
     await stores.send(event)
     bridged = image_received("bridged", source=source, origin=position_of(notification))
     await stores.send(bridged, IMAGES_RECEIVED_BULK)
-    assert statuses(await sink.handle([erase(stream, cut=cut)])) == [200]
+    assert statuses(await sink.handle([erase(stream, cut=cut)])) == [409, 409, 200]
     assert await stores.keys() == set()
+
+
+@pytest.mark.parametrize("waits_for", ["a processor", "an embedder"])
+@pytest.mark.parametrize("command", [{"person": "obama"}, {}], ids=["person", "directory"])
+async def test_images_that_no_processor_has_handled_are_deleted_and_answered_at_once(
+    stores: Stores, sink: Sink, stream: Stream, command: dict[str, str], waits_for: str
+) -> None:
+    """Not when a processor comes to them: it may be away, or have thousands of images before them."""
+
+    async def send(name: str, person: str = "obama", topic: str = IMAGES_RECEIVED) -> None:
+        await stores.keep(name, person)
+        event = await stores.send(image_received(name, "learn", person=person), topic)
+        if waits_for == "an embedder":
+            detected = FacesDetected(received=event, received_at=500, faces=[], models=MODELS)
+            await stores.log.append([NewRecord(FACES_DETECTED, event.image_id, detected.encode())])
+            await commit_all(stores.log, "processors", topic)
+
+    await send("early")
+    await send("early, bulk", topic=IMAGES_RECEIVED_BULK)
+    await send("of another", person="biden")
+    await send("sent again")
+    cut = await make_cut(stores.log)
+    await send("sent again")
+    await send("later")
+    outputs = await sink.handle([erase(stream, cut=cut, **command)])
+    erased = {"early", "early, bulk"} | (set() if command else {"of another"})
+    found = [Answer.decode(it.value) for it in outputs[:-1]]
+    assert {it.image_id for it in found} == {image_id(name) for name in erased}
+    assert {(it.status, it.body.members()["code"]) for it in found} == {(409, "erased")}
+    left = {"of another", "sent again", "later"} - erased
+    assert await stores.keys() == {key for name in left for key in (original_of(name), crop_of(name))}
 
 
 @pytest.mark.parametrize("command", [{"person": "zoë"}, {}], ids=["person", "directory"])
@@ -567,6 +608,7 @@ async def test_the_pictures_of_dead_letters_are_deleted_and_those_of_later_image
     cut = await make_cut(stores.log)
     await fail("later")
     await fail("later, older", older=True)
+    await commit_all(stores.log, "processors", IMAGES_RECEIVED)
     assert statuses(await sink.handle([erase(stream, cut=cut, **command)])) == [200]
     left = {"elsewhere", "later", "later, older"} | ({"of another"} if command else set())
     assert await stores.keys() == {key for name in left for key in (original_of(name), crop_of(name))}
@@ -654,7 +696,7 @@ async def test_a_command_of_an_older_version_has_its_cut_where_it_is_carried_out
     for name in ("early", "later"):
         await stores.keep(name, "obama")
     async with stores.sink() as (sink, _):
-        assert statuses(await sink.handle([command])) == [200]
+        assert statuses(await sink.handle([command])) == [409, 200]
         records = [
             learn(stream, "early", "obama", 1, origin=early.origin),
             learn(stream, "later", "obama", 1, origin=later.origin),

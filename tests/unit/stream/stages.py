@@ -109,6 +109,17 @@ async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -
         await asyncio.sleep(0.005)
 
 
+async def commit_all(log: EventLog, group: str, topic: str) -> None:
+    """Commits all that is in the topic, as if the group had handled it."""
+    ends = await log.end_offsets(topic)
+    consumer = await log.consumer(group, [topic], member="test")
+    async with asyncio.timeout(10):
+        while not consumer.assignment:
+            await consumer.poll(1, 0.1)
+    await consumer.commit({at: CommittedOffset(ends[at.partition]) for at in consumer.assignment})
+    await consumer.close()
+
+
 async def read_all(log: EventLog, topic: str) -> list[Record]:
     """All records of the topic."""
     reader = await log.reader(topic, at="start")
