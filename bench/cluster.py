@@ -20,7 +20,8 @@ class Cluster:
     """The processes of all roles. As an async context manager it sets the stores up, and starts and stops the roles.
 
     stores: the settings log, objects, vectors (and objects_password). counts: processes by role. processor: "process",
-    or STAND_IN. wait_s: how long an image takes in a stand-in, one at a time; 0 for many at once.
+    or STAND_IN. wait_s: how long an image takes in a stand-in, one at a time; 0 for many at once. `code`: the checkout
+    whose code new processes run, if it is not this one.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Cluster:
         self.data = data
         self._weights, self._processor, self._wait_s = weights, processor, wait_s
         self._settings = stores | settings
+        self.code: Path | None = None
         self._numbers = 0
         self.running: dict[str, list[Serving]] = {role: [] for role in ROLES}
         self._counts = counts
@@ -53,8 +55,16 @@ class Cluster:
     async def add(self, role: str, count: int = 1) -> None:
         """Starts more processes of a role."""
         new = [self._serving(role) for _ in range(count)]
+        for serving in new:
+            serving.code = self.code
         await asyncio.gather(*(asyncio.to_thread(serving.start) for serving in new))
         self.running[role] += new
+
+    async def replace(self, role: str) -> int:
+        """Stops the process that has run longest, with SIGTERM, and starts another. Returns the exit code."""
+        exit_code = await asyncio.to_thread(self.running[role].pop(0).stop)
+        await self.add(role)
+        return exit_code
 
     async def remove(self, role: str) -> int:
         """Stops the process that was started last, with SIGTERM. Returns its exit code."""
@@ -62,9 +72,7 @@ class Cluster:
 
     async def __aenter__(self) -> Self:
         self.data.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in self._settings.items()}
-        command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(self.data)]
-        await asyncio.to_thread(subprocess.run, command, env=environment, check=True, stderr=subprocess.DEVNULL)
+        await self.init()
         try:
             for role in ROLES:
                 await self.add(role, self._counts.get(role, 1))
@@ -72,6 +80,14 @@ class Cluster:
             await self._stop()
             raise
         return self
+
+    async def init(self) -> None:
+        """Runs `facestream init`."""
+        environment = os.environ | {f"FACESTREAM_{name.upper()}": value for name, value in self._settings.items()}
+        command = [sys.executable, "-m", "facestream.cli", "init", "--data", str(self.data)]
+        await asyncio.to_thread(
+            subprocess.run, command, env=environment, cwd=self.code, check=True, stderr=subprocess.DEVNULL
+        )
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

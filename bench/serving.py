@@ -49,6 +49,7 @@ class Serving:
         self.name = name or data.name
         self.log_file = data.parent / f"{self.name}.log"
         self._command = [sys.executable, "-m", module, *command]
+        self.code: Path | None = None  # the checkout whose code runs: python -m looks there first
         address = "listen" if command[:1] in (("up",), ("ingest",)) else "watch"
         settings = {"data": str(data), "weights": str(weights), address: f"127.0.0.1:{free_port()}"} | settings
         self.url = f"http://{settings[address].replace('0.0.0.0', '127.0.0.1')}"  # noqa: S104 - where it is asked for
@@ -68,7 +69,12 @@ class Serving:
         self.log_file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.log_file, "ab") as log:
             self._process = subprocess.Popen(
-                self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                self._command,
+                env=self._environment,
+                cwd=self.code,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         deadline = time.monotonic() + START_S
         while not self._ready():

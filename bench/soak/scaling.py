@@ -1,6 +1,7 @@
-"""Adds and removes processors and sinks under load.
+"""Adds, removes and kills processors and sinks under load.
 
     eval "$(make -s services)"; python -m bench.soak.scaling [PHOTOS]
+    python -m bench.soak.scaling [PHOTOS] --stand-in       with processors without models, which wait 50 ms for an image
 
 Ten ingest replicas, three sinks and four processors run for five minutes. Afterwards every accepted image must have an
 answer, every acknowledged learn must exist exactly once, no consumer group may have lag, and no process may have grown.
@@ -16,27 +17,33 @@ from pathlib import Path
 import numpy as np
 
 from bench.clients import ClientReport, Clients, add_arguments, portraits, verdict
-from bench.cluster import ROLES, Cluster, unique
+from bench.cluster import ROLES, STAND_IN, Cluster, unique
 from bench.soak.faults import unfinished_work
+from bench.speed.scaling_out import WAIT_S
 from bench.stores import temporary_stores
 
 COUNTS = {"ingest": 10, "process": 4, "sink": 3}
-CHANGE_EVERY_S = 20.0  # a process is added or removed
+CHANGE_EVERY_S = 20.0  # a process is added, removed, or killed and started again
 GROWTH = 1.1  # of a process during the second half, at most: torch and aiohttp keep memory that they once needed
 MEBI = 1 << 20
 
 
-async def add_and_remove(cluster: Cluster, seconds: float, sizes: dict[str, list[tuple[float, int]]]) -> None:
-    """Adds and removes processors and sinks in turn, and records the memory of each process."""
+async def change(cluster: Cluster, seconds: float, sizes: dict[str, list[tuple[float, int]]]) -> None:
+    """Adds, removes and kills processors and sinks in turn, and records the memory of each process."""
     began, turn = time.monotonic(), 0
     while (elapsed := time.monotonic() - began) < seconds:
         for serving in cluster.all:
             sizes[serving.name].append((elapsed, serving.rss()))
         role = ("process", "sink")[turn % 2]
-        if turn % 4 < 2:
-            await cluster.add(role)
-        elif await cluster.remove(role):
-            raise AssertionError(f"a {role} did not end cleanly")
+        match turn // 2 % 3:
+            case 0:
+                await cluster.add(role)
+            case 1:
+                victim = cluster.running[role][0]
+                victim.kill()
+                await asyncio.to_thread(victim.start)
+            case _ if await cluster.remove(role):
+                raise AssertionError(f"a {role} did not end cleanly")
         turn += 1
         print(f"  {elapsed:.0f} s: {', '.join(f'{len(cluster.running[role])} {role}' for role in ROLES)}", flush=True)
         await asyncio.sleep(max(0.0, began + turn * CHANGE_EVERY_S - time.monotonic()))
@@ -53,16 +60,28 @@ def growing_processes(sizes: dict[str, list[tuple[float, int]]], seconds: float)
     return wrong
 
 
-async def run(data: Path, weights: Path, photos: list[bytes], seconds: float, clients: int, seed: int) -> list[str]:
+async def run(data: Path, photos: list[bytes], arguments: argparse.Namespace) -> list[str]:
+    seconds, processor = arguments.seconds, STAND_IN if arguments.stand_in else "process"
     report, directory = ClientReport(), unique("d")
     sizes: dict[str, list[tuple[float, int]]] = defaultdict(list)
     async with (
         temporary_stores("many") as stores,
-        Cluster(stores, data, weights, COUNTS, threads="1", decoders="1") as cluster,
+        Cluster(
+            stores,
+            data,
+            arguments.weights.resolve(),
+            COUNTS,
+            processor=processor,
+            wait_s=WAIT_S,
+            threads="1",
+            decoders="1",
+        ) as cluster,
     ):
-        async with Clients(cluster, photos, report, directory=directory, seed=seed, clients=clients) as load:
+        async with Clients(
+            cluster, photos, report, directory=directory, seed=arguments.seed, clients=arguments.clients
+        ) as load:
             began = time.monotonic()
-            await add_and_remove(cluster, seconds, sizes)
+            await change(cluster, seconds, sizes)
             await load.finish()
             took = time.monotonic() - began
             await load.check()
@@ -82,12 +101,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--stand-in", action="store_true", help="with processors without models")
     add_arguments(parser)
     arguments = parser.parse_args()
     photos = portraits(arguments.photos)
     with tempfile.TemporaryDirectory() as folder:
-        data, weights = Path(folder) / "data", arguments.weights.resolve()
-        wrong = asyncio.run(run(data, weights, photos, arguments.seconds, arguments.clients, arguments.seed))
+        wrong = asyncio.run(run(Path(folder) / "data", photos, arguments))
     return verdict(wrong)
 
 
