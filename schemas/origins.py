@@ -25,10 +25,12 @@ class Cut(BaseModel):
     next_offsets: dict[str, list[Annotated[int, Field(ge=0)]]]
 
     def covers(self, origin: Origin | None) -> bool:
-        """Whether an image came before this moment. It did if its origin is unknown: a record of an older version."""
-        if origin is None:
+        """Whether an image came before this moment. It did if its origin is unknown: if its record is one of an older
+        version, or names a topic in which no images come in.
+        """
+        if origin is None or origin.topic not in self.next_offsets:
             return True
-        offsets = self.next_offsets.get(origin.topic, [])
+        offsets = self.next_offsets[origin.topic]
         return origin.partition < len(offsets) and origin.offset < offsets[origin.partition]
 
     def united(self, other: Self | None) -> Self:

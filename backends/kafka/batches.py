@@ -20,6 +20,8 @@ from backends.log import LARGEST_RECORD, UnreadableBatch
 
 # Bytes: of one batch, and of all compressed batches of one answer, but for the last of them.
 LARGEST_DECOMPRESSED = 64 << 20
+# Each record takes memory of its own. A batch of the largest size with our events has a few thousand.
+MOST_RECORDS = 100_000
 # Bytes of key, value and headers: what a server accepts without compression.
 LARGEST_FETCHED_RECORD = LARGEST_BATCH
 
@@ -140,6 +142,8 @@ def _check_and_decompress(batch: memoryview) -> bytes | memoryview:
         raise _CannotBeRead(f"it has the message format {header.format}, not {FORMAT}")
     if calc_crc32c(batch[UP_TO_CRC:]) != header.crc:
         raise _CannotBeRead("its checksum is wrong: it was damaged")
+    if header.records > MOST_RECORDS:
+        raise _CannotBeRead(f"it has {header.records:,} records: at most {MOST_RECORDS:,} are read")
     codec = header.attributes & CODEC_MASK
     plain: bytes | memoryview = batch
     if codec:

@@ -112,6 +112,15 @@ def test_a_record_larger_than_the_limit_cannot_be_read(codec: str, monkeypatch: 
     assert "record 8 has 510 bytes" in cause_of(data)
 
 
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_a_batch_of_too_many_records_cannot_be_read(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = batch(7, [b"one", b"two"], codec=codec)
+    monkeypatch.setattr(batches, "MOST_RECORDS", 2)
+    assert read(data, 7)[1] is None
+    monkeypatch.setattr(batches, "MOST_RECORDS", 1)
+    assert "it has 2 records: at most 1 " in cause_of(data)
+
+
 def test_damaged_and_unknown_batches_cannot_be_read() -> None:
     data = batch(7, [b"one", b"two"])
     assert "checksum" in cause_of(data[:-4] + b"!" + data[-3:])
