@@ -9,7 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from schemas import examples
 from schemas.bucket_events import BucketNotified
-from schemas.cloudevents import STRUCTURED, TYPES, CloudEvent
+from schemas.cloudevents import CONTENT_TYPE, HEADER, IMAGE, JSON_TYPE, STRUCTURED, TYPES, CloudEvent
 from schemas.event import EventRecord
 from schemas.examples import DIRECTORY, IMAGE_ID, PERSON
 from schemas.records import Answer, ImageReceived
@@ -125,10 +125,11 @@ def _messages() -> dict[str, Any]:
         | {"contentType": STRUCTURED},
         "imageReceivedBinaryCloudEvent": _message(
             "The same as a CloudEvent in binary mode: the attributes are headers",
-            {"type": "object", "description": "an ImageReceived, where purpose and image_id may be missing"},
+            {"type": "object", "description": IMAGE},
             {"learn": DATA},
             key=image_key,
-            headers={f"ce_{name}": value for name, value in ATTRIBUTES.items()},
+            headers={CONTENT_TYPE: "application/json"}
+            | {f"{HEADER}{name}": value for name, value in ATTRIBUTES.items()},
         )
         | {"headers": _headers()},
         "bucketNotified": _message(
@@ -165,9 +166,10 @@ def _message(
 
 def _headers() -> dict[str, Any]:
     """The headers of the binary mode."""
-    texts = {f"ce_{name}": {"type": "string", "minLength": 1} for name in ATTRIBUTES}
-    texts["ce_type"] = {"type": "string", "enum": list(TYPES)}
-    return {"type": "object", "required": list(texts), "properties": texts}
+    texts: dict[str, Any] = {f"{HEADER}{name}": {"type": "string", "minLength": 1} for name in ATTRIBUTES}
+    texts[f"{HEADER}type"] = {"type": "string", "enum": list(TYPES)}
+    media_type = {CONTENT_TYPE: {"type": "string", "pattern": JSON_TYPE}}
+    return {"type": "object", "required": list(texts), "properties": texts | media_type}
 
 
 def _schema(model: type[EventRecord] | type[CloudEvent]) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 """Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the
-binary or the structured mode of CloudEvents' Kafka binding.
+binary or the structured mode of CloudEvents' Kafka binding, the latter in the JSON format.
 
 The type gives the purpose: `facestream.image.learn`, `.recognize` or `.detect`. The data are the other members of
 ImageReceived. If they have no image_id, it is the event's id or is derived from the event's source and id, so that an
@@ -7,10 +7,11 @@ event that is delivered twice is one image.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from schemas.errors import UnreadableRecord
 from schemas.event import schema_mismatch
@@ -18,33 +19,73 @@ from schemas.ids import image_id_of_event, is_image_id
 from schemas.records import ImageReceived
 
 TYPES = {f"facestream.image.{purpose}": purpose for purpose in ("learn", "recognize", "detect")}
-STRUCTURED = "application/cloudevents+json"
+EVENT_FORMATS = "application/cloudevents"  # the media type of each format begins with it
+STRUCTURED = f"{EVENT_FORMATS}+json"
+BATCH = f"{EVENT_FORMATS}-batch"
 HEADER = "ce_"
+CONTENT_TYPE = "content-type"
+ATTRIBUTES = ("specversion", "type", "source", "id")  # those that are used, without datacontenttype
+JSON_TYPE = r"^[^;]*[/+][jJ][sS][oO][nN]\s*(;|$)"
+ONE_EACH = "send each event as a record of its own"
+IMAGE = "an ImageReceived, where purpose and image_id may be missing"
+
+
+def _is_json(media_type: str) -> str:
+    if not re.match(JSON_TYPE, media_type):
+        raise ValueError("the data must be JSON, for example application/json")
+    return media_type
+
 
 Text = Annotated[str, Field(min_length=1)]
+JsonType = Annotated[str, AfterValidator(_is_json), Field(json_schema_extra={"pattern": JSON_TYPE})]
 
 
 class CloudEvent(BaseModel):
     """The attributes that are used here, and the data; other attributes are ignored."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        json_schema_extra={
+            "if": {"properties": {"data_base64": {"type": "string"}}, "required": ["data_base64"]},
+            "then": {"properties": {"data": {"type": "null"}}},
+            "else": {"properties": {"data": {"type": ["object", "string"]}}, "required": ["data"]},
+        },
+    )
 
-    specversion: str = Field(pattern=r"^1\.\d+$")
+    specversion: str = Field(pattern=r"^1\.[0-9]+$")
     type: str = Field(json_schema_extra={"enum": list(TYPES)})
     source: Text
     id: Text
-    datacontenttype: str = "application/json"
-    data: dict[str, Any] = Field(description="an ImageReceived, where purpose and image_id may be missing")
+    datacontenttype: JsonType | None = None
+    # Go's SDK writes the data as a string if datacontenttype ends in +json.
+    data: dict[str, Any] | str | None = Field(None, description=f"{IMAGE}; as an object, or as JSON in a string")
+    data_base64: Base64Bytes | None = Field(None, description=f"{IMAGE}; as JSON in Base64, in place of data")
+
+    @model_validator(mode="after")
+    def _has_data_once(self) -> Self:
+        if (self.data is None) == (self.data_base64 is None):
+            raise ValueError("it must have either data or data_base64")
+        return self
+
+    @property
+    def image(self) -> dict[str, Any]:
+        """The data. Raises UnreadableRecord."""
+        if isinstance(self.data, dict):
+            return self.data
+        return _object(self.data if self.data_base64 is None else self.data_base64)
 
 
 def decode_image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> ImageReceived:
-    """Decodes a record. Raises UnreadableRecord, which names the member that does not fit."""
-    if headers:
-        named = {name.lower(): text for name, text in headers}
-        if f"{HEADER}specversion" in named:
-            return _unwrap(_binary(value, named))
-        if named.get("content-type", b"").lower().startswith(STRUCTURED.encode()):
-            return _unwrap(_object(value))
+    """Decodes a record. A header with an empty value counts as missing. Raises UnreadableRecord, which names the member
+    that does not fit.
+    """
+    named = {name.lower(): text for name, text in headers}
+    content_type = named.get(CONTENT_TYPE, b"").decode(errors="replace").strip().lower()
+    if content_type.startswith(EVENT_FORMATS):
+        return _unwrap(_structured(value, content_type))
+    if f"{HEADER}specversion" in named:
+        return _unwrap(_binary(value, named, content_type))
     try:
         return ImageReceived.decode(value)
     except UnreadableRecord:
@@ -53,16 +94,25 @@ def decode_image_received(value: bytes | None, headers: Sequence[tuple[str, byte
         raise
 
 
-def _binary(value: bytes | None, headers: Mapping[str, bytes]) -> dict[str, Any]:
-    """Converts a record from the binary to the structured mode."""
-    attributes: dict[str, Any] = {
-        name.removeprefix(HEADER): text.decode(errors="replace")
-        for name, text in headers.items()
-        if name.startswith(HEADER)
-    }
-    if "content-type" in headers:
-        attributes["datacontenttype"] = headers["content-type"].decode(errors="replace")
-    return attributes | {"data": _object(value)}
+def _structured(value: bytes | None, content_type: str) -> dict[str, Any]:
+    media_type = content_type.partition(";")[0].rstrip()
+    if media_type.startswith(BATCH):
+        raise UnreadableRecord(f"not a CloudEvent: content-type: a batch: {ONE_EACH}")
+    if media_type != STRUCTURED:
+        raise UnreadableRecord(f"not a CloudEvent: content-type: the format must be {STRUCTURED}")
+    return _object(value)
+
+
+def _binary(value: bytes | None, headers: Mapping[str, bytes], content_type: str) -> dict[str, Any]:
+    """Converts a record from the binary to the structured mode. headers: their names are in lower case."""
+    attributes: dict[str, Any] = {"datacontenttype": content_type or None, "data": _object(value)}
+    for name in ATTRIBUTES:
+        if text := headers.get(f"{HEADER}{name}"):
+            try:
+                attributes[name] = text.decode()
+            except UnicodeDecodeError:
+                raise UnreadableRecord(f"not a CloudEvent: {name}: the header is not UTF-8") from None
+    return attributes
 
 
 def _unwrap(attributes: dict[str, Any]) -> ImageReceived:
@@ -70,26 +120,25 @@ def _unwrap(attributes: dict[str, Any]) -> ImageReceived:
         event = CloudEvent.model_validate(attributes)
     except ValidationError as error:
         raise schema_mismatch(error, "CloudEvent") from None
-    media_type = event.datacontenttype.partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnreadableRecord("not a CloudEvent: datacontenttype: the data must be JSON")
     if event.type not in TYPES:
         raise UnreadableRecord(f"not a CloudEvent: type: must be one of {', '.join(TYPES)}")
-    purpose = TYPES[event.type]
-    if event.data.get("purpose", purpose) != purpose:
+    purpose, image = TYPES[event.type], event.image
+    if image.get("purpose", purpose) != purpose:
         raise UnreadableRecord("not a CloudEvent: data.purpose: differs from the type")
     image_id = event.id if is_image_id(event.id) else image_id_of_event(event.source, event.id)
     try:
-        return ImageReceived.model_validate({"image_id": image_id} | event.data | {"purpose": purpose})
+        return ImageReceived.model_validate({"image_id": image_id} | image | {"purpose": purpose})
     except ValidationError as error:
         raise schema_mismatch(error, "CloudEvent: data") from None
 
 
-def _object(value: bytes | None) -> dict[str, Any]:
+def _object(value: bytes | str | None) -> dict[str, Any]:
     try:
         found = json.loads(value or b"")
     except (ValueError, RecursionError) as error:
         raise UnreadableRecord(f"not a CloudEvent: no JSON: {type(error).__name__}") from None
+    if isinstance(found, list):
+        raise UnreadableRecord(f"not a CloudEvent: no JSON object but a list: {ONE_EACH}")
     if not isinstance(found, dict):
         raise UnreadableRecord("not a CloudEvent: no JSON object")
     return found
