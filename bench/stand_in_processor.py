@@ -22,6 +22,7 @@ from facestream.runtime.serve import serve_health
 from facestream.runtime.stores import open_stores, wait_for_stores
 from facestream.runtime.system_state import follow_state
 from schemas.answers import Models
+from schemas.cloudevents import decode_image_received
 from schemas.faces import Crop, EmbeddedFace, encode_vector
 from schemas.ids import crop_key, learned_face_id, probe_face_id, source_of_face
 from schemas.records import FacesEmbedded, ImageReceived
@@ -55,7 +56,7 @@ class StandInStage:
         return list(await asyncio.gather(*(self._embed(record) for record in records)))
 
     def event_of(self, record: Record) -> ImageReceived:
-        return ImageReceived.decode(record.value).with_origin(position_of(record))
+        return decode_image_received(record.value, record.headers).with_origin(position_of(record))
 
     async def check_stores(self) -> None:
         await self._objects.ping()

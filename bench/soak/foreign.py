@@ -31,10 +31,11 @@ from backends.open import open_log, open_vectors
 from backends.vectors import Face, FaceVector
 from bench.clients import verdict
 from bench.cluster import STAND_IN, Cluster
+from bench.programs import Program
 from bench.soak.faults import unfinished_work
 from bench.soak.foreign_checks import GROUPS, lag_by_kafka, read_answers, table_of, wrong_answers, wrong_faces
 from bench.soak.foreign_plan import CODECS, LEARNING, RECOGNIZING, Plans, make_plans, picture_keys
-from bench.soak.foreign_programs import Program, all_programs
+from bench.soak.foreign_programs import all_programs
 from bench.stores import s3_client, temporary_stores
 from scripts.services_process import ServiceFailed
 from stream.topics import GROUPS as TOPICS_OF

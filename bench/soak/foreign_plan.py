@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count, islice
 
-from bench.soak.foreign_programs import Program
+from bench.programs import Program
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")

@@ -8,9 +8,9 @@ import pytest
 
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector
+from bench.programs import Program
 from bench.soak.foreign_checks import lag_in, wrong_answers, wrong_faces
 from bench.soak.foreign_plan import CODECS, PlannedRecord, Plans, make_plans
-from bench.soak.foreign_programs import Program
 from weights.manifest import manifest
 
 RECORDS = 2_000
