@@ -9,7 +9,7 @@ PYTEST = $(BIN)/python -m pytest
 SIDE_BY_SIDE = -n 2 --dist loadfile --no-loadscope-reorder
 UNIT_SIDE_BY_SIDE = -n 3 --dist worksteal
 
-.PHONY: help run unit test install install-dev photos services services-down soak soak-services soak-erase soak-foreign bench bench-bulk bench-reembed bench-services
+.PHONY: help run unit test install install-dev photos services services-down soak soak-services soak-erase soak-foreign interop bench bench-bulk bench-reembed bench-services
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -62,6 +62,10 @@ soak-erase: install-dev photos
 # make soak-foreign   100,000 events of other systems' clients while roles are killed (a quarter of an hour)
 soak-foreign: install-dev
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.soak.foreign
+
+# make interop   the CloudEvents SDKs of Go, Java and JavaScript send events in every way that they can (minutes)
+interop: install-dev
+	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.interop
 
 # make bench  measure the speed of this machine: the service against the bare models (minutes)
 bench: install-dev photos

@@ -1,18 +1,21 @@
-"""Builds programs of other systems in Java, Go and JavaScript, each from one file and from public packages. What is
-there already is kept.
+"""Builds and runs programs of other systems in Java, Go and JavaScript, each from one file and from public packages.
+What is there already is kept.
 
 The packages and programs lie in a folder `foreign` beside those of scripts/services.py.
 """
 
+import asyncio
 import hashlib
+import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from scripts.services_lock import locked
 from scripts.services_packages import MissingTools, folder, maven, run
+from scripts.services_process import ServiceFailed
 
 TOOLS = {"javac": "a JDK 17 or newer", "mvn": "Maven", "go": "Go", "node": "Node.js", "npm": "npm"}
 
@@ -24,6 +27,28 @@ class Program:
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
     has_transactions: bool = True
+
+
+async def send_with(program: Program, arguments: Sequence[str], lines: Sequence[str]) -> None:
+    """Runs a program that sends what the lines on its standard input say, and then prints how many it has sent. Raises
+    ServiceFailed.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *program.command,
+        *arguments,
+        env=os.environ | program.environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        output, errors = await process.communicate("".join(f"{line}\n" for line in lines).encode())
+    finally:
+        if process.returncode is None:
+            process.kill()
+    if process.returncode or output.decode().split()[-1:] != [str(len(lines))]:
+        said = (output + errors).decode()[-2000:]
+        raise ServiceFailed(f"{' '.join([*program.command, *arguments])} did not send {len(lines)} records:\n{said}")
 
 
 def check_tools() -> None:

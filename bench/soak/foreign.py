@@ -12,7 +12,6 @@ and no group may have lag, as Kafka's own tool sees it.
 import argparse
 import asyncio
 import io
-import os
 import random
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from backends.open import open_log, open_vectors
 from backends.vectors import Face, FaceVector
 from bench.clients import verdict
 from bench.cluster import STAND_IN, Cluster
-from bench.programs import Program
+from bench.programs import Program, send_with
 from bench.soak.faults import unfinished_work
 from bench.soak.foreign_checks import GROUPS, lag_by_kafka, read_answers, table_of, wrong_answers, wrong_faces
 from bench.soak.foreign_plan import CODECS, LEARNING, RECOGNIZING, Plans, make_plans, picture_keys
@@ -95,23 +94,8 @@ async def send(programs: Mapping[str, Program], plans: Plans, to: Addresses) -> 
         for codec in (*CODECS[number % len(CODECS) :], *CODECS[: number % len(CODECS)]):
             began = time.monotonic()
             plan = plans[client, codec]
-            command = [*programs[client].command, to.servers, codec, f"{client}-{codec}-{transactional_id}"]
-            lines = "".join(f"{record.line(to.bucket, to.prefix)}\n" for record in plan)
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                env=os.environ | programs[client].environment,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            try:
-                output, errors = await process.communicate(lines.encode())
-            finally:
-                if process.returncode is None:
-                    process.kill()
-            if process.returncode or output.decode().split()[-1:] != [str(len(plan))]:
-                said = (output + errors).decode()[-2000:]
-                raise ServiceFailed(f"{client} did not send its {len(plan)} records with {codec}:\n{said}")
+            arguments = [to.servers, codec, f"{client}-{codec}-{transactional_id}"]
+            await send_with(programs[client], arguments, [record.line(to.bucket, to.prefix) for record in plan])
             print(f"  {client} sent {len(plan)} with {codec} in {time.monotonic() - began:.0f} s", flush=True)
 
     async with asyncio.TaskGroup() as tasks:

@@ -150,6 +150,7 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
     events = [
         b"\xff\xd8\xff",
         json.dumps(good | {"image_id": "not a uuid"}).encode(),
+        json.dumps([{"specversion": "1.0", "type": "facestream.image.detect", "data": good}]).encode(),
         json.dumps(good | {"image_id": ids[0], "source": {"bucket": outside.bucket, "key": "originals/x"}}).encode(),
         json.dumps(
             good | {"image_id": ids[1], "source": {"bucket": outside.bucket, "key": "incoming/acme/none.jpg"}}
@@ -163,7 +164,7 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
         (422, "object_missing"),
         (200, None),
     ]
-    for wanted in ("JSON", "image_id", "originals/x"):
+    for wanted in ("JSON: ", "image_id", "originals/x", "a record of its own"):
         letter = await outside.first("dead-letters", lambda it, wanted=wanted: wanted in it["reason"])
         assert letter["code"] in ("unreadable_record", "forbidden_source")
 

@@ -1,0 +1,1 @@
+"""Official libraries of other systems write what facestream reads: `make interop`."""
