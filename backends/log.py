@@ -12,8 +12,10 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from schemas.errors import InvalidRequest, TopicMismatch
+from schemas.event import Header
 
-LARGEST_RECORD = 8_000_000  # bytes of key and value
+LARGEST_RECORD = 8_000_000  # bytes of key, value and headers
+HEADER_OVERHEAD = 10  # bytes of one header beside its name and value, at most
 METADATA_CHARACTERS = 4_000
 
 
@@ -37,28 +39,45 @@ class TopicSpec:
 @dataclass(frozen=True, slots=True)
 class NewRecord:
     """A record to append. A `value` of None is a tombstone. The partition follows from `partition_key`, or from `key`
-    where that is None.
+    where that is None. A key is text; only one that was copied from another record may be something else.
     """
 
     topic: str
-    key: str
+    key: str | bytes | None
     value: bytes | None
-    partition_key: str | None = None
+    partition_key: str | bytes | None = None
+    headers: Sequence[Header] = ()
+
+    @property
+    def key_bytes(self) -> bytes | None:
+        return self.key.encode() if isinstance(self.key, str) else self.key
+
+    @property
+    def size(self) -> int:
+        """Bytes of key, value and headers."""
+        of_headers = sum(len(name.encode()) + len(value or b"") + HEADER_OVERHEAD for name, value in self.headers)
+        return len(self.key_bytes or b"") + len(self.value or b"") + of_headers
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record as the log returns it. `timestamp` is the log's append time in milliseconds since the epoch, never a
-    producer's. `headers` come from other systems; records that are appended here have none.
+    producer's. `original_key`: other systems may append without a key, or with one that is not text.
     """
 
     topic: str
     partition: int
     offset: int
     timestamp: int
-    key: str
+    original_key: str | bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[Header, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key as text: empty without a key."""
+        key = self.original_key
+        return key if isinstance(key, str) else (key or b"").decode(errors="replace")
 
     @property
     def topic_partition(self) -> TopicPartition:
@@ -108,23 +127,33 @@ def partition_count_mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
     )
 
 
-def partition_of(partition_key: str, partitions: int) -> int:
+def partition_of(partition_key: str | bytes, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the count. The same in every adapter, for ever."""
-    return zlib.crc32(partition_key.encode()) % partitions
+    return zlib.crc32(partition_key.encode() if isinstance(partition_key, str) else partition_key) % partitions
 
 
 def partition_of_record(record: NewRecord, partitions: int) -> int:
     """The partition that a record goes to. Raises InvalidRequest for a record that no log takes."""
     try:
-        size = len(record.key.encode()) + len(record.value or b"")
-        partition = partition_of(record.key if record.partition_key is None else record.partition_key, partitions)
+        size = record.size
+        partition = partition_of(
+            record.partition_key if record.partition_key is not None else record.key or "", partitions
+        )
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"a record's key is not valid text: {error.reason}") from None
+        raise InvalidRequest(f"a record's key or the name of a header is not valid text: {error.reason}") from None
     if size > LARGEST_RECORD:
         raise InvalidRequest(
             f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
         )
     return partition
+
+
+def text_or_bytes(key: bytes) -> str | bytes:
+    """A key as text, if it is text."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return key
 
 
 def check_metadata(offsets: Mapping[TopicPartition, CommittedOffset]) -> None:

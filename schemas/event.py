@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from schemas.errors import UnreadableRecord
 
+Header = tuple[str, bytes | None]  # of a record: a name, which may occur several times, and a value
+
 # Cassandra counts microseconds in 63 bits.
 Milliseconds = Annotated[int, Field(ge=0, lt=2**53, description="since the epoch, by the log's clock")]
 

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from backends.kafka.connect import FAILURES, KafkaServers
 from backends.kafka.fetch_sessions import FetchSessions, fetch_in_sessions
 from backends.kafka.private_parts import close_connections, fetcher_has_ended
-from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares
+from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares, text_or_bytes
 from schemas.errors import Unavailable
 
 # Bytes that are buffered: for all partitions together and for one. One record may have 8 MB. A rebalance drops what is
@@ -223,13 +223,13 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 
 def _record(topic_partition: TopicPartition, record: ConsumerRecord) -> Record:
-    key = (record.key or b"").decode(errors="replace")  # other systems may append without a key
-    headers = tuple((name, value or b"") for name, value in record.headers) if record.headers else ()
+    key = None if record.key is None else text_or_bytes(record.key)
+    headers = tuple(record.headers)
     return Record(
         topic_partition.topic, topic_partition.partition, record.offset, record.timestamp, key, record.value, headers
     )
 
 
 def _size(record: ConsumerRecord) -> int:
-    header_bytes = sum(len(value or b"") for _, value in record.headers) if record.headers else 0
+    header_bytes = sum(len(value or b"") for _, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + header_bytes

@@ -31,10 +31,6 @@ class RoutedRecord(NamedTuple):
     record: NewRecord
     topic_partition: TopicPartition
 
-    @property
-    def size(self) -> int:
-        return len(self.record.key) + len(self.record.value or b"")
-
 
 class KafkaProducer:
     """Appends records, durable when a call returns."""
@@ -93,7 +89,11 @@ class KafkaProducer:
         for record, topic_partition in records:
             partition = self._servers.to_cluster(topic_partition)
             acknowledgement = await producer.send(
-                partition.topic, record.value, record.key.encode(), partition.partition
+                partition.topic,
+                record.value,
+                record.key_bytes,
+                partition.partition,
+                headers=list(record.headers),
             )
             acknowledgement.add_done_callback(_retrieve_error)
             acknowledgements.append(acknowledgement)
@@ -127,10 +127,10 @@ def _parts(records: Sequence[RoutedRecord]) -> Iterator[tuple[Sequence[RoutedRec
     """Splits the records, in their order, into parts that may be in flight at once, each with its size."""
     start = size = 0
     for index, record in enumerate(records):
-        if index > start and size + record.size > MOST_IN_FLIGHT:
+        if index > start and size + record.record.size > MOST_IN_FLIGHT:
             yield records[start:index], size
             start, size = index, 0
-        size += record.size
+        size += record.record.size
     yield records[start:], size
 
 

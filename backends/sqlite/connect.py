@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,10 +26,13 @@ _BUGS = {
 }
 
 
-def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
+def connect(
+    path: Path, schema: str | None = None, added_columns: Sequence[tuple[str, str, str]] = ()
+) -> sqlite3.Connection:
     """Opens a connection in WAL mode that is durable on commit.
 
-    With `schema`, which is executed, the connection may write; without, it only reads.
+    With `schema`, which is executed, the connection may write; without, it only reads. added_columns: table, name and
+    type of columns that are added where they are missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Autocommit: the sqlite3 module itself must not begin transactions.
@@ -43,10 +47,20 @@ def connect(path: Path, schema: str | None = None) -> sqlite3.Connection:
             connection.execute("PRAGMA query_only = ON")
         else:
             connection.executescript(f"BEGIN IMMEDIATE; {schema}; COMMIT;")
+            for column in added_columns:
+                _add_column(connection, *column)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _add_column(connection: sqlite3.Connection, table: str, name: str, kind: str) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    known = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
+    if (name,) not in known:
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+    connection.execute("COMMIT")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

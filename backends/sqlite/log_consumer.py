@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
 from backends.sqlite.log_groups import Membership, commit, read_assignment
-from backends.sqlite.log_schema import offset_of, record_id
+from backends.sqlite.log_schema import decode_headers, decode_key, offset_of, record_id
 from backends.sqlite.log_view import LogView
 from backends.sqlite.log_writer import LogWriter
 from backends.sqlite.threads import ReadThread
@@ -106,12 +106,13 @@ def _read(connection: sqlite3.Connection, wanted: Sequence[tuple[_Position, int]
             results.append(_PartitionRead((), position.offset, min(start, position.offset)))
             continue
         rows = connection.execute(
-            "SELECT id, timestamp, key, value FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            "SELECT id, timestamp, key, value, headers FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
             (record_id(partition_id, max(start, position.offset)), record_id(partition_id, end), limit),
         )
         records = []
-        for row, timestamp, key, value in rows:
-            records.append(Record(topic, partition, offset_of(row), timestamp, key, value))
+        for row, timestamp, key, value, headers in rows:
+            place = topic, partition, offset_of(row)
+            records.append(Record(*place, timestamp, decode_key(key), value, decode_headers(headers)))
             room -= len(value or b"")
             if room <= 0:
                 break

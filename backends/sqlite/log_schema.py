@@ -1,9 +1,16 @@
-"""The tables of the embedded log, and how a record's partition and offset make its row number.
+"""The tables of the embedded log, how a record's partition and offset make its row number, and how its key and headers
+are stored.
 
 Records are in one table, ordered by partition and offset, so that a poll, and the retention of a partition, read one
 range of rows. Both numbers are packed into the row number, because SQLite stores rows of some kB twice as densely in
 such a table as under a composite key.
 """
+
+import json
+from collections.abc import Sequence
+
+from backends.log import text_or_bytes
+from schemas.event import Header
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS topics (
@@ -55,7 +62,11 @@ CREATE TABLE IF NOT EXISTS commits (
 ) WITHOUT ROWID;
 """
 
+# Columns that a file of an older version lacks: table, name, type.
+ADDED_COLUMNS = (("records", "headers", "TEXT"),)
+
 _OFFSET_BITS = 40
+_NO_KEY = b""  # an empty key is text
 
 
 def record_id(partition_id: int, offset: int) -> int:
@@ -66,3 +77,27 @@ def record_id(partition_id: int, offset: int) -> int:
 def offset_of(record: int) -> int:
     """The offset that a row number carries."""
     return record & (1 << _OFFSET_BITS) - 1
+
+
+def encode_key(key: str | bytes | None) -> str | bytes:
+    """A key as it is stored: as text, or as a BLOB if it is not text."""
+    if key is None:
+        return _NO_KEY
+    return text_or_bytes(key) if isinstance(key, bytes) else key
+
+
+def decode_key(stored: str | bytes) -> str | bytes | None:
+    return None if stored == _NO_KEY else stored
+
+
+def encode_headers(headers: Sequence[Header]) -> str | None:
+    """Headers as they are stored: a JSON list of names and values. In JSON, bytes are characters (Latin-1)."""
+    if not headers:
+        return None
+    return json.dumps([(name, None if value is None else value.decode("latin-1")) for name, value in headers])
+
+
+def decode_headers(stored: str | None) -> tuple[Header, ...]:
+    if stored is None:
+        return ()
+    return tuple((name, None if value is None else value.encode("latin-1")) for name, value in json.loads(stored))

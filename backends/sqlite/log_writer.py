@@ -14,7 +14,7 @@ from pathlib import Path
 
 from backends.log import NewRecord, Record, TopicSpec, partition_count_mismatch
 from backends.sqlite.log_groups import Membership, join, leave, read_epochs, renew
-from backends.sqlite.log_schema import SCHEMA, record_id
+from backends.sqlite.log_schema import ADDED_COLUMNS, SCHEMA, decode_key, encode_headers, encode_key, record_id
 from backends.sqlite.log_view import LogChanges, LogView
 from backends.sqlite.threads import GroupWriter, Operation, QueuedOperation
 
@@ -45,7 +45,7 @@ class LogWriter(GroupWriter):
     """
 
     def __init__(self, path: Path, view: LogView, *, lease_s: float, clock: Callable[[], float]) -> None:
-        super().__init__(path, SCHEMA, name="log-writer")
+        super().__init__(path, SCHEMA, name="log-writer", added_columns=ADDED_COLUMNS)
         self.reader_count = 0
         self.memberships: dict[str, Membership] = {}
         self._view = view
@@ -72,12 +72,16 @@ class LogWriter(GroupWriter):
                 end = self._partition_ends[routed.partition_id]
                 offset, end.next_offset = end.next_offset, end.next_offset + 1
                 end.last_timestamp = max(end.last_timestamp, now)
-                new = routed.record
-                rows.append((record_id(routed.partition_id, offset), end.last_timestamp, new.key, new.value))
-                record = Record(new.topic, routed.partition, offset, end.last_timestamp, new.key, new.value)
+                new, timestamp, key = routed.record, end.last_timestamp, encode_key(routed.record.key)
+                row = record_id(routed.partition_id, offset)
+                rows.append((row, timestamp, key, new.value, encode_headers(new.headers)))
+                place = new.topic, routed.partition, offset
+                record = Record(*place, timestamp, decode_key(key), new.value, tuple(new.headers))
                 self._fresh.append((routed.partition_id, record))
                 self._written.add(routed.partition_id)
-            connection.executemany("INSERT INTO records (id, timestamp, key, value) VALUES (?, ?, ?, ?)", rows)
+            connection.executemany(
+                "INSERT INTO records (id, timestamp, key, value, headers) VALUES (?, ?, ?, ?, ?)", rows
+            )
 
         return operation
 

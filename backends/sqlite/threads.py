@@ -7,7 +7,7 @@ commit go into the next transaction together. An operation is a plain function t
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -43,9 +43,11 @@ class GroupWriter:
     the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the hooks.
     """
 
-    def __init__(self, path: Path, schema: str, *, name: str) -> None:
+    def __init__(
+        self, path: Path, schema: str, *, name: str, added_columns: Sequence[tuple[str, str, str]] = ()
+    ) -> None:
         self._path = path
-        self._schema = schema
+        self._schema, self._added_columns = schema, added_columns
         self._name = name
         self._queue: SimpleQueue[QueuedOperation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -179,7 +181,7 @@ class GroupWriter:
 
     def _begin(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect(self._path, self._schema)
+            self._connection = connect(self._path, self._schema, self._added_columns)
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
 

@@ -143,6 +143,46 @@ async def test_a_tombstone_is_not_an_empty_value(topic: Topic) -> None:
     assert [record.value for record in records] == [None, b""]
 
 
+@pytest.mark.parametrize("reopened", [False, True], ids=["appended here", "read again"])
+async def test_headers_keep_their_order_and_may_repeat(topic: Topic, open_log: OpenLog, reopened: bool) -> None:
+    headers = (("b", b"1"), ("a", None), ("a", b""), ("b", b"2"), ("é💙", bytes(range(256))), ("", b"no name"))
+    await topic.log.append([NewRecord(topic.name, "a", b"", headers=headers), NewRecord(topic.name, "a", b"")])
+    log = open_log() if reopened else topic.log
+    reader = await log.reader(topic.name, at="start")
+    records = await drain(reader, 2)
+    await reader.close()
+    assert [record.headers for record in records] == [headers, ()]
+
+
+@pytest.mark.parametrize("reopened", [False, True], ids=["appended here", "read again"])
+@pytest.mark.parametrize(
+    ("key", "original", "text"),
+    [(None, None, ""), (b"", "", ""), (b"text", "text", "text"), (b"\xff\0", b"\xff\0", "\ufffd\0")],
+)
+async def test_a_copied_key_may_be_missing_or_not_text(
+    topic: Topic, open_log: OpenLog, reopened: bool, key: bytes | None, original: str | bytes | None, text: str
+) -> None:
+    (place, other) = await topic.log.append(
+        [NewRecord(topic.name, key, b"1"), NewRecord(topic.name, key, b"2", "partition key")]
+    )
+    assert place.partition == zlib.crc32(key or b"") % 4
+    assert other.partition == partition_of("partition key", 4)
+    reader = await (open_log() if reopened else topic.log).reader(topic.name, at="start")
+    records = await drain(reader, 2)
+    await reader.close()
+    assert {(record.original_key, record.key) for record in records} == {(original, text)}
+
+
+async def test_headers_count_as_a_part_of_a_record(topic: Topic) -> None:
+    for headers in [("a", bytes(8_000_000))], [("a" * 8_000_000, None)], [("", None)] * 1_000_000:
+        with pytest.raises(InvalidRequest):
+            await topic.log.append([NewRecord(topic.name, "a", b"", headers=headers)])
+    await topic.log.append([NewRecord(topic.name, "a", b"", headers=[("", None)] * 700_000)])
+    with pytest.raises(InvalidRequest):
+        await topic.log.append([NewRecord(topic.name, "a", b"", headers=[("\ud800", None)])])
+    assert sum((await topic.log.end_offsets(topic.name)).values()) == 1
+
+
 async def test_a_record_of_many_bytes(topic: Topic, unique: Unique) -> None:
     value = bytes(range(256)) * 31_000
     await topic.log.append([NewRecord(topic.name, "a", value)])

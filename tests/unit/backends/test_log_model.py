@@ -41,7 +41,7 @@ class Model:
         self.committed: dict[TopicPartition, CommittedOffset] = {}
 
     def append(self, new: NewRecord) -> TopicPartition:
-        place = TopicPartition(new.topic, partition_of(new.key, PARTITIONS))
+        place = TopicPartition(new.topic, partition_of(new.key or "", PARTITIONS))
         self.records[place].append(Record(*place, self.ends[place], self.now * 1000, new.key, new.value))
         self.ends[place] += 1
         return place
