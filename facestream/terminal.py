@@ -26,6 +26,14 @@ def printable(text: str) -> str:
     return "".join(it if it.isprintable() or it == ZERO_WIDTH_JOINER else "\ufffd" for it in text)
 
 
+def escaped(data: bytes) -> str:
+    """The bytes as text that cannot control a terminal: lines of readable characters, and everything else escaped as in
+    Python, for example \\x1b.
+    """
+    text = data.decode(errors="backslashreplace")
+    return "".join(it if it.isprintable() or it == "\n" else it.encode("unicode_escape").decode() for it in text)
+
+
 def print_rows(
     rows: Sequence[Mapping[str, Cell]], *, as_json: bool, whole: Sequence[str] = (), narrow: Sequence[str] = ()
 ) -> None:

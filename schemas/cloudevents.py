@@ -1,5 +1,6 @@
 """Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the
-binary or the structured mode of CloudEvents' Kafka binding, the latter in the JSON format.
+binary or the structured mode of CloudEvents' Kafka binding, the latter in the JSON format. The header of a retried event
+says where and when it first came.
 
 The type gives the purpose: `facestream.image.learn`, `.recognize` or `.detect`. The data are the other members of
 ImageReceived. If they have no image_id, it is the event's id or is derived from the event's source and id, so that an
@@ -13,8 +14,9 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
+from schemas.dead_letters import Retried
 from schemas.errors import UnreadableRecord
-from schemas.event import schema_mismatch
+from schemas.event import Header, schema_mismatch
 from schemas.ids import image_id_of_event, is_image_id
 from schemas.records import ImageReceived
 
@@ -76,11 +78,16 @@ class CloudEvent(BaseModel):
         return _object(self.data if self.data_base64 is None else self.data_base64)
 
 
-def decode_image_received(value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> ImageReceived:
+def decode_image_received(value: bytes | None, headers: Sequence[Header] = ()) -> ImageReceived:
     """Decodes a record. A header with an empty value counts as missing. Raises UnreadableRecord, which names the member
     that does not fit.
     """
-    named = {name.lower(): text for name, text in headers}
+    event = _decode(value, {name.lower(): text or b"" for name, text in headers})
+    retried = Retried.of(headers)
+    return event if retried is None else event.model_copy(update=dict(retried))
+
+
+def _decode(value: bytes | None, named: Mapping[str, bytes]) -> ImageReceived:
     content_type = named.get(CONTENT_TYPE, b"").decode(errors="replace").strip().lower()
     if content_type.startswith(EVENT_FORMATS):
         return _unwrap(_structured(value, content_type))

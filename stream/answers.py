@@ -1,9 +1,9 @@
-"""Answers and dead letters as records to append."""
+"""Answers as records to append."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from backends.log import NewRecord, Record
+from backends.log import NewRecord
 from schemas.answers import (
     Body,
     DetectedBody,
@@ -19,8 +19,8 @@ from schemas.answers import (
 from schemas.errors import FacestreamError
 from schemas.faces import Detection
 from schemas.media import extension
-from schemas.records import Answer, DeadLetter, EraseRequested, ImageReceived
-from stream.topics import DEAD_LETTERS, RESULTS
+from schemas.records import Answer, EraseRequested, ImageReceived
+from stream.topics import RESULTS
 
 ANSWER_KEPT_S = 86_400.0  # as long as `results` keeps them
 
@@ -47,30 +47,6 @@ def answer_record(
 
 def error_answer_record(received: ImageReceived | EraseRequested, error: FacestreamError) -> NewRecord:
     return answer_record(received, error.status, problem(error, image_id=received.image_id))
-
-
-def dead_letter_record(
-    record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int
-) -> NewRecord:
-    """The `dead-letters` record for a record that could not be processed. received: None if that record was
-    unreadable.
-
-    It keeps the time at which an image was first received, so that an erasure since then covers the image when it is
-    retried.
-    """
-    event = None
-    if isinstance(received, ImageReceived):
-        event = received.model_copy(update={"received_at": received.first_received_at(record.timestamp)})
-    value = DeadLetter(
-        event=event,
-        topic=record.topic,
-        partition=record.partition,
-        offset=record.offset,
-        code=error.code,
-        reason=error.message,
-        attempts=attempts,
-    )
-    return NewRecord(DEAD_LETTERS, received.image_id if received else record.key, value.encode())
 
 
 def learned_body(

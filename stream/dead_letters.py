@@ -1,7 +1,11 @@
-"""The open dead letters: those that have not been retried or dropped yet.
+"""Dead letters: the records that carry them, and those that are open, because nobody has retried or dropped them yet.
 
-They are found by reading the topic `dead-letters` from its start. A retry or a drop appends a record to the partition
-of the letter, so that a letter is known to be closed for as long as it is kept.
+A letter about an event of `images.received` or its bulk lane is that record, byte for byte. A letter about a record
+behind these topics has the event again, without vectors. schemas/dead_letters.py has the headers that say what went
+wrong. Version 0.1 wrote letters as JSON, without headers; these are read too.
+
+Open letters are found by reading the topic `dead-letters` from its start. A retry or a drop appends a record to the
+partition of the letter, so that a letter is known to be closed for as long as it is kept.
 """
 
 from collections.abc import Sequence
@@ -10,22 +14,34 @@ from typing import Literal
 
 import structlog
 
-from backends.log import EventLog, NewRecord, Record
-from schemas.errors import UnreadableRecord
+from backends.log import LARGEST_RECORD, EventLog, NewRecord, Record
+from backends.vectors import VectorDeleter
+from schemas.cloudevents import decode_image_received
+from schemas.dead_letters import Failure, Retried, split_headers
+from schemas.errors import FacestreamError, UnreadableRecord
+from schemas.event import Header
 from schemas.origins import Origin
-from schemas.records import DeadLetter, DeadLetterClosed, ImageReceived, decode_dead_letter
+from schemas.records import DeadLetterClosed, EraseRequested, ImageReceived, decode_dead_letter
 from stream.topic_reading import read_topic
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, ORIGIN_TOPICS
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, ORIGIN_TOPICS
 
 log = structlog.get_logger(__name__)
+
+OF_EVENTS = (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK)
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter, and the record that carries it."""
+    """A dead letter. `record` carries it. `value` and `headers` are those of the record that failed, or of the event
+    that it was about. `event` is None if this version cannot read them as an image: they may be of a newer one.
+    """
 
     record: Record
-    content: DeadLetter
+    failure: Failure
+    value: bytes | None
+    headers: tuple[Header, ...]
+    event: ImageReceived | None
+    partition_key: str | bytes
 
     @property
     def id(self) -> str:
@@ -33,17 +49,94 @@ class Letter:
         return f"{self.record.partition}-{self.record.offset}"
 
     @property
-    def event(self) -> ImageReceived | None:
-        """The event to append for a retry. It has the origin of the image, so that what was erased since stays
-        erased, and the time at which it was first received.
-        """
-        event, content = self.content.event, self.content
-        if event is None:
-            return None
-        if event.origin is None and content.topic in ORIGIN_TOPICS:  # an older version has written the letter
-            here = Origin(topic=content.topic, partition=content.partition, offset=content.offset)
+    def image_id(self) -> str:
+        """The id of the image, or else the key of the record that failed."""
+        return self.record.key if self.event is None else self.event.image_id
+
+    @property
+    def origin(self) -> Origin | None:
+        """The first record of the image, as far as it is known."""
+        return _position(self.failure) if self.event is None else self.event.origin
+
+
+def dead_letter_record(
+    record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int, stage: str
+) -> NewRecord:
+    """The dead letter of a record that could not be processed. received: None if that record was unreadable."""
+    key, value = record.original_key, None
+    headers: tuple[Header, ...] = ()
+    if record.topic in OF_EVENTS:
+        value, headers = record.value, record.headers
+    elif isinstance(received, ImageReceived):
+        key = received.image_id
+        first = received.first_received_at(record.timestamp)
+        value = received.model_copy(update={"received_at": first}).encode()
+    failure = Failure(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        stage=stage,
+        exception=f"{type(error).__module__}.{type(error).__qualname__}",
+        reason=error.message,
+        code=error.code,
+        attempts=attempts,
+        timestamp=record.timestamp,
+    )
+    said = failure.headers()
+    letter = NewRecord(DEAD_LETTERS, key, value, _partition_key(key, failure), (*headers, *said))
+    if letter.size > LARGEST_RECORD:  # only a record of another system is that large
+        return NewRecord(DEAD_LETTERS, None, None, _partition_key(None, failure), said)
+    return letter
+
+
+def read_letter(record: Record) -> Letter | DeadLetterClosed:
+    """Decodes a record of `dead-letters`. Raises UnreadableRecord."""
+    split = split_headers(record.headers)
+    if split is not None:
+        headers, failure = split
+        try:
+            event = decode_image_received(record.value, headers)
+        except UnreadableRecord:
+            event = None
+        return _letter(record, failure, record.value, headers, event, _partition_key(record.original_key, failure))
+    content = decode_dead_letter(record.value)
+    if isinstance(content, DeadLetterClosed):
+        return content
+    failure = Failure.model_validate(
+        content.model_dump(exclude={"event"}) | {"stage": "", "exception": "", "timestamp": record.timestamp}
+    )
+    value = None if content.event is None else content.event.encode()
+    return _letter(record, failure, value, (), content.event, record.key)
+
+
+def _letter(
+    record: Record,
+    failure: Failure,
+    value: bytes | None,
+    headers: tuple[Header, ...],
+    event: ImageReceived | None,
+    partition_key: str | bytes,
+) -> Letter:
+    """The letter, whose event gets the origin of the image, so that what was erased since stays erased, and the time at
+    which it was first received.
+    """
+    if event is not None:
+        if (here := _position(failure)) is not None:
             event = event.with_origin(here)
-        return event.model_copy(update={"received_at": event.first_received_at(self.record.timestamp)})
+        event = event.model_copy(update={"received_at": event.first_received_at(failure.timestamp)})
+    return Letter(record, failure, value, headers, event, partition_key)
+
+
+def _position(failure: Failure) -> Origin | None:
+    """The position of the record that failed, if images come in with records of its topic."""
+    if failure.topic not in ORIGIN_TOPICS:
+        return None
+    return Origin(topic=failure.topic, partition=failure.partition, offset=failure.offset)
+
+
+def _partition_key(key: str | bytes | None, failure: Failure) -> str | bytes:
+    """Letters without a key are spread over the partitions."""
+    return key or f"{failure.topic}-{failure.partition}-{failure.offset}"
 
 
 async def open_letters(log_: EventLog) -> list[Letter]:
@@ -58,15 +151,16 @@ async def open_letters(log_: EventLog) -> list[Letter]:
     def take(records: Sequence[Record]) -> None:
         for record in records:
             try:
-                content = decode_dead_letter(record.value)
+                content = read_letter(record)
             except UnreadableRecord as error:
                 log.error(
                     "unreadable dead letter", partition=record.partition, offset=record.offset, reason=error.message
                 )
                 continue
-            if isinstance(content, DeadLetter):
-                failed = about[record.partition, record.offset] = (content.topic, content.partition, content.offset)
-                letters.setdefault(failed, Letter(record, content))
+            if isinstance(content, Letter):
+                failure = content.failure
+                failed = about[record.partition, record.offset] = (failure.topic, failure.partition, failure.offset)
+                letters.setdefault(failed, content)
             elif (closed := about.get((record.partition, content.letter))) is not None:
                 letters.pop(closed, None)
 
@@ -74,18 +168,17 @@ async def open_letters(log_: EventLog) -> list[Letter]:
     return sorted(letters.values(), key=lambda it: (it.record.timestamp, it.record.partition, it.record.offset))
 
 
-async def retry(log_: EventLog, letters: Sequence[Letter]) -> None:
+async def retry(log_: EventLog, vectors: VectorDeleter, letters: Sequence[Letter]) -> None:
     """Processes letters again. Each must have an event. Raises Unavailable, StorageFull.
 
-    The events are appended first. If the process ends before the letters are closed, they stay on the list although
+    The stored answers, which say that the images have failed, are deleted first: the new answers are stored as soon as
+    the events are appended. The letters are closed last. If the process ends before, they stay on the list although
     they are tried again. Handling an event twice has the effect of handling it once.
     """
+    await vectors.delete_answers([it.image_id for it in letters])
     # `reply_to` stays as it is. If that replica no longer exists, nobody waits there, and the answers are still stored,
     # because the stage `answers` reads every partition.
-    events = [
-        NewRecord(IMAGES_RECEIVED, event.image_id, event.encode()) for it in letters if (event := it.event) is not None
-    ]
-    await log_.append(events)
+    await log_.append([_retried(it, it.event) for it in letters if it.event is not None])
     await log_.append([_closing_record(it, "retried") for it in letters])
 
 
@@ -94,7 +187,14 @@ async def drop(log_: EventLog, letters: Sequence[Letter]) -> None:
     await log_.append([_closing_record(it, "dropped") for it in letters])
 
 
+def _retried(letter: Letter, event: ImageReceived) -> NewRecord:
+    """The record that failed, in its topic, with a header that says where and when the image first came."""
+    topic = letter.failure.topic if letter.failure.topic in OF_EVENTS else IMAGES_RECEIVED
+    retried = Retried.model_validate(event, from_attributes=True)
+    key = letter.record.original_key
+    return NewRecord(topic, key, letter.value, event.image_id, retried.added_to(letter.headers))
+
+
 def _closing_record(letter: Letter, how: Literal["retried", "dropped"]) -> NewRecord:
-    return NewRecord(
-        DEAD_LETTERS, letter.record.key, DeadLetterClosed(closed=how, letter=letter.record.offset).encode()
-    )
+    closed = DeadLetterClosed(closed=how, letter=letter.record.offset)
+    return NewRecord(DEAD_LETTERS, letter.image_id, closed.encode(), letter.partition_key)

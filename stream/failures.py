@@ -16,7 +16,8 @@ from schemas.errors import (
     Unavailable,
     UnreadableRecord,
 )
-from stream.answers import dead_letter_record, error_answer_record
+from stream.answers import error_answer_record
+from stream.dead_letters import dead_letter_record
 from stream.stage import Stage
 from stream.stage_metrics import DEAD_LETTERS, ERRORS
 
@@ -99,13 +100,13 @@ def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, att
         log.error(
             "unreadable record", stage=stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
         )
-        return [dead_letter_record(record, None, error, attempts)]
+        return [dead_letter_record(record, None, error, attempts, stage.name)]
     answer = error_answer_record(received, error)
     # ForbiddenSource gets a dead letter too: the sender may never look at the answer, so this is where the operator
     # finds it.
     if error.retriable or isinstance(error, (ProcessingFailed, ForbiddenSource)):
         DEAD_LETTERS.labels(stage.name, error.code).inc()
         log.error("given up", stage=stage.name, image_id=received.image_id, code=error.code, reason=error.message)
-        return [dead_letter_record(record, received, error, attempts), answer]
+        return [dead_letter_record(record, received, error, attempts, stage.name), answer]
     log.info("refused", stage=stage.name, image_id=received.image_id, code=error.code)
     return [answer]

@@ -3,6 +3,7 @@ otherwise, they are about the person obama in the directory acme. The bodies of 
 """
 
 import uuid
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -14,9 +15,9 @@ from schemas.errors import FacestreamError, ProcessingFailed
 from schemas.faces import Crop, EmbeddedFace
 from schemas.ids import crop_key, learned_face_id
 from schemas.origins import Cut, Origin
-from schemas.records import Answer, FaceLearned, FacesEmbedded, ImageReceived, Purpose
-from stream.answers import dead_letter_record
-from stream.topics import ERASURES, IMAGES_RECEIVED, ORIGIN_TOPICS, PARTITIONS
+from schemas.records import Answer, DeadLetter, FaceLearned, FacesEmbedded, ImageReceived, Purpose
+from stream.dead_letters import dead_letter_record
+from stream.topics import DEAD_LETTERS, ERASURES, IMAGES_RECEIVED, ORIGIN_TOPICS, PARTITIONS
 from tests import answers
 
 LANDMARKS = [(1.0, 1.0)] * 5
@@ -133,9 +134,19 @@ def dead_letter_of(
     one are repetitions. key: of that record, if it has no event.
     """
     failed = Record(IMAGES_RECEIVED, 3, offset, at, key, b"")
-    return dead_letter_record(failed, event, error or ProcessingFailed("a defect"), 3)
+    if event is not None:
+        failed = replace(failed, original_key=event.image_id, value=event.encode())
+    return dead_letter_record(failed, event, error or ProcessingFailed("a defect"), 3, "processors")
+
+
+def older_dead_letter_of(event: ImageReceived | None, **members: Any) -> NewRecord:
+    """The dead letter that version 0.1 has written of a record of `images.received`."""
+    defaults = {"topic": IMAGES_RECEIVED, "partition": 3, "offset": 44, "code": "processing_failed"}
+    defaults |= {"event": event, "reason": "a defect", "attempts": 3}
+    key = "key" if event is None else event.image_id
+    return NewRecord(DEAD_LETTERS, key, _make(DeadLetter, defaults, members).encode())
 
 
 def appended(record: NewRecord, *, at: int = 1_000, offset: int = 0) -> Record:
     """The record as the log returns it after it was appended at `at`, in ms."""
-    return Record(record.topic, 0, offset, at, record.key, record.value)
+    return Record(record.topic, 0, offset, at, record.key, record.value, tuple(record.headers))

@@ -1,30 +1,52 @@
-"""Prints dead letters: a table on a terminal, a line each on a pipe, JSON."""
+"""Prints dead letters: a table on a terminal, a line each on a pipe, JSON. Of an image that was erased, it prints only
+where its record was.
+"""
 
+import base64
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from facestream.terminal import Cell, print_rows, printable
+from facestream.terminal import Cell, escaped, print_rows, printable
 from stream.dead_letters import Letter
+from stream.erase.erasures import Erasures
 
 NARROW = ("id", "when", "code", "directory", "reason")  # on a narrow terminal; `show` has the others
 WHOLE = ("id", "when", "code", "attempts")  # never broken
+MOST_BYTES, MOST_HEADERS, MOST_HEADER_BYTES = 2_000, 30, 200  # that are shown to people
+LABEL = 10
+ERASED = "it was erased after it came"
+NO_VALUE = "none: the record had no value, or is of a kind that letters do not keep"
 
 
-def print_list(letters: Sequence[Letter], *, as_json: bool) -> None:
-    rows = [_summary(letter) if as_json else _row(letter) for letter in letters]
-    print_rows(rows, as_json=as_json, whole=WHOLE, narrow=NARROW)
+def print_list(letters: Sequence[Letter], erasures: Erasures, *, as_json: bool) -> None:
+    row_of = _summary if as_json else _row
+    print_rows([row_of(it, was_erased(it, erasures)) for it in letters], as_json=as_json, whole=WHOLE, narrow=NARROW)
 
 
-def print_one(letter: Letter, *, as_json: bool) -> None:
-    event = letter.content.event and letter.content.event.model_dump(exclude_none=True)
+def print_one(letter: Letter, erasures: Erasures, *, as_json: bool) -> None:
+    erased = was_erased(letter, erasures)
     if as_json:
-        print(json.dumps(_summary(letter) | {"event": event}))
+        print(json.dumps(_summary(letter, erased) | _content(letter, erased)))
         return
-    for name, value in _summary(letter).items():
-        print(f"{name:<10} {'' if value is None else printable(str(value))}".rstrip())
-    text = "none: the record is no image, or cannot be read" if event is None else json.dumps(event, indent=2)
-    print(f"{'event':<10} {text}")
+    for name, value in _summary(letter, erased).items():
+        _print_field(name, "" if value is None else printable(str(value)))
+    if erased:
+        return
+    for name, header in letter.headers[:MOST_HEADERS]:
+        text = "null" if header is None else _shortened(header, MOST_HEADER_BYTES)
+        _print_field("header", f"{_shortened(name.encode(), MOST_HEADER_BYTES)}: {text}")
+    if len(letter.headers) > MOST_HEADERS:
+        _print_field("header", f"... of {len(letter.headers):,} headers")
+    if letter.event is not None:
+        print(f"{'event':<{LABEL}} {json.dumps(letter.event.model_dump(exclude_none=True), indent=2)}")
+    else:
+        _print_field("record", NO_VALUE if letter.value is None else _shortened(letter.value, MOST_BYTES))
+
+
+def was_erased(letter: Letter, erasures: Erasures) -> bool:
+    """Whether the image was erased after it came."""
+    return letter.event is not None and erasures.cover_image(letter.event)
 
 
 def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:
@@ -35,35 +57,51 @@ def describe_count(letters: int, code: str | None = None, directory: str | None 
     return f"{count}{with_code}{of_directory}"
 
 
-def _summary(letter: Letter) -> dict[str, Cell]:
-    content, event = letter.content, letter.content.event
+def _summary(letter: Letter, erased: bool) -> dict[str, Cell]:
+    failure, event = letter.failure, None if erased else letter.event
     return {
         "id": letter.id,
-        "image_id": letter.record.key,
+        "image_id": letter.image_id or None,
         "when": _when(letter),
-        "code": content.code,
-        "reason": content.reason,
-        "attempts": content.attempts,
-        "topic": content.topic,
-        "partition": content.partition,
-        "offset": content.offset,
+        "code": failure.code,
+        "reason": ERASED if erased else failure.reason,
+        "attempts": failure.attempts,
+        "topic": failure.topic,
+        "partition": failure.partition,
+        "offset": failure.offset,
+        "stage": failure.stage or None,
+        "exception": failure.exception or None,
         "purpose": None if event is None else event.purpose,
         "directory": None if event is None else event.directory,
     }
 
 
-def _row(letter: Letter) -> dict[str, Cell]:
-    content, event = letter.content, letter.content.event
+def _row(letter: Letter, erased: bool) -> dict[str, Cell]:
+    facts = _summary(letter, erased)
+    place = {"from": f"{facts['topic']} {facts['partition']}/{facts['offset']}"}
+    first, last = ("id", "when", "code", "attempts"), ("purpose", "directory", "reason")
+    return {it: facts[it] for it in first} | place | {it: facts[it] for it in last}
+
+
+def _content(letter: Letter, erased: bool) -> dict[str, object]:
+    """What the record that failed has, for a program: bytes as base64, those of headers as text."""
+    if erased:
+        return {"erased": True, "event": None, "headers": [], "value": None}
     return {
-        "id": letter.id,
-        "when": _when(letter),
-        "code": content.code,
-        "attempts": content.attempts,
-        "from": f"{content.topic} {content.partition}/{content.offset}",
-        "purpose": None if event is None else event.purpose,
-        "directory": None if event is None else event.directory,
-        "reason": content.reason,
+        "erased": False,
+        "event": letter.event and letter.event.model_dump(exclude_none=True),
+        "headers": [(name, header and header.decode(errors="backslashreplace")) for name, header in letter.headers],
+        "value": None if letter.value is None else base64.b64encode(letter.value).decode(),
     }
+
+
+def _print_field(name: str, text: str) -> None:
+    """Prints a field, and further lines of its text behind its label, so that no text looks like another field."""
+    print(f"{name:<{LABEL}} {text}".rstrip().replace("\n", "\n" + " " * (LABEL + 1)))
+
+
+def _shortened(data: bytes, most: int) -> str:
+    return escaped(data[:most]) + (f"\n... of {len(data):,} bytes" if len(data) > most else "")
 
 
 def _when(letter: Letter) -> str:

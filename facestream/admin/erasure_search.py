@@ -14,7 +14,6 @@ from schemas.ids import image_id_of_object
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import (
     Answer,
-    DeadLetter,
     EraseRequested,
     FaceLearned,
     FacesDetected,
@@ -22,7 +21,7 @@ from schemas.records import (
     ImageReceived,
     decode_embedded,
 )
-from stream.dead_letters import Letter
+from stream.dead_letters import Letter, read_letter
 from stream.erase.erasures import Erasures, position_of
 from stream.erase.redaction import redact
 from stream.generations import Generations
@@ -152,7 +151,8 @@ def _names_erased(record: Record, erasures: Erasures, announced: dict[str, bool 
     if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
         event = decode_image_received(record.value, record.headers).with_origin(position_of(record))
     elif record.topic == DEAD_LETTERS:
-        event = Letter(record, DeadLetter.decode(record.value)).event
+        letter = read_letter(record)
+        event = letter.event if isinstance(letter, Letter) else None
     else:
         erased = RECORD_CHECKS[record.topic](record, erasures)
         if record.topic == FACES_LEARNED.name and record.key in announced and not erased:

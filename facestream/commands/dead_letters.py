@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from backends.log import EventLog
-from facestream.admin.dead_letter_report import describe_count, print_list, print_one
+from facestream.admin.dead_letter_report import describe_count, print_list, print_one, was_erased
 from facestream.flags import add_settings, argument_type, settings_from
 from facestream.interrupt import run_interruptibly
-from facestream.runtime.stores import open_stores
+from facestream.runtime.stores import Stores, open_stores
 from facestream.terminal import print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalise_name
@@ -19,8 +19,8 @@ from stream.erase.erasures import Erasures
 from stream.topics import TOPICS
 
 DESCRIPTION = """\
-An event that could not be processed is a dead letter: the event, the reason, and the number of attempts. Its
-caller got an error, and other images go on. When the cause is removed, retry it, or drop it:
+A record that could not be processed is a dead letter: its bytes or its event, the reason, and the number of
+attempts. Its caller got an error, and other images go on. When the cause is removed, retry it, or drop it:
 
   facestream dead-letters list
   facestream dead-letters show 17-3
@@ -32,10 +32,10 @@ Dead letters are kept for 14 days. It works beside running roles, on the same lo
 be retried.
 """
 RETRY = """\
-Send images through the stream again. They keep the time when they were first received: what was erased since
-then stays erased. The answer is at GET /results/IMAGE_ID; an image that fails again is a new dead letter. One
-whose picture is gone by then is answered object_missing: pictures of recognize and detect are kept for
-FACESTREAM_KEEP_PROBES days.
+Send images through the stream again: the bytes of their records, in the same topic. They keep the time when they
+were first received: what was erased since then stays erased. The answer is at GET /results/IMAGE_ID, which says
+202 until then; an image that fails again is a new dead letter. One whose picture is gone by then is answered
+object_missing: pictures of recognize and detect are kept for FACESTREAM_KEEP_PROBES days.
 
 Prints a line for each: what was done, ID and image_id, between tabs.
 
@@ -93,7 +93,7 @@ def add_parser(commands: Any) -> None:
             help="only those of this directory",
         )
     for action in (listing, show, retrying, dropping):
-        add_settings(action, ("log", "data"))
+        add_settings(action, ("log", "vectors", "data") if action is retrying else ("log", "data"))
         action.set_defaults(run=run)
 
 
@@ -115,25 +115,25 @@ def _check(arguments: argparse.Namespace) -> None:
 async def _run(arguments: argparse.Namespace) -> int:
     async with open_stores(settings_from(arguments)) as stores:
         await stores.log.require_topics(TOPICS)
-        code: int = await arguments.act(stores.log, await open_letters(stores.log), arguments)
+        code: int = await arguments.act(stores, await open_letters(stores.log), arguments)
     return code
 
 
-async def _list(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
+async def _list(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
     letters = _filter_letters(letters, arguments)
-    print_list(letters, as_json=arguments.json)
+    print_list(letters, await _read_erasures(stores.log), as_json=arguments.json)
     _print_note(describe_count(len(letters), arguments.code, arguments.directory))
     return 0
 
 
-async def _show(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
-    print_one(_find(letters, arguments.id), as_json=arguments.json)
+async def _show(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
+    print_one(_find(letters, arguments.id), await _read_erasures(stores.log), as_json=arguments.json)
     return 0
 
 
-async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
+async def _retry(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
     letters = _select_letters(letters, arguments)
-    erasures = await _read_erasures(log)
+    erasures = await _read_erasures(stores.log)
     retried, erased, failed = [], [], 0
     for letter in letters:
         try:
@@ -146,11 +146,11 @@ async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Names
             print_message(f"{letter.id}: {error.message}")
             failed += 1
     for batch in _batches(retried):
-        await retry(log, batch)
+        await retry(stores.log, stores.vectors, batch)
         for letter in batch:
             _print_done("retried", letter, as_json=arguments.json)
     for batch in _batches(erased):
-        await drop(log, batch)
+        await drop(stores.log, batch)
     if arguments.all:
         _print_note(
             f"{len(retried)} retried, {len(erased)} dropped, {failed} left"
@@ -160,13 +160,13 @@ async def _retry(log: EventLog, letters: list[Letter], arguments: argparse.Names
     return 1 if erased or failed else 0
 
 
-async def _drop(log: EventLog, letters: list[Letter], arguments: argparse.Namespace) -> int:
+async def _drop(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
     letters = _select_letters(letters, arguments)
     if arguments.all and letters and not arguments.yes and not _confirm(len(letters)):
         _print_note("nothing was dropped")
         return 1
     for batch in _batches(letters):
-        await drop(log, batch)
+        await drop(stores.log, batch)
         for letter in batch:
             _print_done("dropped", letter, as_json=arguments.json)
     if arguments.all:
@@ -186,20 +186,19 @@ async def _read_erasures(log: EventLog) -> Erasures:
 
 def _check_retry(letter: Letter, erasures: Erasures) -> None:
     """Raises Erased, InvalidRequest. Erasures that come after this check are handled by the roles, as for any event."""
-    event = letter.event
-    if event is None:
+    if letter.event is None:
         raise InvalidRequest(
-            f"it holds no image to retry: its record in {letter.content.topic} cannot be read or is a command. Let its"
-            f" sender send it again, then `facestream dead-letters drop {letter.id}`"
+            f"it holds no image to retry: this version cannot read its record in {letter.failure.topic}, or it is a"
+            f" command. Let its sender send it again, then `facestream dead-letters drop {letter.id}`"
         )
-    if erasures.cover_image(event):
+    if was_erased(letter, erasures):
         raise Erased("it was erased after it was received, and is not processed again: the dead letter is dropped")
 
 
 def _filter_letters(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
     def fits(letter: Letter) -> bool:
-        event = letter.content.event
-        return (arguments.code is None or letter.content.code == arguments.code) and (
+        event = letter.event
+        return (arguments.code is None or letter.failure.code == arguments.code) and (
             arguments.directory is None or (event is not None and event.directory == arguments.directory)
         )
 
@@ -216,7 +215,7 @@ def _select_letters(letters: Sequence[Letter], arguments: argparse.Namespace) ->
 
 def _find(letters: Sequence[Letter], text: str) -> Letter:
     found = [letter for letter in letters if letter.id == text]
-    found = found or [letter for letter in letters if text and letter.record.key.startswith(text)]
+    found = found or [letter for letter in letters if text and letter.image_id.startswith(text)]
     if not found:
         raise NotFound(f"there is no dead letter '{text}' any more: see `facestream dead-letters list`")
     if len(found) > 1:
@@ -243,7 +242,7 @@ def _print_note(text: str) -> None:
 
 def _print_done(action: str, letter: Letter, *, as_json: bool) -> None:
     if as_json:
-        line = json.dumps({"action": action, "id": letter.id, "image_id": letter.record.key})
+        line = json.dumps({"action": action, "id": letter.id, "image_id": letter.image_id})
     else:
-        line = f"{action}\t{letter.id}\t{printable(letter.record.key)}"
+        line = f"{action}\t{letter.id}\t{printable(letter.image_id)}"
     print(line, flush=True)

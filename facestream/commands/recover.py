@@ -13,7 +13,7 @@ from facestream.flags import add_settings, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import open_stores
 from schemas.errors import ConfigurationError, UnreadableRecord
-from stream.answers import dead_letter_record
+from stream.dead_letters import dead_letter_record
 from stream.topics import GROUPS
 
 DESCRIPTION = """\
@@ -68,7 +68,7 @@ async def _run(arguments: argparse.Namespace) -> int:
             if arguments.yes and gone:
                 await consumer.commit({at: CommittedOffset(it.earliest) for at, it in gone.items()})
             if arguments.yes and unreadable:
-                await _skip(stores.log, consumer, unreadable)
+                await _skip(stores.log, arguments.group, consumer, unreadable)
         finally:
             await consumer.close()
     found = bool(gone or unreadable)
@@ -144,14 +144,15 @@ async def _find_unreadable_batches(
     return {at: batch for at, batch in consumer.unreadable.items() if at in waiting}
 
 
-async def _skip(log: EventLog, consumer: Consumer, unreadable: Mapping[TopicPartition, UnreadableBatch]) -> None:
+async def _skip(
+    log: EventLog, group: str, consumer: Consumer, unreadable: Mapping[TopicPartition, UnreadableBatch]
+) -> None:
     """Appends a dead letter for each batch, and commits its end."""
     letters = []
     offsets = {}
     for at, batch in unreadable.items():
-        key = f"{at.topic}-{at.partition}-{batch.first}"
-        record = Record(at.topic, at.partition, batch.first, 0, key, None)
-        letters.append(dead_letter_record(record, None, UnreadableRecord(str(batch)), attempts=0))
+        record = Record(at.topic, at.partition, batch.first, 0, None, None)
+        letters.append(dead_letter_record(record, None, UnreadableRecord(str(batch)), 0, group))
         end = (await log.end_offsets(at.topic))[at.partition]
         offsets[at] = CommittedOffset(min(batch.last + 1, end))  # the header of a damaged batch may be wrong
     await log.append(letters)

@@ -22,7 +22,6 @@ from schemas.ids import is_image_id
 from schemas.records import (
     RECORDS,
     Answer,
-    DeadLetter,
     DeadLetterClosed,
     EraseRequested,
     FaceLearned,
@@ -30,9 +29,9 @@ from schemas.records import (
     FacesEmbedded,
     FacesReembedded,
     ImageReceived,
-    decode_dead_letter,
     decode_embedded,
 )
+from stream.dead_letters import Letter, read_letter
 from stream.topic_reading import offset_ranges, read_ranges
 from stream.topics import (
     DEAD_LETTERS,
@@ -87,8 +86,9 @@ async def _run(arguments: argparse.Namespace) -> int:
 async def trace_image(log: EventLog, image_id: str) -> list[TraceStep]:
     """The records of an image, in the order of their append times."""
     found: list[Record] = []
-    for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED, DEAD_LETTERS):
+    for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, FACES_DETECTED):
         found += await _records_of_image(log, topic, image_id, image_id)
+    found += await _records_of_image(log, DEAD_LETTERS, image_id, None)
     received = next((image for record in found if (image := _image_in(_decode_event(record))) is not None), None)
     for topic in (FACES_EMBEDDED, FACES_LEARNED.name):
         found += await _records_of_image(log, topic, image_id, (received.directory or "") if received else None)
@@ -124,7 +124,7 @@ def _json_lines(steps: Sequence[TraceStep]) -> Iterator[str]:
 
 
 async def _records_of_image(log: EventLog, topic: str, image_id: str, partition_key: str | None) -> list[Record]:
-    """The records with that key in the partition of `partition_key`, or in all partitions if that is None."""
+    """The records of an image in the partition of `partition_key`, or in all partitions if that is None."""
     count = await log.partitions(topic)
     wanted = await offset_ranges(
         log, topic, range(count) if partition_key is None else [partition_of(partition_key, count)]
@@ -134,29 +134,35 @@ async def _records_of_image(log: EventLog, topic: str, image_id: str, partition_
 
         def take(records: Sequence[Record]) -> None:
             advance(len(records))
-            found.extend(record for record in records if record.key == image_id)
+            found.extend(record for record in records if _image_id_of(record) == image_id)
 
         await read_ranges(log, topic, wanted, take)
     return found
 
 
-def _decode_event(record: Record) -> EventRecord | None:
+def _image_id_of(record: Record) -> str:
+    """Another system has chosen the key of a dead letter."""
+    letter = _decode_event(record) if record.topic == DEAD_LETTERS else None
+    return letter.image_id if isinstance(letter, Letter) else record.key
+
+
+def _decode_event(record: Record) -> EventRecord | Letter | None:
     try:
         if record.topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK):
             return decode_image_received(record.value, record.headers)
         if record.topic == FACES_EMBEDDED:
             return decode_embedded(record.value)
         if record.topic == DEAD_LETTERS:
-            return decode_dead_letter(record.value)
+            return read_letter(record)
         (only,) = RECORDS[record.topic]
         return only.decode(record.value)
     except UnreadableRecord:
         return None
 
 
-def _image_in(event: EventRecord | None) -> ImageReceived | None:
+def _image_in(event: EventRecord | Letter | None) -> ImageReceived | None:
     """The image, if the record contains it. A dead letter is kept longest."""
-    if isinstance(event, DeadLetter):
+    if isinstance(event, Letter):
         return event.event
     return event if isinstance(event, ImageReceived) else None
 
@@ -179,8 +185,8 @@ def _describe(record: Record) -> str:
         case Answer() as event:
             said = event.body.code if isinstance(event.body, Problem) else event.body.status
             return f"answered {event.status} {said}"
-        case DeadLetter() as event:
-            return f"dead letter after {event.attempts} attempts: {event.code}: {event.reason}"
+        case Letter(failure=it):
+            return f"dead letter after {it.attempts} attempts: {it.code}: {it.reason}"
         case DeadLetterClosed() as event:
             return f"dead letter {record.partition}-{event.letter} {event.closed}"
         case FaceLearned():

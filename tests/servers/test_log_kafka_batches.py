@@ -23,11 +23,10 @@ from backends.log import CommittedOffset, NewRecord, TopicPartition, TopicSpec
 from bench.stores import admin_of
 from facestream.cli import main
 from schemas.errors import Unavailable
-from schemas.records import DeadLetter
 from stream.topics import DEAD_LETTERS, RESULTS
 from tests.polling import drain
 from tests.servers.topics import server_and_prefix
-from tests.unit.stream.stages import read_all
+from tests.unit.stream.stages import dead_letters
 
 CODECS = ("gzip", "snappy", "lz4", "zstd")
 PATIENCE_S = 30.0
@@ -193,10 +192,9 @@ async def test_recover_skips_a_batch_that_cannot_be_read_and_leaves_a_dead_lette
     assert [(it["partition"], it["first"], it["last"]) for it in said["unreadable"]] == [(0, 0, 2)]
     # What comes before or after such a batch is not skipped.
     assert await log.lag("answers", RESULTS) == {0: 1, 1: 4, 2: 1}
-    [record] = await read_all(log, DEAD_LETTERS)
-    assert record.value is not None
-    letter = DeadLetter.decode(record.value)
-    assert (letter.topic, letter.partition, letter.offset) == (*stuck, 0)
-    assert (letter.event, letter.code) == (None, "unreadable_record")
-    assert "offsets 0 to 2 cannot be read" in letter.reason
+    [letter] = await dead_letters(log)
+    failure = letter.failure
+    assert (failure.topic, failure.partition, failure.offset, failure.stage) == (*stuck, 0, "answers")
+    assert (letter.value, letter.event, failure.code) == (None, None, "unreadable_record")
+    assert "offsets 0 to 2 cannot be read" in failure.reason
     assert await recover() == (0, "nothing is missing: the group can go on\n")

@@ -12,12 +12,11 @@ from aiokafka import AIOKafkaProducer
 from backends.kafka import batches
 from backends.kafka.log import KafkaLog
 from backends.log import partition_of
-from schemas.records import DeadLetter
-from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED
+from stream.topics import IMAGES_RECEIVED
 from stream.worker import Worker
 from tests.conftest import ROOT
 from tests.servers.topics import server_and_prefix
-from tests.unit.stream.stages import Stage, answered, read_all, send, statuses, until
+from tests.unit.stream.stages import Stage, answered, dead_letters, send, statuses, until
 
 CHILD = ROOT / "tests" / "unit" / "stream" / "crashing_worker.py"
 PATIENCE_S = 90.0
@@ -36,10 +35,8 @@ async def test_a_record_that_kills_is_a_dead_letter_after_three_more_attempts(im
         assert len(exits) < 8
     assert exits == [-9, -9, -9, -9, 0]
     assert await answered(images) == statuses(*names) | statuses("killer", status=500)
-    [record] = await read_all(images, DEAD_LETTERS)
-    assert record.value is not None
-    letter = DeadLetter.decode(record.value)
-    assert (letter.code, letter.attempts) == ("processing_failed", 3)
+    [letter] = await dead_letters(images)
+    assert (letter.failure.code, letter.failure.attempts) == ("processing_failed", 3)
 
 
 async def test_images_of_other_partitions_are_answered_while_one_stops_at_a_batch_that_cannot_be_read(

@@ -356,7 +356,7 @@ async def test_a_retry_chooses_by_code_and_directory(log: SqliteLog, run: Run) -
     assert (done.code, done.err) == (0, "1 retried, 0 dropped, 0 left\n")
     (again,) = await received(log)
     assert again == image("a").model_copy(update={"received_at": 1_000, "origin": origin_at(1, partition=3)})
-    assert {it.content.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
+    assert {it.failure.code for it in await open_letters(log)} == {"unavailable", "processing_failed"}
 
 
 async def test_a_dead_letter_without_an_image_can_be_dropped_but_not_retried(log: SqliteLog, run: Run) -> None:
@@ -537,9 +537,9 @@ async def test_a_record_that_was_given_up_twice_is_one_dead_letter(log: EventLog
         ]
     )
     letters = await open_letters(log)
-    assert [it.content.offset for it in letters] == [1, 2]
+    assert [it.failure.offset for it in letters] == [1, 2]
     await drop(log, letters[:1])
-    assert [it.content.offset for it in await open_letters(log)] == [2]
+    assert [it.failure.offset for it in await open_letters(log)] == [2]
 
 
 async def test_closing_an_expired_dead_letter_closes_no_other_one(tmp_path: Path) -> None:
@@ -553,7 +553,7 @@ async def test_closing_an_expired_dead_letter_closes_no_other_one(tmp_path: Path
     await log.append([dead_letter_of(image("a"), offset=2)])
     now += 10 * DAY_S
     await log.enforce_retention()
-    assert [it.content.offset for it in await open_letters(log)] == [2]
+    assert [it.failure.offset for it in await open_letters(log)] == [2]
     await log.close()
 
 

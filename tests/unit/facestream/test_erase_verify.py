@@ -63,6 +63,7 @@ from tests.records import (
     faces_embedded,
     image_id,
     image_received,
+    older_dead_letter_of,
     origin_at,
 )
 from weights.manifest import manifest
@@ -521,7 +522,7 @@ TELLING: dict[str, tuple[NewRecord, float]] = {  # a record about an erased pers
     "the changelog": (learned(VERSION), 1 / 24),
     "an answer": (answered(OFFSET - 1), 1),
     "a dead letter": (dead_letter_of(PORTRAIT), 14),
-    "one of an older version": (dead_letter_of(OLDER), 14),
+    "one of an older version": (older_dead_letter_of(OLDER), 14),
 }
 
 
@@ -555,7 +556,7 @@ LATER = {
     "the changelog": learned(VERSION + 1),
     "an answer": answered(0),
     "a dead letter": dead_letter_of(PORTRAIT),
-    "one of an older version": dead_letter_of(OLDER),
+    "one of an older version": older_dead_letter_of(OLDER),
 }
 
 

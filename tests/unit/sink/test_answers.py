@@ -20,13 +20,12 @@ from sink.answers import AnswerStage
 from stream.answers import (
     ANSWER_KEPT_S,
     answer_record,
-    dead_letter_record,
     detected_body,
     error_answer_record,
     learned_body,
 )
 from stream.erase.guarded_store import GuardedStore
-from stream.topics import DEAD_LETTERS, RESULTS
+from stream.topics import RESULTS
 from tests.answers import candidate, detected, learned, recognized, recognized_person
 from tests.records import erasure, face_id, image_id, image_received
 
@@ -260,14 +259,6 @@ def test_an_error_is_answered_with_its_own_members_and_the_image() -> None:
     assert value.body == problem(error, image_id=image_id("photo"))
     assert value.body.members()["faces"] == [{"box": [1, 2, 3, 4], "score": 0.5}]
     assert value.body.members()["title"] == "object missing"
-
-
-def test_the_key_of_a_dead_letter_is_the_id_of_its_image() -> None:
-    source = Record("images.received", 3, 44, 0, "a key", b"")
-    known = dead_letter_record(source, image_received("photo"), ObjectMissing("gone"), 3)
-    unknown = dead_letter_record(source, None, ObjectMissing("gone"), 1)
-    assert {known.topic, unknown.topic} == {DEAD_LETTERS}
-    assert (known.key, unknown.key) == (image_id("photo"), "a key")
 
 
 def test_a_body_says_where_the_picture_is_and_which_models_took_part() -> None:

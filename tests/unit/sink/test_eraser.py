@@ -36,7 +36,7 @@ from schemas.records import (
 )
 from sink.answers import AnswerStage
 from sink.sink import Sink
-from stream.answers import dead_letter_record
+from stream.dead_letters import dead_letter_record
 from stream.erase.cuts import make_cut
 from stream.erase.erasures import identity_record, object_keys_of_image, position_of
 from stream.erase.guarded_store import GuardedStore
@@ -53,7 +53,15 @@ from stream.topics import (
     TOPICS,
 )
 from tests.answers import MODELS
-from tests.records import appended, cut_at, erasure, erasure_keys, image_id, image_received
+from tests.records import (
+    appended,
+    cut_at,
+    erasure,
+    erasure_keys,
+    image_id,
+    image_received,
+    older_dead_letter_of,
+)
 from tests.unit.sink.test_sink import (
     BEFORE,
     EARLY,
@@ -596,9 +604,14 @@ async def test_the_pictures_of_dead_letters_are_deleted_and_those_of_later_image
         await stores.keep(name, person, directory)
         event = await stores.send(image_received(name, "learn", person=person, directory=directory))
         assert event.origin is not None
-        failed = Record(topic, event.origin.partition, event.origin.offset, 1_000, event.image_id, b"")
-        event = event.model_copy(update={"origin": None}) if older else event
-        await stores.log.append([dead_letter_record(failed, event, ObjectMissing("x"), 3)])
+        place = topic, event.origin.partition, event.origin.offset
+        if older:
+            members = dict(zip(("topic", "partition", "offset"), place, strict=True))
+            letter = older_dead_letter_of(event.model_copy(update={"origin": None}), **members)
+        else:
+            failed = Record(*place, 1_000, event.image_id, event.encode())
+            letter = dead_letter_record(failed, event, ObjectMissing("x"), 3, "processors")
+        await stores.log.append([letter])
 
     await fail("early")
     await fail("early, older", older=True)

@@ -17,7 +17,8 @@ from stream import failures as failures_module
 from stream import lanes as lanes_module
 from stream import stop_signal as stop_signal_module
 from stream.answers import answer_record
-from stream.topics import IMAGES_RECEIVED, RESULTS
+from stream.dead_letters import Letter, read_letter
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.answers import recognized
 from tests.records import image_received
@@ -129,6 +130,12 @@ async def read_all(log: EventLog, topic: str) -> list[Record]:
         records += await reader.poll(1_000, 1.0)
     await reader.close()
     return records
+
+
+async def dead_letters(log: EventLog) -> list[Letter]:
+    """All dead letters, also closed ones."""
+    contents = [read_letter(record) for record in await read_all(log, DEAD_LETTERS)]
+    return [it for it in contents if isinstance(it, Letter)]
 
 
 async def answers(log: EventLog) -> list[Answer]:

@@ -19,7 +19,7 @@ from backends.sqlite.vectors import SqliteVectors
 from schemas.erasures import image_erasure_key
 from schemas.errors import Erased, ForbiddenSource, NotAnImage, ObjectMissing, UploadTooLarge
 from schemas.ids import original_keys
-from schemas.records import DeadLetter, ImageReceived, Purpose, Source
+from schemas.records import ImageReceived, Purpose, Source
 from stream.answers import answer_record
 from stream.erase.erasures import Erasures
 from stream.erase.guarded_store import GuardedStore
@@ -31,7 +31,7 @@ from tests.answers import recognized
 from tests.records import erasure, erasure_record, image_received
 from tests.unit.backends.s3_stand_in import answer as s3_answer
 from tests.unit.backends.s3_stand_in import error, stand_in
-from tests.unit.stream.stages import Stage, answers, quick_and_quiet, read_all, running, send, until
+from tests.unit.stream.stages import Stage, answers, dead_letters, quick_and_quiet, running, send, until
 
 LARGEST = 10_000
 OURS = "objects"
@@ -233,23 +233,15 @@ async def test_a_source_that_stays_unavailable_becomes_a_dead_letter_and_others_
             for number in range(20):  # more than it does at a time
                 await send(log, str(number))
             await until(lambda: _count(log, 21))
-            assert [it.code for it in await _letters(log)] == ["forbidden_source"]
+            assert [it.failure.code for it in await dead_letters(log)] == ["forbidden_source"]
             await until(lambda: _count(log, 22))
         await objects.close()
     given_up = {it.image_id: it for it in await answers(log) if it.status != 200}
     assert {it: answer_.status for it, answer_ in given_up.items()} == {away.image_id: 503, forbidden.image_id: 403}
-    first, last = await _letters(log)
-    assert (first.code, first.event is not None and first.event.source) == ("forbidden_source", forbidden.source)
-    assert (last.code, last.event is not None and last.event.source, last.attempts > 1) == (
-        "unavailable",
-        away.source,
-        True,
-    )
+    first, last = await dead_letters(log)
+    assert (first.failure.code, first.image_id) == ("forbidden_source", forbidden.image_id)
+    assert (last.failure.code, last.image_id, last.failure.attempts > 1) == ("unavailable", away.image_id, True)
 
 
 async def _count(log: SqliteLog, least: int) -> bool:
     return len(await answers(log)) >= least
-
-
-async def _letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]

@@ -14,8 +14,9 @@ from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPart
 from backends.sqlite.log import SqliteLog
 from schemas.answers import Problem
 from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
-from schemas.records import DeadLetter, ImageReceived
+from schemas.records import ImageReceived
 from stream import failures as failures_module
+from stream.erase.erasures import position_of
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
 from tests.unit.delegating import DelegatingConsumer
@@ -24,6 +25,7 @@ from tests.unit.stream.stages import (
     Stage,
     answered,
     answers,
+    dead_letters,
     image,
     kill,
     quick_and_quiet,
@@ -68,14 +70,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def dead_letters(log: SqliteLog) -> list[DeadLetter]:
-    return [DeadLetter.decode(record.value) for record in await read_all(log, DEAD_LETTERS)]
-
-
 async def tried_again(log: SqliteLog, name: str) -> ImageReceived:
-    """The event as in a dead letter: with the time at which it was received."""
+    """The event as a dead letter has it: with the time at which it was received, and where."""
     (record,) = [record for record in await read_all(log, IMAGES_RECEIVED) if record.key == image(name).image_id]
-    return image(name).model_copy(update={"received_at": record.timestamp})
+    return image(name).model_copy(update={"received_at": record.timestamp, "origin": position_of(record)})
 
 
 async def lag(log: SqliteLog) -> int:
@@ -311,8 +309,10 @@ async def test_a_defect_becomes_a_dead_letter_and_an_answer_after_three_tries(lo
     assert await answered(log) == statuses("good") | statuses("broken", status=500)
     (letter,) = await dead_letters(log)
     assert letter.event == await tried_again(log, "broken")
-    assert (letter.code, letter.attempts, letter.topic) == ("processing_failed", 3, IMAGES_RECEIVED)
-    assert "a defect" not in letter.reason
+    failure = letter.failure
+    assert (failure.code, failure.attempts, failure.stage) == ("processing_failed", 3, "stage")
+    assert failure.exception == "schemas.errors.ProcessingFailed"
+    assert "a defect" not in failure.reason
 
 
 @BOTH
@@ -324,13 +324,14 @@ async def test_an_unreadable_record_becomes_a_dead_letter_and_others_continue(lo
         await send(log, "good", partition_key="a")
         await until(lambda: eventually(log, answers=1, lag_=0))
     letters = await dead_letters(log)
-    assert {(it.offset, it.code, it.event) for it in letters} == {
-        (i, "unreadable_record", None) for i in range(len(hostile))
+    assert {(it.failure.offset, it.failure.code, it.value) for it in letters} == {
+        (i, "unreadable_record", value) for i, value in enumerate(hostile)
     }
+    assert {it.event for it in letters} == {None}
     assert await answered(log) == statuses("good")
 
 
-async def test_a_dead_letter_of_a_record_without_an_image_says_what_went_wrong(log: AwayLog) -> None:
+async def test_a_dead_letter_of_a_record_that_is_not_answered_says_what_went_wrong(log: AwayLog) -> None:
     class Nobody(Stage):
         def event_of(self, record: Record) -> ImageReceived:
             raise UnreadableRecord("this is not answered")
@@ -340,7 +341,7 @@ async def test_a_dead_letter_of_a_record_without_an_image_says_what_went_wrong(l
         await send(log, "broken")
         await until(lambda: eventually(log, answers=0, lag_=0))
     (letter,) = await dead_letters(log)
-    assert (letter.code, letter.attempts, letter.event) == ("processing_failed", 3, None)
+    assert (letter.failure.code, letter.failure.attempts) == ("processing_failed", 3)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,7 @@ async def test_a_record_that_fails_for_too_long_is_given_up_if_the_store_is_avai
     assert stage.tries("stuck") > 2
     assert await answered(log) == statuses("good") | statuses("stuck", status=503)
     (letter,) = await dead_letters(log)
-    assert (letter.event, letter.code) == (await tried_again(log, "stuck"), "unavailable")
+    assert (letter.event, letter.failure.code) == (await tried_again(log, "stuck"), "unavailable")
 
 
 async def test_a_failed_batch_without_time_to_retry_is_given_up_record_by_record(log: AwayLog) -> None:
@@ -590,7 +591,8 @@ async def test_a_record_that_kills_three_times_is_a_dead_letter_and_the_others_a
     assert len(kills) == 3
     assert await answered(log) == statuses(*names) | statuses("killer", status=500)
     (letter,) = await dead_letters(log)
-    assert (letter.event, letter.code, letter.attempts) == (await tried_again(log, "killer"), "processing_failed", 3)
+    assert letter.event == await tried_again(log, "killer")
+    assert (letter.failure.code, letter.failure.attempts) == ("processing_failed", 3)
 
 
 # Several workers.
