@@ -136,9 +136,8 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
     """The partition that a record goes to. Raises InvalidRequest for a record that no log takes."""
     try:
         size = record.size
-        partition = partition_of(
-            record.partition_key if record.partition_key is not None else record.key or "", partitions
-        )
+        key = record.key if record.partition_key is None else record.partition_key
+        partition = partition_of(key or b"", partitions)
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"a record's key or the name of a header is not valid text: {error.reason}") from None
     if size > LARGEST_RECORD:

@@ -81,7 +81,8 @@ class Replies:
 
     def recent_answer(self, image_id: str) -> Answer | None:
         """An answer of the last seconds, which the store may not have yet."""
-        return self._recent[image_id][1] if image_id in self._recent else None
+        since, answer = self._recent.get(image_id, (0.0, None))
+        return answer if time.monotonic() - since < RECENT_S else None
 
     def _remember(self, answer: Answer) -> None:
         now = time.monotonic()

@@ -18,14 +18,14 @@ import structlog
 from backends.log import EventLog, NewRecord, Record, TopicPartition
 from backends.open import open_log
 from backends.sqlite.log import SqliteLog
+from backends.sqlite.vectors import SqliteVectors
 from facestream.cli import main
 from facestream.commands.trace import trace_image
+from schemas.cloudevents import decode_image_received
 from schemas.errors import ObjectMissing, ProcessingFailed, Unavailable
 from schemas.origins import Origin
-from schemas.records import DeadLetter, ImageReceived
-from sink.sink import Sink
-from stream.answers import dead_letter_record
-from stream.dead_letters import drop, open_letters, retry
+from schemas.records import ImageReceived
+from stream.dead_letters import dead_letter_record, drop, open_letters, retry
 from stream.erase.erasures import identity_record, position_of
 from stream.topics import (
     BUCKET_EVENTS,
@@ -38,12 +38,11 @@ from stream.topics import (
 )
 from stream.worker import Worker
 from tests.records import (
-    appended,
     dead_letter_of,
     erasure_keys,
     erasure_record,
-    faces_embedded,
     image_received,
+    older_dead_letter_of,
     origin_at,
 )
 from tests.servers.topics import temporary_topics
@@ -121,8 +120,8 @@ async def ids(log: EventLog) -> list[str]:
     return [it.id for it in await open_letters(log)]
 
 
-async def received(log: SqliteLog) -> list[ImageReceived]:
-    return [ImageReceived.decode(record.value) for record in await read_all(log, IMAGES_RECEIVED)]
+async def received(log: SqliteLog, topic: str = IMAGES_RECEIVED) -> list[ImageReceived]:
+    return [decode_image_received(record.value, record.headers) for record in await read_all(log, topic)]
 
 
 # From the failure to the answer, in both settings.
@@ -243,7 +242,7 @@ async def test_the_oldest_is_first_and_the_list_can_be_limited(log: EventLog, ru
 async def test_show_prints_a_dead_letter_with_its_event(log: EventLog, run: Run) -> None:
     await log.append([dead_letter_of(learn("photo"), at=7_000)])
     (place,) = await ids(log)
-    event = learn("photo", received_at=7_000)
+    event = learn("photo", received_at=7_000, origin=origin_at(44, partition=3))
     shown = await run("show", place)
     assert (shown.code, shown.err) == (0, "")
     told, _, as_json = shown.out.partition("event ")
@@ -425,20 +424,19 @@ async def test_an_image_that_came_after_the_erasure_is_retried_with_its_origin(
         (FACES_EMBEDDED, BEFORE, False),
     ],
 )
-async def test_of_a_dead_letter_of_an_older_version_the_failed_record_is_the_origin(
-    log: SqliteLog, run: Run, topic: str, offset: int, retried: bool
+@pytest.mark.parametrize("older", [False, True])
+async def test_the_failed_record_is_the_origin_if_the_event_names_none(
+    log: SqliteLog, run: Run, topic: str, offset: int, retried: bool, older: bool
 ) -> None:
-    await log.append([dead_letter_from(topic, offset, learn("erased"))])
+    event = learn("erased")
+    letter = older_dead_letter_of(event, topic=topic, offset=offset)
+    if not older:
+        failed = Record(topic, 3, offset, 1_000, event.image_id, event.encode())
+        letter = dead_letter_record(failed, event, ProcessingFailed("a defect"), 3, "processors")
+    await log.append([letter])
     await log.append([erasure_record(KEYS["person"], before=BEFORE)])
     assert (await run("retry", "--all")).code == (0 if retried else 1)
-    origins = [it.origin for it in await received(log)]
-    assert origins == ([origin_at(offset, topic, partition=3)] if retried else [])
-
-
-def dead_letter_from(topic: str, offset: int, event: ImageReceived) -> NewRecord:
-    """The dead letter of a record of this topic, which was at this offset of partition 3."""
-    failed = Record(topic, 3, offset, 1_000, event.image_id, b"")
-    return dead_letter_record(failed, event, ProcessingFailed("a defect"), 3)
+    assert [it.origin for it in await received(log, topic)] == ([origin_at(offset, topic, 3)] if retried else [])
 
 
 async def test_an_erasure_of_a_former_log_keeps_no_image_of_this_one_from_a_retry(log: SqliteLog, run: Run) -> None:
@@ -453,8 +451,7 @@ async def test_an_image_that_fails_again_after_a_retry_keeps_its_first_origin(lo
     await log.append([dead_letter_of(LEARNED)])
     assert (await run("retry", "--all")).code == 0
     (record,) = await read_all(log, IMAGES_RECEIVED)
-    again = ImageReceived.decode(record.value)
-    await log.append([dead_letter_record(record, again, ProcessingFailed("a defect"), 3)])
+    await log.append([dead_letter_record(record, None, ProcessingFailed("a defect"), 3, "processors")])
     assert (await run("retry", "--all")).code == 0
     assert [it.origin for it in await received(log)] == [LEARNED.origin] * 2
 
@@ -471,19 +468,21 @@ class CutOff(SqliteLog):
 
 
 async def test_a_retry_that_is_cut_off_loses_nothing(tmp_path: Path) -> None:
-    log = CutOff(tmp_path / "log.db")
+    log, vectors = CutOff(tmp_path / "log.db"), SqliteVectors(tmp_path / "vectors.db")
     await log.create_topics(TOPICS)
+    await vectors.create()
     await log.append([dead_letter_of(image("a"))])
     log.is_cut_off = True
     with pytest.raises(Unavailable):
-        await retry(log, await open_letters(log))
+        await retry(log, vectors, await open_letters(log))
     assert len(await received(log)) == len(await ids(log)) == 1
     log.is_cut_off = False
-    await retry(log, await open_letters(log))
+    await retry(log, vectors, await open_letters(log))
     first, second = await received(log)
     assert first == second
     assert await ids(log) == []
     await log.close()
+    await vectors.close()
 
 
 # Drop.
@@ -562,22 +561,3 @@ async def test_invalid_records_in_the_topic_are_skipped(log: EventLog) -> None:
     await log.append([NewRecord(DEAD_LETTERS, image("a").image_id, value) for value in hostile])
     await log.append([dead_letter_of(image("a"))])
     assert len(await ids(log)) == 1
-
-
-# When it came.
-
-
-def test_a_dead_letter_of_a_later_stage_says_when_the_image_came() -> None:
-    value = faces_embedded(LEARNED, received_at=1_000).encode()
-    record = appended(NewRecord(FACES_EMBEDDED, LEARNED.image_id, value), at=9_000, offset=BEFORE + 7)
-    event = Sink.event_of(Sink.__new__(Sink), record)  # it needs nothing of the sink
-    assert isinstance(event, ImageReceived)
-    made = DeadLetter.decode(dead_letter_record(record, event, ProcessingFailed("a defect"), 3).value).event
-    assert made is not None
-    assert (made.received_at, made.origin) == (1_000, LEARNED.origin)
-
-
-def test_a_received_at_later_than_its_record_is_not_believed() -> None:
-    for said, expected in ((None, 9_000), (10_000, 9_000), (1_000, 1_000)):
-        made = dead_letter_of(learn("a", received_at=said), at=9_000)
-        assert json.loads(made.value or b"")["event"]["received_at"] == expected
