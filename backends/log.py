@@ -39,7 +39,8 @@ class TopicSpec:
 @dataclass(frozen=True, slots=True)
 class NewRecord:
     """A record to append. A `value` of None is a tombstone. The partition follows from `partition_key`, or from `key`
-    where that is None. A key is text; only one that was copied from another record may be something else.
+    where that is None. A key is text; only one that was copied from another record may be something else. With neither
+    key nor value, the key may come back as an empty one.
     """
 
     topic: str

@@ -88,10 +88,12 @@ class KafkaProducer:
         acknowledgements = []
         for record, topic_partition in records:
             partition = self._servers.to_cluster(topic_partition)
+            # aiokafka sends no record with neither key nor value, although Kafka has such records.
+            key = b"" if record.key is None and record.value is None else record.key_bytes
             acknowledgement = await producer.send(
                 partition.topic,
                 record.value,
-                record.key_bytes,
+                key,
                 partition.partition,
                 headers=list(record.headers),
             )

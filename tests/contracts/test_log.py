@@ -173,6 +173,14 @@ async def test_a_copied_key_may_be_missing_or_not_text(
     assert {(record.original_key, record.key) for record in records} == {(original, text)}
 
 
+async def test_a_record_may_have_neither_key_nor_value(topic: Topic) -> None:
+    await topic.log.append([NewRecord(topic.name, None, None, headers=[("a", b"b")])])
+    reader = await topic.log.reader(topic.name, at="start")
+    (record,) = await drain(reader, 1)
+    await reader.close()
+    assert (record.key, record.value, record.headers) == ("", None, (("a", b"b"),))
+
+
 async def test_headers_count_as_a_part_of_a_record(topic: Topic) -> None:
     for headers in [("a", bytes(8_000_000))], [("a" * 8_000_000, None)], [("", None)] * 1_000_000:
         with pytest.raises(InvalidRequest):

@@ -1,6 +1,7 @@
 """Records that cannot be processed become dead letters, and the service continues; `facestream dead-letters`."""
 
 import asyncio
+import hashlib
 import json
 import os
 import subprocess
@@ -9,9 +10,13 @@ import time
 import uuid
 from pathlib import Path
 
+from backends.files.objects import FileObjects
+from backends.files.paths import path_of
 from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
+from schemas.object_metadata import ObjectMetadata
+from stream.dead_letters import open_letters
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
@@ -69,9 +74,44 @@ async def test_invalid_records_of_other_producers_become_dead_letters_and_the_se
     assert "image_id" in reasons["member"]
     assert len({(it["topic"], it["offset"]) for it in letters}) == len(keys)
 
+    shown = dead_letters(serving.data, "show", str(next(it["id"] for it in letters if "json" in str(it["image_id"]))))
+    assert shown.stdout.endswith("\nrecord     {\n")
     retried = dead_letters(serving.data, "retry", "--all")
     assert (retried.returncode, retried.stdout) == (1, "")
     assert f"0 retried, 0 dropped, {len(keys)} left" in retried.stderr
     dropped = dead_letters(serving.data, "drop", "--all", "--yes")
     assert (dropped.returncode, len(dropped.stdout.splitlines())) == (0, len(keys))
     assert await listed(serving.data) == []
+
+
+async def test_a_retried_image_is_pending_until_it_is_answered(
+    serving: Serving, client: Client, small_photos: Path
+) -> None:
+    """The stage fails on a file of the store that is damaged. Then the file is mended."""
+    picture = (small_photos / "obama.jpg").read_bytes()
+    received = image_received(uuid.uuid4(), "detect", directory=None, sha256=hashlib.sha256(picture).hexdigest())
+    value, path = received.encode() + b" ", f"/results/{received.image_id}"
+    folder = serving.data / "objects"
+    file = folder / path_of(received.object_key)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"damaged\n" + picture)
+    log, objects = SqliteLog(serving.data / "log.db"), FileObjects(folder)
+    await log.append([NewRecord(IMAGES_RECEIVED_BULK, "a key", value, headers=[("a", None)])])
+    async with asyncio.timeout(PATIENCE_S):
+        while (await client.get(path))[1].get("code") != "processing_failed":  # noqa: ASYNC110 - another process
+            await asyncio.sleep(0.1)
+    (letter,) = await open_letters(log)
+    assert (letter.record.key, letter.value, letter.headers) == ("a key", value, (("a", None),))
+    assert (letter.failure.topic, letter.failure.stage) == (IMAGES_RECEIVED_BULK, "processors")
+
+    await objects.put(received.object_key, picture, ObjectMetadata(received_at=int(time.time() * 1000)).encode())
+    retried = await asyncio.to_thread(dead_letters, serving.data, "retry", letter.id)
+    assert retried.stdout == f"retried\t{letter.id}\t{received.image_id}\n"
+    statuses = [(await client.get(path))[0]]
+    async with asyncio.timeout(PATIENCE_S):
+        while statuses[-1] != 200:
+            statuses.append((await client.get(path))[0])
+    assert set(statuses) <= {202, 200}
+    assert await open_letters(log) == []
+    await objects.close()
+    await log.close()

@@ -36,6 +36,7 @@ from backends.sqlite.log_writer import LogWriter
 from backends.sqlite.threads import GroupWriter, Operation, ReadThread
 from schemas.errors import Fenced, InvalidRequest, OffsetGone, StorageFull, Unavailable
 from tests.blocking import LoopWatch
+from tests.compatibility.recorded import unpack
 
 T = TypeVar("T")
 
@@ -709,6 +710,27 @@ def test_opening_a_log_creates_no_file(tmp_path: Path) -> None:
     with contextlib.closing(asyncio.new_event_loop()) as loop:
         loop.run_until_complete(log.close())
     assert os.listdir(tmp_path) == []
+
+
+async def test_a_file_of_an_older_version_gets_headers(tmp_path: Path) -> None:
+    """Processes of both versions may work on it at once."""
+    unpack("0.1.0", tmp_path)
+    path = tmp_path / "log.db"
+    assert ("headers",) not in execute(path, "SELECT name FROM pragma_table_info('records')")
+    before = execute(path, "SELECT COUNT(*) FROM records")
+    topic, headers = "dead-letters", (("a", None), ("a", b"\xff"))
+    async with opened(path) as one, opened(path) as two:
+        start = sum((await one.end_offsets(topic)).values())
+        await asyncio.gather(*(log.append([NewRecord(topic, "a", b"", headers=headers)]) for log in (one, two)))
+    (last,) = execute(path, "SELECT MAX(id) FROM records")[0]
+    assert isinstance(last, int)
+    execute(path, "DELETE FROM records WHERE id = ?", last)
+    execute(path, "INSERT INTO records (id, timestamp, key, value) VALUES (?, 1, 'a', x'')", last)  # of the older one
+    assert execute(path, "SELECT COUNT(*) FROM records")[0] == (before[0][0] + 2,)  # type: ignore[operator]
+    async with opened(path) as log:
+        records = await read_all(log, topic)
+    assert len(records) == start + 2
+    assert sorted(it.headers for it in records) == [()] * (start + 1) + [headers]
 
 
 async def test_a_reader_keeps_up_with_appends_of_all_sizes(path: Path) -> None:

@@ -1,6 +1,7 @@
 """`facestream dead-letters`, on a log with a worker that writes dead letters."""
 
 import asyncio
+import base64
 import io
 import json
 import re
@@ -22,9 +23,10 @@ from backends.sqlite.vectors import SqliteVectors
 from facestream.cli import main
 from facestream.commands.trace import trace_image
 from schemas.cloudevents import decode_image_received
+from schemas.erasures import person_erasure_key
 from schemas.errors import ObjectMissing, ProcessingFailed, Unavailable
 from schemas.origins import Origin
-from schemas.records import ImageReceived
+from schemas.records import ImageReceived, Source
 from stream.dead_letters import dead_letter_record, drop, open_letters, retry
 from stream.erase.erasures import identity_record, position_of
 from stream.topics import (
@@ -37,6 +39,7 @@ from stream.topics import (
     TOPICS,
 )
 from stream.worker import Worker
+from tests.compatibility.recorded import unpack
 from tests.records import (
     dead_letter_of,
     erasure_keys,
@@ -255,6 +258,72 @@ async def test_show_prints_a_dead_letter_with_its_event(log: EventLog, run: Run)
     assert whole["id"] == place
 
 
+BAD = {  # by what is shown of it: the bytes of a record that is no event
+    '{"image_id": "é", "purpose": 1}': '{"image_id": "é", "purpose": 1}'.encode(),
+    "{\n            1}": b"{\n 1}",  # no line looks like a field
+    r"\xff\xd8\xff\xe0\x00\x10JFIF": b"\xff\xd8\xff\xe0\0\x10JFIF",
+    r"\x1b[2J\r\u202ered": b"\x1b[2J\r" + "\u202ered".encode(),
+    "x" * 2_000 + "\n           ... of 2,001 bytes": b"x" * 2_001,
+    "none: the record had no value, or is of a kind that letters do not keep": None,
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+async def test_show_prints_the_bytes_of_a_bad_record_and_its_headers(log: EventLog, run: Run, text: str) -> None:
+    headers = (("ce_type", b"x\x1b[2J\xff"), ("trace", None), ("long", b"y" * 201))
+    failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, None, BAD[text], headers)
+    await log.append([dead_letter_record(failed, None, ProcessingFailed("a defect"), 3, "processors")])
+    (place,) = await ids(log)
+    shown = await run("show", place)
+    assert (shown.code, shown.err) == (0, "")
+    facts, _, record = shown.out.partition("\nrecord     ")
+    assert record == f"{text}\n"
+    fields = [line.split(maxsplit=1) for line in facts.splitlines()]
+    assert ["stage", "processors"] in fields
+    assert ["exception", "schemas.errors.ProcessingFailed"] in fields
+    assert [it[1] for it in fields if it[0] == "header"] == [
+        r"ce_type: x\x1b[2J\xff",
+        "trace: null",
+        f"long: {'y' * 200}",
+    ]
+    whole = json.loads((await run("show", place, "--json")).out)
+    assert (whole["event"], whole["image_id"], whole["erased"]) == (None, None, False)
+    assert (whole["value"] and base64.b64decode(whole["value"])) == BAD[text]
+    assert whole["headers"] == [["ce_type", "x\x1b[2J\\xff"], ["trace", None], ["long", "y" * 201]]
+
+
+async def test_show_prints_some_of_many_headers(log: EventLog, run: Run) -> None:
+    failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, None, b"", (("a", b""),) * 1_000)
+    await log.append([dead_letter_record(failed, None, ProcessingFailed("a defect"), 3, "processors")])
+    out = (await run("show", *await ids(log))).out
+    assert out.count("header     a:\n") == 30
+    assert "header     ... of 1,000 headers\n" in out
+
+
+@pytest.mark.parametrize("older", [False, True])
+async def test_nothing_is_shown_of_an_image_that_was_erased_but_where_its_record_was(
+    log: EventLog, run: Run, older: bool
+) -> None:
+    secret = "obama"
+    event = learn("erased", source=Source(bucket="b", key=f"incoming/acme/learn/{secret}/1.jpg"), directory=secret)
+    letter = older_dead_letter_of(event, reason=secret)
+    if not older:
+        failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, None, event.encode(), (("person", secret.encode()),))
+        letter = dead_letter_record(failed, event, ProcessingFailed(secret), 3, "processors")
+    await log.append([letter])
+    (place,) = await ids(log)
+    commands = [("list",), ("list", "--json"), ("show", place), ("show", place, "--json")]
+    for arguments in commands:
+        assert secret in (await run(*arguments)).out
+    await log.append([erasure_record(person_erasure_key(secret, "obama"), before=BEFORE)])
+    for arguments in commands:
+        done = await run(*arguments)
+        assert (done.code, secret in done.out) == (0, False)
+        assert "it was erased after it came" in done.out
+        assert place in done.out
+    assert json.loads((await run("show", place, "--json")).out)["erased"]
+
+
 async def test_control_characters_of_a_record_do_not_reach_the_terminal(log: EventLog, run: Run) -> None:
     hostile = ProcessingFailed("\x1b[2J\tred\n\x9b31m")
     await log.append([dead_letter_of(None, error=hostile, key="\x1b[31m\t\n")])
@@ -283,6 +352,24 @@ async def test_on_a_terminal_list_prints_a_table(
     assert head.split() == columns
     assert row.split()[0] == (await ids(log))[0]
     assert (row.index("acme"), row.index("a defect")) == (head.index("directory"), head.index("reason"))
+
+
+async def test_the_letter_in_the_data_folder_of_an_older_version_is_shown_and_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FACESTREAM_LOG", raising=False)
+    unpack("0.1.0", tmp_path / "data")
+
+    async def run(*arguments: str) -> str:
+        command = ["dead-letters", *arguments, "--data", str(tmp_path / "data")]
+        assert await asyncio.to_thread(main, command) == 0
+        return capsys.readouterr().out
+
+    (letter,) = [json.loads(line) for line in (await run("list", "--json")).splitlines()]
+    assert (letter["code"], letter["stage"]) == ("unreadable_record", None)
+    assert json.loads(await run("show", letter["id"], "--json")).items() >= letter.items()
+    assert (await run("drop", letter["id"])).startswith("dropped")
+    assert await run("list") == ""
 
 
 # Which are meant.
