@@ -273,9 +273,9 @@ class Answer(EventRecord):
 
 
 class DeadLetter(EventRecord):
-    """`dead-letters`: an event that could not be processed, without vectors, with the time at which it was first
-    received. `event` is None if the record was unreadable or an erase command. `topic`, `partition` and `offset` are
-    those of the record.
+    """`dead-letters`: a letter as version 0.1 has written it. Letters now are the record that failed, with headers; see
+    schemas/dead_letters.py. `event` is None if the record was unreadable or an erase command. `topic`, `partition` and
+    `offset` are those of the record.
     """
 
     event: ImageReceived | None = None
@@ -288,8 +288,8 @@ class DeadLetter(EventRecord):
 
 
 class DeadLetterClosed(EventRecord):
-    """`dead-letters`: a dead letter was retried or dropped. The record has the same key as the letter, and therefore
-    the same partition. `letter` is the offset of the letter.
+    """`dead-letters`: a dead letter was retried or dropped. The record is in the partition of the letter. `letter` is
+    the offset of the letter.
     """
 
     closed: Literal["retried", "dropped"]
@@ -306,7 +306,7 @@ RECORDS: dict[str, tuple[type[EventRecord], ...]] = {
     "results": (Answer,),
     "models": (Generation, ActiveGeneration),
     "erasures": (Erasure, LogIdentity),
-    "dead-letters": (DeadLetter, DeadLetterClosed),
+    "dead-letters": (ImageReceived, DeadLetterClosed, DeadLetter),
 }
 
 
@@ -324,7 +324,7 @@ def decode_embedded(value: bytes | None) -> FacesEmbedded | EraseRequested | Fac
 
 
 def decode_dead_letter(value: bytes | None) -> DeadLetter | DeadLetterClosed:
-    """Parses a record of `dead-letters` by its kind. Raises UnreadableRecord, which names the wrong member."""
+    """Parses a record of `dead-letters` without headers. Raises UnreadableRecord, which names the wrong member."""
     try:
         return DeadLetterClosed.decode(value)
     except UnreadableRecord:

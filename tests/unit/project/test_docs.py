@@ -19,6 +19,7 @@ from facestream.parser import COMMANDS
 from ingest.app import create_app
 from ingest.service import Service
 from schemas import errors
+from schemas.dead_letters import ERROR_HEADERS, RETRIED_HEADER
 from stream.topics import DAY_S, TOPICS
 from tests.conftest import ROOT
 from tests.documents import EVENTS, GUIDE, Block, blocks, documents, prose, read, table
@@ -187,6 +188,12 @@ def test_the_topics_are_those_of_the_code() -> None:
         for it in TOPICS
     }
     assert described == {it.name: (it.partitions, kept[it.name]) for it in TOPICS}
+
+
+def test_the_headers_of_dead_letters_are_all_described() -> None:
+    rows = table("docs/events.md", "| header | |")
+    assert [cells[0].strip("`") for cells in rows] == list(ERROR_HEADERS.values())
+    assert f"`{RETRIED_HEADER}`" in read("docs/events.md")
 
 
 def test_the_routes_are_all_described() -> None:

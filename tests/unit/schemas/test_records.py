@@ -336,7 +336,7 @@ def test_a_record_fits_only_its_own_kind(record: EventRecord) -> None:
     value = record.encode()
     if type(record) in RECORDS["faces.embedded"]:
         assert decode_embedded(value) == record
-    elif type(record) in RECORDS["dead-letters"]:
+    elif isinstance(record, DeadLetter | DeadLetterClosed):
         assert decode_dead_letter(value) == record
     for models in RECORDS.values():
         if type(record) in models:
