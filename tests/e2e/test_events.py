@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -169,13 +170,17 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
         (200, None),
     ]
     for event, reason in zip(events, ("JSON: ", "image_id", "a record of its own", "originals/x"), strict=False):
-        letter = await outside.first("dead-letters", lambda it, event=event: it.value == event)
+        letter = await outside.first("dead-letters", partial(_has_value, event))
         said = dict(letter.headers)
         assert letter.key is None
         assert reason in said["__connect.errors.exception.message"].decode()
         assert said["__facestream.errors.code"] in (b"unreadable_record", b"forbidden_source")
     if shutil.which("kcat") is not None:
         assert "__connect.errors.topic=images.received," in await outside.example("-t dead-letters")
+
+
+def _has_value(value: bytes, record: ConsumerRecord) -> bool:
+    return record.value == value
 
 
 async def test_pictures_in_the_bucket_are_learned_recognized_and_deleted_when_erased(

@@ -543,6 +543,22 @@ async def test_an_image_that_fails_again_after_a_retry_keeps_its_first_origin(lo
     assert [it.origin for it in await received(log)] == [LEARNED.origin] * 2
 
 
+@pytest.mark.parametrize("key", [None, b"\xff", "a key of another system"])
+async def test_a_trace_has_the_letter_of_a_record_with_any_key(
+    log: SqliteLog, run: Run, key: str | bytes | None
+) -> None:
+    event = learn("erased")
+    failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, key, event.encode())
+    await log.append([dead_letter_record(failed, None, ProcessingFailed("a defect"), 3, "processors")])
+    await log.append([dead_letter_of(learn("other"))])
+    (letter,) = [it for it in await open_letters(log) if it.image_id == event.image_id]
+    assert (await run("drop", event.image_id[:8])).out == f"dropped\t{letter.id}\t{event.image_id}\n"
+    assert [step.text for step in await trace_image(log, event.image_id)] == [
+        "dead letter after 3 attempts: processing_failed: a defect",
+        f"dead letter {letter.id} dropped",
+    ]
+
+
 class CutOff(SqliteLog):
     """A log that appends no more dead letters, as if the process had ended."""
 
