@@ -39,8 +39,8 @@ class TopicSpec:
 @dataclass(frozen=True, slots=True)
 class NewRecord:
     """A record to append. A `value` of None is a tombstone. The partition follows from `partition_key`, or from `key`
-    where that is None. A key is text; only one that was copied from another record may be something else. With neither
-    key nor value, the key may come back as an empty one.
+    where that is None. A key is text; only one that was copied from another record may be missing, or bytes that are
+    not UTF-8. With neither key nor value, the key may come back as an empty one.
     """
 
     topic: str
@@ -63,7 +63,7 @@ class NewRecord:
 @dataclass(frozen=True, slots=True)
 class Record:
     """A record as the log returns it. `timestamp` is the log's append time in milliseconds since the epoch, never a
-    producer's. `original_key`: other systems may append without a key, or with one that is not text.
+    producer's. `original_key`: other systems may append without a key, or with bytes that are not UTF-8.
     """
 
     topic: str
@@ -146,14 +146,6 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
             f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
         )
     return partition
-
-
-def text_or_bytes(key: bytes) -> str | bytes:
-    """A key as text, if it is text."""
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        return key
 
 
 def check_metadata(offsets: Mapping[TopicPartition, CommittedOffset]) -> None:

@@ -8,6 +8,7 @@ and buffered here, and every partition is fetched all the time.
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import structlog
@@ -18,7 +19,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from backends.kafka.connect import FAILURES, KafkaServers
 from backends.kafka.fetch_sessions import FetchSessions, fetch_in_sessions
 from backends.kafka.private_parts import close_connections, fetcher_has_ended
-from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares, text_or_bytes
+from backends.log import Record, TopicPartition, UnreadableBatch, fair_shares
 from schemas.errors import Unavailable
 
 # Bytes that are buffered: for all partitions together and for one. One record may have 8 MB. A rebalance drops what is
@@ -223,7 +224,9 @@ async def _stop(consumer: AIOKafkaConsumer) -> None:
 
 
 def _record(topic_partition: TopicPartition, record: ConsumerRecord) -> Record:
-    key = None if record.key is None else text_or_bytes(record.key)
+    key: str | bytes | None = record.key
+    with suppress(UnicodeDecodeError):
+        key = None if record.key is None else record.key.decode()
     headers = tuple(record.headers)
     return Record(
         topic_partition.topic, topic_partition.partition, record.offset, record.timestamp, key, record.value, headers

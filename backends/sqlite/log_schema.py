@@ -9,7 +9,6 @@ such a table as under a composite key.
 import json
 from collections.abc import Sequence
 
-from backends.log import text_or_bytes
 from schemas.event import Header
 
 SCHEMA = """
@@ -81,9 +80,7 @@ def offset_of(record: int) -> int:
 
 def encode_key(key: str | bytes | None) -> str | bytes:
     """A key as it is stored: as text, or as a BLOB if it is not text."""
-    if key is None:
-        return _NO_KEY
-    return text_or_bytes(key) if isinstance(key, bytes) else key
+    return _NO_KEY if key is None else key
 
 
 def decode_key(stored: str | bytes) -> str | bytes | None:

@@ -180,7 +180,7 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
 
 
 def _has_value(value: bytes, record: ConsumerRecord) -> bool:
-    return record.value == value
+    return bool(record.value == value)
 
 
 async def test_pictures_in_the_bucket_are_learned_recognized_and_deleted_when_erased(
