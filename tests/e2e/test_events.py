@@ -62,7 +62,9 @@ class Outside:
         file = self._folder / f"example.{kind}"
         file.write_text(text)
         command = ["bash", "-euo", "pipefail", str(file)] if kind == "sh" else [sys.executable, str(file), *arguments]
-        ran = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=PATIENCE_S)
+        ran = await asyncio.to_thread(
+            subprocess.run, command, capture_output=True, text=True, errors="backslashreplace", timeout=PATIENCE_S
+        )
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.strip()
 
