@@ -62,15 +62,10 @@ class Letter:
 def dead_letter_record(
     record: Record, received: ImageReceived | EraseRequested | None, error: FacestreamError, attempts: int, stage: str
 ) -> NewRecord:
-    """The dead letter of a record that could not be processed. received: None if that record was unreadable."""
-    key, value = record.original_key, None
-    headers: tuple[Header, ...] = ()
-    if record.topic in OF_EVENTS:
-        value, headers = record.value, record.headers
-    elif isinstance(received, ImageReceived):
-        key = received.image_id
-        first = received.first_received_at(record.timestamp)
-        value = received.model_copy(update={"received_at": first}).encode()
+    """The dead letter of a record that could not be processed. received: None if that record was unreadable.
+
+    A record that is too large for a letter, which only another system's can be, is left out of it.
+    """
     failure = Failure(
         topic=record.topic,
         partition=record.partition,
@@ -82,11 +77,19 @@ def dead_letter_record(
         attempts=attempts,
         timestamp=record.timestamp,
     )
+    forms: list[tuple[str | bytes | None, bytes | None, tuple[Header, ...]]] = []  # key, value and headers
+    if record.topic in OF_EVENTS:
+        forms.append((record.original_key, record.value, record.headers))
+    if isinstance(received, ImageReceived):
+        first = received.first_received_at(record.timestamp)
+        forms.append((received.image_id, received.model_copy(update={"received_at": first}).encode(), ()))
+    forms += [(record.original_key, None, ()), (None, None, ())]
     said = failure.headers()
-    letter = NewRecord(DEAD_LETTERS, key, value, _partition_key(key, failure), (*headers, *said))
-    if letter.size > LARGEST_RECORD:  # only a record of another system is that large
-        return NewRecord(DEAD_LETTERS, None, None, _partition_key(None, failure), said)
-    return letter
+    letters = (
+        NewRecord(DEAD_LETTERS, key, value, _partition_key(key, failure), (*headers, *said))
+        for key, value, headers in forms
+    )
+    return next(it for it in letters if it.size <= LARGEST_RECORD)
 
 
 def read_letter(record: Record) -> Letter | DeadLetterClosed:

@@ -162,6 +162,9 @@ def test_a_record_that_is_too_large_for_a_letter_is_left_out_of_it() -> None:
         letter = letter_record(record)
         assert letter.size < 2_000
         assert (letter_of(record).value, letter_of(record).failure.offset) == (None, 44)
+        event = letter_of(record, EVENT).event  # if it was readable after all, the event is kept
+        assert event is not None
+        assert event.image_id == EVENT.image_id
 
 
 def test_the_last_headers_are_those_of_the_letter() -> None:
