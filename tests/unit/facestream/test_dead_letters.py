@@ -550,7 +550,7 @@ async def test_a_trace_has_the_letter_of_a_record_with_any_key(
     event = learn("erased")
     failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, key, event.encode())
     await log.append([dead_letter_record(failed, None, ProcessingFailed("a defect"), 3, "processors")])
-    await log.append([dead_letter_of(learn("other"))])
+    await log.append([dead_letter_of(learn("other"), offset=45)])
     (letter,) = [it for it in await open_letters(log) if it.image_id == event.image_id]
     assert (await run("drop", event.image_id[:8])).out == f"dropped\t{letter.id}\t{event.image_id}\n"
     assert [step.text for step in await trace_image(log, event.image_id)] == [
