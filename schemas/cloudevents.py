@@ -1,5 +1,5 @@
 """Reading `images.received`: a record is an ImageReceived as plain JSON, or a CloudEvent 1.0 that carries one, in the
-binary or the structured mode of CloudEvents' Kafka binding, the latter in the JSON format. The header of a retried event
+binary or the structured mode of CloudEvents' Kafka binding, the latter in the JSON format. A header of a retried event
 says where and when it first came.
 
 The type gives the purpose: `facestream.image.learn`, `.recognize` or `.detect`. The data are the other members of
