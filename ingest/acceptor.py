@@ -20,7 +20,8 @@ from schemas.errors import IdempotencyKeyReused, StorageFull, Unavailable
 from schemas.ids import image_id_of_request, new_image_id
 from schemas.media import media_type_of
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, ImageReceived, Options, Purpose
+from schemas.options import Options
+from schemas.records import Answer, ImageReceived, Purpose
 from stream.erase.erasures import NO_OFFSET, Erasures, last_offset
 from stream.erase.guarded_store import GuardedStore
 

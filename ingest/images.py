@@ -14,7 +14,8 @@ from schemas.errors import Expired, InvalidRequest, MissingField, NotFound, TooM
 from schemas.http_bodies import WorkingBody
 from schemas.ids import is_image_id, original_keys
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import OPTIONS, Answer, ImageReceived, Options, Purpose
+from schemas.options import Options
+from schemas.records import OPTIONS, Answer, ImageReceived, Purpose
 from stream.answers import ANSWER_KEPT_S
 from stream.erase.redaction import redact
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
@@ -189,7 +190,7 @@ def _parse_options(fields: dict[str, str], purpose: Purpose) -> Options:
             f"unknown field '{unknown[0]}': /{purpose} knows {', '.join(sorted(OPTIONS[purpose]))}", field=unknown[0]
         )
     try:
-        return Options.model_validate(fields)
+        return Options.model_validate(fields, strict=False)  # from texts
     except ValidationError as invalid:
         error = invalid.errors(include_url=False, include_input=False)[0]
         field = str(error["loc"][0])

@@ -11,7 +11,8 @@ from processors.inference import Inference
 from schemas.errors import FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
 from schemas.ids import probe_face_id
-from schemas.records import ImageReceived, Options
+from schemas.options import Options
+from schemas.records import ImageReceived
 from weights.manifest import ShippedDetector
 
 SMALLEST_LEARNED = 40  # pixels a side

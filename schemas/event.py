@@ -2,14 +2,15 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from schemas.errors import UnreadableRecord
+from schemas.json_types import WHOLE, NotTrue
 
 Header = tuple[str, bytes | None]  # of a record: a name, which may occur several times, and a value
 
 # Cassandra counts microseconds in 63 bits.
-Milliseconds = Annotated[int, Field(ge=0, lt=2**53, description="since the epoch, by the log's clock")]
+Milliseconds = Annotated[int, Strict(), Field(ge=0, lt=2**53, description="since the epoch, by the log's clock"), WHOLE]
 
 
 class EventRecord(BaseModel):
@@ -17,7 +18,7 @@ class EventRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
-    version: Literal[1] = 1
+    version: Annotated[Literal[1], NotTrue] = 1
 
     @classmethod
     def decode(cls, value: bytes | None) -> Self:

@@ -29,7 +29,8 @@ def schema() -> dict[str, Any]:
 
 
 def text(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """The document in ASCII, because its patterns have characters that no editor shows."""
+    return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
 if __name__ == "__main__":

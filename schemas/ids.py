@@ -9,9 +9,17 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.json_types import ONE_LINE
+
 NAMESPACE = uuid.UUID("6f0d3f5e-7d1c-5c39-9c8e-0d9f4b1b6a2f")
 
-Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+Uuid = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
+        json_schema_extra=ONE_LINE,
+    ),
+]
 
 
 def new_image_id() -> str:

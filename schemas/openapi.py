@@ -24,7 +24,8 @@ from schemas.http_bodies import (
 )
 from schemas.media import FORMATS, MEDIA_TYPES
 from schemas.names import LONGEST_NAME
-from schemas.records import OPTIONS, Options, Purpose
+from schemas.options import Options
+from schemas.records import OPTIONS, Purpose
 
 FILE = Path(__file__).with_name("openapi.json")
 REFERENCE = "#/components/schemas/{model}"

@@ -4,6 +4,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.json_types import Integer
+
 
 class Origin(BaseModel):
     """The first record of an image: where it came into the stream. Retries and later stages carry it on."""
@@ -11,8 +13,8 @@ class Origin(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     topic: str
-    partition: int = Field(ge=0)
-    offset: int = Field(ge=0)
+    partition: Integer = Field(ge=0, lt=2**31)
+    offset: Integer = Field(ge=0, lt=2**53)
 
 
 class Cut(BaseModel):

@@ -2,7 +2,6 @@
 them.
 """
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,52 +24,12 @@ from schemas.event import EventRecord, Milliseconds, schema_mismatch
 from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
 from schemas.ids import Uuid, original_key
+from schemas.json_types import ONE_LINE
 from schemas.names import Name
+from schemas.options import MOST_FACES, Options
 from schemas.origins import Cut, Origin
 
 Purpose = Literal["learn", "recognize", "detect"]
-Detail = Literal["normal", "high"]
-
-MOST_FACES = 1_000
-MOST_CANDIDATES = 10
-
-
-class Options(BaseModel):
-    """The caller's options for one image."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    top: int = Field(3, ge=1, le=MOST_CANDIDATES, description="how many candidates a face gets")
-    limit: int = Field(
-        MOST_FACES, ge=1, le=MOST_FACES, description="how many faces an answer has at most, the best scores first"
-    )
-    min_score: float = Field(0.0, ge=0, le=1, description="faces with a lower score are not answered")
-    min_face: float = Field(0.0, ge=0, description="faces smaller than this, in pixels a side, are not answered")
-    strangers: float = Field(
-        0.01,
-        gt=0,
-        le=1,
-        description="false positive identification rate (FPIR): the share of strangers that get a name; "
-        "1 always names the nearest",
-    )
-    detail: Detail = Field("normal", description="high: looks at every pixel of a large photo, in tiles")
-    face: str | None = Field(
-        None,
-        pattern=r"^(largest|[0-9]{1,6}(\.[0-9]+)?,[0-9]{1,6}(\.[0-9]+)?)$",
-        description="which face to learn: `largest`, or `x,y`, a point inside it",
-    )
-    force: bool = Field(False, description="learn a face under 40 pixels a side too")
-    store: bool = Field(True, description="false: the picture of a probe is deleted as soon as it is answered")
-
-    @field_validator("top", "limit", "min_score", "min_face", "strangers", mode="before")
-    @classmethod
-    def _is_a_number(cls, value: object) -> object:
-        """Raises ValueError for what pydantic would take as a number: true and false, underscores, blanks."""
-        if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(r"[0-9.eE+-]+", value)):
-            raise ValueError("it must be a number")
-        return value
-
-
 OPTIONS: dict[Purpose, frozenset[str]] = {
     "learn": frozenset({"face", "force", "detail"}),
     "recognize": frozenset({"top", "limit", "min_score", "min_face", "strangers", "detail", "store"}),
@@ -90,16 +49,28 @@ class Source(BaseModel):
     )
 
 
+def _never(**members: dict[str, Any]) -> dict[str, Any]:
+    """The JSON Schema of objects whose members do not all fit these schemas, where one that is missing fits any.
+    Generators of code make one class of an object with such conditions, and several, or none, if it has an `anyOf` or
+    an `if`.
+    """
+    return {"not": {"properties": members}}
+
+
+NULL, EMPTY = {"type": "null"}, {"const": ""}
+
+
 class ImageReceived(EventRecord):
     """`images.received`: an image to process. Its original is in the object store, or is copied there from `source`."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "anyOf": [{"required": ["source"]}, {"required": ["media_type", "sha256"]}],
             "allOf": [
-                {"if": {"properties": {"purpose": {"const": "learn"}}}, "then": {"required": ["directory", "person"]}},
-                {"if": {"properties": {"purpose": {"const": "recognize"}}}, "then": {"required": ["directory"]}},
-            ],
+                _never(purpose={"enum": ["learn", "recognize"]}, directory=NULL),
+                _never(purpose={"const": "learn"}, person=NULL),
+                _never(source=NULL, media_type=EMPTY),
+                _never(source=NULL, sha256=EMPTY),
+            ]
         }
     )
 
@@ -113,6 +84,7 @@ class ImageReceived(EventRecord):
         "",
         pattern=r"^([0-9a-f]{64})?$",
         description="of the original's bytes; computed if there is a source",
+        json_schema_extra=ONE_LINE,
     )
     request_digest: str | None = Field(
         None, description="distinguishes a repeated request from another one with the same Idempotency-Key"

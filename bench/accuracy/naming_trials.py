@@ -13,7 +13,7 @@ from schemas.answers import RecognizedPerson
 from schemas.arrays import Float32Array
 from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import Options
+from schemas.options import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, match_photos
 

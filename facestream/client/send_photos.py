@@ -17,7 +17,8 @@ from facestream.flags import settings_from
 from facestream.interrupt import run_interruptibly
 from schemas.answers import RecognizedBody
 from schemas.errors import ConfigurationError, FacestreamError
-from schemas.records import Options, Purpose
+from schemas.options import Options
+from schemas.records import Purpose
 
 REQUESTS_AT_ONCE = 4
 

@@ -9,7 +9,7 @@ from schemas.answers import CandidatePerson, RecognizedPerson
 from schemas.arrays import Float32Array
 from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import Options
+from schemas.options import Options
 from sink.match.gallery import Candidate, Gallery
 from sink.match.thresholds import threshold
 

@@ -11,7 +11,7 @@ from processors.detect import SMALLEST_LEARNED, choose_face, detection_records
 from schemas.errors import FacestreamError, FaceTooSmall, NoFace, NotOneFace
 from schemas.faces import Detection
 from schemas.ids import probe_face_id
-from schemas.records import Options
+from schemas.options import Options
 from tests.records import face_id, image_id, image_received
 from weights.manifest import manifest
 

@@ -14,7 +14,8 @@ from ingest.app import create_app
 from ingest.service import OPEN_PATHS, Service
 from schemas import errors, generate, openapi
 from schemas.errors import FacestreamError
-from schemas.records import OPTIONS, Options
+from schemas.options import Options
+from schemas.records import OPTIONS
 
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi.document()))
 OPERATIONS = {

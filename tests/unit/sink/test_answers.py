@@ -15,7 +15,8 @@ from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import person_erasure_key
 from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.ids import crop_key, learned_face_id, sheet_key
-from schemas.records import Answer, EraseRequested, Options
+from schemas.options import Options
+from schemas.records import Answer, EraseRequested
 from sink.answers import AnswerStage
 from stream.answers import (
     ANSWER_KEPT_S,

@@ -14,7 +14,7 @@ from schemas.arrays import Float32Array
 from schemas.calibration import Calibration
 from schemas.faces import EmbeddedFace
 from schemas.generation_records import Generation
-from schemas.records import Options
+from schemas.options import Options
 from sink.match.gallery import Gallery
 from sink.match.matching import Photo, match_photos
 from tests.records import embedded_face, face_id

@@ -21,7 +21,8 @@ from schemas.errors import Unavailable, UnreadableRecord
 from schemas.faces import Crop, encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
 from schemas.origins import Cut, Origin
-from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, Options
+from schemas.options import Options
+from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived
 from sink.match.matching import match_photos
 from sink.sink import Sink
 from stream.erase.guarded_store import GuardedStore
