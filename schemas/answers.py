@@ -174,9 +174,13 @@ _GOOD: dict[str, type[Body]] = {
 }
 
 
-def body_type(purpose: str, status: int) -> type[Body]:
-    """The type of the body for a purpose and an HTTP status."""
-    return Problem if status >= LOWEST_FAILURE else _GOOD[purpose]
+def body_type(purpose: str | None, status: int) -> type[Body]:
+    """The type of the body for a purpose and an HTTP status. Raises ValueError if only an error has no purpose."""
+    if status >= LOWEST_FAILURE:
+        return Problem
+    if purpose is None:
+        raise ValueError("only the answer to an invalid event has no purpose")
+    return _GOOD[purpose]
 
 
 def problem(error: FacestreamError, **members: Any) -> Problem:

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from schemas import examples
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import CONTENT_TYPE, HEADER, IMAGE, JSON_TYPE, STRUCTURED, TYPES, CloudEvent
+from schemas.errors import REFUSALS_OF_EVENTS
 from schemas.event import EventRecord
 from schemas.examples import DIRECTORY, IMAGE_ID, PERSON
 from schemas.records import Answer, ImageReceived
@@ -143,7 +144,8 @@ def _messages() -> dict[str, Any]:
             _schema(Answer),
             {name: json.loads(it.encode()) for name, it in ANSWERS.items()},
             key={"type": "string", "description": "the image_id"},
-        ),
+        )
+        | {"description": f"An event may be refused with the code {', '.join(it.code for it in REFUSALS_OF_EVENTS)}."},
     }
 
 

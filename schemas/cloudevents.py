@@ -9,7 +9,7 @@ event that is delivered twice is one image.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
@@ -18,7 +18,7 @@ from schemas.dead_letters import Retried
 from schemas.errors import UnreadableRecord
 from schemas.event import Header, schema_mismatch
 from schemas.ids import image_id_of_event, is_image_id
-from schemas.records import ImageReceived
+from schemas.records import ImageReceived, parsed, with_image
 
 TYPES = {f"facestream.image.{purpose}": purpose for purpose in ("learn", "recognize", "detect")}
 EVENT_FORMATS = "application/cloudevents"  # the media type of each format begins with it
@@ -38,6 +38,7 @@ def _is_json(media_type: str) -> str:
     return media_type
 
 
+Checked = TypeVar("Checked", bound=BaseModel)
 Text = Annotated[str, Field(min_length=1)]
 JsonType = Annotated[str, AfterValidator(_is_json), Field(json_schema_extra={"pattern": JSON_TYPE})]
 
@@ -71,6 +72,11 @@ class CloudEvent(BaseModel):
         return self
 
     @property
+    def image_id(self) -> str:
+        """The id of the image, if the data have none."""
+        return self.id if is_image_id(self.id) else image_id_of_event(self.source, self.id)
+
+    @property
     def image(self) -> dict[str, Any]:
         """The data. Raises UnreadableRecord."""
         if isinstance(self.data, dict):
@@ -80,7 +86,7 @@ class CloudEvent(BaseModel):
 
 def decode_image_received(value: bytes | None, headers: Sequence[Header] = ()) -> ImageReceived:
     """Decodes a record. A header with an empty value counts as missing. Raises UnreadableRecord, which names the member
-    that does not fit.
+    that does not fit; it is an InvalidEvent if the record says which image it is about.
     """
     event = _decode(value, {name.lower(): text or b"" for name, text in headers})
     retried = Retried.of(headers)
@@ -97,7 +103,7 @@ def _decode(value: bytes | None, named: Mapping[str, bytes]) -> ImageReceived:
         return ImageReceived.decode(value)
     except UnreadableRecord:
         if value is not None and b'"specversion"' in value:  # some clients cannot set headers
-            return _unwrap(_object(value))
+            return _unwrap(_structured_object(value))
         raise
 
 
@@ -107,38 +113,61 @@ def _structured(value: bytes | None, content_type: str) -> dict[str, Any]:
         raise UnreadableRecord(f"not a CloudEvent: content-type: a batch: {ONE_EACH}")
     if media_type != STRUCTURED:
         raise UnreadableRecord(f"not a CloudEvent: content-type: the format must be {STRUCTURED}")
-    return _object(value)
+    return _structured_object(value)
 
 
 def _binary(value: bytes | None, headers: Mapping[str, bytes], content_type: str) -> dict[str, Any]:
     """Converts a record from the binary to the structured mode. headers: their names are in lower case."""
-    attributes: dict[str, Any] = {"datacontenttype": content_type or None, "data": _object(value)}
+    attributes: dict[str, Any] = {"datacontenttype": content_type or None}
     for name in ATTRIBUTES:
         if text := headers.get(f"{HEADER}{name}"):
             try:
                 attributes[name] = text.decode()
             except UnicodeDecodeError:
                 raise UnreadableRecord(f"not a CloudEvent: {name}: the header is not UTF-8") from None
-    return attributes
+    try:
+        return attributes | {"data": _object(value)}
+    except UnreadableRecord as error:
+        raise with_image(error, _named_image(attributes)) from None
 
 
 def _unwrap(attributes: dict[str, Any]) -> ImageReceived:
+    image = _named_image(attributes)
     try:
-        event = CloudEvent.model_validate(attributes)
-    except ValidationError as error:
-        raise schema_mismatch(error, "CloudEvent") from None
-    if event.type not in TYPES:
-        raise UnreadableRecord(f"not a CloudEvent: type: must be one of {', '.join(TYPES)}")
-    purpose, image = TYPES[event.type], event.image
-    if image.get("purpose") not in (None, purpose):
-        raise UnreadableRecord("not a CloudEvent: data.purpose: differs from the type")
-    if image.get("image_id") is None:
-        image_id = event.id if is_image_id(event.id) else image_id_of_event(event.source, event.id)
-        image = image | {"image_id": image_id}
+        event = _checked(CloudEvent, attributes, "CloudEvent")
+        if event.type not in TYPES:
+            raise UnreadableRecord(f"not a CloudEvent: type: must be one of {', '.join(TYPES)}")
+        purpose = TYPES[event.type]
+        image = {"image_id": event.image_id, "purpose": purpose}
+        image |= {name: it for name, it in event.image.items() if name not in image or it is not None}
+        if image["purpose"] != purpose:
+            raise UnreadableRecord("not a CloudEvent: data.purpose: differs from the type")
+        return _checked(ImageReceived, image, "CloudEvent: data")
+    except UnreadableRecord as error:
+        raise with_image(error, image) from None
+
+
+def _named_image(attributes: Any) -> dict[str, Any]:
+    """What the attributes say about the image, which are perhaps not valid: the data, with the id if they have none."""
+    if not isinstance(attributes, dict):
+        return {}
+    data = attributes.get("data")
+    image = data if isinstance(data, dict) else {}
+    return image if image.get("image_id") is not None else image | {"image_id": attributes.get("id")}
+
+
+def _checked(model: type[Checked], members: dict[str, Any], what: str) -> Checked:
     try:
-        return ImageReceived.model_validate(image | {"purpose": purpose})
+        return model.model_validate(members)
     except ValidationError as error:
-        raise schema_mismatch(error, "CloudEvent: data") from None
+        raise schema_mismatch(error, what) from None
+
+
+def _structured_object(value: bytes | None) -> dict[str, Any]:
+    try:
+        return _object(value)
+    except UnreadableRecord as error:
+        raise with_image(error, _named_image(parsed(value))) from None
 
 
 def _object(value: bytes | str | None) -> dict[str, Any]:

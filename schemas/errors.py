@@ -4,6 +4,7 @@ may help.
 The worker decides by `retriable` and clients decide by `code`. Nothing may depend on the text of a message.
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -125,6 +126,18 @@ class UnreadableRecord(FacestreamError):
     code, status = "unreadable_record", 422
 
 
+class InvalidEvent(UnreadableRecord):
+    """An event does not fit its schema, but says which image it is about. `event` has its members that say whom to
+    answer, as far as they fit: image_id, purpose, directory, reply_to.
+    """
+
+    code, status = "invalid_event", 400
+
+    def __init__(self, message: str, event: Mapping[str, Any] | None = None, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.event = event or {}
+
+
 class ProcessingFailed(FacestreamError):
     """A record was retried for too long or ended its process three times. It is now in `dead-letters`."""
 
@@ -191,3 +204,19 @@ class ConfigurationError(FacestreamError):
     """The settings contradict each other or the machine."""
 
     code, status = "configuration_error", 500
+
+
+# What an event breaks that does not fit its schema, or a rule that the schema cannot say: docs/events.md lists them.
+REFUSALS_OF_EVENTS: tuple[type[FacestreamError], ...] = (
+    InvalidEvent,
+    ForbiddenSource,
+    ObjectMissing,
+    UploadTooLarge,
+    TooManyPixels,
+    NotAnImage,
+    UnreadableImage,
+    NoFace,
+    NotOneFace,
+    FaceTooSmall,
+    Erased,
+)

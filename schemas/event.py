@@ -37,5 +37,6 @@ class EventRecord(BaseModel):
 def schema_mismatch(error: ValidationError, what: str) -> UnreadableRecord:
     """The error of a record that does not fit: it names the first wrong member, never the content."""
     first = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the record"
-    return UnreadableRecord(f"not a {what}: {where}: {first['msg']}")
+    field = ".".join(str(part) for part in first["loc"])
+    details = {"field": field} if field else {}
+    return UnreadableRecord(f"not a {what}: {field or 'the record'}: {first['msg']}", **details)

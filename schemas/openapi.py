@@ -108,7 +108,7 @@ def _image_paths() -> dict[str, Any]:
     }
     result = _operation("result", "The answer to an image; it is kept for a day", "images", [image_id], {})
     result["responses"] = {"200": stored, "201": stored, "202": _working()} | _problems(
-        *WITH_KEY, *OF_IMAGES, *OF_PORTRAITS, errors.NotFound, errors.Expired
+        *WITH_KEY, *OF_IMAGES, *errors.REFUSALS_OF_EVENTS, errors.NotFound, errors.Expired
     )
     return {
         "/learn": {"post": _upload("learn", "Learn the person in a portrait", learned, OF_PORTRAITS)},

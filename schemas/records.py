@@ -2,6 +2,8 @@
 them.
 """
 
+import json
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,7 +21,7 @@ from pydantic import (
 from schemas.answers import Body, Models, body_type
 from schemas.bucket_events import BucketNotified
 from schemas.erasure_records import Erasure, LogIdentity
-from schemas.errors import UnreadableRecord
+from schemas.errors import InvalidEvent, UnreadableRecord
 from schemas.event import EventRecord, Milliseconds, schema_mismatch
 from schemas.faces import Box, Crop, DetectedFace, Detection, EmbeddedFace
 from schemas.generation_records import ActiveGeneration, Generation
@@ -105,6 +107,14 @@ class ImageReceived(EventRecord):
             raise ValueError("to learn takes a person")
         return self
 
+    @classmethod
+    def decode(cls, value: bytes | None) -> Self:
+        """As every record. Raises InvalidEvent if the event says which image it is about."""
+        try:
+            return super().decode(value)
+        except UnreadableRecord as error:
+            raise with_image(error, parsed(value)) from None
+
     @property
     def object_key(self) -> str:
         """The key of the original."""
@@ -122,6 +132,33 @@ class ImageReceived(EventRecord):
         if given is not None and (given.topic != here.topic or given.partition != here.partition):
             return self
         return self.model_copy(update={"origin": min(given or here, here, key=lambda it: it.offset)})
+
+
+_WHOM_TO_ANSWER: dict[str, TypeAdapter[Any]] = {
+    "image_id": TypeAdapter(Uuid),
+    "purpose": TypeAdapter(Purpose),
+    "directory": TypeAdapter(Name),
+    "reply_to": TypeAdapter(str),
+}
+
+
+def with_image(error: UnreadableRecord, event: object) -> UnreadableRecord:
+    """The error of an event as an InvalidEvent, if the event says which image it is about. event: the parsed JSON of an
+    ImageReceived.
+    """
+    found: dict[str, Any] = {}
+    for name, kind in _WHOM_TO_ANSWER.items():
+        with suppress(ValidationError):
+            found[name] = kind.validate_python(event.get(name) if isinstance(event, dict) else None)
+    return InvalidEvent(error.message, found, **error.details) if "image_id" in found else error
+
+
+def parsed(value: bytes | None) -> object:
+    """The JSON value, also one that pydantic does not take as JSON, because of a text that is not Unicode."""
+    try:
+        return json.loads(value or b"")
+    except (ValueError, RecursionError):
+        return None
 
 
 class FacesDetected(EventRecord):
@@ -215,12 +252,13 @@ class FaceLearned(EventRecord):
 
 class Answer(EventRecord):
     """`results`: the answer to an image or an erase command: an HTTP status and the JSON body, whose type depends on
-    `purpose` and `status`. `offset` is the offset of the answered record in `faces.embedded`: an erase command with a
-    later offset redacts the answer. If `store` is false, the picture is deleted.
+    `purpose` and `status`. `purpose` is None if an event had none that fits. `offset` is the offset of the answered
+    record in `faces.embedded`: an erase command with a later offset redacts the answer. If `store` is false, the
+    picture is deleted.
     """
 
     image_id: Uuid
-    purpose: Purpose | Literal["erase"]
+    purpose: Purpose | Literal["erase"] | None = None
     directory: Name | None = None
     request_digest: str | None = None
     status: int

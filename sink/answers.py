@@ -7,7 +7,7 @@ from backends.log import CommittedOffset, NewRecord, Record, TopicPartition
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorReader
 from schemas.answers import LearnedBody, Problem
-from schemas.errors import ObjectMissing, UnreadableRecord
+from schemas.errors import InvalidEvent, ObjectMissing, UnreadableRecord
 from schemas.ids import crop_key, learned_face_id, original_key, sheet_key
 from schemas.records import Answer, ImageReceived
 from stream.answers import ANSWER_KEPT_S
@@ -34,16 +34,16 @@ class AnswerStage:
 
     async def handle(self, records: Sequence[Record]) -> list[NewRecord]:
         answers: list[AnswerToStore] = []
-        answered: set[str] = set()
+        answered: dict[str, Answer] = {}  # by image_id
         now = time.time()  # an append time may be ahead, if a clock was
         for record in records:
             answer = Answer.decode(record.value)
             if answer.purpose == "erase":
                 continue  # it names the erased person; the waiting request gets it from `results`
-            if not await self._was_answered_before(answer, answered):
+            if not await self._is_superseded(answer, answered):
                 value = (record.value or b"").decode()
                 answers.append(AnswerToStore(answer, value, min(record.timestamp / 1000, now) + ANSWER_KEPT_S))
-                answered.add(answer.image_id)
+                answered[answer.image_id] = answer
         await self._store.put_answers([it for it in answers if it.expires_at > now])
         await self._objects.delete([key for it in answers for key in self._unneeded_pictures(it.answer)])
         return []
@@ -51,9 +51,10 @@ class AnswerStage:
     def _unneeded_pictures(self, answer: Answer) -> list[str]:
         """The keys of pictures that are not needed after the answer: probes that are not kept, refused portraits, and
         portraits that are stored as another image of the same person. Until the answer is stored, the picture tells
-        that the image was accepted.
+        that the image was accepted. For an invalid event no picture was stored: what is there belongs to another event
+        with its image_id.
         """
-        if answer.status >= FAILED:
+        if answer.status >= FAILED or _code(answer) == InvalidEvent.code:
             return []
         if isinstance(answer.body, LearnedBody) and answer.status == KNOWN and answer.body.image_id != answer.image_id:
             return [original_key(answer.image_id, "learn"), crop_key(learned_face_id(answer.image_id))]
@@ -62,16 +63,25 @@ class AnswerStage:
         kept = self._keep_probes and answer.store
         return [] if kept else [original_key(answer.image_id, "recognize"), sheet_key(answer.image_id)]
 
-    async def _was_answered_before(self, answer: Answer, answered: set[str]) -> bool:
-        """Whether an image was answered before. A record that is processed again does not find its picture, which was
-        deleted after the first answer, so the first answer is kept. It may be in the same batch, `answered`.
+    async def _is_superseded(self, answer: Answer, answered: Mapping[str, Answer]) -> bool:
+        """Whether an earlier answer to the image is kept, which may be in the same batch, `answered`. A record that is
+        processed again does not find its picture, which was deleted after the first answer. An invalid event that has
+        the image_id of another event says nothing about that.
         """
-        if not isinstance(answer.body, Problem) or answer.body.code != ObjectMissing.code:
+        if _code(answer) not in (ObjectMissing.code, InvalidEvent.code):
             return False
-        return answer.image_id in answered or await self._vectors.answer(answer.image_id) is not None
+        earlier = answered.get(answer.image_id)
+        if earlier is None and (stored := await self._vectors.answer(answer.image_id)) is not None:
+            earlier = Answer.decode(stored.value.encode())
+        return earlier is not None and _code(earlier) != InvalidEvent.code
 
     def event_of(self, record: Record) -> ImageReceived:
         raise UnreadableRecord("an answer is not answered")
 
     async def check_stores(self) -> None:
         await self._vectors.ping()
+
+
+def _code(answer: Answer) -> str | None:
+    """The code of an error."""
+    return answer.body.code if isinstance(answer.body, Problem) else None

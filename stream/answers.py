@@ -16,7 +16,7 @@ from schemas.answers import (
     RecognizedPerson,
     problem,
 )
-from schemas.errors import FacestreamError
+from schemas.errors import FacestreamError, InvalidEvent
 from schemas.faces import Detection
 from schemas.media import extension
 from schemas.records import Answer, EraseRequested, ImageReceived
@@ -47,6 +47,14 @@ def answer_record(
 
 def error_answer_record(received: ImageReceived | EraseRequested, error: FacestreamError) -> NewRecord:
     return answer_record(received, error.status, problem(error, image_id=received.image_id))
+
+
+def invalid_event_answer_record(error: InvalidEvent) -> NewRecord:
+    """The answer to an event that does not fit its schema."""
+    event = dict(error.event)
+    reply_to, image_id = event.pop("reply_to", None), event["image_id"]
+    value = Answer(**event, status=error.status, body=problem(error, image_id=image_id))
+    return NewRecord(RESULTS, image_id, value.encode(), reply_to)
 
 
 def learned_body(

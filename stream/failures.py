@@ -11,12 +11,13 @@ from backends.log import NewRecord, Record
 from schemas.errors import (
     FacestreamError,
     ForbiddenSource,
+    InvalidEvent,
     ProcessingFailed,
     StorageFull,
     Unavailable,
     UnreadableRecord,
 )
-from stream.answers import error_answer_record
+from stream.answers import error_answer_record, invalid_event_answer_record
 from stream.dead_letters import dead_letter_record
 from stream.stage import Stage
 from stream.stage_metrics import DEAD_LETTERS, ERRORS
@@ -91,7 +92,7 @@ class Attempts:
 
 def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, attempts: int) -> list[NewRecord]:
     """The records to append for a record that cannot be processed: an answer, and a dead letter unless the image itself
-    is at fault. A record that is not an event gets no answer.
+    is at fault. A record that does not say which image it is about gets no answer.
     """
     try:
         received = stage.event_of(record)
@@ -100,7 +101,8 @@ def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, att
         log.error(
             "unreadable record", stage=stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
         )
-        return [dead_letter_record(record, None, error, attempts, stage.name)]
+        letter = dead_letter_record(record, None, error, attempts, stage.name)
+        return [letter, invalid_event_answer_record(unreadable)] if isinstance(unreadable, InvalidEvent) else [letter]
     answer = error_answer_record(received, error)
     # ForbiddenSource gets a dead letter too: the sender may never look at the answer, so this is where the operator
     # finds it.

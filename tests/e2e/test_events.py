@@ -153,7 +153,7 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
         "directory": "acme",
         "source": {"bucket": outside.bucket, "key": "incoming/acme/ann.jpg"},
     }
-    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(3)]
+    ids = [f"00000000-0000-4000-8000-00000000000{number}" for number in range(5)]
     events = [
         b"\xff\xd8\xff",
         json.dumps(good | {"image_id": "not a uuid"}).encode(),
@@ -163,6 +163,8 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
             good | {"image_id": ids[1], "source": {"bucket": outside.bucket, "key": "incoming/acme/none.jpg"}}
         ).encode(),
         json.dumps(good | {"image_id": ids[2]}).encode(),
+        json.dumps(good | {"image_id": ids[3], "options": {"top": "abc"}}).encode(),
+        json.dumps(good | {"image_id": ids[4], "purpose": "forget"}).encode(),
     ]
     await outside.send(*events)
     answers = [await outside.answer(image_id) for image_id in ids]
@@ -170,13 +172,18 @@ async def test_invalid_events_become_dead_letters_and_processing_continues(outsi
         (403, "forbidden_source"),
         (422, "object_missing"),
         (200, None),
+        (400, "invalid_event"),
+        (400, "invalid_event"),
     ]
-    for event, reason in zip(events, ("JSON: ", "image_id", "a record of its own", "originals/x"), strict=False):
-        letter = await outside.first("dead-letters", partial(_has_value, event))
+    assert [it["body"].get("field") for it in answers] == [None, None, None, "options.top", "purpose"]
+    reasons = {0: "JSON: ", 1: "image_id", 2: "a record of its own", 3: "originals/x", 6: "options.top", 7: "purpose"}
+    for number, reason in reasons.items():
+        letter = await outside.first("dead-letters", partial(_has_value, events[number]))
         said = dict(letter.headers)
         assert letter.key is None
         assert reason in said["__connect.errors.exception.message"].decode()
-        assert said["__facestream.errors.code"] in (b"unreadable_record", b"forbidden_source")
+        code = said["__facestream.errors.code"]
+        assert code in ((b"invalid_event",) if number > 5 else (b"unreadable_record", b"forbidden_source"))
     if shutil.which("kcat") is not None:
         assert "__connect.errors.topic=images.received," in await outside.example("-t dead-letters")
 

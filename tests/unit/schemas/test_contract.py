@@ -87,7 +87,7 @@ def fits(text: str) -> bool:
         event = json.loads(text, parse_constant=not_json)
     except ValueError:
         return False
-    found = {name: it.is_valid(event) for name, it in VALIDATORS.items()}
+    found: dict[str, bool] = {name: it.is_valid(event) for name, it in VALIDATORS.items()}
     assert len(set(found.values())) == 1, (found, text)
     return found["JSON Schema"]
 

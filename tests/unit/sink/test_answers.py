@@ -13,7 +13,15 @@ from backends.sqlite.vectors import SqliteVectors
 from facestream.runtime.system_state import SystemState
 from schemas.answers import Body, ErasedBody, ErasedCounts, Models, problem
 from schemas.erasures import person_erasure_key
-from schemas.errors import FacestreamError, NoFace, ObjectMissing, ProcessingFailed, Unavailable, UnreadableRecord
+from schemas.errors import (
+    FacestreamError,
+    InvalidEvent,
+    NoFace,
+    ObjectMissing,
+    ProcessingFailed,
+    Unavailable,
+    UnreadableRecord,
+)
 from schemas.ids import crop_key, learned_face_id, sheet_key
 from schemas.options import Options
 from schemas.records import Answer, EraseRequested
@@ -23,6 +31,7 @@ from stream.answers import (
     answer_record,
     detected_body,
     error_answer_record,
+    invalid_event_answer_record,
     learned_body,
 )
 from stream.erase.guarded_store import GuardedStore
@@ -59,6 +68,11 @@ def good(name: str, purpose: Any = "recognize", *, body: Body | None = None, age
 
 def missing(name: str) -> Record:
     return record(error_answer_record(image_received(name), ObjectMissing("there is no object")).value)
+
+
+def invalid(name: str, why: str) -> Record:
+    error = InvalidEvent(why, {"image_id": image_id(name), "purpose": "learn", "directory": "acme"})
+    return record(invalid_event_answer_record(error).value)
 
 
 async def stored(vectors: SqliteVectors, name: str) -> Answer | None:
@@ -137,6 +151,39 @@ async def test_object_missing_is_stored_if_there_is_no_other_answer(
     found = await stored(vectors, "photo")
     assert found is not None
     assert found.status == 200
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["one batch", "one by one"])
+async def test_an_invalid_event_never_replaces_the_answer_to_another_event_of_its_image(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
+) -> None:
+    """It does not delete the picture of that event either."""
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    portrait = image_received("portrait", "learn").object_key
+    await objects.put(portrait, b"picture")
+    records = [good("portrait", "learn"), invalid("portrait", "first")]
+    for batch in [records] if together else [[it] for it in records]:
+        await stage.handle(batch)
+    found = await stored(vectors, "portrait")
+    assert found is not None
+    assert found.status == 201
+    assert (await objects.get(portrait)).data == b"picture"
+
+
+async def test_the_answer_to_an_invalid_event_is_kept_until_the_next_one(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
+) -> None:
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=True)
+    for record_, expected in (
+        (invalid("photo", "first"), (400, "first")),
+        (invalid("photo", "second"), (400, "second")),
+        (missing("photo"), (422, "there is no object")),
+        (invalid("photo", "third"), (422, "there is no object")),
+    ):
+        await stage.handle([record_])
+        found = await stored(vectors, "photo")
+        assert found is not None
+        assert (found.status, found.body.members()["detail"]) == expected
 
 
 @pytest.mark.parametrize("keep", [True, False])

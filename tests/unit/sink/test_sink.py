@@ -20,8 +20,8 @@ from schemas.arrays import Float32Array
 from schemas.errors import Unavailable, UnreadableRecord
 from schemas.faces import Crop, encode_vector
 from schemas.ids import crop_key, learned_face_id, original_key
-from schemas.origins import Cut, Origin
 from schemas.options import Options
+from schemas.origins import Cut, Origin
 from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived
 from sink.match.matching import match_photos
 from sink.sink import Sink

@@ -1,8 +1,35 @@
-"""What the worker does after a failure: how long it waits."""
+"""What the worker does after a failure: how long it waits, and whom it tells."""
 
+import json
 from itertools import pairwise
+from typing import Any
 
-from stream.failures import BACKOFF_FIRST_S, BACKOFF_MOST_S, backoff_s
+import pytest
+
+from backends.log import Record
+from schemas.cloudevents import decode_image_received
+from schemas.errors import InvalidEvent, UnreadableRecord
+from schemas.records import Answer, ImageReceived
+from stream.failures import BACKOFF_FIRST_S, BACKOFF_MOST_S, backoff_s, outputs_of_failure
+from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
+from tests.records import image_id
+from tests.unit.stream.stages import Stage
+
+EVENT = {
+    "image_id": image_id("photo"),
+    "purpose": "learn",
+    "directory": "A\u030agren",
+    "person": "Ann",
+    "reply_to": "ingest-7",
+    "source": {"bucket": "photos", "key": "a.jpg"},
+}
+
+
+class Reader(Stage):
+    """Reads records as the stages behind `images.received` do."""
+
+    def event_of(self, record: Record) -> ImageReceived:
+        return decode_image_received(record.value, record.headers)
 
 
 def test_the_wait_between_tries_doubles_up_to_a_maximum() -> None:
@@ -10,3 +37,66 @@ def test_the_wait_between_tries_doubles_up_to_a_maximum() -> None:
     assert BACKOFF_FIRST_S <= waits[0] < 2 * BACKOFF_FIRST_S
     assert all(later > 1.3 * earlier for earlier, later in pairwise(waits[:6]))
     assert all(BACKOFF_MOST_S / 2 <= backoff_s(failures) <= BACKOFF_MOST_S for failures in (20, 1_024, 100_000))
+
+
+def failed(value: bytes) -> tuple[UnreadableRecord, list[Any]]:
+    """The error of a record, and what becomes of it."""
+    record = Record(IMAGES_RECEIVED, 3, 44, 1_000, "key", value)
+    with pytest.raises(UnreadableRecord) as raised:
+        Reader().event_of(record)
+    return raised.value, outputs_of_failure(Reader(), record, raised.value, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"options": {"top": "abc"}}, "options.top"),
+        ({"options": {"threshold": 0.5}}, "options.threshold"),
+        ({"options": 1}, "options"),
+        ({"purpose": "forget"}, "purpose"),
+        ({"directory": " "}, "directory"),
+        ({"person": "a\0"}, "person"),
+        ({"person": None}, None),
+        ({"source": None}, None),
+        ({"source": "https://host/a.jpg"}, "source"),
+        ({"version": 2}, "version"),
+        ({"reply_to": 7}, "reply_to"),
+        ({"person": "\ud83d"}, None),
+    ],
+    ids=ascii,
+)
+def test_an_event_that_does_not_fit_is_answered_and_becomes_a_dead_letter(
+    changes: dict[str, Any], field: str | None
+) -> None:
+    event = EVENT | changes
+    error, (letter, record) = failed(json.dumps(event).encode())
+    assert isinstance(error, InvalidEvent)
+    assert (letter.topic, record.topic, record.key) == (DEAD_LETTERS, RESULTS, EVENT["image_id"])
+    assert record.partition_key == (None if "reply_to" in changes else "ingest-7")
+    answer = Answer.decode(record.value)
+    assert (answer.image_id, answer.status) == (EVENT["image_id"], 400)
+    assert answer.purpose == (None if "purpose" in changes else "learn")
+    assert answer.directory == (None if "directory" in changes else "\u00c5gren")
+    body = answer.body.members()
+    assert (body["code"], body["image_id"]) == ("invalid_event", EVENT["image_id"])
+    assert body.get("field") == field
+    assert (field or "the record") in body["detail"]
+
+
+def test_an_invalid_event_in_a_cloudevent_is_answered() -> None:
+    attributes = {"specversion": "1.0", "type": "facestream.image.learn", "source": "/cms", "id": EVENT["image_id"]}
+    data = {name: it for name, it in EVENT.items() if name != "image_id"}
+    for changes, purpose in (({"options": {"top": 11}}, "learn"), ({"purpose": "detect"}, "learn")):
+        _, (_, record) = failed(json.dumps(attributes | {"data": data | changes}).encode())
+        answer = Answer.decode(record.value)
+        assert (answer.image_id, answer.status, answer.purpose) == (EVENT["image_id"], 400, purpose)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"[]", b"{", b"\xff", *(json.dumps(EVENT | {"image_id": it}).encode() for it in (None, "x", "\ud83d", 7))],
+)
+def test_a_record_that_does_not_say_which_image_it_is_about_is_not_answered(value: bytes) -> None:
+    error, (letter,) = failed(value)
+    assert error.code == "unreadable_record"
+    assert letter.topic == DEAD_LETTERS
