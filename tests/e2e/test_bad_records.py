@@ -41,15 +41,17 @@ async def test_invalid_records_of_other_producers_become_dead_letters_and_the_se
 ) -> None:
     gone = image_received(uuid.uuid4(), directory="dead")
     image_id = gone.image_id
-    later = json.loads(gone.encode()) | {"version": 2}
+    later = json.loads(gone.encode()) | {"image_id": str(uuid.uuid4()), "version": 2}
+    wrong = later | {"image_id": str(uuid.uuid4()), "version": 1, "options": {"strangers": "abc"}}
     half_pair = {"source": {"bucket": "photos", "key": "a.jpg"}, "filename": "\ud800"}
     attributes = {"specversion": "1.0", "type": "facestream.image.detect", "source": "/cms", "id": "1"}
     hostile = {
         "json": b"{",
         "tombstone": None,
-        "version": json.dumps(later).encode(),
         "member": b'{"version": 1}',
         "text": json.dumps(attributes | {"data": half_pair}).encode(),
+        "version": json.dumps(later).encode(),
+        "option": json.dumps(wrong).encode(),
     }
     log = SqliteLog(serving.data / "log.db")
     for topic in IMAGES_RECEIVED, IMAGES_RECEIVED_BULK:
@@ -58,17 +60,27 @@ async def test_invalid_records_of_other_producers_become_dead_letters_and_the_se
     await log.close()
 
     deadline = time.monotonic() + PATIENCE_S
-    while (answer := await client.get(f"/results/{image_id}"))[0] in (202, 404):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
-    assert (answer[0], answer[1]["code"]) == (422, "object_missing")
+    answers = []
+    for answered in (image_id, later["image_id"], wrong["image_id"]):
+        while (answer := await client.get(f"/results/{answered}"))[0] in (202, 404):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        answers.append((answer[0], answer[1]["code"], answer[1].get("field")))
+    assert answers == [
+        (422, "object_missing", None),
+        (400, "invalid_event", "version"),
+        (400, "invalid_event", "options.strangers"),
+    ]
     assert (await client.post("/detect", small_photos / "obama.jpg"))[0] == 200
 
     keys = {f"{topic} {name}" for topic in (IMAGES_RECEIVED, IMAGES_RECEIVED_BULK) for name in hostile}
     letters: list[dict[str, object]] = []
     while {it["image_id"] for it in letters} != keys:
         assert time.monotonic() < deadline
-        letters = await listed(serving.data, "--code", "unreadable_record")
+        letters = await listed(serving.data)
+    codes = {str(it["image_id"]).split()[1]: it["code"] for it in letters}
+    unreadable = dict.fromkeys(("json", "tombstone", "member", "text"), "unreadable_record")
+    assert codes == unreadable | dict.fromkeys(("version", "option"), "invalid_event")
     reasons = {str(it["image_id"]).split()[1]: str(it["reason"]) for it in letters}
     assert "version" in reasons["version"]
     assert "image_id" in reasons["member"]
