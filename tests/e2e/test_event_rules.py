@@ -94,7 +94,7 @@ async def send(serving: Serving, client: Client, event: dict[str, Any]) -> tuple
 
 
 def event_of(changes: dict[str, Any]) -> dict[str, Any]:
-    event = {"image_id": str(uuid.uuid4()), "purpose": "learn", "directory": DIRECTORY, "person": "Ann"}
+    event: dict[str, Any] = {"image_id": str(uuid.uuid4()), "purpose": "learn", "directory": DIRECTORY, "person": "Ann"}
     event |= {"source": "portrait"} | changes
     if isinstance(event["source"], str):
         event["source"] = {"bucket": "objects", "key": f"incoming/{DIRECTORY}/{event['source']}"}
