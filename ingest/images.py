@@ -190,7 +190,7 @@ def _parse_options(fields: dict[str, str], purpose: Purpose) -> Options:
             f"unknown field '{unknown[0]}': /{purpose} knows {', '.join(sorted(OPTIONS[purpose]))}", field=unknown[0]
         )
     try:
-        return Options.model_validate(fields, strict=False)  # from texts
+        return Options.from_texts(fields)
     except ValidationError as invalid:
         error = invalid.errors(include_url=False, include_input=False)[0]
         field = str(error["loc"][0])

@@ -1,7 +1,8 @@
 """The caller's options for one image."""
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, field_validator
 
@@ -19,7 +20,7 @@ LARGEST_SIDE = 1_000_000  # pixels, more than any picture has: JSON has numbers 
 
 
 class Options(BaseModel):
-    """The caller's options for one image. Those of a form are texts: validate them with strict=False."""
+    """The caller's options for one image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,6 +43,11 @@ class Options(BaseModel):
     face: Choice | None = Field(None, description="which face to learn: `largest`, or `x,y`, a point inside it")
     force: StrictBool = Field(False, description="learn a face under 40 pixels a side too")
     store: StrictBool = Field(True, description="false: the picture of a probe is deleted as soon as it is answered")
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> Self:
+        """The options of a form or of flags, whose numbers and truth values are texts. Raises ValidationError."""
+        return cls.model_validate(texts, strict=False)
 
     @field_validator("top", "limit", "min_score", "min_face", "strangers", mode="before")
     @classmethod

@@ -81,7 +81,7 @@ def check_options(given: Mapping[str, str | None]) -> dict[str, str]:
     """Returns the options that were given. Raises ConfigurationError for one that is out of bounds."""
     options = {name: value for name, value in given.items() if value is not None}
     try:
-        Options.model_validate(options)
+        Options.from_texts(options)
     except ValidationError as invalid:
         error = invalid.errors(include_url=False, include_input=False)[0]
         flag = str(error["loc"][0]).replace("_", "-")

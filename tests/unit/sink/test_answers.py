@@ -157,16 +157,23 @@ async def test_object_missing_is_stored_if_there_is_no_other_answer(
 async def test_an_invalid_event_never_replaces_the_answer_to_another_event_of_its_image(
     vectors: SqliteVectors, objects: FileObjects, state: SystemState, together: bool
 ) -> None:
-    """It does not delete the picture of that event either."""
     stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
-    portrait = image_received("portrait", "learn").object_key
-    await objects.put(portrait, b"picture")
     records = [good("portrait", "learn"), invalid("portrait", "first")]
     for batch in [records] if together else [[it] for it in records]:
         await stage.handle(batch)
     found = await stored(vectors, "portrait")
     assert found is not None
     assert found.status == 201
+
+
+async def test_an_invalid_event_does_not_delete_the_picture_of_another_event_of_its_image(
+    vectors: SqliteVectors, objects: FileObjects, state: SystemState
+) -> None:
+    """That event is not answered yet."""
+    stage = AnswerStage(vectors, objects, GuardedStore(objects, vectors, state.erasures), keep_probes=False)
+    portrait = image_received("portrait", "learn").object_key
+    await objects.put(portrait, b"picture")
+    await stage.handle([invalid("portrait", "why")])
     assert (await objects.get(portrait)).data == b"picture"
 
 
