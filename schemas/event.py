@@ -9,6 +9,8 @@ from schemas.json_types import WHOLE, NotTrue
 
 Header = tuple[str, bytes | None]  # of a record: a name, which may occur several times, and a value
 
+LONGEST_PART = 100  # characters of a name in a message
+
 # Cassandra counts microseconds in 63 bits.
 Milliseconds = Annotated[int, Strict(), Field(ge=0, lt=2**53, description="since the epoch, by the log's clock"), WHOLE]
 
@@ -35,8 +37,10 @@ class EventRecord(BaseModel):
 
 
 def schema_mismatch(error: ValidationError, what: str) -> UnreadableRecord:
-    """The error of a record that does not fit: it names the first wrong member, never the content."""
+    """The error of a record that does not fit: it names the first wrong member, never the content. A name that nobody
+    knows is shortened: it may be as large as a record, which holds the message and the field.
+    """
     first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part)[:LONGEST_PART] for part in first["loc"])
     details = {"field": field} if field else {}
     return UnreadableRecord(f"not a {what}: {field or 'the record'}: {first['msg']}", **details)

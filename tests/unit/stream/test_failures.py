@@ -1,6 +1,7 @@
 """What the worker does after a failure: how long it waits, and whom it tells."""
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from backends.log import Record
 from schemas.cloudevents import decode_image_received
 from schemas.errors import InvalidEvent, UnreadableRecord
+from schemas.ids import image_id_of_event
 from schemas.records import Answer, ImageReceived
 from stream.failures import BACKOFF_FIRST_S, BACKOFF_MOST_S, backoff_s, outputs_of_failure
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
@@ -39,9 +41,9 @@ def test_the_wait_between_tries_doubles_up_to_a_maximum() -> None:
     assert all(BACKOFF_MOST_S / 2 <= backoff_s(failures) <= BACKOFF_MOST_S for failures in (20, 1_024, 100_000))
 
 
-def failed(value: bytes) -> tuple[UnreadableRecord, list[Any]]:
+def failed(value: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> tuple[UnreadableRecord, list[Any]]:
     """The error of a record, and what becomes of it."""
-    record = Record(IMAGES_RECEIVED, 3, 44, 1_000, "key", value)
+    record = Record(IMAGES_RECEIVED, 3, 44, 1_000, "key", value, tuple(headers))
     with pytest.raises(UnreadableRecord) as raised:
         Reader().event_of(record)
     return raised.value, outputs_of_failure(Reader(), record, raised.value, 1)
@@ -83,13 +85,55 @@ def test_an_event_that_does_not_fit_is_answered_and_becomes_a_dead_letter(
     assert (field or "the record") in body["detail"]
 
 
-def test_an_invalid_event_in_a_cloudevent_is_answered() -> None:
-    attributes = {"specversion": "1.0", "type": "facestream.image.learn", "source": "/cms", "id": EVENT["image_id"]}
-    data = {name: it for name, it in EVENT.items() if name != "image_id"}
-    for changes, purpose in (({"options": {"top": 11}}, "learn"), ({"purpose": "detect"}, "learn")):
-        _, (_, record) = failed(json.dumps(attributes | {"data": data | changes}).encode())
-        answer = Answer.decode(record.value)
-        assert (answer.image_id, answer.status, answer.purpose) == (EVENT["image_id"], 400, purpose)
+ID = image_id("photo")
+ATTRIBUTES = {"specversion": "1.0", "type": "facestream.image.learn", "source": "/cms", "id": ID}
+DATA = {name: it for name, it in EVENT.items() if name not in ("image_id", "purpose")}
+OTHER = image_id("another")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected", "purpose"),
+    [
+        ({"data": DATA | {"options": {"top": 11}}}, ID, "learn"),
+        ({"data": DATA | {"options": {"top": 11}, "image_id": OTHER}}, OTHER, "learn"),
+        ({"data": DATA | {"options": {"top": 11}}, "id": "1"}, image_id_of_event("/cms", "1"), "learn"),
+        ({"data": json.dumps(DATA | {"image_id": OTHER, "person": None})}, OTHER, "learn"),
+        ({"data": DATA | {"purpose": "detect"}}, ID, "detect"),
+        ({"data": DATA | {"person": "\ud83d"}}, ID, None),
+        ({"data": "no JSON"}, ID, "learn"),
+        ({"data": None}, ID, None),
+        ({"data": DATA, "type": "facestream.image.forget"}, ID, None),
+        ({"data": DATA | {"image_id": OTHER}, "source": None}, OTHER, None),
+        ({"data": DATA, "specversion": "0.3"}, ID, None),
+        ({"data": DATA, "datacontenttype": "image/jpeg"}, ID, None),
+    ],
+    ids=ascii,
+)
+def test_a_cloudevent_that_does_not_fit_is_answered(
+    changes: dict[str, Any], expected: str, purpose: str | None
+) -> None:
+    _, (letter, record) = failed(json.dumps(ATTRIBUTES | changes).encode())
+    assert letter.topic == DEAD_LETTERS
+    answer = Answer.decode(record.value)
+    assert (answer.image_id, record.key, answer.status, answer.purpose) == (expected, expected, 400, purpose)
+
+
+def test_a_cloudevent_in_binary_mode_that_does_not_fit_is_answered() -> None:
+    headers = [(f"ce_{name}", it.encode()) for name, it in ATTRIBUTES.items()]
+    for value in (b"{", b"[]", json.dumps(DATA | {"options": {"top": 11}}).encode()):
+        _, (_, record) = failed(value, headers)
+        assert Answer.decode(record.value).image_id == ID
+
+
+@pytest.mark.parametrize("changes", [{"id": "1", "type": "other"}, {"id": 7}, {"id": None}, {"data": [1], "id": "1"}])
+def test_a_cloudevent_that_does_not_say_which_image_it_is_about_is_not_answered(changes: dict[str, Any]) -> None:
+    error, (letter,) = failed(json.dumps(ATTRIBUTES | {"data": DATA} | changes).encode())
+    assert (error.code, letter.topic) == ("unreadable_record", DEAD_LETTERS)
+
+
+def test_the_answer_to_an_event_with_a_member_of_any_length_is_a_small_record() -> None:
+    _, outputs = failed(json.dumps(EVENT | {"options": {"x" * 1_000_000: 1}}).encode())
+    assert all(len(it.value) < 2_000 for it in outputs)
 
 
 @pytest.mark.parametrize(
