@@ -63,9 +63,10 @@ soak-erase: install-dev photos
 soak-foreign: install-dev
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.soak.foreign
 
-# make interop   the CloudEvents SDKs of Go, Java and JavaScript send events in every way that they can (minutes)
+# make interop   the CloudEvents SDKs of three languages send events, and generators of code read the contracts (minutes)
 interop: install-dev
 	eval "$$($(BIN)/python scripts/services.py up)" && $(BIN)/python -m bench.interop
+	$(BIN)/python -m bench.interop.generators
 
 # make bench  measure the speed of this machine: the service against the bare models (minutes)
 bench: install-dev photos

@@ -1,5 +1,5 @@
-"""Builds and runs programs of other systems in Java, Go and JavaScript, each from one file and from public packages.
-What is there already is kept.
+"""Builds and runs programs of other systems in Java, Go, JavaScript and Python, each from one file or module and from
+public packages. What is there already is kept.
 
 The packages and programs lie in a folder `foreign` beside those of scripts/services.py.
 """
@@ -92,6 +92,15 @@ def node_program(source: Path, *packages: str) -> Program:
         run(["npm", "install", "--no-audit", "--no-fund", "--prefix", str(into), *packages], into, {})
 
     return Program(["node", str(source)], {"NODE_PATH": str(_made(source.stem, packages, build) / "node_modules")})
+
+
+def python_program(module: str, *packages: str) -> Program:
+    """A module of packages, each with its version, which are not installed beside ours."""
+
+    def build(into: Path) -> None:
+        run([sys.executable, "-m", "pip", "install", "--quiet", "--target", str(into), *packages], into, {})
+
+    return Program([sys.executable, "-m", module], {"PYTHONPATH": str(_made(module, packages, build))})
 
 
 def _cache() -> Path:
