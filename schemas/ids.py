@@ -9,17 +9,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from schemas.json_types import ONE_LINE
-
 NAMESPACE = uuid.UUID("6f0d3f5e-7d1c-5c39-9c8e-0d9f4b1b6a2f")
 
-Uuid = Annotated[
-    str,
-    Field(
-        pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$",
-        json_schema_extra=ONE_LINE,
-    ),
-]
+# In some validators of JSON Schema, Python's among them, the end of a pattern also matches before a last line feed.
+Uuid = Annotated[str, Field(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$", max_length=36)]
 
 
 def new_image_id() -> str:

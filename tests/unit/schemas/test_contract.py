@@ -39,7 +39,7 @@ UPLOADED = {name: it for name, it in LEARN.items() if name != "source"} | {
     "version": 1,
 }
 EVENTS = [LEARN, RECOGNIZE, DETECT, UPLOADED]
-ABSENT = object()
+ABSENT = "a member that is absent"
 BEYOND_FLOAT = "a number beyond the largest float"  # is written as 1e400
 
 
