@@ -238,6 +238,15 @@ async def test_a_wrong_password_is_said(bucket: str) -> None:
     await objects.close()
 
 
+async def test_a_store_that_cannot_announce_what_is_put_says_so(bucket: str, request: pytest.FixtureRequest) -> None:
+    objects = S3Objects(bucket)
+    is_minio = "minio" in request.node.name
+    why = "MINIO_NOTIFY_KAFKA_ENABLE_NONE=on" if is_minio else "the store announces no objects to Kafka"
+    with pytest.raises(ConfigurationError, match=why):
+        await objects.announce_incoming("NONE")
+    await objects.close()
+
+
 async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
     objects = at(unused_tcp_port)
     for call in (
