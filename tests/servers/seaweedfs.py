@@ -39,7 +39,7 @@ def running_seaweedfs(folder: Path) -> Iterator[dict[str, str]]:
         "s3.port.lance": "0",
         "s3.autoCreateBucket": "false",
     }
-    command = [PROGRAM, "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
+    command = [str(PROGRAM), "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
     with (folder / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log, cwd=folder) as process:
         try:
             _wait(process, ports["s3.port"], folder / "log")

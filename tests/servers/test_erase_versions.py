@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import structlog
 from minio import Minio
-from minio.versioningconfig import ENABLED, VersioningConfig
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import VersioningConfig
 
 from backends.log import NewRecord
 from facestream.cli import main

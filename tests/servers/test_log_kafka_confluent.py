@@ -16,7 +16,7 @@ from tests.servers.topics import server_and_prefix
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 PARTITIONS = 4
-Sent = tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]]]  # key, value and headers
+Sent = tuple[bytes | None, bytes | None, list[tuple[str, str | bytes | None]]]  # key, value and headers
 SENT: list[Sent] = [
     (b"key", b"value", []),
     (None, b"without a key", []),
@@ -74,7 +74,8 @@ def consumer_of(url: str, group: str, topic: str) -> Iterator[Consumer]:
 
 
 def receive(consumer: Consumer, count: int) -> list[Message]:
-    deadline, messages = time.monotonic() + PATIENCE_S, []
+    deadline = time.monotonic() + PATIENCE_S
+    messages: list[Message] = []
     while len(messages) < count:
         assert time.monotonic() < deadline, f"{len(messages)} of {count} records came"
         if (message := consumer.poll(0.2)) is not None:

@@ -7,7 +7,8 @@ from io import BytesIO
 from urllib.parse import urlsplit
 
 import pytest
-from minio.versioningconfig import ENABLED, SUSPENDED, VersioningConfig
+from minio.commonconfig import ENABLED
+from minio.versioningconfig import SUSPENDED, VersioningConfig
 
 from backends.objects import ObjectInfo
 from backends.s3 import versions
