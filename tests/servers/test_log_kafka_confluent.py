@@ -27,10 +27,10 @@ SENT: list[Sent] = [
 ]
 READ = [
     ("key", b"value", ()),
-    ("", b"without a key", ()),
+    (None, b"without a key", ()),
     ("key", None, ()),
-    ("", b"", (("ce_id", b"\xff"), ("ce_id", b""), ("é", b""))),
-    ("\ufffd", b"x" * 500_000, (("content-type", b"application/json"),)),
+    ("", b"", (("ce_id", b"\xff"), ("ce_id", b""), ("é", None))),
+    (b"\xff", b"x" * 500_000, (("content-type", b"application/json"),)),
     ("💙", bytes(range(256)), (("", b"no name"),)),
 ]
 
@@ -99,7 +99,7 @@ async def test_records_of_confluent_kafka_are_read_as_they_were_sent(log: KafkaL
     producer = producer_of(url, compression_type=codec, enable_idempotence=True)
     await asyncio.to_thread(send, producer, server_and_prefix(url)[1] + "events-1", SENT)
     records = await read(log, "events-1", len(SENT))
-    assert [(it.key, it.value, it.headers) for it in records] == READ
+    assert [(it.original_key, it.value, it.headers) for it in records] == READ
     assert [it.offset for it in records] == list(range(len(SENT)))
     assert all(before - 60_000 < it.timestamp < before + 60_000 for it in records)
 
@@ -129,7 +129,12 @@ async def test_only_committed_transactions_of_confluent_kafka_are_read(log: Kafk
 
 async def test_our_records_are_read_by_confluent_kafka_as_they_were_appended(log: KafkaLog, url: str) -> None:
     values = [b"", None, bytes(range(256)), b"x" * 5_000_000]
-    appended = [NewRecord("events", key, value) for key in ("acme", "💙") for value in values]
+    headers = [("ce_id", b"\xff"), ("ce_id", b""), ("é", None)]
+    appended = [
+        NewRecord("events", key, value, headers=headers if value else ())
+        for key in ("acme", "💙", b"\xff")
+        for value in values
+    ]
     placed = await log.append(appended)
 
     def consume() -> list[Message]:
@@ -137,24 +142,27 @@ async def test_our_records_are_read_by_confluent_kafka_as_they_were_appended(log
             return receive(consumer, len(appended))
 
     messages = await asyncio.to_thread(consume)
-    found = {(it.partition(), it.key(), it.value(), it.headers()) for it in messages}
-    assert found == {(at.partition, it.key.encode(), it.value, None) for it, at in zip(appended, placed, strict=True)}
+    found = {(it.partition(), it.key(), it.value(), tuple(it.headers() or ())) for it in messages}
+    assert found == {
+        (at.partition, it.key_bytes, it.value, tuple(it.headers)) for it, at in zip(appended, placed, strict=True)
+    }
     for partition in {it.partition() for it in messages}:
         offsets = [it.offset() for it in messages if it.partition() == partition]
         assert offsets == list(range(len(offsets)))
 
 
 async def test_what_we_have_committed_is_what_confluent_kafka_sees(log: KafkaLog, url: str) -> None:
+    """Without a note: confluent-kafka 2.16.1 reads past the end of an offset's metadata, now and then."""
     server, prefix = server_and_prefix(url)
     await log.append([NewRecord("events-1", "key", b"%d" % number) for number in range(3)])
     consumer = await log.consumer("group", ["events-1"], member="one")
     await drain(consumer, 3)
-    await consumer.commit({TopicPartition("events-1", 0): CommittedOffset(2, "a note")})
+    await consumer.commit({TopicPartition("events-1", 0): CommittedOffset(2)})
     await consumer.close()
 
-    def committed() -> list[tuple[int, str | None]]:
+    def committed() -> list[int]:
         admin = AdminClient({"bootstrap.servers": server})  # without a name it would end before it has answered
         [future] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(f"{prefix}group")]).values()
-        return [(it.offset, it.metadata) for it in future.result(PATIENCE_S).topic_partitions]
+        return [it.offset for it in future.result(PATIENCE_S).topic_partitions]
 
-    assert await asyncio.to_thread(committed) == [(2, "a note")]
+    assert await asyncio.to_thread(committed) == [2]
