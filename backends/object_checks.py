@@ -35,10 +35,10 @@ def check_metadata(metadata: Mapping[str, str]) -> None:
 
 
 def check_fetched(name: str, size: int, etag: str, *, expected_etag: str | None, largest: int) -> None:
-    """Raises UploadTooLarge above `largest` bytes, ObjectMissing for an object that no longer has the expected etag."""
+    """Raises UploadTooLarge above `largest` bytes, ObjectMissing for an object that no longer has the expected etag.
+    An adapter need not have read, or hashed, more than one byte above `largest`.
+    """
+    if size > largest:
+        raise UploadTooLarge(f"the object '{name}' has more than {largest / MEBI:.1f} MiB, the limit for a picture")
     if expected_etag is not None and expected_etag.strip('"') != etag.strip('"'):
         raise ObjectMissing(f"the object '{name}' was changed since it was announced: announce it again")
-    if size > largest:
-        raise UploadTooLarge(
-            f"the object '{name}' has {size / MEBI:.1f} MiB, the largest picture may have {largest / MEBI:.1f}"
-        )

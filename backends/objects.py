@@ -17,11 +17,14 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """The key and the time of an object. `modified` is in seconds since the epoch, by the store's clock."""
+    """The key and the time of an object. `modified` is in seconds since the epoch, by the store's clock. `version` is
+    None, except for an older version: one that was replaced, or whose object was deleted.
+    """
 
     key: str
     size: int
     modified: float
+    version: str | None = None
 
 
 class ObjectReader(ABC):
@@ -36,8 +39,8 @@ class ObjectReader(ABC):
         """Raises ObjectMissing, Unavailable."""
 
     @abstractmethod
-    async def metadata(self, key: str) -> Mapping[str, str] | None:
-        """The metadata alone; None if there is no such object."""
+    async def metadata(self, key: str, *, version: str | None = None) -> Mapping[str, str] | None:
+        """The metadata alone, of the object or of an older version; None if there is none."""
 
     @abstractmethod
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
@@ -51,12 +54,14 @@ class ObjectReader(ABC):
         """The key of the object that other systems know by this name; None if it is not in this store."""
 
     @abstractmethod
-    def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
-        """All objects whose key starts with the prefix, in no particular order."""
+    def list(self, prefix: str = "", *, versions: bool = False) -> AsyncIterator[ObjectInfo]:
+        """All objects whose key starts with the prefix, in no particular order. With `versions`, also older versions,
+        where something outside this program has the store keep them.
+        """
 
     @abstractmethod
     async def ping(self) -> None:
-        """Raises Unavailable when the store cannot be reached."""
+        """Raises Unavailable when the store cannot be reached, ConfigurationError if nothing can be erased in it."""
 
 
 class ObjectDeleter(ObjectReader):
@@ -64,7 +69,7 @@ class ObjectDeleter(ObjectReader):
 
     @abstractmethod
     async def delete(self, keys: Sequence[str]) -> None:
-        """Deletes objects; durable on return. A key without an object is no error."""
+        """Deletes objects with all their versions; durable on return. A key without an object is no error."""
 
 
 class ObjectStore(ObjectDeleter):
@@ -75,7 +80,7 @@ class ObjectStore(ObjectDeleter):
     @abstractmethod
     async def create(self) -> None:
         """Creates what the store needs on its server (a bucket); safe if it exists already, and if several processes do
-        it at once. Raises Unavailable.
+        it at once. Raises Unavailable, and ConfigurationError as `ping` does.
         """
 
     @abstractmethod

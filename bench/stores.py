@@ -69,10 +69,11 @@ async def delete_topics(url: str, prefix: str) -> None:
 
 
 def remove_bucket(url: str, password: str, name: str) -> None:
-    """Removes a bucket with its objects, if there is one."""
+    """Removes a bucket with its objects and their versions, if there is one."""
     client = s3_client(url, password)
     if client.bucket_exists(name):
-        objects = [DeleteObject(each.object_name or "") for each in client.list_objects(name, recursive=True)]
+        found = client.list_objects(name, recursive=True, include_version=True)
+        objects = [DeleteObject(each.object_name or "", each.version_id) for each in found]
         for error in client.remove_objects(name, objects):
             raise RuntimeError(f"the bucket {name} cannot be emptied: {error}")
         client.remove_bucket(name)

@@ -33,7 +33,7 @@ class State:
         cluster = "-"
         while cluster.startswith("-"):
             cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        ports = _free_ports(["kafka", "controller", "cassandra", "storage", "minio"])
+        ports = free_ports(["kafka", "controller", "cassandra", "storage", "minio"])
         return cls(way, "facestream", secrets.token_urlsafe(24), cluster, ports, {})
 
     @classmethod
@@ -59,7 +59,8 @@ def write_private(file: Path, text: str) -> None:
     unfinished.replace(file)
 
 
-def _free_ports(names: list[str]) -> dict[str, int]:
+def free_ports(names: list[str]) -> dict[str, int]:
+    """A port of 127.0.0.1 for each name, which nobody uses now."""
     ports: dict[str, int] = {}
     for port in random.sample(PORTS, len(PORTS)):
         with socket.socket() as probe:

@@ -191,7 +191,7 @@ class Eraser:
         """The keys of probes and portraits, learned or not."""
         pictures = list_with_metadata(self._objects, "probes/", "originals/")
         described = ((info.key, ObjectMetadata.decode(it)) async for info, it in pictures)
-        return [key async for key, it in described if it.directory == directory]
+        return sorted({key async for key, it in described if it.directory == directory})
 
     async def _delete_faces(self, erasure: AnyErasure, erased_at: int) -> None:
         names = [it.name for it in self._generations.all]

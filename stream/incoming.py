@@ -63,10 +63,12 @@ async def source_keys_of(original_keys: Collection[str], objects: ObjectReader) 
 
 
 async def incoming_keys(directory: str, person: str | None, objects: ObjectReader) -> list[str]:
-    """The keys below `incoming/` of a directory, or of a person to learn in it."""
+    """The keys below `incoming/` of a directory, or of a person to learn in it, also of objects that were deleted but
+    have older versions.
+    """
     of_person = [""] if person is None else [f"learn/{form}/" for form in _unicode_forms(person)]
     prefixes = {f"{INCOMING}{form}/{rest}" for form in _unicode_forms(directory) for rest in of_person}
-    return [it.key for prefix in prefixes async for it in objects.list(prefix)]
+    return sorted({it.key for prefix in prefixes async for it in objects.list(prefix, versions=True)})
 
 
 def _unicode_forms(name: str) -> set[str]:

@@ -14,10 +14,10 @@ OBJECTS_PER_DELETE = 500
 async def list_with_metadata(
     objects: ObjectReader, *prefixes: str
 ) -> AsyncIterator[tuple[ObjectInfo, Mapping[str, str]]]:
-    """All objects under these prefixes with their metadata. Raises Unavailable."""
+    """All objects under these prefixes, and older versions of them, with their metadata. Raises Unavailable."""
     batch: list[ObjectInfo] = []
     for prefix in prefixes:
-        async for info in objects.list(prefix):
+        async for info in objects.list(prefix, versions=True):
             batch.append(info)
             if len(batch) == METADATA_READS_AT_ONCE:
                 for pair in await _with_metadata(objects, batch):
@@ -28,7 +28,7 @@ async def list_with_metadata(
 
 
 async def _with_metadata(objects: ObjectReader, batch: list[ObjectInfo]) -> list[tuple[ObjectInfo, Mapping[str, str]]]:
-    found = await asyncio.gather(*(objects.metadata(info.key) for info in batch))
+    found = await asyncio.gather(*(objects.metadata(info.key, version=info.version) for info in batch))
     return [(info, metadata) for info, metadata in zip(batch, found, strict=True) if metadata is not None]
 
 

@@ -1,8 +1,8 @@
 """Marks each test with what it needs: see `make unit`.
 
-servers: Kafka, MinIO, Cassandra. models: the converted weights, or photos of people. e2e: the service, or one of its
-commands, in separate processes. The first two depend on the fixtures that a test uses, the third on its folder. Tests
-without a marker connect to no other machine; a fixture enforces that.
+servers: Kafka, MinIO, SeaweedFS, Cassandra. models: the converted weights, or photos of people. e2e: the service, or
+one of its commands, in separate processes. The first two depend on the fixtures that a test uses, the third on its
+folder. Tests without a marker connect to no other machine; a fixture enforces that.
 """
 
 import ipaddress
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 NEEDS = {
-    "servers": ({"servers", "services", "keyspace"}, "Kafka, MinIO or Cassandra"),
+    "servers": ({"servers", "services", "keyspace", "seaweedfs"}, "Kafka, MinIO, SeaweedFS or Cassandra"),
     "models": ({"weights_folder", "photos"}, "the models or photos"),
     "e2e": (set[str](), "processes of the service"),
 }

@@ -105,7 +105,8 @@ def read_published_file(model: Model, source: Path | None) -> bytes | None:
         raise ConfigurationError(f"--from {source} is not a folder")
     bare = source / PurePosixPath(model.file).name
     if bare.is_file():
-        return bare.read_bytes()
+        with bare.open("rb") as file:
+            return file.read(model.file_bytes + 1)
     for package in sorted(source.glob(f"{model.package.replace('-', '_')}-{model.version}*")):
         if package.is_file():
             return read_member(package, model)

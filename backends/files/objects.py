@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -63,18 +64,18 @@ class FileObjects(ObjectStore):
         return await self._run(self._put, self._path(key), header, data, if_absent)
 
     async def get(self, key: str) -> StoredObject:
-        found = await self._run(_read, self._path(key), True)
+        found = await self._run(_read, self._path(key), sys.maxsize)
         if found is None:
             raise ObjectMissing(f"there is no object '{key}'")
         return found
 
-    async def metadata(self, key: str) -> Mapping[str, str] | None:
-        found = await self._run(_read, self._path(key), False)
+    async def metadata(self, key: str, *, version: str | None = None) -> Mapping[str, str] | None:
+        found = await self._run(_read, self._path(key), 0)
         return None if found is None else found.metadata
 
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
         key = self.key_of(bucket, name)
-        found = None if key is None else await self._run(_read, self._path(key), True)
+        found = None if key is None else await self._run(_read, self._path(key), largest + 1)
         if found is None:
             raise ObjectMissing(f"there is no object '{name}' in '{bucket}'")
         sum_ = "" if etag is None else hashlib.md5(found.data, usedforsecurity=False).hexdigest()  # as S3 has it
@@ -87,7 +88,7 @@ class FileObjects(ObjectStore):
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._path(key) for key in keys])
 
-    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+    async def list(self, prefix: str = "", *, versions: bool = False) -> AsyncIterator[ObjectInfo]:
         check_text(prefix, "the prefix")
         objects = await self._run(self._walk, prefix)
         while batch := await self._run(_batch, objects):
@@ -248,7 +249,8 @@ def _info(path: Path, key: str) -> ObjectInfo:
         os.close(file)
 
 
-def _read(path: Path, with_data: bool) -> StoredObject | None:
+def _read(path: Path, most: int) -> StoredObject | None:
+    """The object, at most its first `most` bytes."""
     try:
         file = os.open(path, os.O_RDONLY)
     except (FileNotFoundError, NotADirectoryError):
@@ -258,7 +260,7 @@ def _read(path: Path, with_data: bool) -> StoredObject | None:
         length = _header_length(beginning, path)
         metadata = json.loads(beginning[:length])
         # The data is read separately: slicing it out of the file's bytes would copy it once more.
-        size = os.fstat(file).st_size - length if with_data else 0
+        size = min(os.fstat(file).st_size - length, most)
         data = os.pread(file, size, length)
         if len(data) != size:
             raise Unavailable(f"{path}: {size:,} bytes expected, {len(data):,} read")

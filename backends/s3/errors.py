@@ -1,6 +1,7 @@
 """Turns the errors of an S3 store, of minio and of the network into the port's."""
 
 import ssl
+from xml.etree.ElementTree import ParseError
 
 from minio.error import InvalidResponseError, S3Error, ServerError
 from urllib3.exceptions import MaxRetryError
@@ -28,7 +29,7 @@ def to_port_error(error: Exception, where: str) -> FacestreamError:
             return code_to_port_error(error.code or "", error.message or "", where)
         case ServerError():
             return Unavailable(f"{where} answers with status {error.status_code}")
-        case InvalidResponseError():
+        case InvalidResponseError() | ParseError():
             return Unavailable(f"{where} does not speak S3: is it the right port, and is the option tls right?")
         case _:
             return Unavailable(f"{where} cannot be reached: {_describe(error)}")

@@ -9,7 +9,10 @@ import re
 import zlib
 from base64 import b85decode, b85encode
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from urllib.parse import quote, unquote
+
+from pydantic import TypeAdapter
 
 from schemas.errors import InvalidRequest
 
@@ -17,6 +20,8 @@ _PREFIX = "x-amz-meta-"
 _PACKED = "x-amz-meta-packed"
 _NAME = re.compile(r"[a-z0-9-]+")
 _LARGEST = 2048
+_LARGEST_UNPACKED = 32 << 10  # JSON may need 14 bytes for a name of one byte
+_TEXTS = TypeAdapter(dict[str, str])
 
 
 def headers_of(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -34,8 +39,8 @@ def metadata_of(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The metadata in the headers of a response, also for an object that another system has written."""
     found = {name.lower(): text for name, text in headers}
     if _PACKED in found:
-        metadata: dict[str, str] = json.loads(zlib.decompress(b85decode(found[_PACKED])))
-        return metadata
+        with suppress(ValueError, zlib.error):  # a header of another system
+            return _TEXTS.validate_json(zlib.decompressobj().decompress(b85decode(found[_PACKED]), _LARGEST_UNPACKED))
     return {name.removeprefix(_PREFIX): unquote(text) for name, text in found.items() if name.startswith(_PREFIX)}
 
 

@@ -10,13 +10,15 @@ from minio.notificationconfig import NotificationConfig, PrefixFilterRule, Queue
 from schemas.errors import ConfigurationError
 
 CREATED = "s3:ObjectCreated:*"
+# SeaweedFS takes the request for one that makes the bucket.
+NOT_OFFERED = ("NotImplemented", "BucketAlreadyOwnedByYou", "BucketAlreadyExists")
 
 
 def enable_notifications(client: Minio, bucket: str, prefix: str, target: str) -> None:
     """Adds the notification to the bucket; its other notifications stay as they are.
 
-    `target`: as in MINIO_NOTIFY_KAFKA_ENABLE_<target>. Raises ConfigurationError if the server has no such target,
-    and the errors of minio.
+    `target`: as in MINIO_NOTIFY_KAFKA_ENABLE_<target>. Raises ConfigurationError if the server has no such target, or
+    no notifications, and the errors of minio.
     """
     arn = f"arn:minio:sqs::{target}:kafka"
     current = client.get_bucket_notification(bucket)
@@ -27,6 +29,10 @@ def enable_notifications(client: Minio, bucket: str, prefix: str, target: str) -
             bucket, NotificationConfig(current.cloud_func_config_list, [*others, ours], current.topic_config_list)
         )
     except S3Error as error:
+        if error.code in NOT_OFFERED:
+            raise ConfigurationError(
+                "the store announces no objects to Kafka: send events for them, as docs/events.md says, or use MinIO"
+            ) from None
         if error.code != "InvalidArgument":  # MinIO's answer for a target that it does not have
             raise
         raise ConfigurationError(

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import ParamSpec, TypeVar
+from xml.etree.ElementTree import ParseError
 
 import urllib3
 from minio import Minio
@@ -26,6 +27,7 @@ from backends.s3.metadata import headers_of, metadata_of
 from backends.s3.names import INCOMING, is_level, key_of_name, name_of_key, names_begin_with
 from backends.s3.notifications import enable_notifications
 from backends.s3.private_parts import if_none_match
+from backends.s3.versions import BucketVersions
 from backends.urls import ServerUrl, server_of
 from schemas.errors import ConfigurationError, InvalidRequest, ObjectMissing, Unavailable
 
@@ -36,7 +38,7 @@ SETTING = "FACESTREAM_OBJECTS"
 PORT = 9000
 # More than there are cores, because calls wait for the server and not for the processor.
 THREADS = 32
-CONNECT_S = 3.0
+CONNECT_S = 10.0  # also how long a server may take no bytes of a put: a SeaweedFS on a busy machine, more than 3 s
 READ_S = 30.0
 # A call that has waited this long for a free thread fails. Otherwise, if the store hangs, the last of many calls would
 # wait for minutes.
@@ -68,6 +70,7 @@ class S3Objects(ObjectStore):
             raise ConfigurationError(f"{SETTING}: '{prefix}' is not a prefix of names in a bucket")
         self._pool = _pool(server)
         self._client = _client(server, self._host, self._bucket, self._pool)
+        self._versions = BucketVersions(self._client, self._bucket, self._where)
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix="objects")
         self._closed = False
 
@@ -96,8 +99,8 @@ class S3Objects(ObjectStore):
             raise ObjectMissing(f"there is no object '{key}'")
         return found
 
-    async def metadata(self, key: str) -> Mapping[str, str] | None:
-        return await self._run(self._metadata, self._name(key))
+    async def metadata(self, key: str, *, version: str | None = None) -> Mapping[str, str] | None:
+        return await self._run(self._metadata, self._name(key), version)
 
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
         found = await self._run(self._fetch, bucket, name, etag, largest)
@@ -114,16 +117,15 @@ class S3Objects(ObjectStore):
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._name(key) for key in keys])
 
-    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+    async def list(self, prefix: str = "", *, versions: bool = False) -> AsyncIterator[ObjectInfo]:
         check_text(prefix, "the prefix")
-        objects = self._walk(prefix)
+        objects = self._walk(prefix, versions)
         while batch := await self._run(_batch, objects):
             for each in batch:
                 yield each
 
     async def ping(self) -> None:
-        if not await self._run(self._client.bucket_exists, self._bucket):
-            raise code_to_port_error("NoSuchBucket", "", self._where)
+        await self._run(self._versions.check)
 
     async def close(self) -> None:
         self._closed = True
@@ -150,7 +152,7 @@ class S3Objects(ObjectStore):
                 raise Unavailable(f"{self._where} is too slow: a call waited {waited:.0f} s for a free thread")
             try:
                 return work(*args, **kwargs)
-            except (MinioException, HTTPError) as error:
+            except (MinioException, HTTPError, ParseError) as error:
                 raise to_port_error(error, self._where) from error
 
         return await asyncio.get_running_loop().run_in_executor(self._executor, guarded)
@@ -158,13 +160,13 @@ class S3Objects(ObjectStore):
     # In the threads.
 
     def _create(self) -> None:
-        if self._client.bucket_exists(self._bucket):  # a user of a bucket need not have the right to create one
-            return
-        try:
-            self._client.make_bucket(self._bucket)
-        except S3Error as error:
-            if error.code != "BucketAlreadyOwnedByYou":  # made by another process just now
-                raise
+        if not self._client.bucket_exists(self._bucket):  # a user of a bucket need not have the right to create one
+            try:
+                self._client.make_bucket(self._bucket)
+            except S3Error as error:
+                if error.code != "BucketAlreadyOwnedByYou":  # made by another process just now
+                    raise
+        self._versions.check()
 
     def _put(self, name: str, data: bytes, headers: dict[str, str], if_absent: bool) -> bool:
         # The condition is checked in one request, so such an object is not put in parts.
@@ -193,7 +195,7 @@ class S3Objects(ObjectStore):
                 return None
             raise
         try:
-            return StoredObject(response.read(), metadata_of(response.headers.items()))
+            return StoredObject(response.read(decode_content=False), metadata_of(response.headers.items()))
         finally:
             response.close()
             response.release_conn()
@@ -204,6 +206,8 @@ class S3Objects(ObjectStore):
             check_object_name(name)
         except ValueError:  # no object has such a name
             return None
+        if "\0" in name:  # nor such a one, and each server has its own error for it
+            return None
         try:
             response = self._client.get_object(bucket, name)
         except S3Error as error:
@@ -211,15 +215,16 @@ class S3Objects(ObjectStore):
                 return None
             raise
         with response:
-            size = int(response.headers.get("Content-Length", 0))
-            check_fetched(name, size, response.headers.get("ETag", ""), expected_etag=etag, largest=largest)
-            data = response.read()
+            # As stored: urllib3 would decode them by their Content-Encoding, into any number of bytes.
+            data = response.read(largest + 1, decode_content=False)
+            check_fetched(name, len(data), response.headers.get("ETag", ""), expected_etag=etag, largest=largest)
+            response.read(1, decode_content=False)  # raises an error if the answer was cut off
             response.release_conn()
             return data
 
-    def _metadata(self, name: str) -> Mapping[str, str] | None:
+    def _metadata(self, name: str, version: str | None) -> Mapping[str, str] | None:
         try:
-            found = self._client.stat_object(self._bucket, name)
+            found = self._client.stat_object(self._bucket, name, version_id=version)
         except S3Error as error:
             if error.code == "NoSuchKey":
                 return None
@@ -227,18 +232,26 @@ class S3Objects(ObjectStore):
         return metadata_of((found.metadata or {}).items())
 
     def _delete(self, names: Sequence[str]) -> None:
-        failed = list(self._client.remove_objects(self._bucket, map(DeleteObject, names)))
-        for each in failed:
+        if self._versions.are_kept():
+            deleted = [each for name in names for each in self._versions.of(name)]
+        else:
+            deleted = [DeleteObject(name) for name in names]
+        for each in list(self._client.remove_objects(self._bucket, deleted)):
             raise code_to_port_error(each.code, each.message or "", self._where)
 
-    def _walk(self, prefix: str) -> Iterator[ObjectInfo]:
+    def _walk(self, prefix: str, versions: bool) -> Iterator[ObjectInfo]:
         if len(prefix) > LONGEST_KEY:
             return
+        versions = versions and self._versions.are_kept()
         for beginning in names_begin_with(prefix):
-            for found in self._client.list_objects(self._bucket, self._prefix + beginning, recursive=True):
+            for found in self._client.list_objects(
+                self._bucket, self._prefix + beginning, recursive=True, include_version=versions
+            ):
                 key = key_of_name((found.object_name or "").removeprefix(self._prefix))
-                if key is not None and key.startswith(prefix) and found.last_modified is not None:
-                    yield ObjectInfo(key, found.size or 0, found.last_modified.timestamp())
+                if key is None or not key.startswith(prefix) or found.last_modified is None or found.is_delete_marker:
+                    continue
+                version = found.version_id if found.is_latest == "false" else None
+                yield ObjectInfo(key, found.size or 0, found.last_modified.timestamp(), version)
 
 
 def _batch(objects: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:

@@ -47,10 +47,11 @@ CROPS = "crops/"
 @dataclass(frozen=True, slots=True)
 class StoredPicture:
     """An object whose image, person or directory was erased at some time. `began_before`: the process that stored it
-    did not know of the last of these erasures yet.
+    did not know of the last of these erasures yet. `is_older`: it is an older version of the object.
     """
 
     key: str
+    is_older: bool
     image_id: str
     directory: str
     person: str | None
@@ -104,7 +105,16 @@ async def find_pictures(objects: ObjectReader, erasures: Erasures) -> list[Store
                 last, seen = max(it.first_record for it in known), metadata.erasures_seen
                 # An older version does not say. Its probes may be older than all events, which tell more.
                 began_before = seen <= last if seen is not None else not info.key.startswith(PROBES)
-                found.append(StoredPicture(info.key, image_id, metadata.directory or "", metadata.person, began_before))
+                found.append(
+                    StoredPicture(
+                        info.key,
+                        info.version is not None,
+                        image_id,
+                        metadata.directory or "",
+                        metadata.person,
+                        began_before,
+                    )
+                )
     return found
 
 

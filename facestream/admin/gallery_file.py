@@ -147,7 +147,8 @@ def _members(path: Path) -> Iterator[tuple[str, str, bytes]]:
             for number, member in enumerate(tar):
                 folder, _, name = member.name.rpartition("/")
                 limit = {"crops": LARGEST_CROP, "originals": LARGEST_ORIGINAL}.get(folder, LARGEST_JSON)
-                if (number == 0) != (member.name == GALLERY) or not member.isfile() or member.size > limit:
+                is_plain = member.isfile() and not member.issparse()  # a sparse one may be larger than the file
+                if (number == 0) != (member.name == GALLERY) or not is_plain or member.size > limit:
                     raise InvalidRequest(
                         f"{path} is no export of facestream: '{member.name[:100]}' does not belong there"
                     )

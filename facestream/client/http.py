@@ -4,6 +4,7 @@ It prints nothing; every photo gives a `PhotoResult`.
 """
 
 import asyncio
+import json
 import random
 import uuid
 from collections.abc import Callable, Mapping
@@ -29,6 +30,8 @@ LONGEST_PAUSE_S, LONGEST_RETRY_AFTER_S = 8.0, 60.0
 # an answer or a 202 comes after 30 s at the latest
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 POLL_S = 1.0
+LARGEST_ANSWER = 16 << 20  # bytes; a record has 8 MB
+CHUNK = 256 << 10
 SOCKET_URL = "http://facestream"  # the address for requests through a Unix socket
 
 
@@ -86,8 +89,9 @@ class ServiceClient:
             raise ConfigurationError("the API key of --key or FACESTREAM_KEY has characters that no key has")
         self._session = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(path) if path != url else aiohttp.TCPConnector(),
-            headers={"x-api-key": key} if key else None,
+            headers={"Accept-Encoding": "identity"} | ({"x-api-key": key} if key else {}),
             timeout=TIMEOUT,
+            auto_decompress=False,  # the limit of an answer is one of what arrives
         )
 
     async def __aenter__(self) -> Self:
@@ -229,9 +233,14 @@ def form_of(photo: str, data: bytes, fields: Mapping[str, str]) -> aiohttp.FormD
 
 
 async def _json(response: aiohttp.ClientResponse) -> dict[str, Any] | None:
-    """The body if it is a JSON object, as in all responses of a facestream service; else None."""
+    """The body if it is a JSON object and not too large, as in all responses of a facestream service; else None."""
+    data = bytearray()
+    async for chunk in response.content.iter_chunked(CHUNK):
+        data += chunk
+        if len(data) > LARGEST_ANSWER:
+            return None
     try:
-        body = await response.json(content_type=None)
+        body = json.loads(data)
     except ValueError:
         return None
     return body if isinstance(body, dict) else None

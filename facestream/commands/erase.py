@@ -67,12 +67,14 @@ def run(arguments: argparse.Namespace) -> int:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
-    unannounced: pictures without an event, which no stage will handle.
+    unannounced: pictures without an event, which no stage will handle. older: those of `left` of which the bucket has
+    older versions only.
     """
 
     left: dict[str, list[str]]
     in_topics: dict[str, TopicMatches]
     unannounced: list[str]
+    older: list[str]
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -85,18 +87,25 @@ async def _run(arguments: argparse.Namespace) -> int:
             await _wait_until_handled(stores.log)
             await state.erasures.refresh()
             found = await _search(stores, state)
-        await stores.objects.delete(found.unannounced)
+        await stores.objects.delete([*found.unannounced, *found.older])
     gone_by = {topic: _deletion_time(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
     if arguments.json:
         _print_json(found, taken_back, gone_by)
     else:
         _print_lines(found, taken_back, gone_by)
-    if any(found.left.values()):
+    if not any(found.left.values()):
+        return 0
+    if found.older:
+        print(
+            f"{len(found.older)} erased objects had older versions, which the bucket's versioning has kept: they have"
+            " been deleted now",
+            file=sys.stderr,
+        )
+    if sum(map(len, found.left.values())) > len(found.older):
         print(
             "what is left in a store was erased and is there again: this is a defect, please report it", file=sys.stderr
         )
-        return 1
-    return 0
+    return 1
 
 
 def _deletion_time(found: TopicMatches, retention_s: float) -> datetime:
@@ -112,7 +121,7 @@ def _print_json(found: SearchResult, taken_back: int, gone_by: dict[str, datetim
         "stores": found.left,
         "topics": topics,
         "taken_back": taken_back,
-        "deleted": found.unannounced,
+        "deleted": [*found.unannounced, *found.older],
     }
     print(json.dumps(line))
 
@@ -142,14 +151,20 @@ async def _search(stores: Stores, state: SystemState) -> SearchResult:
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
     in_topics = {topic: await search_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED_TOPICS}
     unannounced: list[str] = []
+    older: list[str] = []
     for it in pictures:
         erased = announced[it.image_id]
         if erased is None and it.began_before:  # nothing in a topic; a row tells that it was learned long ago
             erased = not await is_learned(it, stores.vectors, state.generations, state.erasures)
-        if erased:
-            to = left["objects"] if announced[it.image_id] or it.is_crop else unannounced
-            to.append(it.key)
-    return SearchResult(left, in_topics, unannounced)
+        if not erased:
+            continue
+        if not (it.is_older or announced[it.image_id] or it.is_crop):
+            unannounced.append(it.key)
+        elif it.key not in left["objects"]:
+            left["objects"].append(it.key)
+            if it.is_older and await stores.objects.metadata(it.key) is None:
+                older.append(it.key)
+    return SearchResult(left, in_topics, unannounced, older)
 
 
 async def _wait_until_handled(log: EventLog) -> None:

@@ -70,8 +70,10 @@ class Housekeeping:
             self._daily_at = time.monotonic() + DAY_S
 
     async def _old_probes(self) -> AsyncIterator[str]:
-        async for info in self._objects.list("probes/"):
+        async for info in self._objects.list("probes/", versions=True):
             if info.modified < time.time() - self._keep_s:
+                if info.version is not None and await self._objects.metadata(info.key) is not None:
+                    continue  # the older version goes when the object does
                 yield info.key
 
     async def _unlearned_images(self) -> AsyncIterator[str]:

@@ -17,7 +17,7 @@ from backends.open import open_log as open_log_at
 from backends.open import open_objects as open_objects_at
 from backends.open import open_vectors as open_vectors_at
 from backends.vectors import VectorStore
-from tests.servers.buckets import temporary_bucket
+from tests.servers.buckets import S3_SERVERS, temporary_bucket
 from tests.servers.topics import temporary_topics
 
 
@@ -43,12 +43,12 @@ async def open_log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
         yield opening
 
 
-@pytest.fixture(params=["files", pytest.param("s3", marks=pytest.mark.servers)])
+@pytest.fixture(params=["files", *S3_SERVERS])
 async def open_objects(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Callable[[], ObjectStore]]:
     async with AsyncExitStack() as opened:
         url = f"file:///{tmp_path / 'objects'}"
-        if request.param == "s3":
-            url = await opened.enter_async_context(temporary_bucket(request.getfixturevalue("services")))
+        if request.param != "files":
+            url = await opened.enter_async_context(temporary_bucket(request.getfixturevalue(request.param)))
 
         def opening() -> ObjectStore:
             objects = open_objects_at(url)

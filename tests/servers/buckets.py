@@ -1,4 +1,4 @@
-"""Buckets on the real S3 server, one for each test that needs one."""
+"""Buckets on the real S3 servers, one for each test that needs one."""
 
 import asyncio
 import uuid
@@ -6,10 +6,17 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit
 
+import pytest
 from minio import Minio
 
 from backends.s3.objects import S3Objects
 from bench.stores import remove_bucket
+
+# Parameters of fixtures: the fixture with the settings of each server.
+S3_SERVERS = [
+    pytest.param("services", marks=pytest.mark.servers, id="minio"),
+    pytest.param("seaweedfs", marks=pytest.mark.servers, id="seaweedfs"),
+]
 
 
 def client_of(url: str) -> Minio:

@@ -13,6 +13,7 @@ import pytest
 from scripts.services import Services
 from scripts.services_packages import MissingTools
 from tests.servers.keyspaces import temporary_keyspace
+from tests.servers.seaweedfs import running_seaweedfs
 
 STARTED = pytest.StashKey[bool]()
 
@@ -40,6 +41,13 @@ def servers(request: pytest.FixtureRequest) -> Services:
 def services(servers: Services) -> dict[str, str]:
     """The settings that choose the real servers: FACESTREAM_LOG and so on."""
     return servers.settings()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The settings that choose a SeaweedFS, which each worker starts for itself: it needs 4 s and 200 MB."""
+    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as settings:
+        yield settings
 
 
 @pytest.fixture(scope="session")

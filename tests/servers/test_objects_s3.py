@@ -4,33 +4,44 @@ The promises of every store are tested in tests/contracts/test_objects.py.
 """
 
 import asyncio
+import gzip
+import hashlib
 import random
 import subprocess
 import threading
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Mapping
+import zlib
+from base64 import b85encode
+from collections.abc import AsyncIterator
 from io import BytesIO
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from urllib3.connection import HTTPConnection
 
 from backends.s3 import objects as objects_s3
-from backends.s3.metadata import headers_of
+from backends.s3.metadata import headers_of, metadata_of
 from backends.s3.objects import S3Objects
-from schemas.errors import ConfigurationError, FacestreamError, InvalidRequest, StorageFull, Unavailable
+from schemas.errors import (
+    ConfigurationError,
+    FacestreamError,
+    InvalidRequest,
+    StorageFull,
+    Unavailable,
+    UploadTooLarge,
+)
 from tests.blocking import LoopWatch
-from tests.servers.buckets import client_of, temporary_bucket
+from tests.servers.buckets import S3_SERVERS, client_of, temporary_bucket
 from tests.unit.backends.s3_stand_in import answer, error, stand_in
 
 ID = "0b6f2a1e-5d3c-5e4f-8a9b-0c1d2e3f4a5b"
 
 
-@pytest.fixture
-async def bucket(services: Mapping[str, str]) -> AsyncIterator[str]:
-    async with temporary_bucket(services) as url:
+@pytest.fixture(params=S3_SERVERS)
+async def bucket(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    async with temporary_bucket(request.getfixturevalue(request.param)) as url:
         yield url
 
 
@@ -127,6 +138,44 @@ async def test_objects_below_incoming_keep_the_names_that_other_systems_gave_the
     await objects.close()
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "aws-chunked", "gzip, aws-chunked"])
+async def test_bytes_are_read_as_they_are_stored_whatever_their_encoding(bucket: str, encoding: str) -> None:
+    """A limit holds for what arrives: a few bytes must not become gigabytes."""
+    stored = (zlib if encoding == "deflate" else gzip).compress(bytes(65_536))
+    client, name, key = client_of(bucket), urlsplit(bucket).path[1:], "incoming/acme/learn/ann/1.jpg"
+    client.put_object(name, key, BytesIO(stored), len(stored), metadata={"Content-Encoding": encoding})
+    objects = S3Objects(bucket)
+    etag = hashlib.md5(stored, usedforsecurity=False).hexdigest()
+    assert await objects.fetch(name, key, etag=etag, largest=1_000) == stored
+    with pytest.raises(UploadTooLarge):
+        await objects.fetch(name, key, etag=etag, largest=len(stored) - 1)
+    assert (await objects.get(key)).data == stored
+    await objects.close()
+
+
+@pytest.mark.parametrize("size", [1_000, 1_001])
+async def test_an_object_whose_length_is_not_said_is_read_up_to_the_limit(size: int) -> None:
+    chunk = b"%x\r\n%s\r\n" % (size, bytes(size))
+    answered = b"HTTP/1.1 200 -\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
+    with stand_in(lambda method, path: answered) as port:
+        objects = at(port)
+        if size <= 1_000:
+            assert await objects.fetch("faces", "a", etag=None, largest=1_000) == bytes(size)
+        else:
+            with pytest.raises(UploadTooLarge):
+                await objects.fetch("faces", "a", etag=None, largest=1_000)
+        await objects.close()
+
+
+async def test_an_object_that_was_cut_off_is_not_read() -> None:
+    cut = b"HTTP/1.1 200 -\r\nContent-Length: 10\r\nConnection: close\r\n\r\nshort"
+    with stand_in(lambda method, path: cut) as port:
+        objects = at(port)
+        with pytest.raises(Unavailable, match=r"cannot be reached: .*broken"):
+            await objects.fetch("faces", "a", etag=None, largest=1_000)
+        await objects.close()
+
+
 async def test_a_large_object_is_sent_in_parts_without_copying_it(bucket: str) -> None:
     objects, client, name = S3Objects(bucket), client_of(bucket), urlsplit(bucket).path[1:]
     data = random.Random(1).randbytes(objects_s3.PART_BYTES)
@@ -189,6 +238,15 @@ async def test_a_wrong_password_is_said(bucket: str) -> None:
     await objects.close()
 
 
+async def test_a_store_that_cannot_announce_what_is_put_says_so(bucket: str, request: pytest.FixtureRequest) -> None:
+    objects = S3Objects(bucket)
+    is_minio = "minio" in request.node.name
+    why = "MINIO_NOTIFY_KAFKA_ENABLE_NONE=on" if is_minio else "the store announces no objects to Kafka"
+    with pytest.raises(ConfigurationError, match=why):
+        await objects.announce_incoming("NONE")
+    await objects.close()
+
+
 async def test_a_server_that_is_not_there(unused_tcp_port: int) -> None:
     objects = at(unused_tcp_port)
     for call in (
@@ -245,11 +303,21 @@ async def test_errors_of_the_server_become_our_errors(
         await objects.close()
 
 
+@pytest.mark.parametrize("page", [b"", b"<html>a page"])
+async def test_a_server_of_something_else_is_not_taken_for_a_store(page: bytes) -> None:
+    with stand_in(lambda method, path: answer(200, page, "Content-Type: text/html")) as port:
+        objects = at(port)
+        for call in (objects.create(), objects.ping(), objects.delete(["a"]), keys(objects)):
+            with pytest.raises(Unavailable, match="right port"):
+                await call
+        await objects.close()
+
+
 async def test_a_delete_that_failed_for_one_key_is_an_error() -> None:
     failed = (
         b"<DeleteResult><Error><Key>a</Key><Code>SlowDownWrite</Code><Message>too busy</Message></Error></DeleteResult>"
     )
-    with stand_in(lambda method, path: answer(200, failed)) as port:
+    with stand_in(lambda method, path: answer(200, failed if "delete" in path else b"<Off/>")) as port:
         objects = at(port)
         with pytest.raises(Unavailable, match="too busy"):
             await objects.delete(["a", "b"])
@@ -362,6 +430,23 @@ def test_metadata_that_does_not_fit_is_refused() -> None:
         "x-amz-meta-directory": "acme",
         "x-amz-meta-received": "1.5",
     }
+
+
+def packed(text: str) -> str:
+    return b85encode(zlib.compress(text.encode())).decode()
+
+
+@pytest.mark.parametrize("header", ["junk", "\x7f", b85encode(b"junk").decode(), packed("[]"), packed('{"a": 1}')])
+def test_a_packed_header_that_is_not_ours_is_metadata_like_any_other(header: str) -> None:
+    assert metadata_of([("X-Amz-Meta-Packed", header)]) == {"packed": unquote(header)}
+
+
+def test_packed_metadata_is_unpacked_up_to_a_limit() -> None:
+    longest = {chr(number): "" for number in range(32)} | {"name": "\0" * 1_900}
+    assert metadata_of(headers_of(longest).items()) == longest
+    header = packed('{"a": "' + "b" * 64_000 + '"}')
+    assert len(header) < 200
+    assert metadata_of([("x-amz-meta-packed", header)]) == {"packed": unquote(header)}
 
 
 async def test_with_a_prefix_only_objects_below_it_belong_to_the_store() -> None:

@@ -7,6 +7,7 @@ import errno
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from backends.files.objects import FileObjects
 from backends.files.paths import key_of, path_of
-from schemas.errors import StorageFull, Unavailable
+from schemas.errors import StorageFull, Unavailable, UploadTooLarge
 
 
 @pytest.fixture
@@ -104,6 +105,17 @@ async def test_temporary_files_of_dead_processes_are_deleted_and_those_of_living
         await objects.ping()
         assert files(temporary) == ["living"]
     assert [each async for each in objects.list()] == []
+
+
+async def test_no_more_is_read_of_an_object_than_its_limit(objects: FileObjects) -> None:
+    await objects.put("incoming/a", bytes(5 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UploadTooLarge):
+            await objects.fetch("objects", "incoming/a", etag="any", largest=1_000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 async def test_create_makes_the_folder(objects: FileObjects, tmp_path: Path) -> None:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from facestream.client import http as client_module
 from facestream.client.draw import NotDrawn, draw, drawing_paths, label_of
-from facestream.client.http import ATTEMPTS, PhotoResult, ServiceClient, UnreadablePhoto, read_photo
+from facestream.client.http import ATTEMPTS, PhotoResult, ServiceClient, UnexpectedAnswer, UnreadablePhoto, read_photo
 from facestream.client.report import Report, advice
 from facestream.client.send_photos import check_options
 from facestream.flags import argument_type
-from schemas.answers import RecognizedPerson
+from schemas.answers import RecognizedPerson, problem
 from schemas.errors import ConfigurationError, InvalidRequest
 from schemas.names import normalise_name
 from tests.answers import recognized, recognized_person, refused
@@ -147,6 +147,23 @@ async def test_another_server_at_the_address_is_refused(photo: str) -> None:
                 await client.check()
             outcome = await client.send("learn", photo, {})
             assert outcome.body.members()["code"] == "unexpected_answer"
+
+
+@pytest.mark.parametrize("too_large", [False, True])
+async def test_a_body_is_taken_as_it_arrives_and_up_to_a_limit(
+    photo: str, monkeypatch: pytest.MonkeyPatch, too_large: bool
+) -> None:
+    monkeypatch.setattr(client_module, "LARGEST_ANSWER", 1_000)
+
+    def padded() -> web.Response:
+        response = web.json_response(NOBODY.members() | {"padding": " " * (2_000 if too_large else 100)})
+        if not too_large:
+            response.enable_compression(web.ContentCoding.gzip)
+        return response
+
+    async with Scripted(padded).client() as client:
+        result = await client.send("recognize", photo, {})
+    assert result.body == problem(UnexpectedAnswer(f"{client.url} answered HTTP 200 without JSON"))
 
 
 @pytest.mark.parametrize("url", ["", "localhost:8080", "ftp://x", "http://", "/tmp"])

@@ -88,6 +88,29 @@ def test_an_invalid_export_is_refused(tmp_path: Path, members: list[tuple[str, b
         all_of(path)
 
 
+def test_a_member_that_is_larger_than_its_data_is_refused(tmp_path: Path) -> None:
+    """A sparse member of 512 bytes says that it has 64 kB."""
+    sparse = tarfile.TarInfo("PAX")
+    name, size = f"crops/{uuid.UUID(int=1)}.jpg", 65_536
+    sparse.size = 512
+    sparse.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": name,
+        "GNU.sparse.realsize": f"{size}",
+    }
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        head = tarfile.TarInfo(GOOD_HEAD[0])
+        head.size = len(GOOD_HEAD[1])
+        tar.addfile(head, io.BytesIO(GOOD_HEAD[1]))
+        tar.addfile(sparse, io.BytesIO(b"0\n".ljust(512, b"\0")))
+    with tarfile.open(path) as tar:
+        assert [(it.name, it.size, it.isfile()) for it in tar][1:] == [(name, size, True)]
+    with pytest.raises(InvalidRequest, match=f"'{name}' does not belong"):
+        all_of(path)
+
+
 def all_of(path: Path) -> list[FaceWithPictures]:
     read_head(path)
     return list(read_faces(path))

@@ -135,6 +135,13 @@ async def test_a_body_as_it_is_may_say_so(uploads: Uploads, encoding: str) -> No
     assert (status, body["data"]) == (200, b"x".hex())
 
 
+async def test_a_file_with_an_encoding_of_its_own_is_taken_as_it_is(uploads: Uploads) -> None:
+    stored = gzip.compress(bytes(1_000_000))
+    assert len(stored) < LARGEST < 1_000_000
+    status, body = await uploads.raw(part("file", stored, b"Content-Encoding: gzip") + END)
+    assert (status, body["data"]) == (200, stored.hex())
+
+
 async def test_an_empty_file_is_no_image(uploads: Uploads) -> None:
     status, body = await uploads.post(form(("file", b"", "x.jpg")))
     assert (status, body["code"]) == (415, "not_an_image")

@@ -218,7 +218,7 @@ async def test_a_source_that_stays_unavailable_becomes_a_dead_letter_and_others_
     log: SqliteLog, vectors: SqliteVectors, erasures: Erasures
 ) -> None:
     def answering(method: str, path: str) -> bytes:
-        return s3_answer(200) if path.startswith("/ours") else error(503, "SlowDown")
+        return s3_answer(200, b"<VersioningConfiguration/>") if path.startswith("/ours") else error(503, "SlowDown")
 
     with stand_in(answering) as port:
         objects = S3Objects(f"s3://ann:a-secret@127.0.0.1:{port}/ours")

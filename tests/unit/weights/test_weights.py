@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -101,6 +102,19 @@ def test_weights_are_made_from_bare_files_in_a_folder(tmp_path: Path) -> None:
         (tmp_path / f"{name}.bin").write_bytes(content)
     getting.get(tmp_path / "weights", source=tmp_path)
     assert got(tmp_path / "weights") == COMPLETE
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_no_more_is_read_of_a_bare_file_than_the_manifest_says(tmp_path: Path) -> None:
+    for name, content in CONTENT.items():
+        (tmp_path / f"{name}.bin").write_bytes(content + bytes(5 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WeightsInvalid, match="sha256"):
+            getting.get(tmp_path / "weights", source=tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.usefixtures("stand_ins")
