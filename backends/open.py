@@ -6,6 +6,7 @@ with its adapter and one entry here.
 
 from collections.abc import Callable
 
+from backends.files.reserve import DiskReserve
 from backends.log import EventLog
 from backends.objects import ObjectStore
 from backends.urls import path_of, scheme_of
@@ -18,6 +19,11 @@ def open_log(url: str) -> EventLog:
     Raises ConfigurationError.
     """
     return LOGS[scheme_of(url, known=LOGS, setting="FACESTREAM_LOG")](url)
+
+
+def open_reserve(url: str) -> DiskReserve:
+    """The room for erasing on the disk of an embedded log; for another log a reserve that does nothing."""
+    return DiskReserve(path_of(url, setting="FACESTREAM_LOG").parent if url.startswith("sqlite:") else None)
 
 
 def open_objects(url: str) -> ObjectStore:

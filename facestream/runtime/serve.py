@@ -10,6 +10,7 @@ from typing import Any, Literal
 import structlog
 from aiohttp import web
 
+from backends.open import open_reserve
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, listening_socket, url_of
 from facestream.runtime.member import member_name
@@ -54,7 +55,8 @@ async def serve(
         host_and_port(settings.watch, "watch")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
+        async with open_reserve(settings.log_url).released():  # so that it can start on a full disk
+            await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
         if "ingest" in roles and owners_socket is None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from backends.open import open_reserve
 from backends.vectors import VectorReader
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
@@ -55,6 +56,7 @@ class HttpService:
             tasks.create_task(self._service.replies.run())
             tasks.create_task(self._service.flow.run())
             tasks.create_task(self._lag.run())
+            tasks.create_task(self._service.reserve.run())
 
     async def listen(self, listen: str, owners_socket: Path | None) -> str:
         """Returns the URL, unix:PATH for a socket."""
@@ -83,7 +85,10 @@ async def http_service(
         lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         store = GuardedStore(stores.objects, stores.vectors, state.erasures)
-        acceptor = UploadAcceptor(stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to)
+        reserve = open_reserve(settings.log_url)
+        acceptor = UploadAcceptor(
+            stores.log, stores.objects, stores.vectors, store, state.erasures, reserve, replies.reply_to
+        )
         service = Service(
             log=stores.log,
             objects=stores.objects,
@@ -98,6 +103,7 @@ async def http_service(
             generations=state.generations,
             erasures=state.erasures,
             checks={**checks, "uploads": acceptor.check},
+            reserve=reserve,
         )
         runner = Runner(create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S)
         await runner.setup()
