@@ -121,10 +121,11 @@ class CommittedOffset(NamedTuple):
 
 
 def partition_count_mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
-    """The error of a topic that exists with another partition count than its spec's."""
+    """The error of a topic that has fewer partitions than its spec."""
     return TopicMismatch(
-        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: the number cannot change, because it"
-        " decides where a key goes; set it back, or start with a new log"
+        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}, and they decide where a key goes:"
+        " `facestream init` adds the missing ones to a topic that never had a record; otherwise delete the topic if"
+        " nobody needs its records, or use a new log, and run it again"
     )
 
 
@@ -254,9 +255,10 @@ class EventLog(ABC):
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Creates the topics that are missing, and gives the others the retention of their spec; safe when several
-        processes do it at once.
+        processes do it at once. Where other programs may create topics, one without any record gets the partitions that
+        it lacks.
 
-        Raises TopicMismatch, with nothing done, when a topic exists with another partition count.
+        Raises TopicMismatch, with nothing done, when another topic has fewer partitions than its spec.
         """
 
     @abstractmethod
@@ -292,7 +294,15 @@ class EventLog(ABC):
 
     @abstractmethod
     async def partitions(self, topic: str) -> int:
-        """The topic's partition count. Raises InvalidRequest for an unknown topic."""
+        """The number of partitions that are used: partitions 0 to that, without it. Keys are distributed over these,
+        and only these are read and counted. Raises InvalidRequest for an unknown topic.
+        """
+
+    @abstractmethod
+    async def unused_partitions(self) -> dict[TopicPartition, int]:
+        """The partitions that somebody has added to topics of which others are used, each with its number of
+        records. Nobody reads them.
+        """
 
     @abstractmethod
     async def start_offsets(self, topic: str) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""Room on a disk that is kept for erasing. On a full disk erasing makes room, but it has to append its command first."""
+"""Room on a disk that is kept for erasing: on a full disk erasing makes room, but has to append its command first."""
 
 import asyncio
 import os

@@ -120,6 +120,10 @@ class SqliteLog(EventLog):
     async def partitions(self, topic: str) -> int:
         return (await self._topic(topic)).partitions
 
+    async def unused_partitions(self) -> dict[TopicPartition, int]:
+        """Empty: nobody can add partitions."""
+        return {}
+
     async def start_offsets(self, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)
         starts = await self._reads.run(lambda connection: read_start_offsets(connection, first_id, count))

@@ -28,6 +28,7 @@ from stream.erase.guarded_store import GuardedStore
 from stream.health_routes import Checks
 from stream.lag_monitor import LagMonitor
 from stream.topics import INTERACTIVE
+from stream.unused_partitions import UnusedPartitions
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,12 @@ class HttpService:
 
 @asynccontextmanager
 async def http_service(
-    settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
+    settings: Settings,
+    stores: Stores,
+    state: SystemState,
+    checks: Checks,
+    unused: UnusedPartitions,
+    owners_socket: Path | None,
 ) -> AsyncIterator[HttpService]:
     """Yields the service when its reader of answers is positioned. It does not listen yet."""
     async with AsyncExitStack() as stack:
@@ -97,7 +103,7 @@ async def http_service(
             acceptor=acceptor,
             replies=replies,
             backpressure=Backpressure(lag.age_s, settings.max_age),
-            flow=Flow(stores.log, replies.reply_to),
+            flow=Flow(stores.log, replies.reply_to, unused),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
             limits=limits,
             generations=state.generations,
