@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from schemas.errors import InvalidRequest, TopicMismatch
+from schemas.errors import InvalidRequest
 from schemas.event import Header
 
 LARGEST_RECORD = 8_000_000  # bytes of key, value and headers
 HEADER_OVERHEAD = 10  # bytes of one header beside its name and value, at most
-METADATA_CHARACTERS = 4_000
 
 
 class TopicPartition(NamedTuple):
@@ -120,15 +119,6 @@ class CommittedOffset(NamedTuple):
     metadata: str = ""
 
 
-def partition_count_mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
-    """The error of a topic that has fewer partitions than its spec."""
-    return TopicMismatch(
-        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}, and they decide where a key goes:"
-        " `facestream init` adds the missing ones to a topic that never had a record; otherwise delete the topic if"
-        " nobody needs its records, or use a new log, and run it again"
-    )
-
-
 def partition_of(partition_key: str | bytes, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the count. The same in every adapter, for ever."""
     return zlib.crc32(partition_key.encode() if isinstance(partition_key, str) else partition_key) % partitions
@@ -147,12 +137,6 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
             f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
         )
     return partition
-
-
-def check_metadata(offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-    """Raises InvalidRequest when a commit's metadata is longer than METADATA_CHARACTERS."""
-    if any(len(committed.metadata) > METADATA_CHARACTERS for committed in offsets.values()):
-        raise InvalidRequest(f"the metadata of a commit may have {METADATA_CHARACTERS} characters")
 
 
 def fair_shares(available: Sequence[int], limit: int) -> list[int]:

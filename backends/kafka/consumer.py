@@ -10,7 +10,8 @@ from backends.kafka.connect import KafkaServers
 from backends.kafka.fetcher import KafkaFetcher
 from backends.kafka.group import SESSION_S, Assignment, GroupMember
 from backends.kafka.offsets import KafkaOffsets
-from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata
+from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition
+from backends.log_checks import check_metadata
 from schemas.errors import Fenced, OffsetGone, Unavailable
 
 log = structlog.get_logger(__name__)

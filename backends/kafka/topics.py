@@ -17,7 +17,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from backends.kafka.connect import LARGEST_BATCH, REFUSALS, RETRY_PAUSE_S, SETTING, KafkaServers, LazyClient
 from backends.kafka.offsets import KafkaOffsets
-from backends.log import TopicPartition, TopicSpec, partition_count_mismatch
+from backends.log import TopicPartition, TopicSpec
+from backends.log_checks import partition_count_mismatch
 from schemas.errors import ConfigurationError, InvalidRequest, TopicMismatch
 
 DAY_MS = 86_400_000

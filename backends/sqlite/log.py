@@ -22,9 +22,9 @@ from backends.log import (
     Reader,
     TopicPartition,
     TopicSpec,
-    partition_count_mismatch,
     partition_of_record,
 )
+from backends.log_checks import partition_count_mismatch
 from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
 from backends.sqlite.log_groups import Membership, read_commits, read_members, read_start_offsets
 from backends.sqlite.log_retention import enforce
