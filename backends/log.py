@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from schemas.errors import InvalidRequest, TopicMismatch
+from schemas.errors import InvalidRequest
 from schemas.event import Header
 
 LARGEST_RECORD = 8_000_000  # bytes of key, value and headers
 HEADER_OVERHEAD = 10  # bytes of one header beside its name and value, at most
-METADATA_CHARACTERS = 4_000
 
 
 class TopicPartition(NamedTuple):
@@ -120,14 +119,6 @@ class CommittedOffset(NamedTuple):
     metadata: str = ""
 
 
-def partition_count_mismatch(spec: TopicSpec, partitions: int) -> TopicMismatch:
-    """The error of a topic that exists with another partition count than its spec's."""
-    return TopicMismatch(
-        f"topic '{spec.name}' has {partitions} partitions, not {spec.partitions}: the number cannot change, because it"
-        " decides where a key goes; set it back, or start with a new log"
-    )
-
-
 def partition_of(partition_key: str | bytes, partitions: int) -> int:
     """The partition of a key: CRC-32 of its UTF-8 bytes, modulo the count. The same in every adapter, for ever."""
     return zlib.crc32(partition_key.encode() if isinstance(partition_key, str) else partition_key) % partitions
@@ -146,12 +137,6 @@ def partition_of_record(record: NewRecord, partitions: int) -> int:
             f"a record of {size:,} bytes for topic '{record.topic}': the largest may have {LARGEST_RECORD:,}"
         )
     return partition
-
-
-def check_metadata(offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
-    """Raises InvalidRequest when a commit's metadata is longer than METADATA_CHARACTERS."""
-    if any(len(committed.metadata) > METADATA_CHARACTERS for committed in offsets.values()):
-        raise InvalidRequest(f"the metadata of a commit may have {METADATA_CHARACTERS} characters")
 
 
 def fair_shares(available: Sequence[int], limit: int) -> list[int]:
@@ -254,9 +239,10 @@ class EventLog(ABC):
     @abstractmethod
     async def create_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Creates the topics that are missing, and gives the others the retention of their spec; safe when several
-        processes do it at once.
+        processes do it at once. Where other programs may create topics, one without any record gets the partitions that
+        it lacks.
 
-        Raises TopicMismatch, with nothing done, when a topic exists with another partition count.
+        Raises TopicMismatch, with nothing done, when another topic has fewer partitions than its spec.
         """
 
     @abstractmethod
@@ -292,7 +278,15 @@ class EventLog(ABC):
 
     @abstractmethod
     async def partitions(self, topic: str) -> int:
-        """The topic's partition count. Raises InvalidRequest for an unknown topic."""
+        """The number of partitions that are used: partitions 0 to that, without it. Keys are distributed over these,
+        and only these are read and counted. Raises InvalidRequest for an unknown topic.
+        """
+
+    @abstractmethod
+    async def unused_partitions(self) -> dict[TopicPartition, int]:
+        """The partitions that somebody has added to topics of which others are used, each with its number of
+        records. Nobody reads them.
+        """
 
     @abstractmethod
     async def start_offsets(self, topic: str) -> dict[int, int]:

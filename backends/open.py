@@ -4,20 +4,27 @@ An adapter's module, and with it its client library, is imported only when a URL
 with its adapter and one entry here.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from backends.files.reserve import DiskReserve
 from backends.log import EventLog
 from backends.objects import ObjectStore
 from backends.urls import path_of, scheme_of
 from backends.vectors import VectorStore
 
 
-def open_log(url: str) -> EventLog:
+def open_log(url: str, used_partitions: Mapping[str, int] | None = None) -> EventLog:
     """Open the log that a URL names: `sqlite:///relative/log.db`, `sqlite:////absolute/log.db`, `kafka://host:9092`.
 
-    Raises ConfigurationError.
+    used_partitions: how many partitions of each topic are used, where somebody may add more; those of other topics are
+    all used. Raises ConfigurationError.
     """
-    return LOGS[scheme_of(url, known=LOGS, setting="FACESTREAM_LOG")](url)
+    return LOGS[scheme_of(url, known=LOGS, setting="FACESTREAM_LOG")](url, used_partitions or {})
+
+
+def open_reserve(url: str) -> DiskReserve:
+    """The room for erasing on the disk of an embedded log; for another log a reserve that does nothing."""
+    return DiskReserve(path_of(url, setting="FACESTREAM_LOG").parent if url.startswith("sqlite:") else None)
 
 
 def open_objects(url: str) -> ObjectStore:
@@ -36,16 +43,16 @@ def open_vectors(url: str) -> VectorStore:
     return VECTORS[scheme_of(url, known=VECTORS, setting="FACESTREAM_VECTORS")](url)
 
 
-def _sqlite_log(url: str) -> EventLog:
+def _sqlite_log(url: str, used_partitions: Mapping[str, int]) -> EventLog:
     from backends.sqlite.log import SqliteLog
 
     return SqliteLog(path_of(url, setting="FACESTREAM_LOG"))
 
 
-def _kafka_log(url: str) -> EventLog:
+def _kafka_log(url: str, used_partitions: Mapping[str, int]) -> EventLog:
     from backends.kafka.log import KafkaLog
 
-    return KafkaLog(url)
+    return KafkaLog(url, used_partitions)
 
 
 def _file_objects(url: str) -> ObjectStore:
@@ -72,6 +79,6 @@ def _cassandra_vectors(url: str) -> VectorStore:
     return CassandraVectors(url)
 
 
-LOGS: dict[str, Callable[[str], EventLog]] = {"sqlite": _sqlite_log, "kafka": _kafka_log}
+LOGS: dict[str, Callable[[str, Mapping[str, int]], EventLog]] = {"sqlite": _sqlite_log, "kafka": _kafka_log}
 OBJECTS: dict[str, Callable[[str], ObjectStore]] = {"file": _file_objects, "s3": _s3_objects}
 VECTORS: dict[str, Callable[[str], VectorStore]] = {"sqlite": _sqlite_vectors, "cassandra": _cassandra_vectors}

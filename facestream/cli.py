@@ -3,6 +3,7 @@
 The commands are imported inside `main`, so that Ctrl-C during the imports gives the same exit code.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -29,24 +30,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print_message(error.message)
         return WRONG_COMMAND if error.code in WRONG_COMMAND_CODES else FAILED
-    except BrokenPipeError:
-        _discard_output()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        _flush_or_discard_output()
+        if error.errno == errno.ENOSPC:
+            from facestream.terminal import print_message
+
+            print_message(f"no space is left for {error.filename or 'the output'}: free some, and try again")
         return FAILED
     except KeyboardInterrupt:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, _exit_at_once)
-        try:
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _discard_output()
+        _flush_or_discard_output()
         return INTERRUPTED
 
 
-def _discard_output() -> None:
-    """Redirects the output to nowhere. Otherwise the interpreter would fail at exit, when it flushes the closed
-    pipe.
+def _flush_or_discard_output() -> None:
+    """Redirects what cannot be written to nowhere. Otherwise the interpreter would fail at exit, when it flushes a
+    closed pipe.
     """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _exit_at_once(number: int, frame: FrameType | None) -> None:

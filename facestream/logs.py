@@ -1,11 +1,91 @@
-"""The logs of a command: lines on the standard error, as JSON, or for people on a terminal. Those of libraries too."""
+"""The logs of a command: lines on the standard error, as JSON, or for people on a terminal. Those of libraries too.
+
+A thread writes the lines. So a reader of the standard error that stands still, one that has gone, or a full disk costs
+lines of the log and nothing else.
+"""
 
 import logging
+import select
 import sys
+import threading
+from queue import SimpleQueue
+from typing import TextIO
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+# Lines that wait while they cannot be written: a few MB.
+MOST_WAITING = 10_000
+FLUSH_S = 1.0
+
+
+class LogLines:
+    """Writes lines to `stream` in a thread. Those that cannot be written are dropped, and later their number is
+    logged.
+    """
+
+    def __init__(self) -> None:
+        self.stream: TextIO = sys.stderr
+        self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
+        self._dropped = 0
+        self._counting = threading.RLock()  # like the queue's, its holder may be interrupted by one more log line
+        self._thread: threading.Thread | None = None
+
+    def msg(self, line: str) -> None:
+        if self._waiting.qsize() < MOST_WAITING:
+            self._put(line)
+        else:
+            self._drop()
+
+    debug = info = warning = error = critical = exception = msg
+
+    def flush(self) -> None:
+        """Waits until everything so far is written, but not longer than FLUSH_S."""
+        written = threading.Event()
+        self._put(written)
+        written.wait(FLUSH_S)
+
+    def _put(self, item: str | threading.Event) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_all, name="log", daemon=True)
+            self._thread.start()
+        self._waiting.put(item)
+
+    def _drop(self) -> None:
+        with self._counting:
+            self._dropped += 1
+
+    def _write_all(self) -> None:
+        while True:
+            item = self._waiting.get()
+            if isinstance(item, threading.Event):
+                item.set()
+                continue
+            try:
+                self._write(item)
+            except (OSError, ValueError):  # ValueError: the stream is closed
+                self._drop()
+                continue
+            if self._dropped and self._waiting.qsize() < MOST_WAITING // 2:
+                with self._counting:
+                    dropped, self._dropped = self._dropped, 0
+                log.warning("lines of this log could not be written", lines=dropped)
+
+    def _write(self, line: str) -> None:
+        """Writes without a buffer: it would keep what cannot be written, and fail again when the process exits."""
+        buffer = self.stream.buffer
+        raw = getattr(buffer, "raw", buffer)
+        rest = memoryview(f"{line}\n".encode(self.stream.encoding, "backslashreplace"))
+        while rest:
+            written = raw.write(rest)
+            if written is None:  # another program has set the pipe to non-blocking, and it is full
+                select.select([], [raw], [])
+            else:
+                rest = rest[written:]
+
+
+_LINES = LogLines()
 
 
 class _LibraryLogHandler(logging.Handler):
@@ -21,6 +101,7 @@ class _LibraryLogHandler(logging.Handler):
 
 
 def log_to_stderr() -> None:
+    _LINES.stream = sys.stderr
     renderer = (
         structlog.dev.ConsoleRenderer()
         if sys.stderr.isatty()
@@ -34,8 +115,13 @@ def log_to_stderr() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *names: _LINES,
     )
     root = logging.getLogger()
     if not any(isinstance(handler, _LibraryLogHandler) for handler in root.handlers):
         root.addHandler(_LibraryLogHandler(logging.WARNING))
+
+
+def flush_log() -> None:
+    """Waits a moment for the lines that are not written yet."""
+    _LINES.flush()

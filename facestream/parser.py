@@ -29,7 +29,7 @@ from facestream.commands import (
     weights,
 )
 from facestream.config import warn_of_unknown_variables
-from facestream.logs import log_to_stderr
+from facestream.logs import flush_log, log_to_stderr
 
 COMMANDS = (
     up,
@@ -83,9 +83,12 @@ def run_command(argv: Sequence[str] | None) -> int:
     """
     arguments = _parser().parse_args(argv)
     log_to_stderr()
-    warn_of_unknown_variables(os.environ)
-    code: int = arguments.run(arguments)
-    return code
+    try:
+        warn_of_unknown_variables(os.environ)
+        code: int = arguments.run(arguments)
+        return code
+    finally:
+        flush_log()
 
 
 def _parser() -> Parser:

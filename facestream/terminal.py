@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import structlog
 from rich.console import Console
@@ -17,8 +18,9 @@ Cell = str | int | float | bool | None
 
 
 def print_message(message: str) -> None:
-    """Prints one message to the standard error."""
-    print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
+    """Prints one message to the standard error. If it cannot be written, the command goes on."""
+    with suppress(OSError):
+        print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:

@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from backends.files.reserve import DiskReserve
 from backends.log import EventLog, NewRecord
 from backends.objects import ObjectReader
 from backends.vectors import VectorReader
@@ -41,10 +42,11 @@ class UploadAcceptor:
         vectors: VectorReader,
         store: GuardedStore,
         erasures: Erasures,
+        reserve: DiskReserve,
         reply_to: str,
     ) -> None:
         self._log, self._objects, self._vectors = log, objects, vectors
-        self._store, self._erasures = store, erasures
+        self._store, self._erasures, self._reserve = store, erasures, reserve
         self._reply_to = reply_to
         self._failed: tuple[float, str] | None = None  # when an upload could not be stored, and why
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -116,6 +118,7 @@ class UploadAcceptor:
     async def store(self, received: ImageReceived, data: bytes, topic: str) -> None:
         """Stores an upload and appends its event; `check` tells of a failure. Raises as `_store_and_append` does."""
         try:
+            self._reserve.check()
             await self._store_and_append(received, data, topic)
         except (Unavailable, StorageFull) as error:
             self._failed = time.monotonic(), error.message

@@ -64,8 +64,9 @@ async def image(request: web.Request) -> web.Response:
     metadata = await _metadata(request, image_id, original_keys(image_id))
     if metadata.directory is None:  # a detect request: only its picture and its answer exist
         service = request.app[SERVICE]
-        await service.objects.delete(original_keys(image_id))
-        await service.vectors.delete_answers([image_id])
+        async with service.reserve.released():
+            await service.objects.delete(original_keys(image_id))
+            await service.vectors.delete_answers([image_id])
         body = ErasedBody(status="OK", directory=None, person=None, erased=ErasedCounts(faces=0, images=1))
         return json_response(200, body)
     if metadata.person is None:
@@ -86,6 +87,11 @@ async def _metadata(request: web.Request, identifier: str, keys: tuple[str, ...]
 
 
 async def _erase(request: web.Request, erasure: AnyErasure) -> web.Response:
+    async with request.app[SERVICE].reserve.released():
+        return await _append_and_wait(request, erasure)
+
+
+async def _append_and_wait(request: web.Request, erasure: AnyErasure) -> web.Response:
     """Appends the command to the directory's partition, and waits until it is carried out and this replica knows about
     the erasure.
     """

@@ -20,6 +20,7 @@ from backends.log import EventLog, Member, partition_of
 from schemas.errors import FacestreamError, HeldBack, NoProcessor, NoSink, Unavailable
 from schemas.records import ImageReceived
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, PARTITIONS, RESULTS
+from stream.unused_partitions import UnusedPartitions
 
 log = structlog.get_logger(__name__)
 
@@ -89,10 +90,12 @@ class _Seen:
 
 
 class Flow:
-    """Looks at the consumer groups until it is cancelled. reply_to: the address of the answers that are waited for."""
+    """Looks at the consumer groups until it is cancelled. reply_to: the address of the answers that are waited for.
+    unused: what it adds to `degraded`.
+    """
 
-    def __init__(self, log_: EventLog, reply_to: str) -> None:
-        self._log = log_
+    def __init__(self, log_: EventLog, reply_to: str, unused: UnusedPartitions) -> None:
+        self._log, self._unused = log_, unused
         self._reply_place = RESULTS, partition_of(reply_to, PARTITIONS)
         self._errors = {pair.topic: pair.error for pair in PAIRS}
         self._seen = {topic: [_Seen() for _ in range(PARTITIONS)] for topic in (*self._errors, RESULTS)}
@@ -173,6 +176,12 @@ class Flow:
 
     def degraded(self) -> dict[str, str]:
         """What is wrong, by topic, without the topics in which all is well."""
+        waits, unused = self._waits_for_nobody(), self._unused.degraded()
+        return {
+            topic: "; ".join(found[topic] for found in (waits, unused) if topic in found) for topic in waits | unused
+        }
+
+    def _waits_for_nobody(self) -> dict[str, str]:
         found: dict[str, str] = {}
         groups = {pair.topic: pair.group for pair in PAIRS}
         for topic, partitions in self._seen.items():
@@ -193,7 +202,7 @@ class Flow:
             counts = Counter(seen.reason for seen in partitions)
             for reason in get_args(Reason):
                 DEGRADED.labels(topic, reason).set(counts[reason])
-        now = self.degraded()
+        now = self._waits_for_nobody()
         for topic in now.keys() | self._said.keys():
             if topic not in now:
                 log.info("partitions work again", topic=topic)

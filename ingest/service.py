@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from backends.files.reserve import DiskReserve
 from backends.log import EventLog
 from backends.objects import ObjectDeleter
 from backends.vectors import VectorDeleter
@@ -33,7 +34,7 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class Service:
     """The resources of the application. Listings show the active generation of `generations`; readiness depends on
-    `checks`.
+    `checks`. `reserve`: see DiskReserve.
     """
 
     log: EventLog
@@ -49,6 +50,7 @@ class Service:
     generations: Generations
     erasures: Erasures
     checks: Checks
+    reserve: DiskReserve
 
 
 SERVICE = web.AppKey("service", Service)

@@ -176,6 +176,12 @@ class StorageFull(FacestreamError):
     code, status, retriable = "storage_full", 507, True
 
 
+class StoreDamaged(FacestreamError):
+    """A file of a store is damaged, or is something else. Trying again helps once it was replaced."""
+
+    code, status, retriable = "store_damaged", 500, True
+
+
 class OffsetGone(FacestreamError):
     """A committed offset no longer exists: records were deleted before they were handled."""
 

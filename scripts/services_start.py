@@ -6,8 +6,10 @@ Each function writes the settings into the server's folder, next to its data and
 import json
 import subprocess
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from scripts import services_packages as packages
 from scripts.services_process import ServiceFailed
@@ -48,12 +50,18 @@ def kafka_settings(port: int, controller_port: int, data: str) -> dict[str, str]
     }
 
 
-def kafka(folder: Path, cache: Path, port: int, controller_port: int, cluster: str) -> Start:
+def kafka(
+    folder: Path,
+    cache: Path,
+    port: int,
+    controller_port: int,
+    cluster: str,
+    more_settings: Mapping[str, str] = MappingProxyType({}),
+) -> Start:
     """cluster: a random uuid in the form of Kafka. Makes the storage before the first start."""
     data, settings, logging = folder / "data", folder / "server.properties", folder / "log4j2.properties"
-    settings.write_text(
-        "".join(f"{name}={value}\n" for name, value in kafka_settings(port, controller_port, str(data)).items())
-    )
+    chosen = {**kafka_settings(port, controller_port, str(data)), **more_settings}
+    settings.write_text("".join(f"{name}={value}\n" for name, value in chosen.items()))
     logging.write_text(
         textwrap.dedent("""\
             appender.console.type=Console

@@ -13,7 +13,14 @@ from typing import Any, Generic, TypeVar
 from aiokafka import AIOKafkaClient, AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError
+from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    KafkaConnectionError,
+    KafkaError,
+    NodeNotReadyError,
+    TopicAuthorizationFailedError,
+)
 
 from backends.driver_logs import forward_driver_logs
 from backends.log import LARGEST_RECORD, TopicPartition
@@ -32,6 +39,8 @@ LARGEST_BATCH = LARGEST_RECORD + 65_536
 # What aiokafka raises if servers are unavailable or refuse a request. Its client raises KeyError when it looks up a
 # connection that another of its tasks has just dropped.
 FAILURES = (KafkaError, OSError, TimeoutError, KeyError)
+# What they raise if the user may not do something. Trying again does not help.
+REFUSALS = (TopicAuthorizationFailedError, GroupAuthorizationFailedError, ClusterAuthorizationFailedError)
 
 Client = TypeVar("Client")
 Answer = TypeVar("Answer")
@@ -152,11 +161,17 @@ class KafkaServers:
         return client
 
     async def call(
-        self, purpose: str, request: Callable[[], Awaitable[Answer]], within_s: float = CALL_TIMEOUT_S
+        self,
+        purpose: str,
+        request: Callable[[], Awaitable[Answer]],
+        within_s: float = CALL_TIMEOUT_S,
+        *,
+        right: str = "",
     ) -> Answer:
         """Makes a request and returns its answer. Repeats it while the servers answer with a retriable error.
 
-        `purpose` is for the error message. Raises Unavailable.
+        `purpose` and `right`, the right that it needs, are for error messages. Raises Unavailable; ConfigurationError
+        if the user has not the right.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -168,11 +183,20 @@ class KafkaServers:
                             raise
                     await asyncio.sleep(RETRY_PAUSE_S)
         except FAILURES as error:
-            raise self.unavailable(purpose, error) from error
+            raise self.port_error(purpose, error, right) from error
 
-    def unavailable(self, purpose: str, error: BaseException) -> Unavailable:
-        """The port's error for an error of aiokafka."""
+    def port_error(self, purpose: str, error: BaseException, right: str = "") -> Unavailable | ConfigurationError:
+        """The port's error for an error of aiokafka. See `call`."""
+        if isinstance(error, REFUSALS):
+            return self.refusal(right or f"a right for {purpose}", str(error))
         return Unavailable(f"Kafka ({', '.join(self._hosts())}), {purpose}: {_describe(error)}")
+
+    def refusal(self, right: str, answer: str) -> ConfigurationError:
+        """The error for a right that the user has not."""
+        return ConfigurationError(
+            f"{SETTING}: the user '{self._url.user or 'ANONYMOUS'}' needs {right} ({answer}): docs/operations.md lists"
+            " the rights of each role"
+        )
 
 
 def _describe(error: BaseException) -> str:

@@ -10,7 +10,8 @@ from backends.kafka.connect import KafkaServers
 from backends.kafka.fetcher import KafkaFetcher
 from backends.kafka.group import SESSION_S, Assignment, GroupMember
 from backends.kafka.offsets import KafkaOffsets
-from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata
+from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition
+from backends.log_checks import check_metadata
 from schemas.errors import Fenced, OffsetGone, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -30,7 +31,7 @@ class KafkaConsumer(Consumer):
         offsets: KafkaOffsets,
         *,
         group: str,
-        topics: Collection[str],
+        used_partitions: Mapping[str, int],
         member: str,
         linger_s: float,
         on_close: Callable[["KafkaConsumer"], None],
@@ -45,7 +46,7 @@ class KafkaConsumer(Consumer):
         self._committing = asyncio.Lock()
         self._closed = False
         self._fetcher = KafkaFetcher(servers, self._changed.set, skip_missing=False, linger_s=linger_s)
-        self._member = GroupMember(servers, client, group, member, topics, self._changed.set)
+        self._member = GroupMember(servers, client, group, member, used_partitions, self._changed.set)
 
     async def poll(
         self,
@@ -132,7 +133,9 @@ class KafkaConsumer(Consumer):
         if self._closed or assignment is None or not self.assignment.keys() >= offsets.keys():
             raise Fenced(f"{self._name} commits for partitions that are not its own")
         async with self._committing:
-            await self._servers.call("committing", lambda: self._member.commit(assignment, offsets))
+            await self._servers.call(
+                "committing", lambda: self._member.commit(assignment, offsets), right=self._member.right
+            )
 
     def holds_partitions(self) -> bool:
         return self._joined is not None and self._member.assignment is self._joined and self._member.session_lasts()
@@ -193,7 +196,7 @@ def _raise_failure(servers: KafkaServers, fetcher: KafkaFetcher) -> None:
         fetcher.failure = None
         if isinstance(failure, Unavailable):
             raise failure
-        raise servers.unavailable("fetching", failure) from failure
+        raise servers.port_error("fetching", failure, "Read on the topic") from failure
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

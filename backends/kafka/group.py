@@ -18,7 +18,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
 from backends.kafka.assignment import MemberState, assign_partitions
-from backends.kafka.connect import FAILURES, RETRY_PAUSE_S, KafkaServers
+from backends.kafka.connect import FAILURES, REFUSALS, RETRY_PAUSE_S, KafkaServers
 from backends.log import CommittedOffset, TopicPartition
 from schemas.errors import Fenced, InvalidRequest
 
@@ -68,8 +68,9 @@ class Assignment:
 class GroupMember:
     """Keeps the membership in a separate task until it leaves.
 
-    `assignment` is None before the first join and while the group rebalances. `failure` is why the member has given up.
-    `on_change` is called when one of the two has changed.
+    used_partitions: the topics that it reads, each with the number of its partitions that are assigned. `assignment` is
+    None before the first join and while the group rebalances. `failure` is why the member has given up; `right`, for
+    messages, is the right that the user needs. `on_change` is called when `assignment` or `failure` has changed.
     """
 
     def __init__(
@@ -78,14 +79,15 @@ class GroupMember:
         client: AIOKafkaClient,
         group: str,
         name: str,
-        topics: Collection[str],
+        used_partitions: Mapping[str, int],
         on_change: Callable[[], None],
     ) -> None:
         self.assignment: Assignment | None = None
         self.failure: Exception | None = None
         self._servers, self._client, self._on_change = servers, client, on_change
         self._group, self._name = servers.prefix + group, instance_id(name)
-        self._topics = sorted(servers.prefix + topic for topic in set(topics))
+        self.right = f"Read on group '{self._group}' and on its topics"
+        self._used_partitions = {servers.prefix + topic: count for topic, count in sorted(used_partitions.items())}
         # aiokafka's assignor keeps its state in its class, and one process may be a member of several groups.
         self._assignor: Any = type("Assignor", (StickyPartitionAssignor,), {})
         self._node: int | None = None
@@ -106,6 +108,9 @@ class GroupMember:
                     self._set_assignment(assignment)
                     await self._send_heartbeats(assignment)
                     self._set_assignment(None)
+            except REFUSALS as error:
+                self.failure = self._servers.port_error("joining a group", error, self.right)
+                self._set_assignment(None)
             except FAILURES as error:
                 self._set_assignment(None)
                 await self._back_off(error)
@@ -150,7 +155,7 @@ class GroupMember:
                 self._member_id,
                 self._name,
                 ConsumerProtocol.PROTOCOL_TYPE,
-                [(self._assignor.name, self._assignor.metadata(self._topics).encode())],
+                [(self._assignor.name, self._assignor.metadata(list(self._used_partitions)).encode())],
             )
         )
         if joined.error_code:
@@ -203,9 +208,13 @@ class GroupMember:
         if not all(partitions.values()):
             await self._client.force_metadata_update()
             raise StaleMetadata(f"not all of {', '.join(topics)} are known")
+        used = {
+            topic: [number for number in numbers if number < self._used_partitions.get(topic, len(numbers))]
+            for topic, numbers in partitions.items()
+        }
         return [
             (member_id, ConsumerProtocol.ASSIGNMENT(0, list(shares.items()), b"").encode())
-            for member_id, shares in assign_partitions(states, partitions).items()
+            for member_id, shares in assign_partitions(states, used).items()
         ]
 
     async def _send_heartbeats(self, assignment: Assignment) -> None:
@@ -242,14 +251,15 @@ class GroupMember:
         # Commits do not use the connection for joining: on that, Kafka answers a join only after all members have
         # joined.
         response = await self._send(request, ConnectionGroup.DEFAULT)
-        for code in sorted({code for _, partitions in response.topics for _, code in partitions} - {0}):
+        refused = {code: topic for topic, partitions in response.topics for _, code in partitions if code}
+        for code, topic in sorted(refused.items()):
             if code in MEMBERSHIP_LOST:
                 raise Fenced(f"group '{self._group}' has rebalanced since '{self._name}' got these partitions")
             if code in (METADATA_TOO_LARGE, INVALID_SIZE):
                 raise InvalidRequest("the metadata of a commit is larger than offset.metadata.max.bytes of Kafka")
             if code in (NO_COORDINATOR, NOT_COORDINATOR):
                 self._node = None
-            raise for_code(code)(f"code {code}")
+            raise for_code(code)(topic)
 
     async def leave(self) -> None:
         """Leaves the group, so that other members get the partitions at once and not only after SESSION_S."""

@@ -31,7 +31,8 @@ async def read_group_members(servers: KafkaServers, admin: LazyClient[AIOKafkaAd
             raise for_code(code)(f"code {code}")
         return [_member(servers, _Described(*member)) for member in members]
 
-    return await servers.call("reading the members of a group", read)
+    right = f"Describe on group '{servers.prefix + group}'"
+    return await servers.call("reading the members of a group", read, right=right)
 
 
 def _member(servers: KafkaServers, it: _Described) -> Member:

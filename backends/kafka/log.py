@@ -8,6 +8,7 @@ used of aiokafka beyond its documented interface.
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from backends.kafka.connect import KafkaServers, LazyClient
@@ -29,14 +30,14 @@ class KafkaLog(EventLog):
 
     Options: `prefix` of every topic and group, so that several installations can share a cluster; `replication` and
     `min_insync_replicas` of the topics that are created; `tls=true` and `ca_file`; `sasl`, the mechanism;
-    `password_file`.
+    `password_file`. used_partitions: see open_log.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, used_partitions: Mapping[str, int] = MappingProxyType({})) -> None:
         self._servers = KafkaServers(url)
         self._admin = LazyClient(self._servers.admin)
-        self._topics = KafkaTopics(self._servers, self._admin)
         self._offsets = KafkaOffsets(self._servers, self._admin)
+        self._topics = KafkaTopics(self._servers, self._admin, self._offsets, used_partitions)
         self._producer = KafkaProducer(self._servers)
         self._open_readers: set[KafkaConsumer | KafkaReader] = set()
         self._closed = False
@@ -64,15 +65,14 @@ class KafkaLog(EventLog):
         return [each.topic_partition for each in routed]
 
     async def consumer(self, group: str, topics: Sequence[str], *, member: str, linger_s: float = 0.0) -> Consumer:
-        for topic in topics:
-            await self.partitions(topic)
+        used_partitions = {topic: await self.partitions(topic) for topic in topics}
         client = await self._servers.client(request_timeout_ms=int(JOIN_REQUEST_S * 1000))
         consumer = KafkaConsumer(
             self._servers,
             client,
             self._offsets,
             group=group,
-            topics=topics,
+            used_partitions=used_partitions,
             member=member,
             linger_s=linger_s,
             on_close=self._open_readers.discard,
@@ -102,6 +102,12 @@ class KafkaLog(EventLog):
     async def partitions(self, topic: str) -> int:
         self._check_open()
         return await self._topics.count(topic)
+
+    async def unused_partitions(self) -> dict[TopicPartition, int]:
+        self._check_open()
+        unused = await self._topics.unused()
+        starts, ends = [await self._offsets.bounds(at, unused) if unused else {} for at in ("start", "end")]
+        return {it: ends[it] - starts[it] for it in unused}
 
     async def start_offsets(self, topic: str) -> dict[int, int]:
         offsets = await self._offsets.bounds("start", await self._partitions_of(topic))

@@ -96,7 +96,8 @@ class KafkaOffsets:
                 if offset != NEVER_COMMITTED
             }
 
-        return await self._servers.call("reading committed offsets", read) if wanted else {}
+        right = f"Describe on group '{self._servers.prefix + group}'"
+        return await self._servers.call("reading committed offsets", read, right=right) if wanted else {}
 
     async def group_offsets(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, int]:
         """See EventLog.group_offsets."""
@@ -127,7 +128,9 @@ class KafkaOffsets:
             if self._append_times.get((group, at), (NEVER_COMMITTED, None))[0] == first
         }
         read = await self._servers.call(
-            "reading records", lambda: self._read_times({at: it for at, it in ranges.items() if at not in known})
+            "reading records",
+            lambda: self._read_times({at: it for at, it in ranges.items() if at not in known}),
+            right="Read on the topic",
         )
         self._append_times |= {(group, at): (ranges[at][0], timestamp) for at, timestamp in read.items()}
         return min((each for each in (known | read).values() if each is not None), default=None)

@@ -79,9 +79,10 @@ class KafkaProducer:
                         self._in_flight_shrank.set()
         except FAILURES as error:
             self._replace(producer)
+            reason = self._servers.port_error("appending", error, "Write on the topic").message
             raise Unavailable(
-                f"{self._servers.unavailable('appending', error).message}: whether {len(records)} records for"
-                f" '{records[0].topic_partition.topic}' were appended is unknown"
+                f"{reason}: whether {len(records)} records for '{records[0].topic_partition.topic}' were appended is"
+                " unknown"
             ) from error
 
     async def _send(self, producer: AIOKafkaProducer, records: Sequence[RoutedRecord]) -> None:

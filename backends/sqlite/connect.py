@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from schemas.errors import StorageFull, Unavailable
+from schemas.errors import StorageFull, StoreDamaged, Unavailable
 
 # How long a connection waits for a write lock that another process holds.
 BUSY_S = 10.0
@@ -24,6 +24,7 @@ _BUGS = {
     sqlite3.SQLITE_RANGE,
     sqlite3.SQLITE_TOOBIG,
 }
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 def connect(
@@ -84,6 +85,11 @@ def to_port_error(error: Exception, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", None)
     if not isinstance(error, sqlite3.Error) or code is None or code & 0xFF in _BUGS:
         return error
+    if code & 0xFF in _DAMAGED or path.is_dir():
+        return StoreDamaged(
+            f"{path} is damaged, or is no file of facestream ({error}): stop what uses it, and put a copy of it there"
+            " from a backup; or move it away, to begin with an empty one"
+        )
     # After a failed fsync, for whatever reason, it is unknown whether the commit is in the file. So that is never
     # StorageFull.
     full = code & 0xFF == sqlite3.SQLITE_IOERR and code != sqlite3.SQLITE_IOERR_FSYNC and _no_room(path)

@@ -22,9 +22,9 @@ from backends.log import (
     Reader,
     TopicPartition,
     TopicSpec,
-    partition_count_mismatch,
     partition_of_record,
 )
+from backends.log_checks import partition_count_mismatch
 from backends.sqlite.log_consumer import SqliteConsumer, SqliteReader
 from backends.sqlite.log_groups import Membership, read_commits, read_members, read_start_offsets
 from backends.sqlite.log_retention import enforce
@@ -119,6 +119,10 @@ class SqliteLog(EventLog):
 
     async def partitions(self, topic: str) -> int:
         return (await self._topic(topic)).partitions
+
+    async def unused_partitions(self) -> dict[TopicPartition, int]:
+        """Empty: nobody can add partitions."""
+        return {}
 
     async def start_offsets(self, topic: str) -> dict[int, int]:
         first_id, count = await self._topic(topic)

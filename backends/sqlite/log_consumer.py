@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, check_metadata, fair_shares
+from backends.log import CommittedOffset, Consumer, Reader, Record, TopicPartition, fair_shares
+from backends.log_checks import check_metadata
 from backends.sqlite.log_groups import Membership, commit, read_assignment
 from backends.sqlite.log_schema import decode_headers, decode_key, offset_of, record_id
 from backends.sqlite.log_view import LogView

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from backends.log import NewRecord, Record, TopicSpec, partition_count_mismatch
+from backends.log import NewRecord, Record, TopicSpec
+from backends.log_checks import partition_count_mismatch
 from backends.sqlite.log_groups import Membership, join, leave, read_epochs, renew
 from backends.sqlite.log_schema import ADDED_COLUMNS, SCHEMA, decode_key, encode_headers, encode_key, record_id
 from backends.sqlite.log_view import LogChanges, LogView

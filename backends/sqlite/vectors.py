@@ -130,7 +130,7 @@ class SqliteVectors(VectorStore):
         return f"SqliteVectors({str(self._path)!r})"
 
     async def create(self) -> None:
-        """Does nothing: the tables are created when the file is opened."""
+        await self._open()
 
     async def put_faces(self, faces: Sequence[FaceVector], *, listed: Container[tuple[str, str]] = ()) -> None:
         await self._write(_PUT_FACE, [_row(each) for each in faces])

@@ -9,8 +9,10 @@ from facestream.admin.api_keys import new_key
 from facestream.flags import STORES, add_settings, argument_type, parse_number, parse_text, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, create_stores, open_stores, wait_for_stores
+from facestream.terminal import print_message
 from schemas.errors import ConfigurationError
 from stream.erase.erasures import identity_record
+from stream.unused_partitions import describe_unused_partitions
 
 DESCRIPTION = """\
 Create topics, bucket, keyspace and tables; those that exist stay. Run it once before the roles, and again after
@@ -62,6 +64,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         except TimeoutError:
             await create_stores(stores, settings.keep_probes)  # its error names the server that is unavailable
         print("topics, bucket and tables exist", file=sys.stderr)
+        for topic, text in (await describe_unused_partitions(stores.log)).items():
+            print_message(f"{topic}: {text}")
         if arguments.restored:
             await stores.log.append([identity_record()])
             print("the log has a new id", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import structlog
 from aiohttp import web
 
+from backends.open import open_reserve
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, listening_socket, url_of
 from facestream.runtime.member import member_name
@@ -21,6 +22,7 @@ from ingest.connections import Runner
 from stream.health_routes import Checks, health_app
 from stream.lag_monitor import LagMonitor
 from stream.topics import GROUPS, INTERACTIVE
+from stream.unused_partitions import UnusedPartitions
 from stream.worker import Worker
 
 log = structlog.get_logger(__name__)
@@ -54,7 +56,8 @@ async def serve(
         host_and_port(settings.watch, "watch")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
+        async with open_reserve(settings.log_url).released():  # so that it can start on a full disk
+            await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
         if "ingest" in roles and owners_socket is None:
@@ -62,7 +65,8 @@ async def serve(
         state = await stack.enter_async_context(follow_state(stores.log))
         member = settings.member or stack.enter_context(member_name(settings.data, "-".join(roles)))
         workers: list[Worker] = []
-        background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run]
+        unused = UnusedPartitions(stores.log)
+        background: list[Callable[[], Coroutine[Any, Any, None]]] = [state.run, unused.run]
         service: HttpService | None = None
         if "process" in roles:
             # torch takes a second to import; other roles do not need it
@@ -79,7 +83,9 @@ async def serve(
         background.append(LagMonitor(stores.log, pairs, LOOK_EVERY_S).run)
         checks = _checks(stores, workers)
         if "ingest" in roles:
-            service = await stack.enter_async_context(http_service(settings, stores, state, checks, owners_socket))
+            service = await stack.enter_async_context(
+                http_service(settings, stores, state, checks, unused, owners_socket)
+            )
             background.append(service.run)
 
         async with asyncio.TaskGroup() as tasks:
@@ -91,7 +97,7 @@ async def serve(
             gc.freeze()  # later collections skip the permanent objects loaded so far, and block the loop for less time
             stack.callback(gc.unfreeze)
             if service is None:
-                url = await serve_health(settings, health_app(checks), stack, always=True)
+                url = await serve_health(settings, health_app(checks, unused.degraded), stack, always=True)
             else:
                 await serve_health(settings, health_app(service.checks, service.degraded), stack, always=False)
                 url = await service.listen(settings.listen, owners_socket)

@@ -36,7 +36,7 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Opens the stores. Raises ConfigurationError if a URL or the data folder cannot be used."""
     make_data_folder(settings.data)
     async with AsyncExitStack() as stack:
-        log_ = open_log(settings.log_url)
+        log_ = open_log(settings.log_url, {spec.name: spec.partitions for spec in TOPICS})
         stack.push_async_callback(log_.close)
         objects = open_objects(settings.objects_url)
         stack.push_async_callback(objects.close)

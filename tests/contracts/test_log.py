@@ -535,6 +535,11 @@ async def test_start_and_end_offsets_match_the_records(topic: Topic) -> None:
     assert await topic.log.end_offsets(topic.name) == {**nothing, partition_of("a", 4): 2}
 
 
+async def test_no_partition_is_unused(topic: Topic) -> None:
+    await topic.append("a")
+    assert await topic.log.unused_partitions() == {}
+
+
 async def test_a_topic_that_is_missing_or_different_is_refused(topic: Topic, unique: Unique) -> None:
     await topic.log.require_topics([TopicSpec(topic.name, 4)])
     with pytest.raises(TopicMismatch, match="partitions"):

@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -97,6 +98,41 @@ async def test_a_full_disk_is_said_and_survived(small_disk: Path, weights_folder
             assert status in (200, 201), body
             _, body, _ = await client.post("/recognize", small_photos / "obama2.jpg", directory="d")
             assert body["persons"][0]["id"] == "before"
+
+
+async def test_erasing_makes_room_on_a_full_disk(small_disk: Path, weights_folder: Path, small_photos: Path) -> None:
+    """Also after a restart. What fills the disk stays."""
+    data = small_disk / "data"
+
+    async def until(client: Client, wanted: set[int], person: str) -> dict[str, Any]:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                status, body, _ = await client.post("/learn", small_photos / "biden.jpg", person=person, directory="d")
+                if status in wanted:
+                    return body
+                await asyncio.sleep(0.2)
+
+    async with aiohttp.ClientSession() as session:
+        with Serving(data, weights_folder) as serving:
+            client = Client(session, serving.url)
+            for person in ("one", "two"):
+                assert (await client.post("/learn", small_photos / "obama.jpg", person=person, directory="d"))[0] == 201
+            files = {it for it in data.rglob("objects/**/*") if it.is_file()}
+            assert files
+            with pytest.raises(OSError, match="No space"):
+                fill(small_disk / "filler")
+            for person in ("one", "two"):
+                assert (await until(client, {507}, "refused"))["code"] == "storage_full"
+                async with session.delete(f"{client.url}/directories/d/persons/{person}") as response:
+                    assert (response.status, (await response.json())["erased"]["faces"]) == (200, 1)
+                await until(client, {201}, person)
+                with pytest.raises(OSError, match="No space"):
+                    fill(small_disk / f"filler {person}")
+                serving.kill()
+                await asyncio.to_thread(serving.start)
+            assert not any(it.exists() for it in files)
+            _, listing, _ = await client.get("/directories/d/persons")
+            assert {"one", "two"} <= {it["id"] for it in listing["persons"]}
 
 
 async def test_a_photo_with_a_thousand_faces_is_answered(client: Client, photos: Path) -> None:

@@ -14,6 +14,7 @@ from ingest import flow as flow_module
 from ingest.flow import Flow
 from schemas.errors import Unavailable
 from stream.topics import FACES_DETECTED, FACES_EMBEDDED, IMAGES_RECEIVED, IMAGES_RECEIVED_BULK, RESULTS, TOPICS
+from stream.unused_partitions import UnusedPartitions
 from stream.worker import Worker
 from tests.servers.topics import server_and_prefix
 from tests.unit.stream.stages import Stage, running
@@ -56,7 +57,7 @@ async def polling(log: KafkaLog, group: str, topics: list[str], member: str) -> 
 async def test_members_that_come_and_go_are_no_alarm(log: KafkaLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """20 rebalances. A member that leaves while the servers are slow is missed only after its session, 6 s."""
     monkeypatch.setattr(flow_module, "LOOK_EVERY_S", 0.05)
-    flow, seen = Flow(log, "ingest-1"), set[str]()
+    flow, seen = Flow(log, "ingest-1", UnusedPartitions(log)), set[str]()
     both = [IMAGES_RECEIVED, IMAGES_RECEIVED_BULK]
     async with polling(log, "processors", both, "one"), polling(log, "sink", [FACES_EMBEDDED], "one"):
         looking = asyncio.create_task(flow.run())

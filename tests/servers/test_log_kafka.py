@@ -276,6 +276,7 @@ async def test_nothing_is_created_when_one_topic_differs(
     log: KafkaLog, admin: AIOKafkaAdminClient, prefix: str
 ) -> None:
     await log.create_topics([TopicSpec("events", 2)])
+    await log.append([NewRecord("events", "a", b"")])
     with pytest.raises(TopicMismatch, match="'events' has 2 partitions, not 3"):
         await log.create_topics([TopicSpec("others", 1), TopicSpec("events", 3)])
     assert prefix + "others" not in await admin.list_topics()

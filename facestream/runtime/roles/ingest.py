@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
+from backends.open import open_reserve
 from backends.vectors import VectorReader
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
@@ -27,6 +28,7 @@ from stream.erase.guarded_store import GuardedStore
 from stream.health_routes import Checks
 from stream.lag_monitor import LagMonitor
 from stream.topics import INTERACTIVE
+from stream.unused_partitions import UnusedPartitions
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class HttpService:
             tasks.create_task(self._service.replies.run())
             tasks.create_task(self._service.flow.run())
             tasks.create_task(self._lag.run())
+            tasks.create_task(self._service.reserve.run())
 
     async def listen(self, listen: str, owners_socket: Path | None) -> str:
         """Returns the URL, unix:PATH for a socket."""
@@ -73,7 +76,12 @@ class HttpService:
 
 @asynccontextmanager
 async def http_service(
-    settings: Settings, stores: Stores, state: SystemState, checks: Checks, owners_socket: Path | None
+    settings: Settings,
+    stores: Stores,
+    state: SystemState,
+    checks: Checks,
+    unused: UnusedPartitions,
+    owners_socket: Path | None,
 ) -> AsyncIterator[HttpService]:
     """Yields the service when its reader of answers is positioned. It does not listen yet."""
     async with AsyncExitStack() as stack:
@@ -83,7 +91,10 @@ async def http_service(
         lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         store = GuardedStore(stores.objects, stores.vectors, state.erasures)
-        acceptor = UploadAcceptor(stores.log, stores.objects, stores.vectors, store, state.erasures, replies.reply_to)
+        reserve = open_reserve(settings.log_url)
+        acceptor = UploadAcceptor(
+            stores.log, stores.objects, stores.vectors, store, state.erasures, reserve, replies.reply_to
+        )
         service = Service(
             log=stores.log,
             objects=stores.objects,
@@ -92,12 +103,13 @@ async def http_service(
             acceptor=acceptor,
             replies=replies,
             backpressure=Backpressure(lag.age_s, settings.max_age),
-            flow=Flow(stores.log, replies.reply_to),
+            flow=Flow(stores.log, replies.reply_to, unused),
             uploads=UploadMemory(limits.upload_memory, limits.max_upload),
             limits=limits,
             generations=state.generations,
             erasures=state.erasures,
             checks={**checks, "uploads": acceptor.check},
+            reserve=reserve,
         )
         runner = Runner(create_app(service), handler_cancellation=True, shutdown_timeout=DRAIN_S)
         await runner.setup()

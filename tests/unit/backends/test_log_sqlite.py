@@ -690,18 +690,6 @@ async def test_nothing_blocks_the_event_loop(path: Path) -> None:
     assert watch.longest_s < 0.05
 
 
-@pytest.mark.parametrize("kind", ["folder", "text"])
-async def test_a_file_that_is_no_log_is_unavailable(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "log.db"
-    if kind == "folder":
-        path.mkdir()
-    else:
-        path.write_text("this is no database, whatever its name says" * 100)
-    async with opened(path) as log:
-        with pytest.raises(Unavailable, match=r"log\.db"):
-            await log.ping()
-
-
 def test_opening_a_log_creates_no_file(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "log.db"
     log = SqliteLog(path)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from facestream.logs import log_to_stderr
+from facestream.logs import flush_log, log_to_stderr
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +17,7 @@ def defaults() -> Iterator[None]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, str]]:
+    flush_log()
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 

@@ -16,6 +16,7 @@ from facestream.runtime.roles.ingest import http_service
 from facestream.runtime.stores import Stores, create_stores, open_stores
 from facestream.runtime.system_state import follow_state
 from stream.health_routes import Checks
+from stream.unused_partitions import UnusedPartitions
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ async def served(data: Path, *, checks: Checks | None = None, **settings: Any) -
         await create_stores(stores)
         async with (
             follow_state(stores.log) as state,
-            http_service(chosen, stores, state, checks or {}, None) as service,
+            http_service(chosen, stores, state, checks or {}, UnusedPartitions(stores.log), None) as service,
         ):
             url = await service.listen(chosen.listen, None)
             running = asyncio.create_task(service.run())

@@ -24,6 +24,7 @@ from stream.topics import (
     RESULTS,
     TOPICS,
 )
+from stream.unused_partitions import UnusedPartitions
 from tests.polling import drain
 from tests.records import image_received
 from tests.unit.ingest.served import served
@@ -78,7 +79,7 @@ class Watched:
     """A flow and its clock."""
 
     def __init__(self, log: EventLog, clock: Clock) -> None:
-        self.flow, self._clock = Flow(log, "ingest-1"), clock
+        self.flow, self._clock = Flow(log, "ingest-1", UnusedPartitions(log)), clock
 
     async def after(self, seconds: float) -> None:
         """Looks, and again when this time has passed."""

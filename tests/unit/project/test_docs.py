@@ -32,6 +32,7 @@ OF_SERVERS = {"FACESTREAM"}  # the name of MinIO's target in its own variables
 SHELL_WORDS = {"bash", "curl", "docker", "do", "done", "eval", "for"}
 TOOLS = {"lint-imports", "mypy", "ruff"}
 INSIDE = {  # errors that no client gets
+    "store_damaged",
     "offset_gone",
     "fenced",
     "topic_mismatch",
