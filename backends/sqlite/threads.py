@@ -41,13 +41,12 @@ class GroupWriter:
 
     An operation that has written nothing may raise a FacestreamError, which only its caller gets. Any other error rolls
     the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the hooks.
+    `versions`: see connect.
     """
 
-    def __init__(
-        self, path: Path, schema: str, *, name: str, added_columns: Sequence[tuple[str, str, str]] = ()
-    ) -> None:
+    def __init__(self, path: Path, versions: Sequence[str], *, name: str) -> None:
         self._path = path
-        self._schema, self._added_columns = schema, added_columns
+        self._versions = versions
         self._name = name
         self._queue: SimpleQueue[QueuedOperation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -181,7 +180,7 @@ class GroupWriter:
 
     def _begin(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect(self._path, self._schema, self._added_columns)
+            self._connection = connect(self._path, self._versions)
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
 
