@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from backends.sqlite.connect import connect, to_port_error
+from backends.sqlite.connect import BUSY_S, connect, to_port_error
 from schemas.errors import FacestreamError, StorageFull, Unavailable
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ Operation = Callable[[sqlite3.Connection], T]
 # A larger group would only delay its first operation: with 500 operations, the fsync is already under 1 % of the time
 # of each.
 LARGEST_GROUP = 500
+# How long emptying the WAL waits for readers. Other writes wait meanwhile, and a backup reads for minutes.
+EMPTY_WAL_MS = 500
 
 
 class QueuedOperation(NamedTuple):
@@ -175,7 +177,9 @@ class GroupWriter:
         if self._empty_wal:
             self._empty_wal = False
             with suppress(sqlite3.Error):
+                connection.execute(f"PRAGMA busy_timeout = {EMPTY_WAL_MS}")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
         self._deliver(notify, results)
 
     def _begin(self) -> sqlite3.Connection:
