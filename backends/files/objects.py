@@ -17,7 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from backends.files.paths import folder_of, is_file, key_of, may_hold, path_of
+from backends.files.kept import is_backup_running, keep
+from backends.files.paths import files_below, folder_of, key_of, path_of
 from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
@@ -125,7 +126,7 @@ class FileObjects(ObjectStore):
     # In the threads.
 
     def _prepare(self) -> None:
-        """Makes the folder and removes the temporary files of ended processes, once."""
+        """Makes the folder and removes what ended processes have left, once."""
         if self._prepared:
             return
         with self._preparing:
@@ -139,6 +140,7 @@ class FileObjects(ObjectStore):
                         left_over.unlink()
                     finally:
                         os.close(file)
+            is_backup_running(self._root)
             self._prepared = True
 
     def _put(self, path: Path, header: bytes, data: bytes, if_absent: bool) -> bool:
@@ -184,7 +186,10 @@ class FileObjects(ObjectStore):
 
     def _delete(self, paths: Sequence[Path]) -> None:
         touched = set()
+        backup_running = is_backup_running(self._root)
         for path in paths:
+            if backup_running:
+                keep(self._root, path)
             with suppress(FileNotFoundError):
                 path.unlink()
                 touched.add(path.parent)
@@ -211,27 +216,11 @@ class FileObjects(ObjectStore):
         if len(prefix) > LONGEST_KEY:
             return
         folder, beginning = folder_of(prefix)
-        for path in _files(self._root / folder, beginning):
+        for path in files_below(self._root / folder, beginning):
             key = key_of(path.relative_to(self._root))
             if key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted since
                     yield _info(path, key)
-
-
-def _files(folder: Path, beginning: str) -> Iterator[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            # All names first: a folder must not stay open while the caller handles its objects.
-            names = [
-                entry.name for entry in entries if not entry.name.startswith(".") and may_hold(entry.name, beginning)
-            ]
-    except FileNotFoundError:
-        return
-    for name in names:
-        if is_file(name):
-            yield folder / name
-        else:
-            yield from _files(folder / name, "")
 
 
 def _batch(objects: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:
