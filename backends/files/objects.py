@@ -155,7 +155,7 @@ class FileObjects(ObjectStore):
                 self._make_folder(path.parent)
                 put = _move(temporary, path, if_absent)
                 # Also if another put was first: it may not have synced the folder yet.
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
                 return put
             except FileNotFoundError:
                 # A delete has removed the folder, or one above, while it was empty. Or another process that was just
@@ -179,7 +179,7 @@ class FileObjects(ObjectStore):
             self._make_folder(folder.parent)
             with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails if a delete removes it at that moment
                 folder.mkdir()
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         if len(self._durable) >= KNOWN_FOLDERS:
             self._durable.clear()
         self._durable.add(folder)
@@ -196,7 +196,7 @@ class FileObjects(ObjectStore):
         left = {self._remove_empty(folder) for folder in touched}
         for folder in left:
             with suppress(FileNotFoundError):  # removed by another delete, which syncs the one above
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def _remove_empty(self, folder: Path) -> Path:
         """Removes a folder and those above it as long as they are empty. Returns the first that is not."""
@@ -281,7 +281,8 @@ def _move(temporary: Path, path: Path, if_absent: bool) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes durable which files a folder has."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
