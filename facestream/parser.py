@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import Any
 
 from facestream.commands import (
+    backup,
     dead_letters,
     erase,
     export,
@@ -22,6 +23,7 @@ from facestream.commands import (
     recover,
     redetect,
     reembed,
+    restore,
     sink,
     trace,
     up,
@@ -44,6 +46,8 @@ COMMANDS = (
     erase,
     export,
     import_,
+    backup,
+    restore,
     init,
     ingest,
     process,

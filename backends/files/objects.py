@@ -18,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
-from backends.files.paths import folder_of, is_file, key_of, may_hold, path_of
+from backends.files.kept import is_backup_running, keep
+from backends.files.paths import files_below, folder_of, key_of, path_of
 from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
@@ -126,7 +127,7 @@ class FileObjects(ObjectStore):
     # In the threads.
 
     def _prepare(self) -> None:
-        """Makes the folder and removes the temporary files of ended processes, once."""
+        """Makes the folder and removes what ended processes have left, once."""
         if self._prepared:
             return
         with self._preparing:
@@ -140,6 +141,7 @@ class FileObjects(ObjectStore):
                         left_over.unlink()
                     finally:
                         os.close(file)
+            is_backup_running(self._root)
             self._prepared = True
 
     def _put(self, path: Path, header: bytes, data: bytes, if_absent: bool) -> bool:
@@ -154,7 +156,7 @@ class FileObjects(ObjectStore):
                 self._make_folder(path.parent)
                 put = _move(temporary, path, if_absent)
                 # Also if another put was first: it may not have synced the folder yet.
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
                 return put
             except FileNotFoundError:
                 # A delete has removed the folder, or one above, while it was empty. Or another process that was just
@@ -178,21 +180,24 @@ class FileObjects(ObjectStore):
             self._make_folder(folder.parent)
             with suppress(FileExistsError):  # Path.mkdir(exist_ok=True) fails if a delete removes it at that moment
                 folder.mkdir()
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         if len(self._durable) >= KNOWN_FOLDERS:
             self._durable.clear()
         self._durable.add(folder)
 
     def _delete(self, paths: Sequence[Path]) -> None:
         touched = set()
+        backup_running = is_backup_running(self._root)
         for path in paths:
+            if backup_running:
+                keep(self._root, path)
             with suppress(FileNotFoundError):
                 path.unlink()
                 touched.add(path.parent)
         left = {self._remove_empty(folder) for folder in touched}
         for folder in left:
             with suppress(FileNotFoundError):  # removed by another delete, which syncs the one above
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def _remove_empty(self, folder: Path) -> Path:
         """Removes a folder and those above it as long as they are empty. Returns the first that is not."""
@@ -212,27 +217,11 @@ class FileObjects(ObjectStore):
         if len(prefix) > LONGEST_KEY:
             return
         folder, beginning = folder_of(prefix)
-        for path in _files(self._root / folder, beginning):
+        for path in files_below(self._root / folder, beginning):
             key = key_of(path.relative_to(self._root))
             if key.startswith(prefix):
                 with suppress(FileNotFoundError):  # deleted since
                     yield _info(path, key)
-
-
-def _files(folder: Path, beginning: str) -> Iterator[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            # All names first: a folder must not stay open while the caller handles its objects.
-            names = [
-                entry.name for entry in entries if not entry.name.startswith(".") and may_hold(entry.name, beginning)
-            ]
-    except FileNotFoundError:
-        return
-    for name in names:
-        if is_file(name):
-            yield folder / name
-        else:
-            yield from _files(folder / name, "")
 
 
 def _batch(objects: Iterator[ObjectInfo]) -> Sequence[ObjectInfo]:
@@ -294,7 +283,8 @@ def _move(temporary: Path, path: Path, if_absent: bool) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes durable which files a folder has."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -5,6 +5,7 @@ end in '@' and those of folders do not, so that the keys 'a' and 'a/b' can both 
 file name is continued in the folder below, marked by '+'.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -39,10 +40,6 @@ def key_of(path: Path) -> str:
     return unquote(key.removesuffix("/"))
 
 
-def is_file(name: str) -> bool:
-    return name.endswith(_FILE)
-
-
 def folder_of(prefix: str) -> tuple[Path, str]:
     """The deepest folder with all keys of a prefix, and the beginning of their encoded names in it."""
     *folders, rest = prefix.split("/")
@@ -50,7 +47,24 @@ def folder_of(prefix: str) -> tuple[Path, str]:
     return Path(*names), _encoded(rest)
 
 
-def may_hold(name: str, beginning: str) -> bool:
+def files_below(folder: Path, beginning: str = "") -> Iterator[Path]:
+    """The files of a folder that is in use, in any order. beginning: see folder_of."""
+    try:
+        with os.scandir(folder) as entries:
+            # All names first: a folder must not stay open while the caller handles its objects.
+            names = [
+                entry.name for entry in entries if not entry.name.startswith(".") and _may_hold(entry.name, beginning)
+            ]
+    except FileNotFoundError:
+        return
+    for name in names:
+        if name.endswith(_FILE):
+            yield folder / name
+        else:
+            yield from files_below(folder / name)
+
+
+def _may_hold(name: str, beginning: str) -> bool:
     """Whether a file or folder of that name can have keys whose encoded level starts with `beginning`."""
     level = name.removesuffix(_FILE).removesuffix(_CONTINUED)
     level = "" if level == _EMPTY else level

@@ -3,11 +3,11 @@
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from schemas.errors import StorageFull, StoreDamaged, Unavailable
+from schemas.errors import ConfigurationError, StorageFull, StoreDamaged, Unavailable
 
 # How long a connection waits for a write lock that another process holds.
 BUSY_S = 10.0
@@ -27,13 +27,12 @@ _BUGS = {
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
-def connect(
-    path: Path, schema: str | None = None, added_columns: Sequence[tuple[str, str, str]] = ()
-) -> sqlite3.Connection:
+def connect(path: Path, versions: Sequence[str] = ()) -> sqlite3.Connection:
     """Opens a connection in WAL mode that is durable on commit.
 
-    With `schema`, which is executed, the connection may write; without, it only reads. added_columns: table, name and
-    type of columns that are added where they are missing.
+    With `versions`, the connection may write; without, it only reads. `versions` are scripts: the first creates the
+    tables, each further one changes those of the version before. The file gets those that it does not have yet. Raises
+    ConfigurationError for a file of a newer version.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Autocommit: the sqlite3 module itself must not begin transactions.
@@ -44,24 +43,48 @@ def connect(
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA cache_size = -16000")
         connection.execute("PRAGMA journal_size_limit = 67108864")
-        if schema is None:
-            connection.execute("PRAGMA query_only = ON")
+        if versions:
+            _migrate(connection, path, versions)
         else:
-            connection.executescript(f"BEGIN IMMEDIATE; {schema}; COMMIT;")
-            for column in added_columns:
-                _add_column(connection, *column)
+            connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _add_column(connection: sqlite3.Connection, table: str, name: str, kind: str) -> None:
+def check_version(connection: sqlite3.Connection, path: Path, versions: Sequence[str]) -> int:
+    """The version of a file: how many of the scripts it has. A file of facestream 0.1.0 says 0. Raises
+    ConfigurationError for a newer version.
+    """
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > len(versions):
+        raise ConfigurationError(
+            f"{path} was written by a newer version of facestream: its tables have version {version}, and this"
+            f" facestream knows those up to {len(versions)}: update facestream, or choose another folder with --data"
+        )
+    return version
+
+
+def _migrate(connection: sqlite3.Connection, path: Path, versions: Sequence[str]) -> None:
+    if check_version(connection, path, versions) == len(versions):
+        return
     connection.execute("BEGIN IMMEDIATE")
-    known = connection.execute("SELECT name FROM pragma_table_info(?)", (table,)).fetchall()
-    if (name,) not in known:
-        connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+    version = check_version(connection, path, versions)  # another process may have been first
+    for script in versions[version:]:
+        for statement in _statements(script):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(versions)}")
     connection.execute("COMMIT")
+
+
+def _statements(script: str) -> Iterator[str]:
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from schemas.event import Header
 
-SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE IF NOT EXISTS topics (
     name TEXT PRIMARY KEY,
     partitions INTEGER NOT NULL,
@@ -61,9 +61,8 @@ CREATE TABLE IF NOT EXISTS commits (
 ) WITHOUT ROWID;
 """
 
-# Columns that a file of an older version lacks: table, name, type.
-ADDED_COLUMNS = (("records", "headers", "TEXT"),)
-
+_VERSION_2 = "ALTER TABLE records ADD COLUMN headers TEXT;"
+VERSIONS = (_VERSION_1, _VERSION_2)
 _OFFSET_BITS = 40
 _NO_KEY = b""  # an empty key is text
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from backends.log import NewRecord, Record, TopicSpec
 from backends.log_checks import partition_count_mismatch
 from backends.sqlite.log_groups import Membership, join, leave, read_epochs, renew
-from backends.sqlite.log_schema import ADDED_COLUMNS, SCHEMA, decode_key, encode_headers, encode_key, record_id
+from backends.sqlite.log_schema import VERSIONS, decode_key, encode_headers, encode_key, record_id
 from backends.sqlite.log_view import LogChanges, LogView
 from backends.sqlite.threads import GroupWriter, Operation, QueuedOperation
 
@@ -46,7 +46,7 @@ class LogWriter(GroupWriter):
     """
 
     def __init__(self, path: Path, view: LogView, *, lease_s: float, clock: Callable[[], float]) -> None:
-        super().__init__(path, SCHEMA, name="log-writer", added_columns=ADDED_COLUMNS)
+        super().__init__(path, VERSIONS, name="log-writer")
         self.reader_count = 0
         self.memberships: dict[str, Membership] = {}
         self._view = view

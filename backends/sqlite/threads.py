@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from backends.sqlite.connect import connect, to_port_error
+from backends.sqlite.connect import BUSY_S, connect, to_port_error
 from schemas.errors import FacestreamError, StorageFull, Unavailable
 
 T = TypeVar("T")
@@ -23,6 +23,8 @@ Operation = Callable[[sqlite3.Connection], T]
 # A larger group would only delay its first operation: with 500 operations, the fsync is already under 1 % of the time
 # of each.
 LARGEST_GROUP = 500
+# How long emptying the WAL waits for readers. Other writes wait meanwhile, and a backup reads for minutes.
+EMPTY_WAL_MS = 500
 
 
 class QueuedOperation(NamedTuple):
@@ -41,13 +43,12 @@ class GroupWriter:
 
     An operation that has written nothing may raise a FacestreamError, which only its caller gets. Any other error rolls
     the group back, and each operation is tried alone. It belongs to one event loop. Subclasses override the hooks.
+    `versions`: see connect.
     """
 
-    def __init__(
-        self, path: Path, schema: str, *, name: str, added_columns: Sequence[tuple[str, str, str]] = ()
-    ) -> None:
+    def __init__(self, path: Path, versions: Sequence[str], *, name: str) -> None:
         self._path = path
-        self._schema, self._added_columns = schema, added_columns
+        self._versions = versions
         self._name = name
         self._queue: SimpleQueue[QueuedOperation | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -176,12 +177,14 @@ class GroupWriter:
         if self._empty_wal:
             self._empty_wal = False
             with suppress(sqlite3.Error):
+                connection.execute(f"PRAGMA busy_timeout = {EMPTY_WAL_MS}")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
         self._deliver(notify, results)
 
     def _begin(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = connect(self._path, self._schema, self._added_columns)
+            self._connection = connect(self._path, self._versions)
         self._connection.execute("BEGIN IMMEDIATE")
         return self._connection
 

@@ -30,7 +30,7 @@ from backends.vectors import (
 # Answers deleted in one transaction, so that a sweep delays other writes only briefly.
 SWEEP_ANSWERS = 500
 
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE IF NOT EXISTS faces (
     directory TEXT NOT NULL,
     generation TEXT NOT NULL,
@@ -73,6 +73,8 @@ CREATE TABLE IF NOT EXISTS api_keys (
     created_at REAL NOT NULL
 ) WITHOUT ROWID;
 """
+
+VERSIONS = (_VERSION_1 + deletes.SCHEMA,)
 
 _PUT_ANSWER = """
 INSERT INTO answers (image_id, value, expires_at) VALUES (?, ?, ?)
@@ -121,7 +123,7 @@ class SqliteVectors(VectorStore):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._writer = deletes.DeletingWriter(path, _SCHEMA + deletes.SCHEMA, name="vectors-writer")
+        self._writer = deletes.DeletingWriter(path, VERSIONS, name="vectors-writer")
         self._reads = ReadThread(path, name="vectors-reads")
         self._gallery_reads = ReadThread(path, name="vectors-gallery")
         self._opened = False

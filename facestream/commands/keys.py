@@ -9,7 +9,7 @@ from backends.vectors import VectorStore
 from facestream.admin.api_keys import new_key
 from facestream.flags import add_settings, argument_type, settings_from
 from facestream.interrupt import run_interruptibly
-from facestream.runtime.data_folder import make_data_folder
+from facestream.runtime.data_folder import make_data_folder, require_whole
 from facestream.terminal import print_rows
 from ingest.keys import SCOPES
 from schemas.errors import NotFound
@@ -66,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(arguments: argparse.Namespace) -> int:
     settings = settings_from(arguments)
     make_data_folder(settings.data)
+    require_whole(settings.data)
     vectors = open_vectors(settings.vectors_url)
     try:
         await arguments.act(vectors, arguments)

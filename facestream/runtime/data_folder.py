@@ -12,6 +12,7 @@ from pathlib import Path
 from schemas.errors import ConfigurationError
 
 LOCK = "facestream.lock"
+UNFINISHED_RESTORE = "restore-unfinished"
 LOCK_WAIT_S = 1.0  # a process that only checks who is serving holds the lock for a moment
 
 
@@ -21,6 +22,14 @@ def make_data_folder(data: Path) -> None:
         data.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unusable_error(data, error) from None
+
+
+def require_whole(data: Path) -> None:
+    """Raises ConfigurationError while a restore has replaced only a part of the folder."""
+    if (data / UNFINISHED_RESTORE).exists():
+        raise ConfigurationError(
+            f"the data folder {data} is only partly restored: run `facestream restore` again, which completes it"
+        )
 
 
 @contextmanager

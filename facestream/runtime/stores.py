@@ -12,7 +12,7 @@ from backends.objects import ObjectStore
 from backends.open import open_log, open_objects, open_vectors
 from backends.vectors import VectorStore
 from facestream.config import Settings
-from facestream.runtime.data_folder import make_data_folder
+from facestream.runtime.data_folder import make_data_folder, require_whole
 from schemas.errors import Unavailable
 from stream.erase.erasures import identity_record
 from stream.generations import active_record, generation_record
@@ -35,6 +35,7 @@ class Stores:
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
     """Opens the stores. Raises ConfigurationError if a URL or the data folder cannot be used."""
     make_data_folder(settings.data)
+    require_whole(settings.data)
     async with AsyncExitStack() as stack:
         log_ = open_log(settings.log_url, {spec.name: spec.partitions for spec in TOPICS})
         stack.push_async_callback(log_.close)

@@ -365,7 +365,7 @@ def test_fair_shares_divides_the_limit_equally(available: list[int], limit: int,
 
 
 async def test_a_bad_operation_does_not_fail_those_in_the_same_transaction(path: Path) -> None:
-    writer = GroupWriter(path, "CREATE TABLE IF NOT EXISTS numbers (number INTEGER)", name="test-writer")
+    writer = GroupWriter(path, ["CREATE TABLE numbers (number INTEGER);"], name="test-writer")
     bad = writer.run(lambda connection: connection.execute("SELECT * FROM nowhere"))
 
     def insert(number: int) -> Operation[int]:

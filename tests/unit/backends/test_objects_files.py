@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from backends.files.kept import keep_deleted
 from backends.files.objects import FileObjects
 from backends.files.paths import key_of, path_of
-from schemas.errors import StorageFull, Unavailable, UploadTooLarge
+from schemas.errors import ConfigurationError, StorageFull, Unavailable, UploadTooLarge
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -153,3 +156,58 @@ async def test_a_file_without_our_header_raises_unavailable(objects: FileObjects
     (tmp_path / "objects" / "b@").write_bytes(b"no header")
     with pytest.raises(Unavailable, match="b@"):
         await objects.get("b")
+
+
+async def test_what_is_deleted_during_a_backup_is_kept_for_it(objects: FileObjects, tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    keys = ["a", "a/b", "x" * 299, "/"]
+    for key in keys:
+        await objects.put(key, key.encode())
+    before = files(root)
+    with keep_deleted(root) as kept:
+        await objects.delete([*keys, "missing"])
+        assert [each async for each in objects.list()] == []
+        assert files(kept) == before
+        await objects.put("a", b"later")
+        await objects.delete(["a"])
+        assert (kept / "a@").read_bytes().endswith(b"\na")
+    assert files(root) == []
+    await objects.put("a", b"")
+    await objects.delete(["a"])
+    assert files(root) == []
+
+
+KEEPING = """
+import sys
+from pathlib import Path
+from backends.files.kept import keep_deleted
+with keep_deleted(Path(sys.argv[1])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def running_backup(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-c", KEEPING, str(root)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as backup:
+        assert backup.stdout is not None
+        assert backup.stdout.readline() == b"ready\n"
+        yield backup
+
+
+async def test_what_a_killed_backup_has_left_is_deleted(objects: FileObjects, tmp_path: Path) -> None:
+    root = tmp_path / "objects"
+    await objects.put("a", b"")
+    with running_backup(root) as backup:
+        await objects.delete(["a"])
+        assert files(root) == [".kept/a@"]
+        with pytest.raises(ConfigurationError, match="another backup"), keep_deleted(root):
+            pass
+        backup.kill()
+    await objects.delete([])  # as the service deletes now and then
+    assert files(root) == []
+    with keep_deleted(root):
+        await objects.put("b", b"")
+        await objects.delete(["b"])
+        assert files(root) == [".kept/b@"]

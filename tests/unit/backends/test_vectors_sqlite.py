@@ -5,7 +5,7 @@ import random
 import sqlite3
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,8 @@ async def test_a_sweep_does_nothing_where_nothing_was_deleted(
 async def test_a_file_that_could_not_be_rewritten_is_rewritten_by_a_later_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def connect_without_vacuum(path: Path, schema: str | None = None) -> sqlite3.Connection:
-        connection = connect(path, schema)
+    def connect_without_vacuum(path: Path, versions: Sequence[str] = ()) -> sqlite3.Connection:
+        connection = connect(path, versions)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)  # VACUUM attaches a file
         return connection
 

@@ -236,7 +236,7 @@ def test_what_both_accept(event: dict[str, Any], changes: dict[str, Any]) -> Non
         *((LEARN, {"person": wrong}) for wrong in ("x" * 201, "a\n", "\x7f", 1)),
         *((RECOGNIZE, {"directory": wrong}) for wrong in (None, ABSENT, "")),
         *((DETECT, {"directory": wrong}) for wrong in ("", " ", "a\0")),
-        *((LEARN, {"source": wrong}) for wrong in (None, ABSENT, {}, "https://host/a.jpg")),
+        *((LEARN, {"source": wrong}) for wrong in (None, ABSENT, dict[str, str](), "https://host/a.jpg")),
         *((UPLOADED, {member: wrong}) for member in ("media_type", "sha256") for wrong in ("", None, ABSENT)),
         *((LEARN, {"image_id": wrong}) for wrong in (None, ABSENT, IMAGE_ID.upper(), IMAGE_ID + "\n")),
         *((LEARN, {"version": wrong}) for wrong in (0, 2, True, "1", None)),

@@ -1,0 +1,86 @@
+"""Replaces an embedded installation by a backup: the files are prepared beside the old ones, erasures are carried out
+on them, and only then they take the old ones' place.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from backends.sqlite.snapshots import living_members, read_records
+from facestream.admin.backup import HEAD, backup_files, read_backup
+from facestream.admin.embedded_files import embedded_files
+from facestream.admin.restored_erasures import OtherErasures, RestoredErasures, erase_commands
+from facestream.admin.restored_files import go_on_replacing, replace, stage, staged_files
+from facestream.config import Settings
+from facestream.interrupt import run_interruptibly
+from facestream.runtime.data_folder import UNFINISHED_RESTORE
+from facestream.runtime.stores import create_stores, open_stores
+from facestream.runtime.system_state import follow_state
+from schemas.errors import ConfigurationError, Unavailable
+from stream.topics import ERASURES, FACES_EMBEDDED
+
+LEASE_S, LOOK_EVERY_S = 6.0, 0.5  # a role that was killed stays a member for 4 seconds
+
+
+def restore_backup(settings: Settings, source: Path, elsewhere: Iterable[Path]) -> int:
+    """Restores a backup. The data folder must be locked. elsewhere: backups, data folders and log files that know
+    erasures. Returns how many faces were erased. Raises ConfigurationError, StorageFull, Unavailable.
+    """
+    target = embedded_files(settings)
+    head = read_backup(source)
+    if (settings.data / UNFINISHED_RESTORE).exists():
+        go_on_replacing(settings.data, target)
+    others = [OtherErasures(head.records()), *(it for path in elsewhere for it in _erasures_of(path))]
+    if target.log.exists():
+        with _reading(target.log):
+            _require_unused(target.log)
+        others.append(_erasures_of_log(target.log))
+    stage(source, head, target)
+    staged = staged_files(target)
+    erased = run_interruptibly(_erase(staged.settings(settings), staged.log, others))
+    replace(settings.data, target)
+    return erased
+
+
+async def _erase(staged: Settings, log_file: Path, others: list[OtherErasures]) -> int:
+    async with open_stores(staged) as stores:
+        await create_stores(stores, staged.keep_probes)  # as after an update: the backup may be of an older version
+        async with follow_state(stores.log) as state:
+            return await RestoredErasures(stores, state, log_file).carry_out(others)
+
+
+def _erasures_of(path: Path) -> list[OtherErasures]:
+    if path.is_file():
+        return [_erasures_of_log(path)]
+    if (path / HEAD).exists():
+        head = read_backup(path)
+        return [_erasures_of_log(backup_files(path / head.folder).log), OtherErasures(head.records())]
+    if (path / "log.db").exists():
+        return [_erasures_of_log(path / "log.db")]
+    raise ConfigurationError(f"--erasures: {path} is no backup, no data folder and no log.db")
+
+
+def _erasures_of_log(path: Path) -> OtherErasures:
+    with _reading(path):
+        commands = erase_commands(read_records(path, FACES_EMBEDDED, group="sink"))
+        return OtherErasures(list(read_records(path, ERASURES)), commands)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Unavailable as error:
+        raise ConfigurationError(
+            f"the erasures in {path} cannot be read: {error.message}: if the file is lost, move it away, and name the"
+            " latest backup with --erasures"
+        ) from None
+
+
+def _require_unused(log: Path) -> None:
+    deadline = time.monotonic() + LEASE_S
+    while members := living_members(log):
+        if time.monotonic() > deadline:
+            raise ConfigurationError(f"{', '.join(members)} is using {log}: stop it first")
+        time.sleep(LOOK_EVERY_S)

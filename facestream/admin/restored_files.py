@@ -1,0 +1,116 @@
+"""Puts the files of a backup in place of those of an installation.
+
+They are prepared beside the old ones first. Then a mark is set, with which no command opens the data folder, and each
+old file is replaced. A restore that is killed before the mark leaves the old files; after it, the next one goes on with
+replacing.
+"""
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from backends.files.objects import sync_folder
+from backends.sqlite.snapshots import make_single_file
+from facestream.admin.backup import BackupHead, backup_files, copy_objects, count_files
+from facestream.admin.embedded_files import EmbeddedFiles
+from facestream.progress import progress_bar
+from facestream.runtime.data_folder import UNFINISHED_RESTORE
+from schemas.errors import ConfigurationError, StorageFull
+
+STAGED = ".restored"
+MOVING = ".restoring"
+
+
+def staged_files(target: EmbeddedFiles) -> EmbeddedFiles:
+    """Where the new files are prepared: on the disks of the old ones, where the object store lists nothing. The folder
+    of the objects keeps its name, which is the name of the bucket.
+    """
+    return EmbeddedFiles(
+        log=target.log.with_name(target.log.name + STAGED),
+        vectors=target.vectors.with_name(target.vectors.name + STAGED),
+        objects=target.objects / STAGED / target.objects.name,
+    )
+
+
+def stage(source: Path, head: BackupHead, target: EmbeddedFiles) -> None:
+    """Copies the files of a backup beside those of the target. Raises ConfigurationError if some are missing or have
+    another size than they had, StorageFull.
+    """
+    folder, staged = source / head.folder, staged_files(target)
+    copies = backup_files(folder)
+    try:
+        if count_files(folder) != (head.objects, head.size):
+            raise ConfigurationError(f"{source} is not complete: files are missing, or have another size than they had")
+        _remove_staged(target)
+        for path in (staged.log, staged.vectors):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        staged.objects.mkdir(parents=True)
+        shutil.copyfile(copies.log, staged.log)
+        shutil.copyfile(copies.vectors, staged.vectors)
+        with progress_bar("objects", head.objects) as advance:
+            copy_objects(copies.objects, staged.objects, advance)
+    except OSError as error:
+        raise StorageFull(f"restoring {source} failed: {error.filename}: {error.strerror}") from None
+
+
+def replace(data: Path, target: EmbeddedFiles) -> None:
+    """Replaces the files of the target by the staged ones."""
+    staged = staged_files(target)
+    make_single_file(staged.log)
+    make_single_file(staged.vectors)
+    os.sync()
+    (data / UNFINISHED_RESTORE).touch()
+    sync_folder(data)
+    go_on_replacing(data, target)
+
+
+def go_on_replacing(data: Path, target: EmbeddedFiles) -> None:
+    """Does what is left to do since the mark was set."""
+    staged = staged_files(target)
+    _replace_database(staged.log, target.log)
+    _replace_database(staged.vectors, target.vectors)
+    _replace_objects(staged.objects, target.objects)
+    os.sync()
+    (data / UNFINISHED_RESTORE).unlink()
+    _remove_staged(target)
+
+
+def _replace_database(staged: Path, target: Path) -> None:
+    if staged.exists():
+        for ending in ("-wal", "-shm"):  # of the old file: SQLite would apply them to the new one
+            target.with_name(target.name + ending).unlink(missing_ok=True)
+        staged.replace(target)
+
+
+def _replace_objects(staged: Path, target: Path) -> None:
+    moving = target / MOVING
+    if staged.exists():
+        for child in _children(target):
+            _remove(child)
+        staged.rename(moving)  # from here on, what is in the target is new
+    if moving.exists():
+        for child in _children(moving):
+            child.rename(target / child.name)
+        shutil.rmtree(moving)
+
+
+def _remove_staged(target: EmbeddedFiles) -> None:
+    staged = staged_files(target)
+    for path in (staged.log, staged.vectors):
+        for ending in ("", "-wal", "-shm", "-journal"):
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(staged.objects.parent)
+
+
+def _children(folder: Path) -> list[Path]:
+    """Without the store's own files."""
+    return [it for it in folder.iterdir() if not it.name.startswith(".")]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

@@ -1,0 +1,53 @@
+"""`facestream restore`: replaces an embedded installation by a backup."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from facestream.admin.restore import restore_backup
+from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
+from facestream.runtime.data_folder import data_folder_lock
+from facestream.terminal import log_warnings_only
+
+DESCRIPTION = """\
+Replace an embedded installation by a backup of `facestream backup`. Stop the service first. What the data folder has
+now is deleted, except for its weights.
+
+Nobody who was erased comes back: everything that the data folder knows to be erased is deleted from what is restored.
+If the data folder is lost, or is not the one that served last, name what knows later erasures with --erasures: a later
+backup, or a log.db that was saved.
+
+A person who was erased after the backup and learned again after that is not in the restored installation: the backup
+has only what was erased. API keys are those of the backup: revoke again those that were revoked since.
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "restore",
+        help="replace an embedded installation by a backup",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=argument_type("FOLDER", parse_path), help="the backup")
+    parser.add_argument(
+        "--erasures",
+        metavar="BACKUP|FILE",
+        type=argument_type("--erasures", parse_path),
+        action="append",
+        default=[],
+        help="a later backup, or a log.db: what was erased there is erased here too; may be given several times",
+    )
+    add_settings(parser, STORES)
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    log_warnings_only()
+    settings = settings_from(arguments)
+    source: Path = arguments.folder
+    with data_folder_lock(settings.data):
+        erased = restore_backup(settings, source, arguments.erasures)
+    print(f"{source} is restored; {erased} faces in it were erased since", file=sys.stderr)
+    return 0
