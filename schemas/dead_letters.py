@@ -61,7 +61,8 @@ def split_headers(headers: Sequence[Header]) -> tuple[tuple[Header, ...], Failur
         return None
     said = {name: (value or b"").decode(errors="replace") for name, value in headers[first:]}
     try:
-        failure = Failure.model_validate({name: said.get(header) for name, header in ERROR_HEADERS.items()})
+        members = {name: said.get(header) for name, header in ERROR_HEADERS.items()}
+        failure = Failure.model_validate(members, strict=False)  # texts
     except ValidationError as error:
         raise schema_mismatch(error, "dead letter: headers") from None
     return tuple(headers[:first]), failure
