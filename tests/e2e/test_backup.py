@@ -130,7 +130,8 @@ async def test_a_backup_under_load_has_everything_that_was_acknowledged_and_nobo
             assert set(people.values()) == {1}
             for photo in PHOTOS:
                 status, body, _ = await client.post("/recognize", photo, directory=DIRECTORY, strangers="1")
-                assert (status, body["persons"][0]["id"] in people) == (200, True)
+                assert status == 200
+                assert body["persons"][0]["id"] not in {None, *earlier[:3]}
             status, body, _ = await client.post("/learn", PHOTOS[0], directory=DIRECTORY, person=earlier[1])
             assert status == 201
     await asyncio.to_thread(run, data, "erase", "verify")
