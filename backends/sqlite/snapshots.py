@@ -27,7 +27,7 @@ def write_lock(path: Path) -> Iterator[None]:
 @contextmanager
 def snapshot(path: Path, versions: Sequence[str]) -> Iterator[sqlite3.Connection]:
     """A connection that sees the file as it is now until the block ends. While it is open, the WAL grows. Raises
-    ConfigurationError for a file of a newer version, Unavailable.
+    ConfigurationError for a file of a newer version, StoreDamaged, Unavailable.
     """
     with _opened(path, "rw") as connection:
         connection.execute("BEGIN")
@@ -69,7 +69,7 @@ def make_single_file(path: Path) -> None:
 
 def read_records(path: Path, topic: str, *, group: str = "") -> Iterator[Record]:
     """The records of a topic, without those that the group has committed past. The file is only read. Raises
-    ConfigurationError for a file of a newer version, Unavailable.
+    ConfigurationError for a file of a newer version, StoreDamaged, Unavailable.
     """
     with _opened(path, "ro") as connection:
         connection.execute("BEGIN")

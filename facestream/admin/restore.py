@@ -17,7 +17,7 @@ from facestream.interrupt import run_interruptibly
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
 from facestream.runtime.stores import create_stores, open_stores
 from facestream.runtime.system_state import follow_state
-from schemas.errors import ConfigurationError, Unavailable
+from schemas.errors import ConfigurationError, StoreDamaged, Unavailable
 from stream.topics import ERASURES, FACES_EMBEDDED
 
 LEASE_S, LOOK_EVERY_S = 6.0, 0.5  # a role that was killed stays a member for 4 seconds
@@ -71,7 +71,7 @@ def _erasures_of_log(path: Path) -> OtherErasures:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except Unavailable as error:
+    except (StoreDamaged, Unavailable) as error:
         raise ConfigurationError(
             f"the erasures in {path} cannot be read: {error.message}: if the file is lost, move it away, and name the"
             " latest backup with --erasures"

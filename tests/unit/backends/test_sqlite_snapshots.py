@@ -23,7 +23,7 @@ from backends.sqlite.snapshots import (
 from backends.sqlite.vectors import VERSIONS as VECTORS_VERSIONS
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import StoredAnswer
-from schemas.errors import ConfigurationError, Unavailable
+from schemas.errors import ConfigurationError, StoreDamaged, Unavailable
 
 TOPIC = TopicSpec("topic", 2)
 MANY = list("abcdefgh")  # in both partitions
@@ -119,7 +119,7 @@ def test_files_that_are_missing_damaged_or_newer_are_refused(tmp_path: Path) -> 
         list(read_records(tmp_path / "log.db", "topic"))
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "text.db").write_text("this is no database" * 100)
-    with pytest.raises(Unavailable, match=r"text\.db"):
+    with pytest.raises(StoreDamaged, match=r"text\.db"):
         list(read_records(tmp_path / "text.db", "topic"))
     with closing(sqlite3.connect(tmp_path / "newer.db")) as connection:
         connection.execute("PRAGMA user_version = 99")
