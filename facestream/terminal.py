@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from schemas.errors import ConfigurationError
+
 ZERO_WIDTH_JOINER = "\u200d"  # holds emoji together
 WIDE = 120  # cells of a terminal that shows every column
 
@@ -21,6 +23,16 @@ def print_message(message: str) -> None:
     """Prints one message to the standard error. If it cannot be written, the command goes on."""
     with suppress(OSError):
         print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def confirm(question: str, effect: str) -> bool:
+    """Asks the person at the terminal. Without a terminal it raises ConfigurationError, which says the effect and that
+    --yes confirms it.
+    """
+    if not sys.stdin.isatty():
+        raise ConfigurationError(f"{effect}: add --yes to confirm it")
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from facestream.admin.dead_letter_report import describe_count, print_list, prin
 from facestream.flags import add_settings, argument_type, settings_from
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.stores import Stores, open_stores
-from facestream.terminal import print_message, printable
+from facestream.terminal import confirm, print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalise_name
 from stream.dead_letters import Letter, drop, open_letters, retry
@@ -162,7 +162,15 @@ async def _retry(stores: Stores, letters: list[Letter], arguments: argparse.Name
 
 async def _drop(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
     letters = _select_letters(letters, arguments)
-    if arguments.all and letters and not arguments.yes and not _confirm(len(letters)):
+    if (
+        arguments.all
+        and letters
+        and not arguments.yes
+        and not confirm(
+            f"Drop {describe_count(len(letters))}? They cannot be retried any more.",
+            f"drop --all takes {len(letters)} off the list for good",
+        )
+    ):
         _print_note("nothing was dropped")
         return 1
     for batch in _batches(letters):
@@ -222,13 +230,6 @@ def _find(letters: Sequence[Letter], text: str) -> Letter:
         some = ", ".join(letter.id for letter in found[:3])
         raise InvalidRequest(f"'{text}' may be any of {len(found)} dead letters ({some} ...): give an ID of the list")
     return found[0]
-
-
-def _confirm(count: int) -> bool:
-    if not sys.stdin.isatty():
-        raise ConfigurationError(f"drop --all takes {count} off the list for good: add --yes to confirm it")
-    print(f"Drop {describe_count(count)}? They cannot be retried any more. [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _batches(letters: Sequence[Letter]) -> list[Sequence[Letter]]:

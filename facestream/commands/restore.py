@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from facestream.admin.backup import read_backup
+from facestream.admin.embedded_files import embedded_files
 from facestream.admin.restore import restore_backup
 from facestream.flags import STORES, add_settings, argument_type, parse_path, settings_from
 from facestream.runtime.data_folder import data_folder_lock
-from facestream.terminal import log_warnings_only
+from facestream.terminal import confirm, log_warnings_only
 
 DESCRIPTION = """\
 Replace an embedded installation by a backup of `facestream backup`. Stop the service first. What the data folder has
@@ -39,6 +41,7 @@ def add_parser(commands: Any) -> None:
         default=[],
         help="a later backup, or a log.db: what was erased there is erased here too; may be given several times",
     )
+    parser.add_argument("--yes", action="store_true", help="do not ask before what is there is replaced")
     add_settings(parser, STORES)
     parser.set_defaults(run=run)
 
@@ -47,6 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
     log_warnings_only()
     settings = settings_from(arguments)
     source: Path = arguments.folder
+    log = embedded_files(settings).log
+    if log.exists() and not arguments.yes:
+        read_backup(source)  # whether it is one, before anybody is asked
+        if not confirm(
+            f"Replace the people and pictures of {log}?", f"restore replaces the people and pictures of {log}"
+        ):
+            return 1
     with data_folder_lock(settings.data):
         erased = restore_backup(settings, source, arguments.erasures)
     print(f"{source} is restored; {erased} faces in it were erased since", file=sys.stderr)

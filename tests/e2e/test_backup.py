@@ -112,12 +112,12 @@ async def test_a_backup_under_load_has_everything_that_was_acknowledged_and_nobo
     killed = 0
     for _ in range(KILLS):
         writing_there = (data / "objects" / ".restored").exists
-        killed += await asyncio.to_thread(run_and_kill, chance, writing_there, data, "restore", saved)
+        killed += await asyncio.to_thread(run_and_kill, chance, writing_there, data, "restore", "--yes", saved)
         listed = await asyncio.to_thread(start, data, "keys", "list")
         said, _ = await asyncio.to_thread(listed.communicate)
         assert listed.returncode == 0 or "run `facestream restore` again" in said
     assert killed
-    await asyncio.to_thread(run, data, "restore", saved)
+    await asyncio.to_thread(run, data, "restore", "--yes", saved)
 
     await asyncio.to_thread(run, data, "erase", "verify")
     with Serving(data, weights_folder, dtype="float32") as serving:

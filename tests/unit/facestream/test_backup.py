@@ -1,10 +1,12 @@
 """The folder of a backup, and what an interrupted backup or restore leaves."""
 
 import asyncio
+import io
 import json
 import os
 import shutil
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -20,6 +22,7 @@ from facestream.admin import backup, restore
 from facestream.cli import main
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
 from stream.erase.erasures import identity_record
+from tests.keyboard import Keyboard
 from tests.unit.facestream.installation import Installation, pictures
 
 CAPTURED = pytest.CaptureFixture[str]
@@ -75,7 +78,7 @@ def test_the_times_of_objects_are_kept(here: Installation, saved: Path) -> None:
     [original] = (here.data / "objects" / "originals").iterdir()
     os.utime(original, (1_000_000, 1_000_000))
     assert run(here, "backup", saved) == 0
-    assert run(here, "restore", saved) == 0
+    assert run(here, "restore", "--yes", saved) == 0
     assert original.stat().st_mtime == 1_000_000
 
 
@@ -95,7 +98,7 @@ def test_an_earlier_backup_is_replaced_once_the_new_one_is_complete(
     assert content(saved) == before
     assert run(here, "backup", saved) == 0
     assert len(list(saved.iterdir())) == 2
-    assert run(here, "restore", saved) == 0
+    assert run(here, "restore", "--yes", saved) == 0
     assert asyncio.run(here.people()) == {"ann", "ben"}
 
 
@@ -180,10 +183,33 @@ def test_a_backup_that_is_not_whole_is_refused(
     assert run(here, "backup", saved) == 0
     damage(saved)
     asyncio.run(here.learn("ben"))
-    assert run(here, "restore", saved) == 2
+    assert run(here, "restore", "--yes", saved) == 2
     assert DAMAGE[damage] in capsys.readouterr().err
     assert asyncio.run(here.people()) == {"ann", "ben"}
-    assert run(here, "restore", here.data) == 2
+    assert run(here, "restore", "--yes", here.data) == 2
+
+
+@pytest.mark.parametrize(("answer", "code", "people"), [("y\n", 0, {"ann"}), ("\n", 1, {"ann", "ben"})])
+def test_an_installation_is_replaced_only_after_the_user_has_confirmed(
+    here: Installation, saved: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int, people: set[str]
+) -> None:
+    assert run(here, "backup", saved) == 0
+    asyncio.run(here.learn("ben"))
+    monkeypatch.setattr(sys, "stdin", Keyboard(answer))
+    assert run(here, "restore", saved) == code
+    assert asyncio.run(here.people()) == people
+
+
+def test_without_a_terminal_replacing_an_installation_requires_the_flag_yes(
+    here: Installation, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: CAPTURED
+) -> None:
+    assert run(here, "backup", saved) == 0
+    asyncio.run(here.learn("ben"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+    assert run(here, "restore", saved) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert asyncio.run(here.people()) == {"ann", "ben"}
+    assert run(Installation(tmp_path / "new"), "restore", saved) == 0  # nothing is replaced
 
 
 class Killed(BaseException):
@@ -235,7 +261,7 @@ def test_a_restore_that_is_killed_while_it_replaces_files_is_completed_by_the_ne
         with monkeypatch.context() as patch:
             KilledAtChange(patch, here.data, number)
             try:
-                assert run(here, "restore", saved) == 0
+                assert run(here, "restore", "--yes", saved) == 0
                 break
             except Killed:
                 pass
@@ -244,7 +270,7 @@ def test_a_restore_that_is_killed_while_it_replaces_files_is_completed_by_the_ne
                 capsys.readouterr()
                 assert run(here, *command) == 2
                 assert "run `facestream restore` again" in capsys.readouterr().err
-        assert run(here, "restore", saved) == 0
+        assert run(here, "restore", "--yes", saved) == 0
         assert asyncio.run(is_as_backed_up(here))
     assert number > 5
     assert asyncio.run(is_as_backed_up(here))
@@ -271,9 +297,9 @@ def test_a_restore_that_is_killed_before_that_leaves_the_old_installation(
     with monkeypatch.context() as patch:
         patch.setattr(restore, "replace", killed)
         with pytest.raises(Killed):
-            run(here, "restore", saved)
+            run(here, "restore", "--yes", saved)
     assert asyncio.run(here.people()) == {"ann", "ben"}
     assert asyncio.run(here.objects()) == pictures("ann", "ben")
-    assert run(here, "restore", saved) == 0
+    assert run(here, "restore", "--yes", saved) == 0
     assert asyncio.run(here.people()) == {"ann"}
     assert [it.name for it in here.data.rglob("*restor*")] == []

@@ -41,6 +41,7 @@ from stream.topics import (
 )
 from stream.worker import Worker
 from tests.compatibility.recorded import unpack
+from tests.keyboard import Keyboard
 from tests.records import (
     dead_letter_of,
     erasure_keys,
@@ -601,11 +602,6 @@ async def test_a_retry_that_is_cut_off_loses_nothing(tmp_path: Path) -> None:
 
 
 # Drop.
-
-
-class Keyboard(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ async def test_a_restored_installation_is_what_it_was(here: Installation, there:
     await here.sink()
     await here.learn("ben")
     await here.erase("ann")
-    assert await there.run("restore", saved) == 0  # which knows of no erasure
+    assert await there.run("restore", "--yes", saved) == 0  # which knows of no erasure
     assert await there.people() == {"ann"}
     await there.process()
     await there.sink()
@@ -93,7 +93,7 @@ async def test_what_the_replaced_folder_knows_to_be_erased_does_not_come_back(
     assert await here.run("backup", saved) == 0
     await here.send_erase(ERASURES_OF_ANN[what])
     await here.sink()
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     whole = what == "directory"
     assert await here.people() == (set() if whole else {"ben"})
     assert await here.people("other") == {"ann"}
@@ -115,7 +115,7 @@ async def test_an_erased_photo_does_not_come_back(here: Installation, saved: Pat
     assert await here.run("backup", saved) == 0
     await here.send_erase(ImageErasure(DIRECTORY, image_id("photo")))
     await here.sink()
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.objects() == {*pictures("ann"), original_key(image_id("other photo"), "recognize")}
 
 
@@ -123,7 +123,7 @@ async def test_an_erasure_that_nobody_has_carried_out_counts(here: Installation,
     await here.learn("ann")
     assert await here.run("backup", saved) == 0
     await here.send_erase(PersonErasure(DIRECTORY, "ann"))
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.people() == set()
 
 
@@ -135,7 +135,7 @@ async def test_who_was_learned_again_is_restored_as_of_the_backup(here: Installa
     assert await here.run("backup", saved) == 0
     await here.erase("after")
     await here.learn("after", "second of after")
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.people() == {"before"}
     assert await here.objects() == pictures("second of before")
     assert await is_clean(here)
@@ -152,7 +152,7 @@ async def test_erasures_are_taken_from_where_they_are_known(
     later = tmp_path / "later"
     assert await here.run("backup", later) == 0
     known = {"backup": later, "log.db": here.data / "log.db", "data folder": here.data}[given]
-    assert await there.run("restore", saved, "--erasures", known) == 0
+    assert await there.run("restore", "--yes", saved, "--erasures", known) == 0
     assert await there.people() == {"ben"}
     assert await is_clean(there)
 
@@ -166,7 +166,7 @@ async def test_images_that_were_under_way_are_erased_too(here: Installation, sav
     await here.process()
     await here.sink()
     await here.erase("ann")
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.objects() == {original_key(image_id("ben"), "learn")}
     await here.accept("ann", "for a processor, again")
     await here.process()
@@ -190,7 +190,7 @@ async def test_erasures_of_the_backup_itself_hold(
         await here.sink()
     assert await here.run("backup", saved) == 0
     for installation in (there, here):
-        assert await installation.run("restore", saved) == 0
+        assert await installation.run("restore", "--yes", saved) == 0
         await installation.process()
         await installation.sink()
         assert await installation.people() == set()
@@ -209,7 +209,7 @@ async def test_a_command_in_the_log_of_the_backup_erases_only_what_came_before_i
     assert await here.run("backup", saved) == 0
     if handled_since:
         await here.sink()
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.people() == set()  # before anything serves
     assert await here.objects() == pictures("after")
     await here.sink()
@@ -231,11 +231,11 @@ async def test_erasures_of_another_history_of_the_log_count(
     await here.erase("ann", "carl")
     await here.learn("ann", "6")
     assert await here.run("backup", late) == 0
-    assert await there.run("restore", early) == 0
+    assert await there.run("restore", "--yes", early) == 0
     await there.erase("ann")  # at a smaller offset than that of her erasure in the late backup
-    assert await there.run("restore", late) == 0
+    assert await there.run("restore", "--yes", late) == 0
     assert await there.people() == {"ben"}
-    assert await there.run("restore", early) == 0
+    assert await there.run("restore", "--yes", early) == 0
     assert await there.people() == {"ben"}
     assert await is_clean(there)
 
@@ -257,7 +257,7 @@ async def test_what_is_erased_while_the_backup_runs(
     assert await here.run("backup", saved) == 0
     assert await here.objects() == pictures("ben")
     assert objects_in(saved) == pictures("ann", "ben")
-    assert await there.run("restore", saved) == 0
+    assert await there.run("restore", "--yes", saved) == 0
     assert await there.people() == {"ben"}
     assert await there.objects() == pictures("ben")
 
@@ -280,7 +280,7 @@ async def test_pictures_of_images_that_the_log_does_not_have_are_not_restored(
     monkeypatch.setattr(backup, "copy_objects", learn_first)
     assert await here.run("backup", saved) == 0
     assert pictures("later") < objects_in(saved)
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.people() == {"ann"}
     assert await here.objects() == {*pictures("ann"), original_key(failed.image_id, "learn")}
 
@@ -291,8 +291,8 @@ async def test_a_log_that_cannot_be_read_is_not_replaced_silently(
     await here.learn("ann")
     assert await here.run("backup", saved) == 0
     (here.data / "log.db").write_bytes(b"damaged" * 1_000)
-    assert await here.run("restore", saved) == 2
+    assert await here.run("restore", "--yes", saved) == 2
     assert "--erasures" in capsys.readouterr().err
     (here.data / "log.db").unlink()
-    assert await here.run("restore", saved) == 0
+    assert await here.run("restore", "--yes", saved) == 0
     assert await here.people() == {"ann"}
