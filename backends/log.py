@@ -38,8 +38,8 @@ class TopicSpec:
 @dataclass(frozen=True, slots=True)
 class NewRecord:
     """A record to append. A `value` of None is a tombstone. The partition follows from `partition_key`, or from `key`
-    where that is None. A key is text; only one that was copied from another record may be missing, or bytes that are
-    not UTF-8. With neither key nor value, the key may come back as an empty one.
+    where that is None. A key is text; only one that was copied from another record may be None, or bytes that are not
+    UTF-8. If key and value are both None, the key may come back empty.
     """
 
     topic: str
@@ -278,14 +278,14 @@ class EventLog(ABC):
 
     @abstractmethod
     async def partitions(self, topic: str) -> int:
-        """The number of partitions that are used: partitions 0 to that, without it. Keys are distributed over these,
-        and only these are read and counted. Raises InvalidRequest for an unknown topic.
+        """How many partitions are used, from partition 0 on. Keys are distributed over these, and only these are read
+        and counted. Raises InvalidRequest for an unknown topic.
         """
 
     @abstractmethod
     async def unused_partitions(self) -> dict[TopicPartition, int]:
-        """The partitions that somebody has added to topics of which others are used, each with its number of
-        records. Nobody reads them.
+        """The partitions beyond those that are used, because somebody has added them, each with its number of records.
+        Nobody reads them.
         """
 
     @abstractmethod

@@ -47,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _flush_or_discard_output() -> None:
-    """Redirects what cannot be written to nowhere. Otherwise the interpreter would fail at exit, when it flushes a
-    closed pipe.
+    """Flushes the output, or redirects it to nowhere if it cannot be written. Otherwise the interpreter would fail when
+    it flushes it at exit.
     """
     for stream in (sys.stdout, sys.stderr):
         try:

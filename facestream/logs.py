@@ -1,7 +1,7 @@
 """The logs of a command: lines on the standard error, as JSON, or for people on a terminal. Those of libraries too.
 
-A thread writes the lines. So a reader of the standard error that stands still, one that has gone, or a full disk costs
-lines of the log and nothing else.
+A thread writes the lines. So if the standard error cannot be written, because its reader stands still or has gone or
+the disk is full, only lines of the log are lost.
 """
 
 import logging
@@ -29,7 +29,7 @@ class LogLines:
         self.stream: TextIO = sys.stderr
         self._waiting: SimpleQueue[str | threading.Event] = SimpleQueue()
         self._dropped = 0
-        self._counting = threading.RLock()  # like the queue's, its holder may be interrupted by one more log line
+        self._counting = threading.RLock()  # a signal handler may log while its thread holds the lock
         self._thread: threading.Thread | None = None
 
     def msg(self, line: str) -> None:
@@ -73,7 +73,7 @@ class LogLines:
                 log.warning("lines of this log could not be written", lines=dropped)
 
     def _write(self, line: str) -> None:
-        """Writes without a buffer: it would keep what cannot be written, and fail again when the process exits."""
+        """Writes without a buffer, which would keep what cannot be written, and fail again when the process exits."""
         buffer = self.stream.buffer
         raw = getattr(buffer, "raw", buffer)
         rest = memoryview(f"{line}\n".encode(self.stream.encoding, "backslashreplace"))

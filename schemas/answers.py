@@ -175,7 +175,7 @@ _GOOD: dict[str, type[Body]] = {
 
 
 def body_type(purpose: str | None, status: int) -> type[Body]:
-    """The type of the body for a purpose and an HTTP status. Raises ValueError if only an error has no purpose."""
+    """The type of the body for a purpose and an HTTP status. Raises ValueError for a success without a purpose."""
     if status >= LOWEST_FAILURE:
         return Problem
     if purpose is None:

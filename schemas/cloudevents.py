@@ -148,7 +148,7 @@ def _unwrap(attributes: dict[str, Any]) -> ImageReceived:
 
 
 def _named_image(attributes: Any) -> dict[str, Any]:
-    """What the attributes say about the image, which are perhaps not valid: the data, with the id if they have none."""
+    """The members of the image in attributes that may be invalid: the data, with the event's id if they have none."""
     if not isinstance(attributes, dict):
         return {}
     data = attributes.get("data")

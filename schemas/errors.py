@@ -177,7 +177,7 @@ class StorageFull(FacestreamError):
 
 
 class StoreDamaged(FacestreamError):
-    """A file of a store is damaged, or is something else. Trying again helps once it was replaced."""
+    """A file of a store is damaged, or is something else. Trying again helps once it has been replaced."""
 
     code, status, retriable = "store_damaged", 500, True
 
@@ -212,7 +212,7 @@ class ConfigurationError(FacestreamError):
     code, status = "configuration_error", 500
 
 
-# What an event breaks that does not fit its schema, or a rule that the schema cannot say: docs/events.md lists them.
+# For events that do not fit their schema, or break a rule that the schema cannot express: docs/events.md lists them.
 REFUSALS_OF_EVENTS: tuple[type[FacestreamError], ...] = (
     InvalidEvent,
     ForbiddenSource,

@@ -37,8 +37,8 @@ class EventRecord(BaseModel):
 
 
 def schema_mismatch(error: ValidationError, what: str) -> UnreadableRecord:
-    """The error of a record that does not fit: it names the first wrong member, never the content. A name that nobody
-    knows is shortened: it may be as large as a record, which holds the message and the field.
+    """The error of a record that does not fit: it names the first wrong member, never the content. Names are shortened:
+    that of an unknown member may be as large as a record, and the answer must fit into one.
     """
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part)[:LONGEST_PART] for part in first["loc"])

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, WithJsonSchema
 
 LONGEST_NAME = 200
 
-# What `normalise_name` refuses, apart from a name that is too long only in NFC. Both patterns are without anchors, and
-# have no escapes beyond those of ASCII: so all engines understand them alike.
+# What `normalise_name` refuses, apart from a name that is too long only in NFC. The patterns have no anchors, and no
+# escapes beyond those of ASCII, so that all engines understand them alike.
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 BLANK = " \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 NAME_SCHEMA: dict[str, Any] = {

@@ -16,7 +16,7 @@ Choice = Annotated[
 
 MOST_FACES = 1_000
 MOST_CANDIDATES = 10
-LARGEST_SIDE = 1_000_000  # pixels, more than any picture has: JSON has numbers beyond those that are finite here
+LARGEST_SIDE = 1_000_000  # pixels, more than any picture has; without a bound, 1e400 would be valid JSON but infinite
 
 
 class Options(BaseModel):

@@ -52,9 +52,8 @@ class Source(BaseModel):
 
 
 def _never(**members: dict[str, Any]) -> dict[str, Any]:
-    """The JSON Schema of objects whose members do not all fit these schemas, where one that is missing fits any.
-    Generators of code make one class of an object with such conditions, and several, or none, if it has an `anyOf` or
-    an `if`.
+    """The JSON Schema that refuses an object if its members all fit these schemas; a missing member fits any. Code
+    generators make one class for an object with such conditions, but several, or none, if it has an `anyOf` or an `if`.
     """
     return {"not": {"properties": members}}
 
@@ -154,7 +153,7 @@ def with_image(error: UnreadableRecord, event: object) -> UnreadableRecord:
 
 
 def parsed(value: bytes | None) -> object:
-    """The JSON value, also one that pydantic does not take as JSON, because of a text that is not Unicode."""
+    """The JSON value, or None if it is not JSON. Unlike pydantic, it also parses texts that are not Unicode."""
     try:
         return json.loads(value or b"")
     except (ValueError, RecursionError):

@@ -152,7 +152,7 @@ class Eraser:
         return {it.image_id for it in of_directory if self._erasures.cover_image(it)}
 
     async def _find_waiting_images(self, erasure: AnyErasure) -> list[ImageReceived]:
-        """The erased images that no processor has handled. One will refuse them again when it comes to them."""
+        """The erased images that no processor has handled. The processors will refuse them again."""
         if not isinstance(erasure, DirectoryErasure | PersonErasure):
             return []  # the others name their image
         waiting = await images_before_sink(self._log)

@@ -1,5 +1,5 @@
-"""Says loudly which partitions nobody reads: somebody has added them to a topic, and keys are still distributed over
-those that `facestream init` made (docs/decisions/partition-count.md).
+"""Reports partitions that nobody reads: somebody has added them to a topic, and keys are still distributed over those
+that `facestream init` made (docs/decisions/partition-count.md).
 """
 
 import asyncio

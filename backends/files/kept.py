@@ -1,8 +1,8 @@
 """Files that are deleted while a backup is running, kept for it.
 
 A backup copies the files one after the other, and needs all that were there when it began. So whoever deletes one
-meanwhile links it into a folder first, from which the backup takes it. The backup holds the folder's lock. If it is
-killed, the lock is free, and whoever deletes next removes the folder.
+meanwhile first links it into a folder, from which the backup takes it. The backup holds the folder's lock. If it is
+killed, the lock becomes free, and whoever deletes next removes the folder.
 """
 
 import fcntl

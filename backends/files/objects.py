@@ -284,7 +284,7 @@ def _move(temporary: Path, path: Path, if_absent: bool) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes durable which files a folder has."""
+    """Makes the entries of a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Room on a disk that is kept for erasing: on a full disk erasing makes room, but has to append its command first."""
+"""Disk space that is kept for erasing. Erasing frees space on a full disk, but has to append its command first."""
 
 import asyncio
 import os
@@ -10,15 +10,15 @@ from schemas.errors import StorageFull
 
 # Erasing writes some kB for each image, and deletes its files before it goes on to the next images.
 RESERVE_BYTES = 16 << 20
-# With less free space than this beside the reserve nothing new is accepted, so that what was accepted can be finished.
+# With less free space than this beside the reserve, nothing new is accepted, so that what was accepted can be finished.
 LEAST_FREE_BYTES = 2 << 20
 STEP_BYTES = 1 << 20
 LOOK_EVERY_S = 1.0
 
 
 class DiskReserve:
-    """A file that takes up room in `folder`, and is deleted while something is erased on a full disk. Where there is
-    little room, it takes half of it. A reserve without a folder does nothing.
+    """A file that takes up space in `folder`, and is deleted while something is erased on a full disk. Where there is
+    little free space, it takes half of it. A reserve without a folder does nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -34,17 +34,17 @@ class DiskReserve:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def check(self) -> None:
-        """Raises StorageFull if there is hardly any room but that of the reserve."""
+        """Raises StorageFull if there is hardly any space beside the reserve."""
         if self._full:
             raise StorageFull(f"no room left in {self._folder}: erase something, or free some space on its disk")
 
     @asynccontextmanager
     async def released(self) -> AsyncIterator[None]:
-        """A context in which something is erased, with the room of the reserve if there is little other."""
+        """A context in which something is erased. If there is little other space, it has that of the reserve."""
         self._erasing += 1
         try:
             if self._folder is not None and await asyncio.to_thread(_release, self._folder):
-                self._full = True  # until the next look: the room is not for what is new
+                self._full = True  # until the next look: the space is not for new images
             yield
         finally:
             self._erasing -= 1
@@ -60,7 +60,7 @@ def _free(folder: Path) -> int:
 
 
 def _restore(folder: Path) -> bool:
-    """Gives the file the size that it should have. Returns whether there is hardly any room beside it."""
+    """Gives the file the size that it should have. Returns whether there is hardly any space beside it."""
     with suppress(OSError):  # the disk has just become full
         file = os.open(_file(folder), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -76,7 +76,7 @@ def _restore(folder: Path) -> bool:
 
 
 def _release(folder: Path) -> bool:
-    """Deletes the file if there is little other room. Returns whether it did."""
+    """Deletes the file if there is little other space. Returns whether it did."""
     with suppress(OSError):
         if _free(folder) < RESERVE_BYTES:
             _file(folder).unlink()

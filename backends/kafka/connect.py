@@ -171,7 +171,7 @@ class KafkaServers:
         """Makes a request and returns its answer. Repeats it while the servers answer with a retriable error.
 
         `purpose` and `right`, the right that it needs, are for error messages. Raises Unavailable; ConfigurationError
-        if the user has not the right.
+        if the user lacks the right.
         """
         try:
             async with asyncio.timeout(within_s):
@@ -192,7 +192,7 @@ class KafkaServers:
         return Unavailable(f"Kafka ({', '.join(self._hosts())}), {purpose}: {_describe(error)}")
 
     def refusal(self, right: str, answer: str) -> ConfigurationError:
-        """The error for a right that the user has not."""
+        """The error for a right that the user lacks."""
         return ConfigurationError(
             f"{SETTING}: the user '{self._url.user or 'ANONYMOUS'}' needs {right} ({answer}): docs/operations.md lists"
             " the rights of each role"

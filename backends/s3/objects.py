@@ -38,7 +38,7 @@ SETTING = "FACESTREAM_OBJECTS"
 PORT = 9000
 # More than there are cores, because calls wait for the server and not for the processor.
 THREADS = 32
-CONNECT_S = 10.0  # also how long a server may take no bytes of a put: a SeaweedFS on a busy machine, more than 3 s
+CONNECT_S = 10.0  # also the longest pause of a server that reads a put: SeaweedFS on a busy machine needs over 3 s
 READ_S = 30.0
 # A call that has waited this long for a free thread fails. Otherwise, if the store hangs, the last of many calls would
 # wait for minutes.
@@ -206,7 +206,7 @@ class S3Objects(ObjectStore):
             check_object_name(name)
         except ValueError:  # no object has such a name
             return None
-        if "\0" in name:  # nor such a one, and each server has its own error for it
+        if "\0" in name:  # nor such a name, for which each server has another error
             return None
         try:
             response = self._client.get_object(bucket, name)
@@ -215,7 +215,7 @@ class S3Objects(ObjectStore):
                 return None
             raise
         with response:
-            # As stored: urllib3 would decode them by their Content-Encoding, into any number of bytes.
+            # As stored: urllib3 would decode the data by their Content-Encoding, into any number of bytes.
             data = response.read(largest + 1, decode_content=False)
             check_fetched(name, len(data), response.headers.get("ETag", ""), expected_etag=etag, largest=largest)
             response.read(1, decode_content=False)  # raises an error if the answer was cut off

@@ -1,4 +1,4 @@
-"""Copies of SQLite files that are in use, and the records of a log that must not be changed: for backups."""
+"""For backups: copies of SQLite files that are in use, and what is read from a log that must not be changed."""
 
 import sqlite3
 import time
@@ -89,7 +89,9 @@ def read_records(path: Path, topic: str, *, group: str = "") -> Iterator[Record]
 
 
 def living_members(path: Path) -> list[str]:
-    """The members of all consumer groups of a log, whose leases last. The file is only read. Raises Unavailable."""
+    """The members of all consumer groups of a log whose leases have not ended. The file is only read. Raises
+    Unavailable.
+    """
     now = int(time.time() * 1000)
     with _opened(path, "ro") as connection:
         query = "SELECT DISTINCT name FROM members WHERE lease_until BETWEEN ? AND ? ORDER BY name"

@@ -23,7 +23,7 @@ Operation = Callable[[sqlite3.Connection], T]
 # A larger group would only delay its first operation: with 500 operations, the fsync is already under 1 % of the time
 # of each.
 LARGEST_GROUP = 500
-# How long emptying the WAL waits for readers. Other writes wait meanwhile, and a backup reads for minutes.
+# How long emptying the WAL waits for readers: other writes wait meanwhile, and a backup reads for minutes.
 EMPTY_WAL_MS = 500
 
 

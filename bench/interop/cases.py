@@ -92,7 +92,7 @@ def _case(
 
 
 def wrong_records(cases: Sequence[Case], records: Iterable[Record]) -> list[str]:
-    """What differs from: one record for each event, which is read as that event."""
+    """What is wrong: each event must be in one record, which is read as that event."""
     read: dict[str, list[ImageReceived]] = defaultdict(list)
     wrong: list[str] = []
     for record in records:
@@ -108,7 +108,7 @@ def wrong_records(cases: Sequence[Case], records: Iterable[Record]) -> list[str]
 
 
 def wrong_answers(cases: Sequence[Case], answers: Mapping[str, Collection[str]]) -> list[str]:
-    """What differs from: one answer to each event, a 201 or 200. answers: by image_id, as read_answers tells them."""
+    """What is wrong: each event must have one answer, a 201 or 200. answers: by image_id, as of read_answers."""
     wrong = []
     for case in cases:
         found, wanted = answers.get(case.image.image_id, ()), "201 " if case.image.purpose == "learn" else "200 "

@@ -13,7 +13,7 @@ from stream.erase.erasures import Erasures
 
 NARROW = ("id", "when", "code", "directory", "reason")  # on a narrow terminal; `show` has the others
 WHOLE = ("id", "when", "code", "attempts")  # never broken
-MOST_BYTES, MOST_HEADERS, MOST_HEADER_BYTES = 2_000, 30, 200  # that are shown to people
+MOST_BYTES, MOST_HEADERS, MOST_HEADER_BYTES = 2_000, 30, 200  # of a record, as shown to people
 LABEL = 10
 ERASED = "it was erased after it came"
 NO_VALUE = "none: the record had no value, or is of a kind that letters do not keep"
@@ -84,7 +84,7 @@ def _row(letter: Letter, erased: bool) -> dict[str, Cell]:
 
 
 def _content(letter: Letter, erased: bool) -> dict[str, object]:
-    """What the record that failed has, for a program: bytes as base64, those of headers as text."""
+    """The content of the record that failed, for a program: the value as base64, headers as text."""
     if erased:
         return {"erased": True, "event": None, "headers": [], "value": None}
     return {

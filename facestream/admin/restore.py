@@ -1,5 +1,5 @@
-"""Replaces an embedded installation by a backup: the files are prepared beside the old ones, erasures are carried out
-on them, and only then they take the old ones' place.
+"""Replaces an embedded installation by a backup: the new files are prepared beside the old ones, erasures are carried
+out on them, and only then do they replace the old ones.
 """
 
 import time

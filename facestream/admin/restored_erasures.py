@@ -1,9 +1,8 @@
 """Carries out erasures on a restored log and its stores, before anything serves them (rule 6 of docs/architecture.md).
 
-A backup knows the erasures of its time. Those that came later are known elsewhere, as digests. The names that they
-stand for are found by comparing: everything that the backup has is older than they are, and what falls under their
-digests is deleted. The restored log gets a new id, because from here on its offsets are others than those of the log
-that was backed up.
+A backup knows the erasures of its time. Those that came later are known elsewhere, as digests. Everything in the backup
+is older than they are, so whatever has one of these digests is deleted. The restored log gets a new id, because from
+here on its offsets are others than those of the log that was backed up.
 """
 
 import asyncio
@@ -45,7 +44,7 @@ PROBES, PORTRAITS = "probes/", ("originals/", "crops/")
 @dataclass(slots=True)
 class _Rows:
     """The faces in the vector store. `erased`: the face_ids of those to erase. `scopes`: what to delete: directories,
-    people, or single faces. `pictures`: the keys of the others' pictures. `version`: the highest one.
+    people, or single faces. `pictures`: the keys of the pictures of all other faces. `version`: the highest one.
     """
 
     erased: set[str] = field(default_factory=set)

@@ -1,8 +1,8 @@
 """Puts the files of a backup in place of those of an installation.
 
-They are prepared beside the old ones first. Then a mark is set, with which no command opens the data folder, and each
-old file is replaced. A restore that is killed before the mark leaves the old files; after it, the next one goes on with
-replacing.
+They are first prepared beside the old ones. Then a mark is set, and each old file is replaced; while the mark is there,
+no command opens the data folder. A restore that is killed before the mark is set leaves the old files. After that, the
+next restore goes on with replacing them.
 """
 
 import os
@@ -23,8 +23,8 @@ MOVING = ".restoring"
 
 
 def staged_files(target: EmbeddedFiles) -> EmbeddedFiles:
-    """Where the new files are prepared: on the disks of the old ones, where the object store lists nothing. The folder
-    of the objects keeps its name, which is the name of the bucket.
+    """Where the new files are prepared: on the disks of the old ones, in places that the object store does not list.
+    The folder of the objects keeps its name, which is the name of the bucket.
     """
     return EmbeddedFiles(
         log=target.log.with_name(target.log.name + STAGED),

@@ -91,7 +91,7 @@ class ServiceClient:
             connector=aiohttp.UnixConnector(path) if path != url else aiohttp.TCPConnector(),
             headers={"Accept-Encoding": "identity"} | ({"x-api-key": key} if key else {}),
             timeout=TIMEOUT,
-            auto_decompress=False,  # the limit of an answer is one of what arrives
+            auto_decompress=False,  # the limit of an answer counts the bytes that arrive
         )
 
     async def __aenter__(self) -> Self:

@@ -21,8 +21,8 @@ the images that wait. The service may run and goes on meanwhile.
 
 Everything that was acknowledged before the backup began is in it. An earlier backup in FOLDER is replaced when the new
 one is complete; until then it stays as it is. A backup that was interrupted cannot be restored by mistake. The backup
-has pictures of people: keep it as safe as the data folder. The models that `facestream weights get` gets are not in
-it, nor are settings.
+has pictures of people: keep it as safe as the data folder. It does not have the settings, nor the models of
+`facestream weights get`.
 
 Kafka, S3 and Cassandra have tools of their own for backups: see docs/operations.md.
 """

@@ -67,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
-    unannounced: pictures without an event, which no stage will handle. older: those of `left` of which the bucket has
-    older versions only.
+    unannounced: pictures without an event, which no stage will handle. older: those of `left` of which only older
+    versions are in the bucket.
     """
 
     left: dict[str, list[str]]

@@ -13,15 +13,15 @@ from facestream.runtime.data_folder import data_folder_lock
 from facestream.terminal import confirm, log_warnings_only
 
 DESCRIPTION = """\
-Replace an embedded installation by a backup of `facestream backup`. Stop the service first. What the data folder has
-now is deleted, except for its weights.
+Replace an embedded installation by a backup of `facestream backup`. Stop the service first. The people and pictures
+that the data folder has now are deleted; its models stay.
 
 Nobody who was erased comes back: everything that the data folder knows to be erased is deleted from what is restored.
-If the data folder is lost, or is not the one that served last, name what knows later erasures with --erasures: a later
-backup, or a log.db that was saved.
+If the data folder is lost, or is not the one that served last, use --erasures to name a place that knows later
+erasures: a later backup, or a log.db that was saved.
 
-A person who was erased after the backup and learned again after that is not in the restored installation: the backup
-has only what was erased. API keys are those of the backup: revoke again those that were revoked since.
+A person who was erased after the backup, and then learned again, is missing: the backup has only the erased faces.
+API keys are those of the backup: revoke again those that were revoked since.
 """
 
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     source: Path = arguments.folder
     log = embedded_files(settings).log
     if log.exists() and not arguments.yes:
-        read_backup(source)  # whether it is one, before anybody is asked
+        read_backup(source)  # nobody is asked about a folder that is no backup
         if not confirm(
             f"Replace the people and pictures of {log}?", f"restore replaces the people and pictures of {log}"
         ):

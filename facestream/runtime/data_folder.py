@@ -25,7 +25,7 @@ def make_data_folder(data: Path) -> None:
 
 
 def require_whole(data: Path) -> None:
-    """Raises ConfigurationError while a restore has replaced only a part of the folder."""
+    """Raises ConfigurationError if a restore has replaced only a part of the folder."""
     if (data / UNFINISHED_RESTORE).exists():
         raise ConfigurationError(
             f"the data folder {data} is only partly restored: run `facestream restore` again, which completes it"

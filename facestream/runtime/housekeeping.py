@@ -73,7 +73,7 @@ class Housekeeping:
         async for info in self._objects.list("probes/", versions=True):
             if info.modified < time.time() - self._keep_s:
                 if info.version is not None and await self._objects.metadata(info.key) is not None:
-                    continue  # the older version goes when the object does
+                    continue  # an older version is deleted with the object
                 yield info.key
 
     async def _unlearned_images(self) -> AsyncIterator[str]:
