@@ -24,7 +24,8 @@ def open_log(url: str, used_partitions: Mapping[str, int] | None = None) -> Even
 
 def open_reserve(url: str) -> DiskReserve:
     """The room for erasing on the disk of an embedded log; for another log a reserve that does nothing."""
-    return DiskReserve(path_of(url, setting="FACESTREAM_LOG").parent if url.startswith("sqlite:") else None)
+    scheme = scheme_of(url, known=LOGS, setting="FACESTREAM_LOG")
+    return DiskReserve(path_of(url, setting="FACESTREAM_LOG").parent if scheme == "sqlite" else None)
 
 
 def open_objects(url: str) -> ObjectStore:

@@ -212,6 +212,12 @@ class ConfigurationError(FacestreamError):
     code, status = "configuration_error", 500
 
 
+class MissingRight(ConfigurationError):
+    """A server refuses a request of our user, who lacks a right. It helps to grant it."""
+
+    retriable = True
+
+
 # For events that do not fit their schema, or break a rule that the schema cannot express: docs/events.md lists them.
 REFUSALS_OF_EVENTS: tuple[type[FacestreamError], ...] = (
     InvalidEvent,

@@ -72,7 +72,10 @@ class AnswerStage:
             return False
         earlier = answered.get(answer.image_id)
         if earlier is None and (stored := await self._vectors.answer(answer.image_id)) is not None:
-            earlier = Answer.decode(stored.value.encode())
+            try:
+                earlier = Answer.decode(stored.value.encode())
+            except UnreadableRecord:  # of another release
+                return True
         return earlier is not None and _code(earlier) != InvalidEvent.code
 
     def event_of(self, record: Record) -> ImageReceived:

@@ -24,17 +24,16 @@ from schemas.erasures import (
     PersonErasure,
     erasure_of,
 )
-from schemas.errors import Erased, UnreadableRecord
+from schemas.errors import Erased
 from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, EraseRequested, ImageReceived
+from schemas.records import EraseRequested, ImageReceived
 from sink.match.galleries import Galleries
 from stream.answers import answer_record, error_answer_record
 from stream.dead_letters import open_letters
 from stream.erase.cuts import images_after, make_cut
 from stream.erase.erasures import Erasures, object_keys_of_image
-from stream.erase.guarded_store import ERASED_AFTER_IT_CAME, AnswerToStore, GuardedStore, changelog_tombstones
-from stream.erase.redaction import redact
+from stream.erase.guarded_store import ERASED_AFTER_IT_CAME, GuardedStore, changelog_tombstones
 from stream.generations import Generations
 from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import OBJECTS_PER_DELETE, list_with_metadata
@@ -87,8 +86,8 @@ class Eraser:
         await self._delete_images(erasure.directory, sorted({*images, *dead_letters, *(it.image_id for it in waiting)}))
         await self._delete_pictures(record, erasure, announced)
         self._galleries.drop(lambda directory: directory == erasure.directory)
-        await self._delete_faces(erasure, announced.at)
-        await self._redact_answers(erasure)
+        await delete_faces(self._vectors, self._generations, erasure, announced.at)
+        await self._store.redact_answers(*_texts(erasure))
         finished = announced.model_copy(
             update={
                 "done": True,
@@ -155,8 +154,9 @@ class Eraser:
         """The erased images that no processor has handled. The processors will refuse them again."""
         if not isinstance(erasure, DirectoryErasure | PersonErasure):
             return []  # the others name their image
-        waiting = await images_before_sink(self._log)
-        return [it for it in waiting if it.directory == erasure.directory and self._erasures.cover_image(it)]
+        return await images_before_sink(
+            self._log, lambda it: it.directory == erasure.directory and self._erasures.cover_image(it)
+        )
 
     async def _delete_images(self, directory: str, images: Sequence[str]) -> None:
         """Deletes these images from the changelog, and everything that is stored for them."""
@@ -193,41 +193,25 @@ class Eraser:
         described = ((info.key, ObjectMetadata.decode(it)) async for info, it in pictures)
         return sorted({key async for key, it in described if it.directory == directory})
 
-    async def _delete_faces(self, erasure: AnyErasure, erased_at: int) -> None:
-        names = [it.name for it in self._generations.all]
-        match erasure:
-            case DirectoryErasure(directory):
-                await self._vectors.delete_faces(directory, names, erased_at)
-            case PersonErasure(directory, person):
-                await self._vectors.delete_faces(directory, names, erased_at, person=person)
-            case FaceErasure(directory, person, face_id):
-                await self._vectors.delete_faces(directory, names, erased_at, person=person, face_id=face_id)
 
-    async def _redact_answers(self, erasure: AnyErasure) -> None:
-        """Removes the erased people from the stored answers. Answers to erased images are replaced by `erased`. An
-        answer that cannot be decoded, because another release has written it, is deleted: it may name them.
-        """
-        texts = [json.dumps(erasure.directory, ensure_ascii=False)]
-        if isinstance(erasure, PersonErasure | FaceErasure):
-            texts.append(json.dumps(erasure.person, ensure_ascii=False))
-        async for page in self._vectors.read_answers():
-            changed: list[AnswerToStore] = []
-            unreadable: list[str] = []
-            for it in page:
-                if not all(text in it.value for text in texts):
-                    continue
-                try:
-                    answer_ = Answer.decode(it.value.encode())
-                except UnreadableRecord as error:
-                    log.error("unreadable answer deleted", image_id=it.image_id, reason=error.message)
-                    unreadable.append(it.image_id)
-                    continue
-                if redact(answer_, self._erasures) is not answer_:
-                    changed.append(AnswerToStore(answer_, it.value, it.expires_at))
-            if changed:
-                await self._store.put_answers(changed)
-            if unreadable:
-                await self._vectors.delete_answers(unreadable)
+async def delete_faces(vectors: VectorDeleter, generations: Generations, erasure: AnyErasure, erased_at: int) -> None:
+    """Deletes the rows of an erasure in every generation, with versions up to `erased_at`."""
+    names = [it.name for it in generations.all]
+    match erasure:
+        case DirectoryErasure(directory):
+            await vectors.delete_faces(directory, names, erased_at)
+        case PersonErasure(directory, person):
+            await vectors.delete_faces(directory, names, erased_at, person=person)
+        case FaceErasure(directory, person, face_id):
+            await vectors.delete_faces(directory, names, erased_at, person=person, face_id=face_id)
+
+
+def _texts(erasure: AnyErasure) -> list[str]:
+    """What the JSON of an answer has if it may have to be redacted."""
+    texts = [json.dumps(erasure.directory, ensure_ascii=False)]
+    if isinstance(erasure, PersonErasure | FaceErasure):
+        texts.append(json.dumps(erasure.person, ensure_ascii=False))
+    return texts
 
 
 def _is_done(erasure: Erasure, record: Record) -> bool:

@@ -12,6 +12,7 @@ from schemas.errors import (
     FacestreamError,
     ForbiddenSource,
     InvalidEvent,
+    MissingRight,
     ProcessingFailed,
     StorageFull,
     Unavailable,
@@ -81,7 +82,7 @@ class Attempts:
             return self.failed < MOST_ATTEMPTS
         if not error.retriable:
             return False
-        if self.elapsed_s < self._give_up_after_s or isinstance(error, StorageFull):
+        if self.elapsed_s < self._give_up_after_s or isinstance(error, StorageFull | MissingRight):
             return True
         try:
             await self._stage.check_stores()

@@ -29,8 +29,10 @@ def keep_deleted(root: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # a file may be added meanwhile: the next deletion removes it
-        os.close(descriptor)
+        try:
+            shutil.rmtree(folder, ignore_errors=True)  # a file may be added meanwhile: the next deletion removes it
+        finally:
+            os.close(descriptor)
 
 
 def is_backup_running(root: Path) -> bool:
@@ -45,7 +47,9 @@ def is_backup_running(root: Path) -> bool:
     except BlockingIOError:
         return True
     else:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
+                shutil.rmtree(folder, ignore_errors=True)
         return False
     finally:
         os.close(descriptor)

@@ -25,7 +25,7 @@ from aiokafka.errors import (
 from backends.driver_logs import forward_driver_logs
 from backends.log import LARGEST_RECORD, TopicPartition
 from backends.urls import server_of
-from schemas.errors import ConfigurationError, Unavailable
+from schemas.errors import ConfigurationError, MissingRight, Unavailable
 
 SETTING = "FACESTREAM_LOG"
 MECHANISMS = ("SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN")
@@ -191,9 +191,9 @@ class KafkaServers:
             return self.refusal(right or f"a right for {purpose}", str(error))
         return Unavailable(f"Kafka ({', '.join(self._hosts())}), {purpose}: {_describe(error)}")
 
-    def refusal(self, right: str, answer: str) -> ConfigurationError:
+    def refusal(self, right: str, answer: str) -> MissingRight:
         """The error for a right that the user lacks."""
-        return ConfigurationError(
+        return MissingRight(
             f"{SETTING}: the user '{self._url.user or 'ANONYMOUS'}' needs {right} ({answer}): docs/operations.md lists"
             " the rights of each role"
         )

@@ -7,6 +7,7 @@ commit go into the next transaction together. An operation is a plain function t
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -25,6 +26,7 @@ Operation = Callable[[sqlite3.Connection], T]
 LARGEST_GROUP = 500
 # How long emptying the WAL waits for readers: other writes wait meanwhile, and a backup reads for minutes.
 EMPTY_WAL_MS = 500
+EMPTY_WAL_AGAIN_S = 10.0  # after others were still reading
 
 
 class QueuedOperation(NamedTuple):
@@ -55,7 +57,7 @@ class GroupWriter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: sqlite3.Connection | None = None
         self._closed = False
-        self._empty_wal = False
+        self._empty_wal, self._empty_wal_from = False, 0.0
 
     async def run(self, operation: Operation[T]) -> T:
         """Runs the operation in a transaction, durable on return.
@@ -174,11 +176,13 @@ class GroupWriter:
                 self._deliver(None, [_OperationResult(pending.future, None, reason) for pending in group])
             return
         notify = self._on_commit()
-        if self._empty_wal:
-            self._empty_wal = False
+        if self._empty_wal and time.monotonic() >= self._empty_wal_from:
+            left = True
             with suppress(sqlite3.Error):
                 connection.execute(f"PRAGMA busy_timeout = {EMPTY_WAL_MS}")
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                left = bool(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0])
+            self._empty_wal = left  # while somebody reads from it
+            self._empty_wal_from = time.monotonic() + EMPTY_WAL_AGAIN_S if left else 0.0
             connection.execute(f"PRAGMA busy_timeout = {BUSY_S * 1000:.0f}")
         self._deliver(notify, results)
 

@@ -1,14 +1,16 @@
 """The folder of a backup, and how it is written.
 
     backup.json             BackupHead: that the backup is complete, and which of the folders beside it has its files
-    files-…/log.db          the log at the moment of the backup
-    files-…/vectors.db      the vector store at the same moment
-    files-…/objects/        the objects of that moment, and some that were stored later
+    facestream-files-…      a folder with:
+        log.db              the log at the moment of the backup
+        vectors.db          the vector store at the same moment
+        objects/            the objects of that moment, and some that were stored later
 
 backup.json is written last, and replaced in one step. A backup that was interrupted has none, or still the one of the
 backup before. Why this order: docs/decisions/backup-order.md.
 """
 
+import errno
 import fcntl
 import os
 import shutil
@@ -36,7 +38,7 @@ from stream.erase.erasures import IDENTITY_KEY
 from stream.topics import ERASURES
 
 HEAD = "backup.json"
-PREFIX = "files-"
+PREFIX = "facestream-files-"
 FORMAT: Final = 1
 
 
@@ -102,12 +104,13 @@ def write_backup(source: EmbeddedFiles, to: Path) -> BackupHead:
     for path in (source.log, source.vectors, source.objects):
         if not path.exists():
             raise ConfigurationError(f"{path} does not exist: name the data folder with --data")
+    require_owner(source)
     _require_destination(to, source)
     if is_backup_running(source.objects):
         raise ConfigurationError("another backup is running: wait until it has ended")
     try:
         to.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(to):
+        with locked(to):
             former = to / read_backup(to).folder if (to / HEAD).exists() else None
             for left_over in to.glob(f"{PREFIX}*"):
                 if left_over != former:
@@ -122,8 +125,21 @@ def write_backup(source: EmbeddedFiles, to: Path) -> BackupHead:
             if former is not None:
                 shutil.rmtree(former)
     except OSError as error:
-        raise StorageFull(f"the backup to {to} failed: {error.strerror}") from None
+        raise disk_error(f"the backup to {to} failed", error) from None
     return head
+
+
+def require_owner(files: EmbeddedFiles) -> None:
+    """Raises ConfigurationError for another user than that of the service, who could not use the files of this one."""
+    owner = files.objects.stat().st_uid
+    if owner != os.geteuid():
+        raise ConfigurationError(f"{files.objects} belongs to the user with number {owner}: run this as that user")
+
+
+def disk_error(what: str, error: OSError) -> StorageFull | ConfigurationError:
+    """The error for files that could not be read or written."""
+    kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else ConfigurationError
+    return kind(f"{what}: {error.filename or 'the disk'}: {error.strerror}")
 
 
 def copy_objects(root: Path, to: Path, advance: Progress) -> None:
@@ -199,13 +215,14 @@ def _complete(to: Path, folder: Path, head: BackupHead) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes or restores this backup. Raises ConfigurationError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigurationError(f"another backup is writing to {folder}: wait until it has ended") from None
+            raise ConfigurationError(f"{folder} is being written or restored: wait until that has ended") from None
         yield
     finally:
         os.close(descriptor)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from facestream.terminal import Cell, escaped, print_rows, printable
+from schemas.cloudevents import decode_image_received
+from schemas.errors import InvalidEvent, UnreadableRecord
 from stream.dead_letters import Letter
 from stream.erase.erasures import Erasures
 
@@ -45,8 +47,18 @@ def print_one(letter: Letter, erasures: Erasures, *, as_json: bool) -> None:
 
 
 def was_erased(letter: Letter, erasures: Erasures) -> bool:
-    """Whether the image was erased after it came."""
-    return letter.event is not None and erasures.cover_image(letter.event)
+    """Whether the image was erased after it came. Of an event that does not fit its schema, only the image and the
+    directory are known.
+    """
+    if letter.event is not None:
+        return erasures.cover_image(letter.event)
+    try:
+        decode_image_received(letter.value, letter.headers)
+    except InvalidEvent as error:
+        return erasures.cover_origin(error.event.get("directory"), None, error.event["image_id"], letter.origin)
+    except UnreadableRecord:
+        pass
+    return False
 
 
 def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from backends.log import EventLog, Record
 from backends.objects import ObjectReader
 from backends.vectors import VectorReader
@@ -38,6 +40,8 @@ from stream.topics import (
     IMAGES_RECEIVED_BULK,
     RESULTS,
 )
+
+log = structlog.get_logger(__name__)
 
 PROBES = "probes/"
 PICTURES = ("originals/", PROBES)
@@ -87,7 +91,11 @@ async def find_erased_answers(vectors: VectorReader, erasures: Erasures) -> list
     found: list[str] = []
     async for page in vectors.read_answers():
         for stored in page:
-            answer = Answer.decode(stored.value.encode())
+            try:
+                answer = Answer.decode(stored.value.encode())
+            except UnreadableRecord as error:  # of another release, which can tell
+                log.warning("unreadable answer", image_id=stored.image_id, reason=error.message)
+                continue
             if redact(answer, erasures) is not answer:
                 found.append(answer.image_id)
     return found

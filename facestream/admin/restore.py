@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from backends.files.kept import is_backup_running
 from backends.sqlite.snapshots import living_members, read_records
-from facestream.admin.backup import HEAD, backup_files, read_backup
-from facestream.admin.embedded_files import embedded_files
+from facestream.admin.backup import HEAD, backup_files, locked, read_backup, require_owner
+from facestream.admin.embedded_files import EmbeddedFiles, embedded_files
 from facestream.admin.restored_erasures import OtherErasures, RestoredErasures, erase_commands
 from facestream.admin.restored_files import go_on_replacing, replace, stage, staged_files
 from facestream.config import Settings
 from facestream.interrupt import run_interruptibly
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
+from facestream.runtime.member import living_processes
 from facestream.runtime.stores import create_stores, open_stores
 from facestream.runtime.system_state import follow_state
 from schemas.errors import ConfigurationError, StoreDamaged, Unavailable
@@ -28,13 +30,23 @@ def restore_backup(settings: Settings, source: Path, elsewhere: Iterable[Path]) 
     erasures. Returns how many faces were erased. Raises ConfigurationError, StorageFull, Unavailable.
     """
     target = embedded_files(settings)
+    read_backup(source)  # refuses what is none
+    if target.objects.exists():
+        require_owner(target)
+        if is_backup_running(target.objects):
+            raise ConfigurationError(f"a backup of {target.log} is running: wait until it has ended")
+    with locked(source):
+        return _restore(settings, source, target, elsewhere)
+
+
+def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere: Iterable[Path]) -> int:
     head = read_backup(source)
     if (settings.data / UNFINISHED_RESTORE).exists():
         go_on_replacing(settings.data, target)
     others = [OtherErasures(head.records()), *(it for path in elsewhere for it in _erasures_of(path))]
     if target.log.exists():
         with _reading(target.log):
-            _require_unused(target.log)
+            _require_unused(settings.data, target.log)
         others.append(_erasures_of_log(target.log))
     stage(source, head, target)
     staged = staged_files(target)
@@ -78,9 +90,9 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _require_unused(log: Path) -> None:
+def _require_unused(data: Path, log: Path) -> None:
     deadline = time.monotonic() + LEASE_S
-    while members := living_members(log):
+    while members := [*living_members(log), *living_processes(data)]:
         if time.monotonic() > deadline:
             raise ConfigurationError(f"{', '.join(members)} is using {log}: stop it first")
         time.sleep(LOOK_EVERY_S)

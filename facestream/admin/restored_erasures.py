@@ -19,19 +19,26 @@ from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
 from schemas.erasure_records import Erasure, LogIdentity
-from schemas.erasures import directory_erasure_key, erasure_of, person_erasure_key
+from schemas.erasures import (
+    AnyErasure,
+    DirectoryErasure,
+    FaceErasure,
+    PersonErasure,
+    directory_erasure_key,
+    erasure_of,
+    person_erasure_key,
+)
 from schemas.errors import UnreadableRecord
 from schemas.ids import crop_key, is_image_id, original_key
 from schemas.object_metadata import ObjectMetadata
-from schemas.records import Answer, EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, decode_embedded
-from sink.erase import Eraser
+from schemas.records import EraseRequested, FaceLearned, FacesEmbedded, ImageReceived, decode_embedded
+from sink.erase import Eraser, delete_faces
 from sink.match.galleries import Galleries
 from stream.dead_letters import open_letters
 from stream.erase.cuts import make_cut
 from stream.erase.erasures import Erasures, KnownErasure, identity_record, object_keys_of_image
-from stream.erase.guarded_store import AnswerToStore, GuardedStore
+from stream.erase.guarded_store import GuardedStore
 from stream.erase.leftovers import delete_leftovers
-from stream.erase.redaction import redact
 from stream.object_listing import delete_all, list_with_metadata
 from stream.topic_reading import read_topic
 from stream.topics import ERASURES, FACES_EMBEDDED, FACES_LEARNED
@@ -43,12 +50,12 @@ PROBES, PORTRAITS = "probes/", ("originals/", "crops/")
 
 @dataclass(slots=True)
 class _Rows:
-    """The faces in the vector store. `erased`: the face_ids of those to erase. `scopes`: what to delete: directories,
-    people, or single faces. `pictures`: the keys of the pictures of all other faces. `version`: the highest one.
+    """The faces in the vector store. `erased`: the face_ids of those to erase, which `erasures` cover. `pictures`: the
+    keys of the pictures of all other faces. `version`: the highest one.
     """
 
     erased: set[str] = field(default_factory=set)
-    scopes: set[tuple[str, ...]] = field(default_factory=set)  # directory, or also person, or also face_id
+    erasures: set[AnyErasure] = field(default_factory=set)
     pictures: set[str] = field(default_factory=set)
     version: int = 0
 
@@ -105,9 +112,10 @@ class RestoredErasures:
         rows = await self._read_rows(wanted)
         version = max(rows.version, int(time.time() * 1000))
         await self._announce(wanted, version)
-        await self._delete_faces(rows.scopes, version)
+        for it in rows.erasures:
+            await delete_faces(self._stores.vectors, self._state.generations, it, version)
         if not wanted.empty:
-            await self._redact_answers()
+            await self._store.redact_answers()
         await self._delete_probes(wanted)
         await self._delete_waiting_pictures(waiting)
         await delete_leftovers(self._stores.log, self._stores.objects, self._known)
@@ -162,7 +170,7 @@ class RestoredErasures:
             rows.version = max(rows.version, face.timestamp)
             if wanted.of_image(directory, face.person, face.image_id):
                 rows.erased.add(face.face_id)
-                rows.scopes.add(_scope(wanted, directory, face))
+                rows.erasures.add(_erasure_of_row(wanted, directory, face))
             else:
                 rows.pictures |= {original_key(face.image_id, "learn"), crop_key(face.face_id)}
         return rows
@@ -197,30 +205,6 @@ class RestoredErasures:
         await log.append([identity, *(NewRecord(ERASURES, key, it.encode()) for key, it in erasures.items())])
         await self._known.refresh()
 
-    async def _delete_faces(self, scopes: Iterable[tuple[str, ...]], version: int) -> None:
-        names = [it.name for it in self._state.generations.all]
-        for directory, *only in sorted(scopes):
-            person, face_id = [*only, None, None][:2]
-            await self._stores.vectors.delete_faces(directory, names, version, person=person, face_id=face_id)
-
-    async def _redact_answers(self) -> None:
-        """Removes the erased people from the stored answers. An answer that cannot be decoded may name them: it is
-        deleted.
-        """
-        async for page in self._stores.vectors.read_answers():
-            changed: list[AnswerToStore] = []
-            unreadable: list[str] = []
-            for it in page:
-                try:
-                    answer = Answer.decode(it.value.encode())
-                except UnreadableRecord:
-                    unreadable.append(it.image_id)
-                    continue
-                if redact(answer, self._known) is not answer:
-                    changed.append(AnswerToStore(answer, it.value, it.expires_at))
-            await self._store.put_answers(changed)
-            await self._stores.vectors.delete_answers(unreadable)
-
     async def _delete_probes(self, wanted: Erasures) -> None:
         async def erased() -> AsyncIterator[str]:
             async for info, stored in list_with_metadata(self._stores.objects, PROBES):
@@ -232,7 +216,7 @@ class RestoredErasures:
 
     async def _delete_waiting_pictures(self, for_sink: Sequence[tuple[int, ImageReceived]]) -> None:
         """Deletes the pictures of erased images that are still to be handled. They will be answered `erased`."""
-        erased = [it for it in await images_before_sink(self._stores.log) if self._known.cover_image(it)]
+        erased = await images_before_sink(self._stores.log, self._known.cover_image)
         erased += [it for offset, it in for_sink if self._known.cover_image(it, offset)]
         await self._stores.objects.delete([key for it in erased for key in object_keys_of_image(it.image_id)])
 
@@ -266,9 +250,10 @@ class RestoredErasures:
         await delete_all(objects, UnfinishedImages(log).without(unknown()))
 
 
-def _scope(wanted: Erasures, directory: str, face: Face) -> tuple[str, ...]:
+def _erasure_of_row(wanted: Erasures, directory: str, face: Face) -> AnyErasure:
+    """The largest of the wanted erasures that cover a face."""
     if wanted.get(directory_erasure_key(directory)):
-        return (directory,)
+        return DirectoryErasure(directory)
     if wanted.get(person_erasure_key(directory, face.person)):
-        return directory, face.person
-    return directory, face.person, face.face_id
+        return PersonErasure(directory, face.person)
+    return FaceErasure(directory, face.person, face.face_id, face.image_id)

@@ -10,13 +10,15 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from backends.files.kept import keep_deleted
 from backends.files.objects import sync_folder
+from backends.files.paths import files_below
 from backends.sqlite.snapshots import make_single_file
-from facestream.admin.backup import BackupHead, backup_files, copy_objects, count_files
+from facestream.admin.backup import BackupHead, backup_files, copy_objects, count_files, disk_error
 from facestream.admin.embedded_files import EmbeddedFiles
 from facestream.progress import progress_bar
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
-from schemas.errors import ConfigurationError, StorageFull
+from schemas.errors import ConfigurationError
 
 STAGED = ".restored"
 MOVING = ".restoring"
@@ -50,8 +52,10 @@ def stage(source: Path, head: BackupHead, target: EmbeddedFiles) -> None:
         shutil.copyfile(copies.vectors, staged.vectors)
         with progress_bar("objects", head.objects) as advance:
             copy_objects(copies.objects, staged.objects, advance)
+        if sum(1 for _ in files_below(staged.objects)) != head.objects:
+            raise ConfigurationError(f"{source} was changed while it was restored: try again")
     except OSError as error:
-        raise StorageFull(f"restoring {source} failed: {error.filename}: {error.strerror}") from None
+        raise disk_error(f"restoring {source} failed", error) from None
 
 
 def replace(data: Path, target: EmbeddedFiles) -> None:
@@ -60,13 +64,19 @@ def replace(data: Path, target: EmbeddedFiles) -> None:
     make_single_file(staged.log)
     make_single_file(staged.vectors)
     os.sync()
-    (data / UNFINISHED_RESTORE).touch()
-    sync_folder(data)
-    go_on_replacing(data, target)
+    with keep_deleted(target.objects):  # no backup begins meanwhile
+        (data / UNFINISHED_RESTORE).touch()
+        sync_folder(data)
+        _replace_marked(data, target)
 
 
 def go_on_replacing(data: Path, target: EmbeddedFiles) -> None:
     """Does what is left to do since the mark was set."""
+    with keep_deleted(target.objects):
+        _replace_marked(data, target)
+
+
+def _replace_marked(data: Path, target: EmbeddedFiles) -> None:
     staged = staged_files(target)
     _replace_database(staged.log, target.log)
     _replace_database(staged.vectors, target.vectors)

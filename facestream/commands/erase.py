@@ -152,6 +152,7 @@ async def _search(stores: Stores, state: SystemState) -> SearchResult:
     in_topics = {topic: await search_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED_TOPICS}
     unannounced: list[str] = []
     older: list[str] = []
+    left_keys: set[str] = set()  # an object may have several versions
     for it in pictures:
         erased = announced[it.image_id]
         if erased is None and it.began_before:  # nothing in a topic; a row tells that it was learned long ago
@@ -160,7 +161,8 @@ async def _search(stores: Stores, state: SystemState) -> SearchResult:
             continue
         if not (it.is_older or announced[it.image_id] or it.is_crop):
             unannounced.append(it.key)
-        elif it.key not in left["objects"]:
+        elif it.key not in left_keys:
+            left_keys.add(it.key)
             left["objects"].append(it.key)
             if it.is_older and await stores.objects.metadata(it.key) is None:
                 older.append(it.key)

@@ -11,6 +11,18 @@ from itertools import count
 from pathlib import Path
 
 
+def living_processes(data: Path) -> list[str]:
+    """The roles and numbers of the processes of a data folder that have such a name."""
+    living = []
+    for file in sorted((data / "members").glob("*")):
+        with open(file, "rb") as opened:
+            try:
+                fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                living.append(file.name)
+    return living
+
+
 @contextmanager
 def member_name(data: Path, role: str) -> Iterator[str]:
     """Yields <host>-<role>-<n>, n the first number that no other living process of this role and data folder has."""

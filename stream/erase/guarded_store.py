@@ -12,10 +12,12 @@ cannot put.
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from backends.log import NewRecord
 from backends.objects import ObjectStore
 from backends.vectors import FaceVector, StoredAnswer, VectorStore
-from schemas.errors import Erased
+from schemas.errors import Erased, UnreadableRecord
 from schemas.ids import original_keys
 from schemas.object_metadata import ObjectMetadata
 from schemas.records import Answer, FaceLearned, ImageReceived
@@ -23,6 +25,8 @@ from stream.erase.erasures import Erasures, object_keys_of_image
 from stream.erase.redaction import redact
 from stream.incoming import own_source_key, source_keys_of
 from stream.topics import FACES_LEARNED
+
+log = structlog.get_logger(__name__)
 
 ERASED_AFTER_IT_CAME = "this was erased after the image came: send it again if it is wanted after all"
 
@@ -141,6 +145,30 @@ class GuardedStore:
         again = [now for put, now in zip(stored, self._redact(answers), strict=True) if now != put]
         if again:
             await self._vectors.put_answers(again)
+
+    async def redact_answers(self, *texts: str) -> None:
+        """Removes the erased people from the stored answers that have all these texts. Answers to erased images are
+        replaced by `erased`. An answer that cannot be decoded, because another release has written it, is deleted: it
+        may name them.
+        """
+        async for page in self._vectors.read_answers():
+            changed: list[AnswerToStore] = []
+            unreadable: list[str] = []
+            for it in page:
+                if not all(text in it.value for text in texts):
+                    continue
+                try:
+                    answer = Answer.decode(it.value.encode())
+                except UnreadableRecord as error:
+                    log.error("unreadable answer deleted", image_id=it.image_id, reason=error.message)
+                    unreadable.append(it.image_id)
+                    continue
+                if redact(answer, self._erasures) is not answer:
+                    changed.append(AnswerToStore(answer, it.value, it.expires_at))
+            if changed:
+                await self.put_answers(changed)
+            if unreadable:
+                await self._vectors.delete_answers(unreadable)
 
     def _redact(self, answers: Sequence[AnswerToStore]) -> list[StoredAnswer]:
         stored = []

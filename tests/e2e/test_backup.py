@@ -59,7 +59,7 @@ def run_and_kill(chance: random.Random, under_way: Callable[[], bool], data: Pat
 
 
 def has_more(folder: Path, known: set[Path]) -> bool:
-    return set(folder.glob("files-*")) > known
+    return set(folder.glob("facestream-files-*")) > known
 
 
 async def fill(data: Path) -> None:
@@ -90,7 +90,7 @@ async def test_a_backup_under_load_has_everything_that_was_acknowledged_and_nobo
     ):
         killed = 0
         for _ in range(KILLS):
-            writing = partial(has_more, saved, set(saved.glob("files-*")))
+            writing = partial(has_more, saved, set(saved.glob("facestream-files-*")))
             killed += await asyncio.to_thread(run_and_kill, chance, writing, data, "backup", saved)
         assert killed
         async with asyncio.timeout(PATIENCE_S):

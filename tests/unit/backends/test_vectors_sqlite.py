@@ -68,6 +68,22 @@ def needles(it: FaceVector) -> list[bytes]:
     return [*names, *(vector[at : at + 16] for at in range(0, len(vector), 16))]
 
 
+async def test_what_is_erased_while_somebody_reads_leaves_the_files_afterwards(
+    vectors: SqliteVectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "EMPTY_WAL_AGAIN_S", 0.0)
+    erased, other = some_faces(people=2, each=1, d=128)
+    await vectors.put_faces([erased])
+    with contextlib.closing(sqlite3.connect(tmp_path / "vectors.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM faces").fetchone()
+        await vectors.delete_faces("directory of ann", ["g1"], 1_000, person=erased.face.person)
+        assert found(erased, everything(tmp_path))
+        reader.rollback()
+    await vectors.put_faces([other])
+    assert not found(erased, everything(tmp_path))
+
+
 @pytest.mark.parametrize("d", [128, 1_024])  # within a page, and on pages of its own
 async def test_an_erased_person_is_in_none_of_the_files(vectors: SqliteVectors, tmp_path: Path, d: int) -> None:
     faces = some_faces(people=10, each=3, d=d)

@@ -21,6 +21,7 @@ from backends.vectors import StoredAnswer
 from facestream.admin import backup, restore
 from facestream.cli import main
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
+from facestream.runtime.member import member_name
 from stream.erase.erasures import identity_record
 from tests.keyboard import Keyboard
 from tests.unit.facestream.installation import Installation, pictures
@@ -210,6 +211,45 @@ def test_without_a_terminal_replacing_an_installation_requires_the_flag_yes(
     assert "--yes" in capsys.readouterr().err
     assert asyncio.run(here.people()) == {"ann", "ben"}
     assert run(Installation(tmp_path / "new"), "restore", saved) == 0  # nothing is replaced
+
+
+def test_a_backup_is_written_and_restored_by_one_command_at_a_time(
+    here: Installation, saved: Path, capsys: CAPTURED
+) -> None:
+    assert run(here, "backup", saved) == 0
+    before = content(saved)
+    with backup.locked(saved):
+        for command in (("backup",), ("restore", "--yes")):
+            assert run(here, *command, saved) == 2
+            assert "is being written or restored" in capsys.readouterr().err
+    with keep_deleted(here.data / "objects"):
+        for command in (("backup",), ("restore", "--yes")):
+            assert run(here, *command, saved) == 2
+            assert "backup" in capsys.readouterr().err
+    assert content(saved) == before
+
+
+def test_an_installation_of_another_user_is_refused(
+    here: Installation, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: CAPTURED
+) -> None:
+    """Their service could not use the files that this user makes."""
+    assert run(here, "backup", saved) == 0
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for command in (("backup",), ("restore", "--yes")):
+        assert run(here, *command, saved) == 2
+        assert f"belongs to the user with number {os.getuid()}" in capsys.readouterr().err
+
+
+def test_an_installation_in_which_only_the_http_service_is_left_is_not_replaced(
+    here: Installation, saved: Path, monkeypatch: pytest.MonkeyPatch, capsys: CAPTURED
+) -> None:
+    """It is in no consumer group."""
+    monkeypatch.setattr(restore, "LEASE_S", 0.0)
+    assert run(here, "backup", saved) == 0
+    with member_name(here.data, "ingest"):
+        assert run(here, "restore", "--yes", saved) == 2
+    assert "ingest-0 is using" in capsys.readouterr().err
+    assert run(here, "restore", "--yes", saved) == 0
 
 
 class Killed(BaseException):

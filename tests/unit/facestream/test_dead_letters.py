@@ -24,8 +24,8 @@ from backends.sqlite.vectors import SqliteVectors
 from facestream.cli import main
 from facestream.commands.trace import trace_image
 from schemas.cloudevents import decode_image_received
-from schemas.erasures import person_erasure_key
-from schemas.errors import ObjectMissing, ProcessingFailed, Unavailable
+from schemas.erasures import directory_erasure_key, person_erasure_key
+from schemas.errors import InvalidEvent, ObjectMissing, ProcessingFailed, Unavailable
 from schemas.origins import Origin
 from schemas.records import ImageReceived, Source
 from stream.dead_letters import dead_letter_record, drop, open_letters, retry
@@ -46,6 +46,7 @@ from tests.records import (
     dead_letter_of,
     erasure_keys,
     erasure_record,
+    image_id,
     image_received,
     older_dead_letter_of,
     origin_at,
@@ -335,6 +336,18 @@ async def test_nothing_is_shown_of_an_image_that_was_erased_but_where_its_record
         assert "it was erased after it came" in done.out
         assert place in done.out
     assert json.loads((await run("show", place, "--json")).out)["erased"]
+
+
+async def test_of_an_event_that_does_not_fit_the_erasure_of_its_directory_is_known(log: EventLog, run: Run) -> None:
+    event = json.dumps({"image_id": image_id("invalid"), "purpose": "forget", "directory": "acme", "filename": "obama"})
+    failed = Record(IMAGES_RECEIVED, 3, BEFORE - 1, 1_000, None, event.encode())
+    await log.append([dead_letter_record(failed, None, InvalidEvent("purpose"), 1, "processors")])
+    (place,) = await ids(log)
+    assert "obama" in (await run("show", place)).out
+    await log.append([erasure_record(directory_erasure_key("acme"), before=BEFORE)])
+    shown = (await run("show", place)).out
+    assert "obama" not in shown
+    assert "it was erased after it came" in shown
 
 
 async def test_control_characters_of_a_record_do_not_reach_the_terminal(log: EventLog, run: Run) -> None:

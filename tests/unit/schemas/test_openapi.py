@@ -22,7 +22,15 @@ OPERATIONS = {
     (method.upper(), path): operation for path, item in DOCUMENT["paths"].items() for method, operation in item.items()
 }
 # what ends a process, or a command of the command line, is no answer over HTTP
-NOT_ANSWERED = {"OffsetGone", "Fenced", "TopicMismatch", "WeightsInvalid", "ConfigurationError", "StoreDamaged"}
+NOT_ANSWERED = {
+    "OffsetGone",
+    "Fenced",
+    "TopicMismatch",
+    "WeightsInvalid",
+    "ConfigurationError",
+    "MissingRight",
+    "StoreDamaged",
+}
 # they answer methods and headers that the document does not have
 UNDOCUMENTED = {"MethodNotAllowed", "ExpectationFailed"}
 

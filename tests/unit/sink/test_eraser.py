@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from backends.files.objects import FileObjects
-from backends.log import NewRecord, Record
+from backends.log import NewRecord, Reader, Record
 from backends.sqlite.log import SqliteLog
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector, StoredAnswer
@@ -566,6 +566,30 @@ async def test_images_that_no_processor_has_handled_are_deleted_and_answered_at_
     assert {(it.status, it.body.members()["code"]) for it in found} == {(409, "erased")}
     left = {"of another", "sent again", "later"} - erased
     assert await stores.keys() == {key for name in left for key in (original_of(name), crop_of(name))}
+
+
+async def test_a_topic_that_cannot_be_read_to_its_end_does_not_hold_up_a_command(
+    stores: Stores, stream: Stream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A processor refuses the images that were not found when it comes to them."""
+    portrait = learn(stream, "portrait", "obama", 1)
+    await stores.send(image_received("not found", "learn"))
+    await stores.send(image_received("found", "learn"), IMAGES_RECEIVED_BULK)
+    reader = SqliteLog.reader
+
+    async def unreadable(log: SqliteLog, topic: str, **rest: Any) -> Reader:
+        if topic == IMAGES_RECEIVED:
+            raise Unavailable("a batch cannot be read")
+        return await reader(log, topic, **rest)
+
+    async with stores.sink() as (sink, _):
+        await sink.handle([portrait])
+        cut = await make_cut(stores.log)
+        monkeypatch.setattr(SqliteLog, "reader", unreadable)
+        outputs = await sink.handle([erase(stream, cut=cut, person="obama")])
+    assert statuses(outputs) == [409, 200]
+    assert outputs[0].key == image_id("found")
+    assert await stores.faces("obama") == {GENERATION: [], CANDIDATE: []}
 
 
 @pytest.mark.parametrize("command", [{"person": "zoë"}, {}], ids=["person", "directory"])

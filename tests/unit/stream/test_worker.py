@@ -13,7 +13,7 @@ import pytest
 from backends.log import CommittedOffset, Consumer, NewRecord, Record, TopicPartition, TopicSpec
 from backends.sqlite.log import SqliteLog
 from schemas.answers import Problem
-from schemas.errors import FacestreamError, NoFace, StorageFull, Unavailable, UnreadableRecord
+from schemas.errors import FacestreamError, MissingRight, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import ImageReceived
 from stream import failures as failures_module
 from stream.erase.erasures import position_of
@@ -403,8 +403,9 @@ async def test_a_record_is_retried_without_end_while_the_store_is_unavailable(lo
     assert await dead_letters(log) == []
 
 
-async def test_a_full_store_is_waited_for_without_end(log: AwayLog) -> None:
-    stage = Stage({"waiting": [StorageFull("full")] * 8})
+@pytest.mark.parametrize("error", [StorageFull("full"), MissingRight("Read")], ids=["full", "right"])
+async def test_a_full_store_or_a_missing_right_is_waited_for_without_end(log: AwayLog, error: FacestreamError) -> None:
+    stage = Stage({"waiting": [error] * 8})
     async with running(worker(log, stage, ordered=False, give_up_after_s=0)):
         await send(log, "waiting")
         await until(lambda: eventually(log, answers=1, lag_=0))
