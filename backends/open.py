@@ -6,9 +6,9 @@ with its adapter and one entry here.
 
 from collections.abc import Callable, Mapping
 
-from backends.files.reserve import DiskReserve
 from backends.log import EventLog
 from backends.objects import ObjectStore
+from backends.reserve import DiskReserve
 from backends.urls import path_of, scheme_of
 from backends.vectors import VectorStore
 

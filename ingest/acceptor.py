@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from backends.files.reserve import DiskReserve
 from backends.log import EventLog, NewRecord
 from backends.objects import ObjectReader
+from backends.reserve import DiskReserve
 from backends.vectors import VectorReader
 from ingest.metrics import UPLOADED
 from ingest.uploads import Upload

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from backends.files.reserve import DiskReserve
 from backends.log import EventLog
 from backends.objects import ObjectDeleter
+from backends.reserve import DiskReserve
 from backends.vectors import VectorDeleter
 from ingest.acceptor import UploadAcceptor
 from ingest.backpressure import Backpressure

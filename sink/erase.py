@@ -9,8 +9,6 @@ carried out again finds everything else that has to be deleted.
 import json
 from collections.abc import Collection, Sequence
 
-import structlog
-
 from backends.log import EventLog, NewRecord, Record
 from backends.objects import ObjectDeleter
 from backends.vectors import Face, VectorDeleter
@@ -39,8 +37,6 @@ from stream.incoming import incoming_keys, source_keys_of
 from stream.object_listing import OBJECTS_PER_DELETE, list_with_metadata
 from stream.topics import ERASURES
 from stream.unfinished import images_before_sink
-
-log = structlog.get_logger(__name__)
 
 IMAGES_PER_DELETE = 500
 

@@ -1,13 +1,13 @@
 """Searches for erased data: what is left of it in the stores, and which records of topics still name it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from backends.log import EventLog, Record
 from backends.objects import ObjectReader
-from backends.vectors import VectorReader
+from backends.vectors import Face, VectorReader
 from facestream.progress import progress_bar
 from schemas.bucket_events import BucketNotified
 from schemas.cloudevents import decode_image_received
@@ -74,15 +74,21 @@ class TopicMatches:
     last: int = 0
 
 
-async def find_erased_vectors(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
-    """The face_ids of erased faces. Raises Unavailable, as the other searches do."""
-    found: list[str] = []
+async def read_all_faces(vectors: VectorReader, generations: Generations) -> AsyncIterator[tuple[str, Face]]:
+    """The faces of every generation, each with its directory. Raises Unavailable."""
     for generation in generations.all:
         for directory in await vectors.directories(generation.name):
             async for page in vectors.read_faces(directory, generation.name):
-                found += [
-                    it.face_id for it in page if erasures.cover_row(directory, it.person, it.image_id, it.timestamp)
-                ]
+                for face in page:
+                    yield directory, face
+
+
+async def find_erased_vectors(vectors: VectorReader, generations: Generations, erasures: Erasures) -> list[str]:
+    """The face_ids of erased faces. Raises Unavailable, as the other searches do."""
+    found: list[str] = []
+    async for directory, it in read_all_faces(vectors, generations):
+        if erasures.cover_row(directory, it.person, it.image_id, it.timestamp):
+            found.append(it.face_id)
     return found
 
 
@@ -115,12 +121,12 @@ async def find_pictures(objects: ObjectReader, erasures: Erasures) -> list[Store
                 began_before = seen <= last if seen is not None else not info.key.startswith(PROBES)
                 found.append(
                     StoredPicture(
-                        info.key,
-                        info.version is not None,
-                        image_id,
-                        metadata.directory or "",
-                        metadata.person,
-                        began_before,
+                        key=info.key,
+                        is_older=info.version is not None,
+                        image_id=image_id,
+                        directory=metadata.directory or "",
+                        person=metadata.person,
+                        began_before=began_before,
                     )
                 )
     return found

@@ -15,6 +15,7 @@ from pathlib import Path
 from backends.log import EventLog, NewRecord, Record
 from backends.sqlite.snapshots import leave_out_an_offset
 from backends.vectors import Face
+from facestream.admin.erasure_search import read_all_faces
 from facestream.progress import progress_bar
 from facestream.runtime.stores import Stores
 from facestream.runtime.system_state import SystemState
@@ -166,7 +167,7 @@ class RestoredErasures:
 
     async def _read_rows(self, wanted: Erasures) -> _Rows:
         rows = _Rows()
-        async for directory, face in self._faces():
+        async for directory, face in read_all_faces(self._stores.vectors, self._state.generations):
             rows.version = max(rows.version, face.timestamp)
             if wanted.of_image(directory, face.person, face.image_id):
                 rows.erased.add(face.face_id)
@@ -174,14 +175,6 @@ class RestoredErasures:
             else:
                 rows.pictures |= {original_key(face.image_id, "learn"), crop_key(face.face_id)}
         return rows
-
-    async def _faces(self) -> AsyncIterator[tuple[str, Face]]:
-        vectors = self._stores.vectors
-        for generation in self._state.generations.all:
-            for directory in await vectors.directories(generation.name):
-                async for page in vectors.read_faces(directory, generation.name):
-                    for face in page:
-                        yield directory, face
 
     async def _announce(self, wanted: Erasures, version: int) -> None:
         """Appends the log's new id, its own erasures under that id, and the wanted ones. The offset of these is one

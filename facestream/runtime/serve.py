@@ -56,7 +56,8 @@ async def serve(
         host_and_port(settings.watch, "watch")
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(open_stores(settings))
-        async with open_reserve(settings.log_url).released():  # so that it can start on a full disk
+        reserve = open_reserve(settings.log_url)
+        async with reserve.released():  # so that it can start on a full disk
             await wait_for_stores(stores, stop, create_for=settings.keep_probes if tuple(roles) == ALL else None)
         if stop.is_set():
             return
@@ -84,7 +85,7 @@ async def serve(
         checks = _checks(stores, workers)
         if "ingest" in roles:
             service = await stack.enter_async_context(
-                http_service(settings, stores, state, checks, unused, owners_socket)
+                http_service(settings, stores, state, checks, unused, reserve, owners_socket)
             )
             background.append(service.run)
 

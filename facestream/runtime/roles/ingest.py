@@ -8,7 +8,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from backends.open import open_reserve
+from backends.reserve import DiskReserve
 from backends.vectors import VectorReader
 from facestream.config import Settings
 from facestream.runtime.listening import host_and_port, is_loopback, listening_socket, url_of
@@ -81,6 +81,7 @@ async def http_service(
     state: SystemState,
     checks: Checks,
     unused: UnusedPartitions,
+    reserve: DiskReserve,
     owners_socket: Path | None,
 ) -> AsyncIterator[HttpService]:
     """Yields the service when its reader of answers is positioned. It does not listen yet."""
@@ -91,7 +92,6 @@ async def http_service(
         lag = LagMonitor(stores.log, INTERACTIVE, LOOK_EVERY_S)
         limits = Limits(settings.max_upload, settings.upload_memory, settings.max_in_flight)
         store = GuardedStore(stores.objects, stores.vectors, state.erasures)
-        reserve = open_reserve(settings.log_url)
         acceptor = UploadAcceptor(
             stores.log, stores.objects, stores.vectors, store, state.erasures, reserve, replies.reply_to
         )

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from PIL import Image
 
+from backends.open import open_reserve
 from facestream.config import Settings
 from facestream.runtime.roles.ingest import http_service
 from facestream.runtime.stores import Stores, create_stores, open_stores
@@ -44,7 +45,9 @@ async def served(data: Path, *, checks: Checks | None = None, **settings: Any) -
         await create_stores(stores)
         async with (
             follow_state(stores.log) as state,
-            http_service(chosen, stores, state, checks or {}, UnusedPartitions(stores.log), None) as service,
+            http_service(
+                chosen, stores, state, checks or {}, UnusedPartitions(stores.log), open_reserve(chosen.log_url), None
+            ) as service,
         ):
             url = await service.listen(chosen.listen, None)
             running = asyncio.create_task(service.run())

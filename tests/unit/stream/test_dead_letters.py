@@ -55,14 +55,6 @@ VECTOR = b"AAAAAAAAAAAAAAAA"  # base64
 
 
 @pytest.fixture
-async def log(tmp_path: Path) -> AsyncIterator[SqliteLog]:
-    log = SqliteLog(tmp_path / "log.db")
-    await log.create_topics(TOPICS)
-    yield log
-    await log.close()
-
-
-@pytest.fixture
 async def vectors(tmp_path: Path) -> AsyncIterator[SqliteVectors]:
     vectors = SqliteVectors(tmp_path / "vectors.db")
     await vectors.create()
