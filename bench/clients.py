@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -118,25 +118,20 @@ class Clients:
             await asyncio.sleep(RETRY_S)
 
     async def _check_answers(self) -> None:
-        deadline = time.monotonic() + ANSWER_S
         for image_id in sorted(self._report.accepted):
-            while True:
-                async with self._session.get(f"{self._service.urls[0]}/results/{image_id}") as response:
-                    status = response.status
-                if status != 202 or time.monotonic() > deadline:
-                    break
-                await asyncio.sleep(RETRY_S)
+            status, body = await self._get(f"/results/{image_id}")
             if status not in (200, 201):
-                self._report.wrong.append(f"the accepted image {image_id} ended in {status}")
+                self._report.wrong.append(f"the accepted image {image_id} ended in {status}: {body}")
 
     async def _check_listing(self) -> None:
         faces: dict[str, int] = {}
         after = ""
         while True:
-            query = {"limit": "1000", "after": after}
-            listing = f"{self._service.urls[0]}/directories/{self._directory}/persons"
-            async with self._session.get(listing, params=query) as response:
-                page = await response.json()
+            path = f"/directories/{self._directory}/persons"
+            status, page = await self._get(path, {"limit": "1000", "after": after})
+            if status != 200:
+                self._report.wrong.append(f"{path} ended in {status}: {page}")
+                return
             faces |= {person["id"]: person["faces"] for person in page["persons"]}
             if "next" not in page:
                 break
@@ -148,6 +143,19 @@ class Clients:
         self._report.wrong += [
             f"{person} has {count} faces of one picture" for person, count in faces.items() if count != 1
         ]
+
+    async def _get(self, path: str, query: Mapping[str, str] | None = None) -> tuple[int, dict[str, Any]]:
+        """Asks again while the image is being worked on, and while a replica has not reconnected to a server."""
+        deadline = time.monotonic() + ANSWER_S
+        while True:
+            try:
+                async with self._session.get(self._service.urls[0] + path, params=query) as response:
+                    status, body = response.status, await response.json()
+            except (aiohttp.ClientError, TimeoutError) as error:
+                status, body = 0, {"error": repr(error)}
+            if status not in (0, 202, 429, 503) or time.monotonic() > deadline:
+                return status, body
+            await asyncio.sleep(RETRY_S)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

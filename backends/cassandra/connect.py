@@ -26,7 +26,7 @@ REQUEST_S = 10.0
 # A server that has not answered for this long is considered unavailable, even if its connections are still open.
 HEARTBEAT_S = 10.0
 # The longest pause between two attempts to reconnect to a server.
-RECONNECT_S = 5.0
+RECONNECT_S = 2.0
 # After this time without an answer, a request is also sent to a second server.
 SECOND_ATTEMPT_S = 0.5
 
