@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from facestream.terminal import Cell, escaped, print_rows, printable
-from schemas.cloudevents import decode_image_received
-from schemas.errors import InvalidEvent, UnreadableRecord
-from stream.dead_letters import Letter
+from stream.dead_letters import Content, Letter
 from stream.erase.erasures import Erasures
 
 NARROW = ("id", "when", "code", "directory", "reason")  # on a narrow terminal; `show` has the others
@@ -26,24 +24,24 @@ def print_list(letters: Sequence[Letter], erasures: Erasures, *, as_json: bool) 
     print_rows([row_of(it, was_erased(it, erasures)) for it in letters], as_json=as_json, whole=WHOLE, narrow=NARROW)
 
 
-def print_one(letter: Letter, erasures: Erasures, *, as_json: bool) -> None:
+def print_one(letter: Letter, content: Content, erasures: Erasures, *, as_json: bool) -> None:
     erased = was_erased(letter, erasures)
     if as_json:
-        print(json.dumps(_summary(letter, erased) | _content(letter, erased)))
+        print(json.dumps(_summary(letter, erased) | _content_members(letter, content, erased)))
         return
     for name, value in _summary(letter, erased).items():
         _print_field(name, "" if value is None else printable(str(value)))
     if erased:
         return
-    for name, header in letter.headers[:MOST_HEADERS]:
+    for name, header in content.headers[:MOST_HEADERS]:
         text = "null" if header is None else _shortened(header, MOST_HEADER_BYTES)
         _print_field("header", f"{_shortened(name.encode(), MOST_HEADER_BYTES)}: {text}")
-    if len(letter.headers) > MOST_HEADERS:
-        _print_field("header", f"... of {len(letter.headers):,} headers")
+    if len(content.headers) > MOST_HEADERS:
+        _print_field("header", f"... of {len(content.headers):,} headers")
     if letter.event is not None:
         print(f"{'event':<{LABEL}} {json.dumps(letter.event.model_dump(exclude_none=True), indent=2)}")
     else:
-        _print_field("record", NO_VALUE if letter.value is None else _shortened(letter.value, MOST_BYTES))
+        _print_field("record", NO_VALUE if content.value is None else _shortened(content.value, MOST_BYTES))
 
 
 def was_erased(letter: Letter, erasures: Erasures) -> bool:
@@ -52,13 +50,8 @@ def was_erased(letter: Letter, erasures: Erasures) -> bool:
     """
     if letter.event is not None:
         return erasures.cover_image(letter.event)
-    try:
-        decode_image_received(letter.value, letter.headers)
-    except InvalidEvent as error:
-        return erasures.cover_origin(error.event.get("directory"), None, error.event["image_id"], letter.origin)
-    except UnreadableRecord:
-        pass
-    return False
+    directory = None if letter.invalid is None else letter.invalid.get("directory")
+    return letter.invalid is not None and erasures.cover_origin(directory, None, letter.image_id, letter.origin)
 
 
 def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:
@@ -95,15 +88,15 @@ def _row(letter: Letter, erased: bool) -> dict[str, Cell]:
     return {it: facts[it] for it in first} | place | {it: facts[it] for it in last}
 
 
-def _content(letter: Letter, erased: bool) -> dict[str, object]:
+def _content_members(letter: Letter, content: Content, erased: bool) -> dict[str, object]:
     """The content of the record that failed, for a program: the value as base64, headers as text."""
     if erased:
         return {"erased": True, "event": None, "headers": [], "value": None}
     return {
         "erased": False,
         "event": letter.event and letter.event.model_dump(exclude_none=True),
-        "headers": [(name, header and header.decode(errors="backslashreplace")) for name, header in letter.headers],
-        "value": None if letter.value is None else base64.b64encode(letter.value).decode(),
+        "headers": [(name, header and header.decode(errors="backslashreplace")) for name, header in content.headers],
+        "value": None if content.value is None else base64.b64encode(content.value).decode(),
     }
 
 
@@ -117,4 +110,4 @@ def _shortened(data: bytes, most: int) -> str:
 
 
 def _when(letter: Letter) -> str:
-    return datetime.fromtimestamp(letter.record.timestamp / 1000, UTC).isoformat(timespec="seconds")
+    return datetime.fromtimestamp(letter.timestamp / 1000, UTC).isoformat(timespec="seconds")

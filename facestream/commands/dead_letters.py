@@ -3,7 +3,7 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from backends.log import EventLog
@@ -14,7 +14,7 @@ from facestream.runtime.stores import Stores, open_stores
 from facestream.terminal import confirm, print_message, printable
 from schemas.errors import ConfigurationError, Erased, FacestreamError, InvalidRequest, NotFound
 from schemas.names import normalise_name
-from stream.dead_letters import Letter, drop, open_letters, retry
+from stream.dead_letters import Letter, drop, open_letters, read_contents, retry
 from stream.erase.erasures import Erasures
 from stream.topics import TOPICS
 
@@ -52,6 +52,7 @@ Prints a line for each: what was done, ID and image_id, between tabs.
 """
 ID = "the ID of the list, or the image_id or its beginning, where only one dead letter has it"
 LETTERS_PER_APPEND = 100
+BYTES_PER_APPEND = 16_000_000
 
 
 def add_parser(commands: Any) -> None:
@@ -127,7 +128,9 @@ async def _list(stores: Stores, letters: list[Letter], arguments: argparse.Names
 
 
 async def _show(stores: Stores, letters: list[Letter], arguments: argparse.Namespace) -> int:
-    print_one(_find(letters, arguments.id), await _read_erasures(stores.log), as_json=arguments.json)
+    letter = _find(letters, arguments.id)
+    (content,) = await read_contents(stores.log, [letter])
+    print_one(letter, content, await _read_erasures(stores.log), as_json=arguments.json)
     return 0
 
 
@@ -232,8 +235,16 @@ def _find(letters: Sequence[Letter], text: str) -> Letter:
     return found[0]
 
 
-def _batches(letters: Sequence[Letter]) -> list[Sequence[Letter]]:
-    return [letters[i : i + LETTERS_PER_APPEND] for i in range(0, len(letters), LETTERS_PER_APPEND)]
+def _batches(letters: Sequence[Letter]) -> Iterator[Sequence[Letter]]:
+    """Letters whose contents are in memory at the same time."""
+    batch: list[Letter] = []
+    for letter in letters:
+        if len(batch) == LETTERS_PER_APPEND or sum(it.size for it in (*batch, letter)) > BYTES_PER_APPEND:
+            yield batch
+            batch = []
+        batch.append(letter)
+    if batch:
+        yield batch
 
 
 def _print_note(text: str) -> None:

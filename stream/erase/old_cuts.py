@@ -28,7 +28,7 @@ async def drop_old_cuts(log: EventLog, erasures: Erasures) -> int:
         return 0
     starts = await start_offsets(log, (*ORIGIN_TOPICS, *TOPICS_BEHIND))
     ends = await end_offsets(log, TOPICS_BEHIND)
-    origins = [letter.origin for letter in await open_letters(log) if letter.value is not None]
+    origins = [letter.origin for letter in await open_letters(log)]
     changed: dict[str, Erasure] = {}
     for key, erasure in with_cut.items():
         cut = erasure.cut

@@ -16,7 +16,7 @@ from backends.log import NewRecord
 from backends.sqlite.log import SqliteLog
 from bench.serving import Serving
 from schemas.object_metadata import ObjectMetadata
-from stream.dead_letters import open_letters
+from stream.dead_letters import open_letters, read_contents
 from stream.topics import IMAGES_RECEIVED, IMAGES_RECEIVED_BULK
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
@@ -113,7 +113,7 @@ async def test_a_retried_image_is_pending_until_it_is_answered(
         while (await client.get(path))[1].get("code") != "processing_failed":  # noqa: ASYNC110 - another process
             await asyncio.sleep(0.1)
     (letter,) = await open_letters(log)
-    assert (letter.record.key, letter.value, letter.headers) == ("a key", value, (("a", None),))
+    assert await read_contents(log, [letter]) == [("a key", value, (("a", None),))]
     assert (letter.failure.topic, letter.failure.stage) == (IMAGES_RECEIVED_BULK, "processors")
 
     await objects.put(received.object_key, picture, ObjectMetadata(received_at=int(time.time() * 1000)).encode())

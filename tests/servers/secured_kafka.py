@@ -1,4 +1,4 @@
-"""A Kafka of its own for a test: with logins (SASL/PLAIN), and an authorizer that allows what the test grants."""
+"""A Kafka of its own for a test: with logins (SASL), and an authorizer that allows what the test grants."""
 
 import secrets
 import time
@@ -16,6 +16,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # it does not
     AdminClient,
     ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
 
 from bench.serving import free_port
@@ -52,8 +55,15 @@ class SecuredKafka:
             }
         )
 
-    def url(self, user: str) -> str:
-        return f"kafka://{user}@127.0.0.1:{self.port}?sasl=PLAIN"
+    def url(self, user: str, mechanism: str | None = "PLAIN") -> str:
+        return f"kafka://{user}@127.0.0.1:{self.port}" + (f"?sasl={mechanism}" if mechanism else "")
+
+    def allow_scram(self, user: str, mechanism: str) -> None:
+        """Stores the user's password for this mechanism too."""
+        credential = ScramCredentialInfo(ScramMechanism[mechanism.replace("-", "_")], 4_096)
+        change = UserScramCredentialUpsertion(user, credential, self.passwords[user].encode())
+        for future in self._admin.alter_user_scram_credentials([change]).values():
+            future.result()
 
     def log(self) -> str:
         return self._log.read_text()
@@ -105,11 +115,17 @@ def secured_kafka(folder: Path, users: Sequence[str]) -> Iterator[SecuredKafka]:
         "listener.security.protocol.map": "SASL_PLAINTEXT:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT",
         "inter.broker.listener.name": "SASL_PLAINTEXT",
         "sasl.mechanism.inter.broker.protocol": "PLAIN",
-        "sasl.enabled.mechanisms": "PLAIN",
+        "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512",
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": (
             "org.apache.kafka.common.security.plain.PlainLoginModule required"
             f' username="{ADMIN}" password="{passwords[ADMIN]}" {logins};'
         ),
+        **{
+            f"listener.name.sasl_plaintext.{mechanism}.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            )
+            for mechanism in ("scram-sha-256", "scram-sha-512")
+        },
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{ADMIN};User:ANONYMOUS",
     }

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +16,13 @@ import pytest
 
 from bench.serving import Serving
 from scripts.services_packages import folder, missing
-from stream.topics import TOPICS
+from stream.topics import GROUPS, TOPICS
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE_S, Client
 from tests.servers.secured_kafka import Right, SecuredKafka, secured_kafka
 
 ROLES = ("sink", "process", "ingest")
+STAGES = [("process",)], [("process", "--stage", "detect"), ("process", "--stage", "embed")]
 ROW = re.compile(r"\| (every role and command|`\w+`) \| ([A-Z][\w, ]+) \| (topic|group) \| (.+) \|")
 
 
@@ -31,14 +33,15 @@ def documented_rights() -> dict[str, list[Right]]:
         named = re.findall("`(.+?)`", names) or [spec.name for spec in TOPICS]
         for each in [user.strip("`")] if user.startswith("`") else rights:
             rights[each] += [Right(it, kind, name) for it in operations.split(", ") for name in named]
-    return rights
+    of_commands = [Right(it, "topic", spec.name) for it in ("Read", "Write", "DescribeConfigs") for spec in TOPICS]
+    return rights | {"operator": of_commands + [Right("Read", "group", name) for name in GROUPS]}
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
     if lacks := [it for it in missing(folder()) if "Go" not in it]:
         pytest.skip(f"this machine lacks {', '.join(lacks)}")
-    with secured_kafka(tmp_path_factory.mktemp("secured") / "kafka", (*ROLES, "init", "other")) as kafka:
+    with secured_kafka(tmp_path_factory.mktemp("secured") / "kafka", (*ROLES, "init", "operator", "other")) as kafka:
         for user, rights in documented_rights().items():
             kafka.grant(user, rights)
         yield kafka
@@ -54,30 +57,40 @@ def data(tmp_path_factory: pytest.TempPathFactory, kafka: SecuredKafka) -> Path:
 
 
 def run(kafka: SecuredKafka, user: str, *command: str) -> subprocess.CompletedProcess[str]:
-    login = {"FACESTREAM_LOG": kafka.url(user), "FACESTREAM_LOG_PASSWORD": kafka.passwords[user]}
+    return run_with({"log": kafka.url(user), "log_password": kafka.passwords[user]}, *command)
+
+
+def run_with(settings: dict[str, str], *command: str) -> subprocess.CompletedProcess[str]:
+    others = {name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")}
     return subprocess.run(
         [sys.executable, "-m", "facestream.cli", *command],
-        env={name: value for name, value in os.environ.items() if not name.startswith("FACESTREAM_")} | login,
+        env=others | {f"FACESTREAM_{name.upper()}": value for name, value in settings.items()},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
 
 
+@pytest.mark.parametrize("processors", STAGES, ids=["both stages in one", "a process for each stage"])
 async def test_the_documented_rights_are_enough(
-    kafka: SecuredKafka, data: Path, weights_folder: Path, photos: Path
+    kafka: SecuredKafka, data: Path, weights_folder: Path, photos: Path, processors: list[tuple[str, ...]]
 ) -> None:
-    roles = {
-        role: Serving(
-            data, weights_folder, command=(role,), name=role, log=kafka.url(role), log_password=kafka.passwords[role]
+    roles = [
+        Serving(
+            data,
+            weights_folder,
+            command=command,
+            name="-".join(command),
+            log=kafka.url(command[0]),
+            log_password=kafka.passwords[command[0]],
         )
-        for role in ROLES
-    }
+        for command in [("sink",), *processors, ("ingest",)]
+    ]
     with ExitStack() as running:
-        for serving in roles.values():
+        for serving in roles:
             await asyncio.to_thread(running.enter_context, serving)
         async with aiohttp.ClientSession() as session:
-            client = Client(session, roles["ingest"].url)
+            client = Client(session, roles[-1].url)
             status, learned, _ = await client.post("/learn", photos / "obama.jpg", person="obama", directory="d")
             assert status == 201
             status, seen, _ = await client.post("/recognize", photos / "obama2.jpg", directory="d")
@@ -87,10 +100,47 @@ async def test_the_documented_rights_are_enough(
                     await asyncio.sleep(0.05)
             async with session.delete(f"{client.url}/directories/d/persons/obama") as response:
                 assert (response.status, (await response.json())["erased"]["faces"]) == (200, 1)
-            for serving in roles.values():
+            for serving in roles:
                 assert (await client.get("/readyz"))[0] == 200, serving.name
-    denied = {line for line in kafka.log().splitlines() if "is Denied" in line and "User:other" not in line}
-    assert denied == set()
+    assert denials(kafka) == set()
+
+
+def test_the_documented_rights_are_enough_for_the_commands_of_administrators(
+    kafka: SecuredKafka, data: Path, weights_folder: Path
+) -> None:
+    commands = [
+        ("dead-letters", "list"),
+        ("dead-letters", "retry", "--all"),
+        ("dead-letters", "drop", "--all", "--yes"),
+        ("erase", "verify"),
+        ("trace", str(uuid.uuid4())),
+        ("models", "list"),
+        ("reembed", "dlib-resnet29"),
+        ("models", "activate", "dlib-resnet29"),
+        ("models", "activate", "dlib-resnet29-mirror"),
+        ("models", "retire", "dlib-resnet29"),
+        *(("recover", group) for group in GROUPS),
+    ]
+    for command in commands:
+        done = run(kafka, "operator", *command, "--data", str(data))
+        assert done.returncode == (1 if command[0] == "trace" else 0), (command, done.stderr)
+    assert denials(kafka) == set()
+
+
+def denials(kafka: SecuredKafka) -> set[str]:
+    """What the authorizer has denied, except to the user without rights."""
+    return {line for line in kafka.log().splitlines() if "is Denied" in line and "User:other" not in line}
+
+
+@pytest.mark.parametrize("mechanism", [None, "SCRAM-SHA-256", "SCRAM-SHA-512"])
+def test_a_user_logs_in_with_scram(kafka: SecuredKafka, data: Path, mechanism: str | None) -> None:
+    """Without the option `sasl` it is SCRAM-SHA-512."""
+    kafka.allow_scram("operator", mechanism or "SCRAM-SHA-512")
+    login = {"log": kafka.url("operator", mechanism), "log_password": kafka.passwords["operator"]}
+    assert run_with(login, "dead-letters", "list", "--data", str(data)).returncode == 0
+    wrong = run_with(login | {"log_password": "wrong"}, "dead-letters", "list", "--data", str(data))
+    assert wrong.returncode == 2
+    assert "the user 'operator'" in wrong.stderr
 
 
 @pytest.mark.parametrize(

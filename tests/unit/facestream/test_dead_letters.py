@@ -164,7 +164,7 @@ class TestInBothSettings:
         broken = image("broken").image_id
 
         async def of_broken() -> list[str]:
-            return [it.id for it in await open_letters(log) if it.record.key == broken]
+            return [it.id for it in await open_letters(log) if it.key == broken]
 
         await _until_it_can_be_read(log)
         assert await run("list") == (0, "", "there are no dead letters\n")

@@ -1,6 +1,7 @@
 """The records that carry dead letters: what they keep of the record that failed, and how they are read and retried."""
 
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,22 @@ from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import StoredAnswer
 from schemas.cloudevents import decode_image_received
 from schemas.dead_letters import ERROR_HEADERS, RETRIED_HEADER, Retried
-from schemas.errors import ProcessingFailed, Unavailable, UnreadableRecord
+from schemas.errors import NotFound, ProcessingFailed, Unavailable, UnreadableRecord
 from schemas.event import Header
 from schemas.origins import Origin
 from schemas.records import EraseRequested, ImageReceived
 from sink.sink import Sink
-from stream.dead_letters import Letter, dead_letter_record, drop, open_letters, read_letter, retry
+from stream.dead_letters import (
+    Content,
+    Letter,
+    dead_letter_record,
+    drop,
+    open_letters,
+    read_content,
+    read_contents,
+    read_letter,
+    retry,
+)
 from stream.topics import (
     BUCKET_EVENTS,
     DEAD_LETTERS,
@@ -72,6 +83,11 @@ def letter_record(record: Record, received: ImageReceived | EraseRequested | Non
     return dead_letter_record(record, received, ERROR, 3, "processors")
 
 
+def content_of(record: Record, received: ImageReceived | EraseRequested | None = None) -> Content:
+    """The content of the letter as it is read again."""
+    return read_content(appended(letter_record(record, received), at=9_000))
+
+
 def letter_of(record: Record, received: ImageReceived | EraseRequested | None = None) -> Letter:
     """The letter as it is read again."""
     letter = read_letter(appended(letter_record(record, received), at=9_000))
@@ -104,8 +120,8 @@ def test_a_letter_is_the_record_that_failed_with_headers_behind_its_own(
         "__facestream.errors.attempts": b"3",
         "__facestream.errors.timestamp": b"1000",
     }
+    assert content_of(record) == (key, value, CLOUD_EVENT)
     read = letter_of(record)
-    assert (read.value, read.headers) == (value, CLOUD_EVENT)
     assert (read.failure.topic, read.failure.partition, read.failure.offset) == (topic, 3, 44)
     assert (read.failure.code, read.failure.reason, read.failure.attempts) == ("processing_failed", "a defect: é", 3)
 
@@ -136,7 +152,8 @@ def test_a_letter_about_a_later_record_has_the_event_and_no_vectors() -> None:
 def test_a_letter_about_another_record_keeps_only_its_key(topic: str, received: EraseRequested | None) -> None:
     record = failed(b'{"vector": "%s", "person": "obama"}' % VECTOR, [("a", b"b")], topic=topic, original_key="a key")
     letter = letter_of(record, received)
-    assert (letter.value, letter.headers, letter.event, letter.image_id) == (None, (), None, "a key")
+    assert (letter.event, letter.image_id) == (None, "a key")
+    assert content_of(record, received) == ("a key", None, ())
 
 
 def test_a_record_that_is_too_large_for_a_letter_is_left_out_of_it() -> None:
@@ -153,7 +170,7 @@ def test_a_record_that_is_too_large_for_a_letter_is_left_out_of_it() -> None:
         record = failed(value, headers, original_key=key)
         letter = letter_record(record)
         assert letter.size < 2_000
-        assert (letter_of(record).value, letter_of(record).failure.offset) == (None, 44)
+        assert (content_of(record).value, letter_of(record).failure.offset) == (None, 44)
         event = letter_of(record, EVENT).event  # if it was readable after all, the event is kept
         assert event is not None
         assert event.image_id == EVENT.image_id
@@ -161,9 +178,10 @@ def test_a_record_that_is_too_large_for_a_letter_is_left_out_of_it() -> None:
 
 def test_the_last_headers_are_those_of_the_letter() -> None:
     """Another system has copied a letter to `images.received`."""
-    first = letter_of(failed(EVENT.encode()))
-    again = letter_of(failed(first.value, first.record.headers, offset=45))
-    assert (again.failure.offset, again.headers) == (45, first.record.headers)
+    first = appended(letter_record(failed(EVENT.encode())))
+    record = failed(first.value, first.headers, offset=45)
+    again = letter_of(record)
+    assert (again.failure.offset, content_of(record).headers) == (45, first.headers)
     assert again.event is not None
     assert again.event.origin == origin_at(45, partition=3)
 
@@ -217,7 +235,9 @@ def test_a_record_with_only_some_of_the_headers_is_unreadable(name: str) -> None
 @pytest.mark.parametrize("value", [b'{"closed": "retried", "letter": 0}', older_dead_letter_of(EVENT).value])
 async def test_no_record_that_failed_is_taken_for_what_facestream_writes_itself(log: SqliteLog, value: bytes) -> None:
     await log.append([letter_record(failed(EVENT.encode(), original_key="a")), letter_record(failed(value, offset=45))])
-    assert [(it.failure.offset, it.value) for it in await open_letters(log)] == [(44, EVENT.encode()), (45, value)]
+    letters = await open_letters(log)
+    assert [it.failure.offset for it in letters] == [44, 45]
+    assert [it.value for it in await read_contents(log, letters)] == [EVENT.encode(), value]
 
 
 async def test_a_letter_of_any_key_can_be_dropped(log: SqliteLog) -> None:
@@ -230,6 +250,41 @@ async def test_a_letter_of_any_key_can_be_dropped(log: SqliteLog) -> None:
         await drop(log, [letter])
         assert letter.id not in {it.id for it in await open_letters(log)}
     assert await open_letters(log) == []
+
+
+async def test_open_letters_do_not_keep_the_bytes_of_records(log: SqliteLog) -> None:
+    """An erasure reads them all: a thousand records of some MB must fit into memory."""
+    count, size = 20, 4_000_000
+    for offset in range(count):
+        await log.append([letter_record(failed(bytes(size), [("a", bytes(1_000))], offset=offset))])
+    tracemalloc.start()
+    try:
+        letters = await open_letters(log)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < count * size / 2  # a reader keeps its last poll for a while
+    assert [it.size >= size + 1_000 for it in letters] == [True] * count
+    (content,) = await read_contents(log, letters[7:8])
+    assert (len(content.value or b""), content.headers) == (size, (("a", bytes(1_000)),))
+
+
+async def test_contents_come_in_the_order_of_the_letters_and_a_deleted_one_is_named(log: SqliteLog) -> None:
+    await log.append([letter_record(failed(b"%d" % offset, offset=offset)) for offset in range(30)])
+    letters = list(reversed(await open_letters(log)))
+    values = [it.value for it in await read_contents(log, letters)]
+    assert values == [b"%d" % it.failure.offset for it in letters]
+    gone = replace(letters[0], offset=99)
+    with pytest.raises(NotFound, match=gone.id):
+        await read_contents(log, [letters[1], gone])
+
+
+def test_a_letter_about_an_event_that_does_not_fit_knows_its_image() -> None:
+    event = {"image_id": image_id("invalid"), "purpose": "forget", "directory": "acme"}
+    letter = letter_of(failed(json.dumps(event).encode(), original_key="a key"))
+    assert (letter.event, letter.image_id) == (None, image_id("invalid"))
+    assert letter.invalid is not None
+    assert letter.invalid["directory"] == "acme"
 
 
 # Retry.

@@ -16,6 +16,7 @@ from schemas.answers import Problem
 from schemas.errors import FacestreamError, MissingRight, NoFace, StorageFull, Unavailable, UnreadableRecord
 from schemas.records import ImageReceived
 from stream import failures as failures_module
+from stream.dead_letters import read_contents
 from stream.erase.erasures import position_of
 from stream.topics import DEAD_LETTERS, IMAGES_RECEIVED, RESULTS
 from stream.worker import Worker
@@ -324,7 +325,8 @@ async def test_an_unreadable_record_becomes_a_dead_letter_and_others_continue(lo
         await send(log, "good", partition_key="a")
         await until(lambda: eventually(log, answers=1, lag_=0))
     letters = await dead_letters(log)
-    assert {(it.failure.offset, it.failure.code, it.value) for it in letters} == {
+    values = [it.value for it in await read_contents(log, letters)]
+    assert {(it.failure.offset, it.failure.code, value) for it, value in zip(letters, values, strict=True)} == {
         (i, "unreadable_record", value) for i, value in enumerate(hostile)
     }
     assert {it.event for it in letters} == {None}
