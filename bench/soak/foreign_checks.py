@@ -7,10 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 
 from backends.open import open_log, open_vectors
 from bench.soak.foreign_plan import LEARNING, PlannedRecord, Plans
-from bench.soak.foreign_programs import kafka_tools
+from bench.soak.foreign_programs import kafka_tools, lag_program
 from schemas.records import Answer
 from scripts.services_process import ServiceFailed
-from stream.topics import RESULTS
+from stream.topics import GROUPS as TOPICS_OF
+from stream.topics import PARTITIONS, RESULTS
 from weights.manifest import manifest
 
 GROUPS = ("processors", "sink", "answers")  # those that get records here
@@ -89,6 +90,33 @@ def lag_by_kafka(servers: str, prefix: str) -> dict[str, int]:
     if done.returncode:
         raise ServiceFailed(f"Kafka's tool failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
     return {group: lag_in(done.stdout, group) for group in groups}
+
+
+def lag_by_others(servers: str, prefix: str) -> dict[str, int]:
+    """The lag of each group as Kafka's own tool sees it, and as exporters of metrics compute it."""
+    command = [*lag_program().command, servers, *(prefix + group for group in GROUPS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ServiceFailed(f"the lag cannot be read: {done.stderr[-1000:]}")
+    return lag_by_kafka(servers, prefix) | lag_by_exporters(done.stdout, prefix)
+
+
+def lag_by_exporters(table: str, prefix: str) -> dict[str, int]:
+    """The lag of each group by library, from the table of foreign_clients/lag.go. Raises ServiceFailed if a library
+    knows no committed offset of a partition.
+    """
+    found: dict[str, dict[tuple[str, str, int], int]] = defaultdict(dict)
+    for library, group, topic, partition, lag in map(str.split, table.splitlines()):
+        found[library][group.removeprefix(prefix), topic.removeprefix(prefix), int(partition)] = int(lag)
+    wanted = {(group, it, number) for group in GROUPS for it in TOPICS_OF[group] for number in range(PARTITIONS)}
+    for library, lags in found.items():
+        if missing := sorted(wanted - {at for at, lag in lags.items() if lag >= 0}):
+            raise ServiceFailed(f"{library} knows no committed offset of {len(missing)} partitions: {missing[0]}")
+    return {
+        f"{group} by {library}": sum(lag for (of, _, _), lag in lags.items() if of == group)
+        for library, lags in found.items()
+        for group in GROUPS
+    }
 
 
 def lag_in(table: str, group: str) -> int:

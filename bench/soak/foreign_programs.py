@@ -13,6 +13,7 @@ SOURCES = Path(__file__).parent / "foreign_clients"
 # Kafka's own tools, with its Java client.
 KAFKA_TOOLS = ("org.apache.kafka", "kafka-tools", KAFKA[2])
 FRANZ_GO = "github.com/twmb/franz-go/pkg/kgo@v1.22.3"
+LAG = ("github.com/IBM/sarama@v1.61.1", "github.com/twmb/franz-go/pkg/kadm@v1.20.0")
 KAFKA_GO = "github.com/segmentio/kafka-go@v0.4.51"
 # kafkajs-lz4 needs a compiler and Node's headers, so LZ4 comes from a package that ships its binary.
 KAFKAJS = ("kafkajs@2.2.4", "kafkajs-snappy@1.1.0", "lz4-napi@2.10.0", "@bokuweb/zstd-wasm@0.0.27")
@@ -37,6 +38,12 @@ def all_programs() -> dict[str, Program]:
         "kafkajs": node_program(SOURCES / "kafkajs.js", *KAFKAJS),
         **python_programs(),
     }
+
+
+def lag_program() -> Program:
+    """Prints what exporters of metrics know of consumer groups. Raises MissingTools, ServiceFailed."""
+    check_tools()
+    return go_program(SOURCES / "lag.go", FRANZ_GO, *LAG)
 
 
 def kafka_tools() -> Path:

@@ -12,7 +12,7 @@ from bench.stores import temporary_stores
 async def test_each_committed_event_has_one_effect_and_an_aborted_one_has_none(
     services: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The long form is `make soak-foreign`, with other clients, kills, and the lag as Kafka's own tool sees it."""
+    """The long form is `make soak-foreign`, with other clients, kills, and the lag as others see it."""
     async with temporary_stores("test", services) as stores:
         wrong = await soak(
             stores,

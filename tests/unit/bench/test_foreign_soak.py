@@ -9,8 +9,11 @@ import pytest
 from backends.sqlite.vectors import SqliteVectors
 from backends.vectors import Face, FaceVector
 from bench.programs import Program
-from bench.soak.foreign_checks import lag_in, wrong_answers, wrong_faces
+from bench.soak.foreign_checks import GROUPS, lag_by_exporters, lag_in, wrong_answers, wrong_faces
 from bench.soak.foreign_plan import CODECS, PlannedRecord, Plans, make_plans
+from scripts.services_process import ServiceFailed
+from stream.topics import GROUPS as TOPICS_OF
+from stream.topics import PARTITIONS
 from weights.manifest import manifest
 
 RECORDS = 2_000
@@ -94,3 +97,20 @@ def test_the_lag_is_read_from_the_table_of_kafka() -> None:
         x.other x.faces   0          1               9               8    -            -     -
     """
     assert (lag_in(table, "x.sink"), lag_in(table, "x.other")) == (7, 8)
+
+
+def test_the_lag_by_exporters_is_of_every_partition() -> None:
+    lines = [
+        f"{library} test.{group} test.{topic} {number} 0"
+        for library in ("sarama", "franz-go")
+        for group in GROUPS
+        for topic in TOPICS_OF[group]
+        for number in range(PARTITIONS)
+    ]
+    of_all = {f"{group} by {library}": 0 for library in ("sarama", "franz-go") for group in GROUPS}
+    assert lag_by_exporters("\n".join(lines), "test.") == of_all
+    behind = [line[:-1] + "2" if line.startswith("sarama test.sink ") else line for line in lines]
+    assert lag_by_exporters("\n".join(behind), "test.") == of_all | {"sink by sarama": 2 * PARTITIONS}
+    for without in (lines[1:], [lines[0][:-1] + "-1", *lines[1:]]):
+        with pytest.raises(ServiceFailed, match=r"sarama knows no committed offset of 1 partitions"):
+            lag_by_exporters("\n".join(without), "test.")
