@@ -71,6 +71,10 @@ class ObjectDeleter(ObjectReader):
     async def delete(self, keys: Sequence[str]) -> None:
         """Deletes objects with all their versions; durable on return. A key without an object is no error."""
 
+    @abstractmethod
+    async def delete_older(self, keys: Sequence[str]) -> None:
+        """Deletes the older versions of objects, durably, and leaves the objects."""
+
 
 class ObjectStore(ObjectDeleter):
     """Reads, deletes and puts. Anything that belongs to a person or an image is put only through

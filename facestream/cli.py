@@ -25,11 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run_command(argv)
         sys.stdout.flush()
         return code
-    except FacestreamError as error:
-        from facestream.terminal import print_message
+    except (FacestreamError, ExceptionGroup) as error:
+        if isinstance(error, ExceptionGroup) and error.split(FacestreamError)[1] is not None:
+            raise
+        from facestream.terminal import print_failure
 
-        print_message(error.message)
-        return WRONG_COMMAND if error.code in WRONG_COMMAND_CODES else FAILED
+        return WRONG_COMMAND if print_failure(error) & set(WRONG_COMMAND_CODES) else FAILED
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, FacestreamError
 
 ZERO_WIDTH_JOINER = "\u200d"  # holds emoji together
 WIDE = 120  # cells of a terminal that shows every column
@@ -23,6 +23,17 @@ def print_message(message: str) -> None:
     """Prints one message to the standard error. If it cannot be written, the command goes on."""
     with suppress(OSError):
         print(f"facestream: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def print_failure(failure: BaseException) -> set[str]:
+    """Prints a message for each error: a group of tasks raises several. Returns their codes. failure: a
+    FacestreamError, or a group of them.
+    """
+    if isinstance(failure, BaseExceptionGroup):
+        return {code for each in failure.exceptions for code in print_failure(each)}
+    assert isinstance(failure, FacestreamError)
+    print_message(failure.message)
+    return {failure.code}
 
 
 def confirm(question: str, effect: str) -> bool:

@@ -89,6 +89,9 @@ class FileObjects(ObjectStore):
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._path(key) for key in keys])
 
+    async def delete_older(self, keys: Sequence[str]) -> None:
+        """Does nothing: there are no versions."""
+
     async def list(self, prefix: str = "", *, versions: bool = False) -> AsyncIterator[ObjectInfo]:
         check_text(prefix, "the prefix")
         objects = await self._run(self._walk, prefix)

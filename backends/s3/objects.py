@@ -117,6 +117,9 @@ class S3Objects(ObjectStore):
     async def delete(self, keys: Sequence[str]) -> None:
         await self._run(self._delete, [self._name(key) for key in keys])
 
+    async def delete_older(self, keys: Sequence[str]) -> None:
+        await self._run(self._delete_older, [self._name(key) for key in keys])
+
     async def list(self, prefix: str = "", *, versions: bool = False) -> AsyncIterator[ObjectInfo]:
         check_text(prefix, "the prefix")
         objects = self._walk(prefix, versions)
@@ -236,6 +239,12 @@ class S3Objects(ObjectStore):
             deleted = [each for name in names for each in self._versions.of(name)]
         else:
             deleted = [DeleteObject(name) for name in names]
+        self._remove(deleted)
+
+    def _delete_older(self, names: Sequence[str]) -> None:
+        self._remove([each for name in names for each in self._versions.older_than(name)])
+
+    def _remove(self, deleted: Sequence[DeleteObject]) -> None:
         for each in list(self._client.remove_objects(self._bucket, deleted)):
             raise code_to_port_error(each.code, each.message or "", self._where)
 

@@ -49,6 +49,11 @@ class BucketVersions:
         found = self._client.list_objects(self._bucket, name, include_version=True)
         return [DeleteObject(name, it.version_id) for it in found if it.object_name == name]
 
+    def older_than(self, name: str) -> list[DeleteObject]:
+        """The versions of an object, without the object itself, or the delete marker that hides it."""
+        found = self._client.list_objects(self._bucket, name, include_version=True)
+        return [DeleteObject(name, it.version_id) for it in found if it.object_name == name and it.is_latest == "false"]
+
     def _look(self) -> bool:
         versioning = self._ask(self._client.get_bucket_versioning)
         self._are_kept, self._looked_at = versioning is not None and versioning.status_string != OFF, time.monotonic()

@@ -67,14 +67,15 @@ def run(arguments: argparse.Namespace) -> int:
 @dataclass(frozen=True, slots=True)
 class SearchResult:
     """The result of a search. left: the erased data in each store. in_topics: the records that name erased data.
-    unannounced: pictures without an event, which no stage will handle. older: those of `left` of which only older
-    versions are in the bucket.
+    unannounced: pictures without an event, which no stage will handle. older: the objects of `left` of which
+    older versions were erased. defects: how much else is left.
     """
 
     left: dict[str, list[str]]
     in_topics: dict[str, TopicMatches]
     unannounced: list[str]
     older: list[str]
+    defects: int
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -87,7 +88,8 @@ async def _run(arguments: argparse.Namespace) -> int:
             await _wait_until_handled(stores.log)
             await state.erasures.refresh()
             found = await _search(stores, state)
-        await stores.objects.delete([*found.unannounced, *found.older])
+        await stores.objects.delete(found.unannounced)
+        await stores.objects.delete_older(found.older)
     gone_by = {topic: _deletion_time(it, retention[topic]) for topic, it in found.in_topics.items() if it.records}
     if arguments.json:
         _print_json(found, taken_back, gone_by)
@@ -97,11 +99,11 @@ async def _run(arguments: argparse.Namespace) -> int:
         return 0
     if found.older:
         print(
-            f"{len(found.older)} erased objects had older versions, which the bucket's versioning has kept: they have"
-            " been deleted now",
+            f"{len(found.older)} objects had older versions that were erased, and that the bucket's versioning has"
+            " kept: these have been deleted now",
             file=sys.stderr,
         )
-    if sum(map(len, found.left.values())) > len(found.older):
+    if found.defects:
         print(
             "what is left in a store was erased and is there again: this is a defect, please report it", file=sys.stderr
         )
@@ -151,8 +153,7 @@ async def _search(stores: Stores, state: SystemState) -> SearchResult:
     announced: dict[str, bool | None] = dict.fromkeys(it.image_id for it in pictures)
     in_topics = {topic: await search_topic(stores.log, topic, state.erasures, announced) for topic in SEARCHED_TOPICS}
     unannounced: list[str] = []
-    older: list[str] = []
-    left_keys: set[str] = set()  # an object may have several versions
+    older: dict[str, None] = {}  # an object may have several versions
     for it in pictures:
         erased = announced[it.image_id]
         if erased is None and it.began_before:  # nothing in a topic; a row tells that it was learned long ago
@@ -161,12 +162,13 @@ async def _search(stores: Stores, state: SystemState) -> SearchResult:
             continue
         if not (it.is_older or announced[it.image_id] or it.is_crop):
             unannounced.append(it.key)
-        elif it.key not in left_keys:
-            left_keys.add(it.key)
+        elif it.is_older:
+            older[it.key] = None
+        else:
             left["objects"].append(it.key)
-            if it.is_older and await stores.objects.metadata(it.key) is None:
-                older.append(it.key)
-    return SearchResult(left, in_topics, unannounced, older)
+    defects = sum(map(len, left.values()))
+    left["objects"] += [key for key in older if key not in left["objects"]]
+    return SearchResult(left, in_topics, unannounced, list(older), defects)
 
 
 async def _wait_until_handled(log: EventLog) -> None:

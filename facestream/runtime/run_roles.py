@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from facestream.config import Settings
 from facestream.runtime.serve import Role, serve
-from facestream.terminal import print_message
+from facestream.terminal import print_failure
 from schemas.errors import FacestreamError
 
 
@@ -18,9 +18,7 @@ def run_roles(settings: Settings, roles: Sequence[Role], announce: Callable[[str
     try:
         asyncio.run(_serve(settings, roles, announce))
     except* FacestreamError as failures:
-        for failure in _flatten(failures):
-            print_message(failure.message)
-            code = max(code, 2 if failure.code == "configuration_error" else 1)
+        code = 2 if "configuration_error" in print_failure(failures) else 1
     return code
 
 
@@ -30,10 +28,3 @@ async def _serve(settings: Settings, roles: Sequence[Role], announce: Callable[[
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await serve(settings, stop, roles=roles, on_started=announce)
-
-
-def _flatten(failures: BaseExceptionGroup[FacestreamError]) -> list[FacestreamError]:
-    flat: list[FacestreamError] = []
-    for failure in failures.exceptions:
-        flat += _flatten(failure) if isinstance(failure, BaseExceptionGroup) else [failure]
-    return flat

@@ -97,6 +97,19 @@ async def test_a_delete_leaves_no_version(
     assert await infos(objects) == []
 
 
+async def test_older_versions_can_be_deleted_alone(open_store: Callable[[], S3Objects], other: OtherSystem) -> None:
+    other.set_versioning(ENABLED)
+    objects, hidden, beside = open_store(), "incoming/acme/learn/ann/1.jpg", "incoming/acme/learn/ann/2.jpg"
+    for key in (KEY, beside):
+        for data in (b"1", b"2"):
+            await objects.put(key, data)
+    other.put(hidden)
+    other.delete(hidden)
+    await objects.delete_older([KEY, hidden, "incoming/never/there"])
+    assert other.readable() == [beside, beside, KEY]
+    assert (await objects.get(KEY)).data == b"2"
+
+
 async def test_a_delete_leaves_no_version_of_an_object_that_another_system_has_deleted(
     open_store: Callable[[], S3Objects], other: OtherSystem
 ) -> None:

@@ -2,17 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
+from facestream import parser
 from facestream.cli import main
 from facestream.config import Settings
 from facestream.runtime.stores import create_stores, open_stores
 from facestream.terminal import Cell, print_rows
+from schemas.errors import ConfigurationError, NotFound, Unavailable
 from stream.generations import generation_record
 from weights.manifest import manifest
 
@@ -97,3 +99,27 @@ def test_control_characters_in_cells_are_replaced(capsys: pytest.CaptureFixture[
     out = capsys.readouterr().out
     assert json.loads(out) == row
     assert out.isascii()
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [([Unavailable("away"), NotFound("gone")], 1), ([ConfigurationError("away"), NotFound("gone")], 2)],
+)
+def test_each_error_of_a_group_of_tasks_is_a_message(
+    errors: list[Exception], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Sequence[str] | None) -> int:
+        raise ExceptionGroup("tasks", [errors[0], ExceptionGroup("inner", errors[1:])])
+
+    monkeypatch.setattr(parser, "run_command", fail)
+    assert main([]) == code
+    assert capsys.readouterr().err == "facestream: away\nfacestream: gone\n"
+
+
+def test_a_defect_in_a_group_of_tasks_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: Sequence[str] | None) -> int:
+        raise ExceptionGroup("tasks", [Unavailable("away"), KeyError("a defect")])
+
+    monkeypatch.setattr(parser, "run_command", fail)
+    with pytest.raises(ExceptionGroup):
+        main([])
