@@ -43,4 +43,6 @@ def schema_mismatch(error: ValidationError, what: str) -> UnreadableRecord:
     first = error.errors(include_url=False, include_input=False)[0]
     field = ".".join(str(part)[:LONGEST_PART] for part in first["loc"])
     details = {"field": field} if field else {}
-    return UnreadableRecord(f"not a {what}: {field or 'the record'}: {first['msg']}", **details)
+    article = "an" if what[0] in "AEIO" else "a"
+    reason = first["msg"].removeprefix("Value error, ")
+    return UnreadableRecord(f"not {article} {what}: {field or 'the record'}: {reason}", **details)

@@ -61,6 +61,13 @@ class Letter:
         return self.key if self.invalid is None else str(self.invalid["image_id"])
 
     @property
+    def directory(self) -> str | None:
+        """The directory of the image, as far as it is known."""
+        if self.event is not None:
+            return self.event.directory
+        return None if self.invalid is None else self.invalid.get("directory")
+
+    @property
     def origin(self) -> Origin | None:
         """The first record of the image, as far as it is known."""
         return _position(self.failure) if self.event is None else self.event.origin

@@ -100,7 +100,13 @@ def outputs_of_failure(stage: Stage, record: Record, error: FacestreamError, att
     except UnreadableRecord as unreadable:
         DEAD_LETTERS.labels(stage.name, error.code).inc()
         log.error(
-            "unreadable record", stage=stage.name, topic=record.topic, offset=record.offset, reason=unreadable.message
+            "unreadable record",
+            stage=stage.name,
+            image_id=unreadable.event["image_id"] if isinstance(unreadable, InvalidEvent) else record.key,
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=unreadable.message,
         )
         letter = dead_letter_record(record, None, error, attempts, stage.name)
         return [letter, invalid_event_answer_record(unreadable)] if isinstance(unreadable, InvalidEvent) else [letter]

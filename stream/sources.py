@@ -41,9 +41,12 @@ class SourceCopier:
         is_ours = self._objects.key_of(source.bucket, source.key) is not None
         if key is None and (is_ours or source.bucket not in self._buckets):
             raise ForbiddenSource(
-                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': in ours only to what lies"
-                f" below {INCOMING}{received.directory or '{directory}'}/, and of others only to those that"
-                " FACESTREAM_SOURCES names"
+                f"an event may not refer to '{source.key}' in the bucket '{source.bucket}': "
+                + (
+                    f"in our bucket only to what lies below {INCOMING}{received.directory or '{directory}'}/"
+                    if is_ours
+                    else "it is not ours, and FACESTREAM_SOURCES does not name it"
+                )
             )
         try:
             data = await self._objects.fetch(source.bucket, source.key, etag=source.etag, largest=self._largest)

@@ -110,8 +110,8 @@ def to_port_error(error: Exception, path: Path) -> Exception:
         return error
     if code & 0xFF in _DAMAGED or path.is_dir():
         return StoreDamaged(
-            f"{path} is damaged, or is no file of facestream ({error}): stop what uses it, and put a copy of it there"
-            " from a backup; or move it away, to begin with an empty one"
+            f"{path} is damaged, or is no file of facestream ({error}): stop what uses it, and restore a backup"
+            " with `facestream restore`; or, without one, move it away to begin with an empty one"
         )
     # After a failed fsync, for whatever reason, it is unknown whether the commit is in the file. So that is never
     # StorageFull.

@@ -50,8 +50,8 @@ def was_erased(letter: Letter, erasures: Erasures) -> bool:
     """
     if letter.event is not None:
         return erasures.cover_image(letter.event)
-    directory = None if letter.invalid is None else letter.invalid.get("directory")
-    return letter.invalid is not None and erasures.cover_origin(directory, None, letter.image_id, letter.origin)
+    known = letter.directory, None, letter.image_id
+    return letter.invalid is not None and erasures.cover_origin(*known, letter.origin)
 
 
 def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:
@@ -77,7 +77,7 @@ def _summary(letter: Letter, erased: bool) -> dict[str, Cell]:
         "stage": failure.stage or None,
         "exception": failure.exception or None,
         "purpose": None if event is None else event.purpose,
-        "directory": None if event is None else event.directory,
+        "directory": None if erased else letter.directory,
     }
 
 

@@ -17,6 +17,12 @@ class EmbeddedFiles:
     vectors: Path
     objects: Path
 
+    def exist(self) -> bool:
+        """Whether there is an installation, or a part of one."""
+        if self.log.exists() or self.vectors.exists():
+            return True
+        return self.objects.exists() and any(not child.name.startswith(".") for child in self.objects.iterdir())
+
     def settings(self, settings: Settings) -> Settings:
         """The settings with these files in place of their own."""
         urls = {

@@ -168,4 +168,4 @@ def _parse(model: type[Model], data: bytes, path: Path) -> Model:
         return model.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        raise InvalidRequest(f"{path}: not a {model.__name__}: {first['loc']}: {first['msg']}") from None
+        raise InvalidRequest(f"{path}: no valid {model.__name__}: {first['loc']}: {first['msg']}") from None

@@ -3,8 +3,10 @@ out on them, and only then do they replace the old ones.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from backends.files.kept import is_backup_running
@@ -25,9 +27,20 @@ from stream.topics import ERASURES, FACES_EMBEDDED
 LEASE_S, LOOK_EVERY_S = 6.0, 0.5  # a role that was killed stays a member for 4 seconds
 
 
-def restore_backup(settings: Settings, source: Path, elsewhere: Iterable[Path]) -> int:
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """made_at: when the backup was made. erased: how many of its faces have been erased. knows_later: whether anything
+    was known of erasures after the backup.
+    """
+
+    made_at: datetime
+    erased: int
+    knows_later: bool
+
+
+def restore_backup(settings: Settings, source: Path, elsewhere: Sequence[Path]) -> Restored:
     """Restores a backup. The data folder must be locked. elsewhere: backups, data folders and log files that know
-    erasures. Returns how many faces were erased. Raises ConfigurationError, StorageFull, Unavailable.
+    erasures. Raises ConfigurationError, StorageFull, Unavailable.
     """
     target = embedded_files(settings)
     read_backup(source)  # refuses what is none
@@ -39,7 +52,7 @@ def restore_backup(settings: Settings, source: Path, elsewhere: Iterable[Path]) 
         return _restore(settings, source, target, elsewhere)
 
 
-def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere: Iterable[Path]) -> int:
+def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere: Sequence[Path]) -> Restored:
     head = read_backup(source)
     if (settings.data / UNFINISHED_RESTORE).exists():
         go_on_replacing(settings.data, target)
@@ -48,11 +61,17 @@ def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere:
         with _reading(target.log):
             _require_unused(settings.data, target.log)
         others.append(_erasures_of_log(target.log))
+    elif target.exist() and not elsewhere:
+        raise ConfigurationError(
+            f"{target.log} is missing, which knows who was erased after the backup: name the latest backup with"
+            f" --erasures, which may be {source} itself; whoever was erased after that one comes back"
+        )
+    knows_later = target.log.exists() or any(not path.samefile(source) for path in elsewhere)
     stage(source, head, target)
     staged = staged_files(target)
     erased = run_interruptibly(_erase(staged.settings(settings), staged.log, others))
     replace(settings.data, target)
-    return erased
+    return Restored(head.began_at, erased, knows_later)
 
 
 async def _erase(staged: Settings, log_file: Path, others: list[OtherErasures]) -> int:
@@ -83,11 +102,13 @@ def _erasures_of_log(path: Path) -> OtherErasures:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (StoreDamaged, Unavailable) as error:
+    except StoreDamaged:
         raise ConfigurationError(
-            f"the erasures in {path} cannot be read: {error.message}: if the file is lost, move it away, and name the"
-            " latest backup with --erasures"
+            f"{path} is damaged, so the erasures in it cannot be read: move the file away, and name the latest backup"
+            " with --erasures"
         ) from None
+    except Unavailable as error:
+        raise ConfigurationError(f"the erasures in {path} cannot be read: {error.message}") from None
 
 
 def _require_unused(data: Path, log: Path) -> None:

@@ -15,7 +15,8 @@ from backends.files.objects import sync_folder
 from backends.files.paths import files_below
 from backends.sqlite.snapshots import make_single_file
 from facestream.admin.backup import BackupHead, backup_files, copy_objects, count_files, disk_error
-from facestream.admin.embedded_files import EmbeddedFiles
+from facestream.admin.embedded_files import EmbeddedFiles, embedded_files
+from facestream.config import Settings
 from facestream.progress import progress_bar
 from facestream.runtime.data_folder import UNFINISHED_RESTORE
 from schemas.errors import ConfigurationError
@@ -56,6 +57,16 @@ def stage(source: Path, head: BackupHead, target: EmbeddedFiles) -> None:
             raise ConfigurationError(f"{source} was changed while it was restored: try again")
     except OSError as error:
         raise disk_error(f"restoring {source} failed", error) from None
+
+
+def discard_staged(settings: Settings) -> None:
+    """Deletes what a restore has left that was killed before it replaced anything: erased people may be in it. The data
+    folder must be locked.
+    """
+    with suppress(ConfigurationError):  # a restore is only of embedded stores
+        target = embedded_files(settings)
+        if not (settings.data / UNFINISHED_RESTORE).exists():
+            _remove_staged(target)
 
 
 def replace(data: Path, target: EmbeddedFiles) -> None:

@@ -208,10 +208,7 @@ def _check_retry(letter: Letter, erasures: Erasures) -> None:
 
 def _filter_letters(letters: Sequence[Letter], arguments: argparse.Namespace) -> list[Letter]:
     def fits(letter: Letter) -> bool:
-        event = letter.event
-        return (arguments.code is None or letter.failure.code == arguments.code) and (
-            arguments.directory is None or (event is not None and event.directory == arguments.directory)
-        )
+        return arguments.code in (None, letter.failure.code) and arguments.directory in (None, letter.directory)
 
     return [letter for letter in letters if fits(letter)]
 

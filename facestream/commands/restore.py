@@ -17,8 +17,8 @@ Replace an embedded installation by a backup of `facestream backup`. Stop the se
 that the data folder has now are deleted; its models stay.
 
 Nobody who was erased comes back: everything that the data folder knows to be erased is deleted from what is restored.
-If the data folder is lost, or is not the one that served last, use --erasures to name a place that knows later
-erasures: a later backup, or a log.db that was saved.
+If the data folder or its log.db is lost, or is not the one that served last, use --erasures to name a place that knows
+later erasures: a later backup, or a log.db that was saved.
 
 A person who was erased after the backup, and then learned again, is missing: the backup has only the erased faces.
 API keys are those of the backup: revoke again those that were revoked since.
@@ -50,14 +50,19 @@ def run(arguments: argparse.Namespace) -> int:
     log_warnings_only()
     settings = settings_from(arguments)
     source: Path = arguments.folder
-    log = embedded_files(settings).log
-    if log.exists() and not arguments.yes:
+    target = embedded_files(settings)
+    if target.exist() and not arguments.yes:
         read_backup(source)  # nobody is asked about a folder that is no backup
-        if not confirm(
-            f"Replace the people and pictures of {log}?", f"restore replaces the people and pictures of {log}"
-        ):
+        what = f"the people and pictures of {target.log.parent}"
+        if not confirm(f"Replace {what}?", f"restore replaces {what}"):
             return 1
     with data_folder_lock(settings.data):
-        erased = restore_backup(settings, source, arguments.erasures)
-    print(f"{source} is restored; {erased} faces in it were erased since", file=sys.stderr)
+        restored = restore_backup(settings, source, arguments.erasures)
+    print(f"{source} is restored; faces in it that were erased since: {restored.erased}", file=sys.stderr)
+    if not restored.knows_later:
+        print(
+            f"who was erased after {restored.made_at:%Y-%m-%d %H:%M %Z} is not known here, and is there again: send"
+            " these DELETE requests again, or restore again with --erasures",
+            file=sys.stderr,
+        )
     return 0

@@ -21,9 +21,11 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     # slow imports, which other commands do not need
+    from facestream.admin.restored_files import discard_staged
     from facestream.runtime.run_roles import run_roles
     from facestream.runtime.serve import ALL
 
     settings = settings_from(arguments)
     with data_folder_lock(settings.data) as announce:
+        discard_staged(settings)
         return run_roles(settings, ALL, announce)

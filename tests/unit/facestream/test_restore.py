@@ -12,7 +12,12 @@ import structlog
 from backends.files.paths import files_below, key_of
 from backends.sqlite.snapshots import read_records
 from facestream.admin import backup
+from facestream.admin.backup import read_backup
+from facestream.admin.embedded_files import embedded_files
+from facestream.admin.restored_files import discard_staged, stage, staged_files
+from facestream.config import Settings
 from facestream.progress import Progress
+from facestream.runtime.data_folder import UNFINISHED_RESTORE
 from schemas.erasure_records import LogIdentity
 from schemas.erasures import AnyErasure, DirectoryErasure, FaceErasure, ImageErasure, PersonErasure
 from schemas.ids import learned_face_id, original_key
@@ -292,7 +297,58 @@ async def test_a_log_that_cannot_be_read_is_not_replaced_silently(
     assert await here.run("backup", saved) == 0
     (here.data / "log.db").write_bytes(b"damaged" * 1_000)
     assert await here.run("restore", "--yes", saved) == 2
-    assert "--erasures" in capsys.readouterr().err
+    assert "log.db is damaged, so the erasures in it cannot be read: move the file away" in capsys.readouterr().err
+
+
+async def test_a_missing_log_is_not_replaced_silently(
+    here: Installation, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await here.learn("ann")
+    await here.learn("ben")
+    assert await here.run("backup", saved) == 0
+    await here.erase("ann")
+    later = tmp_path / "later"
+    assert await here.run("backup", later) == 0
     (here.data / "log.db").unlink()
-    assert await here.run("restore", "--yes", saved) == 0
+    assert await here.run("restore", saved) == 2
+    assert "restore replaces the people and pictures" in capsys.readouterr().err
+    assert await here.run("restore", "--yes", saved) == 2
+    assert "log.db is missing, which knows who was erased after the backup" in capsys.readouterr().err
+    assert await here.run("restore", "--yes", saved, "--erasures", later) == 0
+    assert "is not known here" not in capsys.readouterr().err
+    assert await here.people() == {"ben"}
+
+
+@pytest.mark.parametrize("given", [False, True])
+async def test_a_restore_says_when_nothing_is_known_of_later_erasures(
+    here: Installation, there: Installation, saved: Path, given: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the backup itself is all that is known."""
+    await here.learn("ann")
+    assert await here.run("backup", saved) == 0
+    await here.erase("ann")
+    known: list[str | Path] = ["--erasures", saved] if given else []
+    assert await there.run("restore", saved, *known) == 0
+    assert "who was erased after" in capsys.readouterr().err
+    assert await there.people() == {"ann"}
+    assert await there.run("restore", "--yes", saved, "--erasures", here.data / "log.db") == 0
+    said = capsys.readouterr().err
+    assert "faces in it that were erased since: 1" in said
+    assert "who was erased after" not in said
+    assert await there.people() == set()
+
+
+async def test_what_a_killed_restore_has_copied_is_deleted(here: Installation, saved: Path) -> None:
+    await here.learn("ann")
+    assert await here.run("backup", saved) == 0
+    settings = Settings(data=here.data)
+    target = embedded_files(settings)
+    stage(saved, read_backup(saved), target)
+    (here.data / UNFINISHED_RESTORE).touch()
+    discard_staged(settings)  # the restore will be completed
+    assert staged_files(target).log.exists()
+    (here.data / UNFINISHED_RESTORE).unlink()
+    discard_staged(settings)
+    assert not list(here.data.rglob("*.restored*"))
     assert await here.people() == {"ann"}
+    assert await here.objects() == pictures("ann")
