@@ -18,11 +18,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+import structlog
+
 from backends.files.kept import is_backup_running, keep
 from backends.files.paths import files_below, folder_of, key_of, path_of
 from backends.object_checks import LONGEST_KEY, check_fetched, check_key, check_metadata, check_text
 from backends.objects import ObjectInfo, ObjectStore, StoredObject
 from schemas.errors import ObjectMissing, StorageFull, Unavailable
+
+log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,8 +75,7 @@ class FileObjects(ObjectStore):
         return found
 
     async def metadata(self, key: str, *, version: str | None = None) -> Mapping[str, str] | None:
-        found = await self._run(_read, self._path(key), 0)
-        return None if found is None else found.metadata
+        return await self._run(_read_metadata, self._path(key))
 
     async def fetch(self, bucket: str, name: str, *, etag: str | None, largest: int) -> bytes:
         key = self.key_of(bucket, name)
@@ -235,7 +238,7 @@ def _info(path: Path, key: str) -> ObjectInfo:
     file = os.open(path, os.O_RDONLY)
     try:
         status = os.fstat(file)
-        header = _header_length(os.pread(file, HEADER_BYTES, 0), path)
+        header = os.pread(file, HEADER_BYTES, 0).find(b"\n") + 1
         return ObjectInfo(key, status.st_size - header, status.st_mtime)
     finally:
         os.close(file)
@@ -259,6 +262,16 @@ def _read(path: Path, most: int) -> StoredObject | None:
         return StoredObject(data, metadata)
     finally:
         os.close(file)
+
+
+def _read_metadata(path: Path) -> Mapping[str, str] | None:
+    """The metadata. A damaged file has none, so that it can be listed and erased like others."""
+    try:
+        found = _read(path, 0)
+    except (Unavailable, ValueError) as error:
+        log.error("the file of an object is damaged", path=str(path), reason=str(error))
+        return {}
+    return None if found is None else found.metadata
 
 
 def _header_length(beginning: bytes, path: Path) -> int:

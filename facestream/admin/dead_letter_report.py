@@ -95,9 +95,13 @@ def _content_members(letter: Letter, content: Content, erased: bool) -> dict[str
     return {
         "erased": False,
         "event": letter.event and letter.event.model_dump(exclude_none=True),
-        "headers": [(name, header and header.decode(errors="backslashreplace")) for name, header in content.headers],
+        "headers": [(name, _header_text(header)) for name, header in content.headers],
         "value": None if content.value is None else base64.b64encode(content.value).decode(),
     }
+
+
+def _header_text(header: bytes | None) -> str | None:
+    return None if header is None else header.decode(errors="backslashreplace")
 
 
 def _print_field(name: str, text: str) -> None:

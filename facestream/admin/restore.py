@@ -2,6 +2,7 @@
 out on them, and only then do they replace the old ones.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,13 +30,13 @@ LEASE_S, LOOK_EVERY_S = 6.0, 0.5  # a role that was killed stays a member for 4 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """made_at: when the backup was made. erased: how many of its faces have been erased. knows_later: whether anything
-    was known of erasures after the backup.
+    """made_at: when the backup was made. erased: how many of its faces have been erased. had_log: whether the data
+    folder had a log, which knows all erasures after the backup.
     """
 
     made_at: datetime
     erased: int
-    knows_later: bool
+    had_log: bool
 
 
 def restore_backup(settings: Settings, source: Path, elsewhere: Sequence[Path]) -> Restored:
@@ -44,6 +45,8 @@ def restore_backup(settings: Settings, source: Path, elsewhere: Sequence[Path]) 
     """
     target = embedded_files(settings)
     read_backup(source)  # refuses what is none
+    if source.resolve() in (settings.data.resolve(), *settings.data.resolve().parents):
+        raise ConfigurationError(f"the data folder {settings.data} is in the backup {source}: name another with --data")
     if target.objects.exists():
         require_owner(target)
         if is_backup_running(target.objects):
@@ -54,6 +57,7 @@ def restore_backup(settings: Settings, source: Path, elsewhere: Sequence[Path]) 
 
 def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere: Sequence[Path]) -> Restored:
     head = read_backup(source)
+    had_log = target.log.exists() and not (settings.data / UNFINISHED_RESTORE).exists()
     if (settings.data / UNFINISHED_RESTORE).exists():
         go_on_replacing(settings.data, target)
     others = [OtherErasures(head.records()), *(it for path in elsewhere for it in _erasures_of(path))]
@@ -66,12 +70,11 @@ def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere:
             f"{target.log} is missing, which knows who was erased after the backup: name the latest backup with"
             f" --erasures, which may be {source} itself; whoever was erased after that one comes back"
         )
-    knows_later = target.log.exists() or any(not path.samefile(source) for path in elsewhere)
     stage(source, head, target)
     staged = staged_files(target)
     erased = run_interruptibly(_erase(staged.settings(settings), staged.log, others))
     replace(settings.data, target)
-    return Restored(head.began_at, erased, knows_later)
+    return Restored(head.began_at, erased, had_log)
 
 
 async def _erase(staged: Settings, log_file: Path, others: list[OtherErasures]) -> int:
@@ -82,13 +85,14 @@ async def _erase(staged: Settings, log_file: Path, others: list[OtherErasures]) 
 
 
 def _erasures_of(path: Path) -> list[OtherErasures]:
-    if path.is_file():
-        return [_erasures_of_log(path)]
-    if (path / HEAD).exists():
-        head = read_backup(path)
-        return [_erasures_of_log(backup_files(path / head.folder).log), OtherErasures(head.records())]
-    if (path / "log.db").exists():
-        return [_erasures_of_log(path / "log.db")]
+    with _reading(path):
+        if path.is_file():
+            return [_erasures_of_log(path)]
+        if (path / HEAD).exists():
+            head = read_backup(path)
+            return [_erasures_of_log(backup_files(path / head.folder).log), OtherErasures(head.records())]
+        if (path / "log.db").exists():
+            return [_erasures_of_log(path / "log.db")]
     raise ConfigurationError(f"--erasures: {path} is no backup, no data folder and no log.db")
 
 
@@ -109,6 +113,10 @@ def _reading(path: Path) -> Iterator[None]:
         ) from None
     except Unavailable as error:
         raise ConfigurationError(f"the erasures in {path} cannot be read: {error.message}") from None
+    except (OSError, sqlite3.OperationalError) as error:  # a file without the tables of a log
+        raise ConfigurationError(
+            f"the erasures in {path} cannot be read, it is no log of facestream: {error}"
+        ) from None
 
 
 def _require_unused(data: Path, log: Path) -> None:

@@ -59,10 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
     with data_folder_lock(settings.data):
         restored = restore_backup(settings, source, arguments.erasures)
     print(f"{source} is restored; faces in it that were erased since: {restored.erased}", file=sys.stderr)
-    if not restored.knows_later:
+    if not restored.had_log:
+        known = [f"{restored.made_at:%Y-%m-%d %H:%M %Z}", *(f"what {path} knows" for path in arguments.erasures)]
         print(
-            f"who was erased after {restored.made_at:%Y-%m-%d %H:%M %Z} is not known here, and is there again: send"
-            " these DELETE requests again, or restore again with --erasures",
+            f"who was erased after {' and '.join(known)} is there again: send these DELETE requests again, or restore"
+            " again with --erasures",
             file=sys.stderr,
         )
     return 0

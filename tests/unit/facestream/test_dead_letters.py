@@ -350,6 +350,15 @@ async def test_of_an_event_that_does_not_fit_the_erasure_of_its_directory_is_kno
     assert "it was erased after it came" in shown
 
 
+async def test_an_empty_and_a_null_header_are_shown(log: EventLog, run: Run) -> None:
+    headers = (("empty", b""), ("null", None), ("bytes", b"\xff"))
+    failed = Record(IMAGES_RECEIVED, 3, 44, 1_000, None, b"{", headers)
+    await log.append([dead_letter_record(failed, None, ProcessingFailed("a defect"), 1, "processors")])
+    (place,) = await ids(log)
+    shown = json.loads((await run("show", place, "--json")).out)
+    assert shown["headers"] == [["empty", ""], ["null", None], ["bytes", "\\xff"]]
+
+
 async def test_control_characters_of_a_record_do_not_reach_the_terminal(log: EventLog, run: Run) -> None:
     hostile = ProcessingFailed("\x1b[2J\tred\n\x9b31m")
     await log.append([dead_letter_of(None, error=hostile, key="\x1b[31m\t\n")])
