@@ -106,11 +106,7 @@ class Clients:
             form = aiohttp.FormData(fields)
             form.add_field("file", photo, filename="photo.jpg")
             url = f"{chance.choice(self._service.urls)}/{'learn' if kind == 'learn' else 'recognize'}"
-            try:
-                async with self._session.post(url, data=form, headers=headers) as response:
-                    status, body = response.status, await response.json()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                status, body = 0, {"error": repr(error)}
+            status, body = await self._request("POST", url, data=form, headers=headers)
             is_answered = status in (200, 201) or (status == 202 and kind != "learn")
             refused = 400 <= status < 500 and status != 429
             if is_answered or refused or time.monotonic() > deadline:
@@ -148,14 +144,18 @@ class Clients:
         """Asks again while the image is being worked on, and while a replica has not reconnected to a server."""
         deadline = time.monotonic() + ANSWER_S
         while True:
-            try:
-                async with self._session.get(self._service.urls[0] + path, params=query) as response:
-                    status, body = response.status, await response.json()
-            except (aiohttp.ClientError, TimeoutError) as error:
-                status, body = 0, {"error": repr(error)}
+            status, body = await self._request("GET", self._service.urls[0] + path, params=query)
             if status not in (0, 202, 429, 503) or time.monotonic() > deadline:
                 return status, body
             await asyncio.sleep(RETRY_S)
+
+    async def _request(self, method: str, url: str, **options: Any) -> tuple[int, dict[str, Any]]:
+        """The status and the body; 0 and the error if there is no answer. options: of aiohttp."""
+        try:
+            async with self._session.request(method, url, **options) as response:
+                return response.status, await response.json()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return 0, {"error": repr(error)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -238,7 +238,7 @@ def _info(path: Path, key: str) -> ObjectInfo:
     file = os.open(path, os.O_RDONLY)
     try:
         status = os.fstat(file)
-        header = os.pread(file, HEADER_BYTES, 0).find(b"\n") + 1
+        header = _header_length(os.pread(file, HEADER_BYTES, 0))
         return ObjectInfo(key, status.st_size - header, status.st_mtime)
     finally:
         os.close(file)
@@ -252,7 +252,9 @@ def _read(path: Path, most: int) -> StoredObject | None:
         return None
     try:
         beginning = os.pread(file, HEADER_BYTES, 0)
-        length = _header_length(beginning, path)
+        length = _header_length(beginning)
+        if length == 0:
+            raise Unavailable(f"{path} is not a file of this store: move it out of the folder")
         metadata = json.loads(beginning[:length])
         # The data is read separately: slicing it out of the file's bytes would copy it once more.
         size = min(os.fstat(file).st_size - length, most)
@@ -274,11 +276,9 @@ def _read_metadata(path: Path) -> Mapping[str, str] | None:
     return None if found is None else found.metadata
 
 
-def _header_length(beginning: bytes, path: Path) -> int:
-    length = beginning.find(b"\n") + 1
-    if length == 0:
-        raise Unavailable(f"{path} is not a file of this store: move it out of the folder")
-    return length
+def _header_length(beginning: bytes) -> int:
+    """0 if there is no header."""
+    return beginning.find(b"\n") + 1
 
 
 def _write(file: int, *parts: bytes) -> None:

@@ -5,10 +5,11 @@ versions of an object. A bucket whose versioning is suspended still has the vers
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from minio import Minio
+from minio.datatypes import Object
 from minio.deleteobjects import DeleteObject
 from minio.error import S3Error
 from minio.versioningconfig import OFF
@@ -46,13 +47,15 @@ class BucketVersions:
 
     def of(self, name: str) -> list[DeleteObject]:
         """All versions of an object, and its delete markers."""
-        found = self._client.list_objects(self._bucket, name, include_version=True)
-        return [DeleteObject(name, it.version_id) for it in found if it.object_name == name]
+        return [DeleteObject(name, it.version_id) for it in self._list(name)]
 
     def older_than(self, name: str) -> list[DeleteObject]:
         """The versions of an object, without the object itself, or the delete marker that hides it."""
+        return [DeleteObject(name, it.version_id) for it in self._list(name) if it.is_latest == "false"]
+
+    def _list(self, name: str) -> Iterator[Object]:
         found = self._client.list_objects(self._bucket, name, include_version=True)
-        return [DeleteObject(name, it.version_id) for it in found if it.object_name == name and it.is_latest == "false"]
+        return (it for it in found if it.object_name == name)
 
     def _look(self) -> bool:
         versioning = self._ask(self._client.get_bucket_versioning)

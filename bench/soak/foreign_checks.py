@@ -86,19 +86,14 @@ def lag_by_kafka(servers: str, prefix: str) -> dict[str, int]:
     groups = [prefix + group for group in GROUPS]
     named = [argument for group in groups for argument in ("--group", group)]
     command = ["java", "-cp", f"{kafka_tools()}/*", tool, "--bootstrap-server", servers, "--describe", *named]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ServiceFailed(f"Kafka's tool failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    return {group: lag_in(done.stdout, group) for group in groups}
+    table = _output_of(command)
+    return {group: lag_in(table, group) for group in groups}
 
 
 def lag_by_others(servers: str, prefix: str) -> dict[str, int]:
     """The lag of each group as Kafka's own tool sees it, and as exporters of metrics compute it."""
     command = [*lag_program().command, servers, *(prefix + group for group in GROUPS)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise ServiceFailed(f"the lag cannot be read: {done.stderr[-1000:]}")
-    return lag_by_kafka(servers, prefix) | lag_by_exporters(done.stdout, prefix)
+    return lag_by_kafka(servers, prefix) | lag_by_exporters(_output_of(command), prefix)
 
 
 def lag_by_exporters(table: str, prefix: str) -> dict[str, int]:
@@ -117,6 +112,13 @@ def lag_by_exporters(table: str, prefix: str) -> dict[str, int]:
         for library, lags in found.items()
         for group in GROUPS
     }
+
+
+def _output_of(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ServiceFailed(f"the lag cannot be read:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    return done.stdout
 
 
 def lag_in(table: str, group: str) -> int:

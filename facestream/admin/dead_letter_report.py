@@ -50,8 +50,9 @@ def was_erased(letter: Letter, erasures: Erasures) -> bool:
     """
     if letter.event is not None:
         return erasures.cover_image(letter.event)
-    known = letter.directory, None, letter.image_id
-    return letter.invalid is not None and erasures.cover_origin(*known, letter.origin)
+    if letter.invalid is None:
+        return False
+    return erasures.cover_origin(letter.directory, None, letter.image_id, letter.origin)
 
 
 def describe_count(letters: int, code: str | None = None, directory: str | None = None) -> str:

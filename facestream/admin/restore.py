@@ -57,8 +57,9 @@ def restore_backup(settings: Settings, source: Path, elsewhere: Sequence[Path]) 
 
 def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere: Sequence[Path]) -> Restored:
     head = read_backup(source)
-    had_log = target.log.exists() and not (settings.data / UNFINISHED_RESTORE).exists()
-    if (settings.data / UNFINISHED_RESTORE).exists():
+    is_unfinished = (settings.data / UNFINISHED_RESTORE).exists()
+    had_log = target.log.exists() and not is_unfinished
+    if is_unfinished:
         go_on_replacing(settings.data, target)
     others = [OtherErasures(head.records()), *(it for path in elsewhere for it in _erasures_of(path))]
     if target.log.exists():

@@ -51,6 +51,18 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path / "backups" / "saved"
 
 
+@pytest.fixture
+async def later(here: Installation, saved: Path, tmp_path: Path) -> Path:
+    """A second backup of `here`: ann and ben are in the first one, and ann was erased in between."""
+    later = tmp_path / "later"
+    await here.learn("ann")
+    await here.learn("ben")
+    assert await here.run("backup", saved) == 0
+    await here.erase("ann")
+    assert await here.run("backup", later) == 0
+    return later
+
+
 def log_id(data: Path) -> str:
     [*_, last] = [it for it in read_records(data / "log.db", ERASURES) if it.key == IDENTITY_KEY]
     return LogIdentity.decode(last.value).id
@@ -148,14 +160,8 @@ async def test_who_was_learned_again_is_restored_as_of_the_backup(here: Installa
 
 @pytest.mark.parametrize("given", ["backup", "log.db", "data folder"])
 async def test_erasures_are_taken_from_where_they_are_known(
-    here: Installation, there: Installation, saved: Path, tmp_path: Path, given: str
+    here: Installation, there: Installation, saved: Path, later: Path, given: str
 ) -> None:
-    await here.learn("ann")
-    await here.learn("ben")
-    assert await here.run("backup", saved) == 0
-    await here.erase("ann")
-    later = tmp_path / "later"
-    assert await here.run("backup", later) == 0
     known = {"backup": later, "log.db": here.data / "log.db", "data folder": here.data}[given]
     assert await there.run("restore", "--yes", saved, "--erasures", known) == 0
     assert await there.people() == {"ben"}
@@ -301,14 +307,8 @@ async def test_a_log_that_cannot_be_read_is_not_replaced_silently(
 
 
 async def test_a_missing_log_is_not_replaced_silently(
-    here: Installation, saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    here: Installation, saved: Path, later: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    await here.learn("ann")
-    await here.learn("ben")
-    assert await here.run("backup", saved) == 0
-    await here.erase("ann")
-    later = tmp_path / "later"
-    assert await here.run("backup", later) == 0
     (here.data / "log.db").unlink()
     assert await here.run("restore", saved) == 2
     assert "restore replaces the people and pictures" in capsys.readouterr().err
