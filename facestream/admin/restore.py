@@ -69,7 +69,7 @@ def _restore(settings: Settings, source: Path, target: EmbeddedFiles, elsewhere:
     elif target.exist() and not elsewhere:
         raise ConfigurationError(
             f"{target.log} is missing, which knows who was erased after the backup: name the latest backup with"
-            f" --erasures, which may be {source} itself; whoever was erased after that one comes back"
+            f" --erasures, which may be {source} itself; people who were erased after that one come back"
         )
     stage(source, head, target)
     staged = staged_files(target)

@@ -58,12 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
             return 1
     with data_folder_lock(settings.data):
         restored = restore_backup(settings, source, arguments.erasures)
-    print(f"{source} is restored; faces in it that were erased since: {restored.erased}", file=sys.stderr)
+    print(f"{source} is restored; faces that were erased since and are left out: {restored.erased}", file=sys.stderr)
     if not restored.had_log:
-        known = [f"{restored.made_at:%Y-%m-%d %H:%M %Z}", *(f"what {path} knows" for path in arguments.erasures)]
+        known = ", ".join(map(str, arguments.erasures))
         print(
-            f"who was erased after {' and '.join(known)} is there again: send these DELETE requests again, or restore"
-            " again with --erasures",
+            f"people who were erased after {restored.made_at:%Y-%m-%d %H:%M %Z} are back"
+            + (f", except those whose erasure {known} knows" if known else "")
+            + ": send these DELETE requests again, or restore again with --erasures",
             file=sys.stderr,
         )
     return 0
